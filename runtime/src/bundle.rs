@@ -1,0 +1,368 @@
+//! The bundle: one folder that holds everything a classifier needs to run. FORMAT.md specifies it.
+//!
+//! Reading goes in safetensors' order: a cap on size, a strict parse, validation, and only then use.
+//! Writing goes into a hidden folder beside the target, which is renamed when it is complete.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    config::ModelConfig,
+    error::{Error, Result},
+};
+
+/// The format version that this crate writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
+/// The manifest's file name.
+pub const MANIFEST: &str = "nimbert.json";
+/// The file name of the Hugging Face configuration.
+pub const CONFIG: &str = "config.json";
+/// The file name of the Hugging Face fast tokenizer.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// The file name of the default graph.
+pub const MODEL: &str = "model.onnx";
+
+/// No JSON file of a bundle may be larger, in bytes: a 250,000-word tokenizer.json has 17 MB.
+const MAX_JSON_BYTES: u64 = 64 << 20;
+
+/// `nimbert.json`: what is in the bundle, how it is to be used, and what was measured before it was packed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`] of the writer.
+    pub format_version: u32,
+    /// Size and digest of every other file, by name.
+    pub files: BTreeMap<String, FileEntry>,
+    /// Texts are truncated to this many tokens, special ones included.
+    pub max_length: usize,
+    /// The graphs, the default first.
+    pub variants: Vec<Variant>,
+    /// Logits are divided by this before softmax.
+    pub temperature: f32,
+    /// Under this score the classifier abstains; none: it never does.
+    pub abstain_threshold: Option<f32>,
+    /// What the export measured before it packed the bundle.
+    pub acceptance: Acceptance,
+    /// Where the model comes from.
+    pub provenance: Provenance,
+}
+
+/// One file of the bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// One graph of the bundle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variant {
+    /// Number format of the weights.
+    pub precision: Precision,
+    /// The execution provider it was made for: `cpu`, `cuda` or `tensorrt`.
+    pub execution_provider: String,
+    /// Its file name.
+    pub file: String,
+}
+
+/// Number format of a graph's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Precision {
+    /// 32-bit floating point.
+    Fp32,
+    /// 8-bit integers, one scale a channel.
+    Int8,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fp32 => "fp32",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+/// The figures that admitted the bundle. Accuracies are shares between 0 and 1.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Acceptance {
+    /// Which rows were used: `validation`, `test`, `train`, or `synthetic` where there was no data.
+    pub split: String,
+    /// How many rows.
+    pub rows: usize,
+    /// Largest absolute difference between a logit of the fp32 graph and of the trained model.
+    pub fp32_max_logit_difference: f32,
+    /// Accuracy of the fp32 graph; none without labelled rows.
+    pub fp32_accuracy: Option<f64>,
+    /// Largest absolute difference between a logit of the shipped graph and of the fp32 graph.
+    pub shipped_max_logit_difference: f32,
+    /// Accuracy of the shipped graph; none without labelled rows.
+    pub shipped_accuracy: Option<f64>,
+    /// Share of the rows that get the same label from the shipped and the fp32 graph.
+    pub label_agreement: f64,
+}
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Name of the base model's folder.
+    pub base_model: String,
+    /// SHA-256 of the training data's files, in hexadecimal; none if the model was only exported.
+    pub data_sha256: Option<String>,
+    /// Seed of the run.
+    pub seed: Option<u64>,
+    /// Program and version that wrote the bundle.
+    pub producer: String,
+}
+
+/// An opened bundle: parsed and validated, not hashed (see [`Bundle::verify`]).
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// The folder.
+    pub path: PathBuf,
+    /// `nimbert.json`.
+    pub manifest: Manifest,
+    /// `config.json`.
+    pub config: ModelConfig,
+}
+
+impl Bundle {
+    /// Reads and validates manifest and configuration, and checks that every file is there with its size.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read, [`Error::Format`] if it breaks the specification.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let manifest_path = path.join(MANIFEST);
+        let expected = format!("a nimbert manifest of format version 1 to {FORMAT_VERSION}");
+        let value: serde_json::Value = read_json(&manifest_path, &expected)?;
+        match value.get("format_version").and_then(serde_json::Value::as_u64) {
+            Some(version) if (1..=u64::from(FORMAT_VERSION)).contains(&version) => {}
+            Some(version) => return Err(Error::format(&manifest_path, expected, format!("format version {version}"))),
+            None => return Err(Error::format(&manifest_path, expected, "no number \"format_version\"")),
+        }
+        let manifest: Manifest =
+            serde_json::from_value(value).map_err(|error| Error::format(&manifest_path, expected, error.to_string()))?;
+        let bundle = Self { path: path.to_owned(), config: ModelConfig::open(&path.join(CONFIG))?, manifest };
+        bundle.validate(&manifest_path)?;
+        Ok(bundle)
+    }
+
+    fn validate(&self, manifest_path: &Path) -> Result<()> {
+        let Manifest { files, variants, temperature, max_length, .. } = &self.manifest;
+        let fail = |expected: &str, got: String| Err(Error::format(manifest_path, expected, got));
+        for name in [CONFIG, TOKENIZER].into_iter().chain(variants.iter().map(|variant| variant.file.as_str())) {
+            if !files.contains_key(name) {
+                return fail("every file of the bundle under \"files\"", format!("no entry for {name}"));
+            }
+        }
+        for (name, entry) in files {
+            let mut components = Path::new(name).components();
+            if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+                return fail("plain file names", format!("{name:?}"));
+            }
+            let file = self.path.join(name);
+            let bytes = fs::metadata(&file).map_err(|error| Error::io(&file, error))?.len();
+            if bytes != entry.bytes {
+                return Err(Error::format(&file, format!("{} bytes", entry.bytes), format!("{bytes} bytes")));
+            }
+        }
+        if variants.is_empty() {
+            return fail("at least one graph under \"variants\"", "none".into());
+        }
+        if !(temperature.is_finite() && *temperature > 0.0) {
+            return fail("a temperature above 0", temperature.to_string());
+        }
+        let positions = self.config.max_position_embeddings;
+        if !(3..=positions).contains(max_length) {
+            return fail(&format!("a max_length from 3 to the model's {positions} positions"), max_length.to_string());
+        }
+        if self.config.labels.len() < 2 {
+            return fail("at least two labels in config.json", self.config.labels.len().to_string());
+        }
+        Ok(())
+    }
+
+    /// Compares every file with its recorded digest.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`] for the first file that differs, [`Error::Io`] if one cannot be read.
+    pub fn verify(&self) -> Result<()> {
+        for (name, entry) in &self.manifest.files {
+            let path = self.path.join(name);
+            let got = sha256_file(&path)?;
+            if got != entry.sha256 {
+                return Err(Error::Checksum { path, expected: entry.sha256.clone(), got });
+            }
+        }
+        Ok(())
+    }
+
+    /// The graph that `precision` names, or the default one.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if the bundle has no such graph.
+    pub fn model_path(&self, precision: Option<Precision>) -> Result<PathBuf> {
+        let variants = &self.manifest.variants;
+        let variant = match precision {
+            None => variants.first(),
+            Some(precision) => variants.iter().find(|variant| variant.precision == precision),
+        };
+        variant.map(|variant| self.path.join(&variant.file)).ok_or_else(|| {
+            let has: Vec<_> = variants.iter().map(|variant| variant.precision.to_string()).collect();
+            let wanted = precision.map_or("any".to_owned(), |precision| precision.to_string());
+            Error::format(&self.path, format!("a graph with {wanted} weights"), format!("only {}", has.join(", ")))
+        })
+    }
+}
+
+/// A bundle in the making. It lies in a hidden folder beside its target until [`BundleWriter::finish`] renames it;
+/// dropped before that, it leaves nothing behind.
+#[derive(Debug)]
+pub struct BundleWriter {
+    target: PathBuf,
+    staging: PathBuf,
+}
+
+impl BundleWriter {
+    /// Checks that `target` may be written: it is absent, an empty folder, or — with `overwrite` — another bundle.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`], or [`Error::Io`] if it cannot be looked at.
+    pub fn check_target(target: &Path, overwrite: bool) -> Result<()> {
+        let occupied = |got: &str| Err(Error::OutputExists { path: target.to_owned(), got: got.to_owned() });
+        let mut entries = match fs::read_dir(target) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return occupied("a file"),
+            Err(error) => return Err(Error::io(target, error)),
+        };
+        if entries.next().is_none() {
+            return Ok(());
+        }
+        match (target.join(MANIFEST).exists(), overwrite) {
+            (true, true) => Ok(()),
+            (true, false) => occupied("a bundle; --overwrite replaces it"),
+            (false, _) => occupied("other files, which --overwrite does not replace either"),
+        }
+    }
+
+    /// Starts a bundle that is to become the folder `target`.
+    ///
+    /// # Errors
+    /// Those of [`BundleWriter::check_target`], and [`Error::Io`].
+    pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
+        Self::check_target(target, overwrite)?;
+        // An absolute path has a parent and a name even where `target` is "." or "x/..".
+        let absolute = std::path::absolute(target).map_err(|error| Error::io(target, error))?;
+        let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+            return Err(Error::OutputExists { path: target.to_owned(), got: "no folder name".into() });
+        };
+        let staging = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
+        fs::create_dir_all(&staging).map_err(|error| Error::io(&staging, error))?;
+        Ok(Self { target: absolute, staging })
+    }
+
+    /// The folder in which the bundle's files are being collected.
+    pub fn staging(&self) -> &Path {
+        &self.staging
+    }
+
+    /// Writes one file into the bundle.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.staging.join(name);
+        fs::write(&path, content).map_err(|error| Error::io(&path, error))
+    }
+
+    /// Records every file in `manifest`, writes it, and puts the bundle in its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the target is then as it was.
+    pub fn finish(self, mut manifest: Manifest) -> Result<Bundle> {
+        let entries = fs::read_dir(&self.staging).map_err(|error| Error::io(&self.staging, error))?;
+        for entry in entries {
+            let path = entry.map_err(|error| Error::io(&self.staging, error))?.path();
+            let bytes = fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            manifest.files.insert(name, FileEntry { bytes, sha256: sha256_file(&path)? });
+        }
+        let json = serde_json::to_string_pretty(&manifest).expect("a manifest has only string keys");
+        self.write(MANIFEST, json + "\n")?;
+        // What does not open must not ship.
+        Bundle::open(&self.staging)?;
+        replace_dir(&self.staging, &self.target)?;
+        Bundle::open(&self.target)
+    }
+}
+
+impl Drop for BundleWriter {
+    fn drop(&mut self) {
+        // After `finish` the folder is gone, and nothing is left to remove.
+        let _ = fs::remove_dir_all(&self.staging);
+    }
+}
+
+/// Puts the folder `new` in the place of `target`; what was there is removed last, and put back if the rename fails.
+fn replace_dir(new: &Path, target: &Path) -> Result<()> {
+    let retired = new.with_extension("retired");
+    let had_old = target.exists();
+    if had_old {
+        fs::rename(target, &retired).map_err(|error| Error::io(target, error))?;
+    }
+    if let Err(error) = fs::rename(new, target) {
+        if had_old {
+            fs::rename(&retired, target).map_err(|error| Error::io(&retired, error))?;
+        }
+        return Err(Error::io(target, error));
+    }
+    if had_old {
+        fs::remove_dir_all(&retired).map_err(|error| Error::io(&retired, error))?;
+    }
+    Ok(())
+}
+
+/// SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).map_err(|error| Error::io(path, error))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(|error| Error::io(path, error))? {
+            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Reads a JSON file of at most [`MAX_JSON_BYTES`].
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<T> {
+    let content = read_capped(path)?;
+    serde_json::from_slice(&content).map_err(|error| Error::format(path, expected, error.to_string()))
+}
+
+/// Reads a file of at most [`MAX_JSON_BYTES`], so that a wrong path cannot fill the memory.
+pub(crate) fn read_capped(path: &Path) -> Result<Vec<u8>> {
+    let file = fs::File::open(path).map_err(|error| Error::io(path, error))?;
+    let mut content = Vec::new();
+    file.take(MAX_JSON_BYTES + 1).read_to_end(&mut content).map_err(|error| Error::io(path, error))?;
+    if content.len() as u64 > MAX_JSON_BYTES {
+        return Err(Error::format(path, format!("at most {MAX_JSON_BYTES} bytes"), "more"));
+    }
+    Ok(content)
+}

@@ -1,0 +1,135 @@
+//! `nimbert classify`: texts from arguments, a file or standard input; a line of result for each, in input order.
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use nimbert::{Classifier, Options, Prediction};
+
+/// Texts that are read, classified and written together: memory stays bounded however long the input is.
+const WINDOW: usize = 1024;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Without --json a line of output is: label, tab, score, tab, the text with its line breaks written as \\n.
+With --json it is one object: {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}")]
+pub(super) struct Args {
+    /// The bundle's folder
+    bundle: PathBuf,
+    /// Texts to classify
+    #[arg(value_name = "TEXT", conflicts_with = "input", required_unless_present = "input")]
+    texts: Vec<String>,
+    /// A file of texts: .csv or .tsv (with a header), .jsonl, else one text a line; - for lines on standard input
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Column or key of the text in a .csv, .tsv or .jsonl file
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    text_column: String,
+    /// Where results go; a file appears when it is complete
+    #[arg(long, default_value = "-", value_name = "FILE")]
+    output: PathBuf,
+    /// Show the N most likely labels
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    top_k: Option<u16>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    session: super::SessionArgs,
+}
+
+/// Texts with what they are called in an error message.
+type Texts<'a> = Box<dyn Iterator<Item = anyhow::Result<String>> + 'a>;
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let texts: Texts<'_> = match &args.input {
+        None => Box::new(args.texts.iter().cloned().map(Ok)),
+        Some(path) => open_input(path, &args.text_column)?,
+    };
+    let options = Options { session: args.session.options(), ..Options::default() };
+    let classifier = Classifier::open(&args.bundle, &options)?;
+    if args.output == Path::new("-") {
+        return write_all(&classifier, texts, args, &mut BufWriter::new(io::stdout().lock()));
+    }
+    let partial = args.output.with_added_extension(format!("partial-{}", std::process::id()));
+    let result = fs::File::create(&partial)
+        .map_err(anyhow::Error::from)
+        .and_then(|file| write_all(&classifier, texts, args, &mut BufWriter::new(file)))
+        .and_then(|()| Ok(fs::rename(&partial, &args.output)?));
+    if result.is_err() {
+        // The error that is being reported says more than one of removing what may not be there.
+        let _ = fs::remove_file(&partial);
+    }
+    result.with_context(|| format!("{}", args.output.display()))
+}
+
+fn write_all(classifier: &Classifier, mut texts: Texts<'_>, args: &Args, output: &mut impl Write) -> anyhow::Result<()> {
+    loop {
+        let window: Vec<String> = texts.by_ref().take(WINDOW).collect::<anyhow::Result<_>>()?;
+        if window.is_empty() {
+            return Ok(output.flush()?);
+        }
+        for (text, prediction) in window.iter().zip(classifier.classify_batch(&window)?) {
+            write_line(output, text, &prediction, args)?;
+        }
+    }
+}
+
+fn write_line(output: &mut impl Write, text: &str, prediction: &Prediction, args: &Args) -> io::Result<()> {
+    let top_k = args.top_k.map(usize::from);
+    if args.json {
+        return writeln!(output, "{}", prediction.to_json(top_k));
+    }
+    for (label, score) in prediction.top(top_k.unwrap_or(1)) {
+        write!(output, "{label}\t{score:.4}\t")?;
+    }
+    writeln!(output, "{}", text.replace('\r', "\\r").replace('\n', "\\n"))
+}
+
+fn open_input<'a>(path: &'a Path, text_column: &'a str) -> anyhow::Result<Texts<'a>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(lines(io::stdin().lock(), "standard input".into())));
+    }
+    let file = fs::File::open(path).with_context(|| format!("{}", path.display()))?;
+    let name = path.display().to_string();
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("csv") => csv_column(file, name, text_column, b','),
+        Some("tsv") => csv_column(file, name, text_column, b'\t'),
+        Some("jsonl" | "ndjson") => {
+            let rows = lines(BufReader::new(file), name.clone()).enumerate();
+            Ok(Box::new(rows.filter(|(_, line)| !matches!(line, Ok(line) if line.trim().is_empty())).map(
+                move |(index, line)| {
+                    let value: serde_json::Value =
+                        serde_json::from_str(&line?).with_context(|| format!("{name}:{}", index + 1))?;
+                    match value.get(text_column).and_then(serde_json::Value::as_str) {
+                        Some(text) => Ok(text.to_owned()),
+                        None => bail!("{name}:{}: expected an object with the string {text_column:?}", index + 1),
+                    }
+                },
+            )))
+        }
+        _ => Ok(Box::new(lines(BufReader::new(file), name))),
+    }
+}
+
+fn lines<'a>(reader: impl BufRead + 'a, name: String) -> impl Iterator<Item = anyhow::Result<String>> + 'a {
+    reader.lines().enumerate().map(move |(index, line)| line.with_context(|| format!("{name}:{}", index + 1)))
+}
+
+fn csv_column<'a>(file: fs::File, name: String, column: &str, delimiter: u8) -> anyhow::Result<Texts<'a>> {
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
+    let headers = reader.headers().with_context(|| name.clone())?;
+    // A byte order mark belongs to the file, not to the name of its first column.
+    let position = headers.iter().position(|header| header.trim_start_matches('\u{feff}') == column);
+    let Some(position) = position else {
+        let found: Vec<_> = headers.iter().collect();
+        bail!("{name}:1: expected a column {column:?} (see --text-column), found {}", found.join(", "));
+    };
+    Ok(Box::new(reader.into_records().map(move |record| {
+        let record = record.with_context(|| name.clone())?;
+        Ok(record[position].to_owned())
+    })))
+}

@@ -1,0 +1,86 @@
+//! The one error type of the crate. Every variant names the file or thing concerned, what was expected and what was found.
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong while a bundle is opened or a text is classified.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system could not read or write a file.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file of the bundle is not what its specification (FORMAT.md) asks for.
+    #[error("{}: expected {expected}, found {got}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What the specification asks for.
+        expected: String,
+        /// What is there; for JSON with line and column.
+        got: String,
+    },
+    /// A file's content is not what the manifest recorded.
+    #[error("{}: damaged: expected sha256 {expected}, found {got}", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// The manifest's digest, in hexadecimal.
+        expected: String,
+        /// The digest of what is there.
+        got: String,
+    },
+    /// The place for a new bundle is taken.
+    #[error("{}: expected an absent or empty folder, found {got}", path.display())]
+    OutputExists {
+        /// The folder.
+        path: PathBuf,
+        /// What is there, and what to do.
+        got: String,
+    },
+    /// The tokenizer refused a text or a setting.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// No usable ONNX Runtime library was found.
+    #[error(
+        "no ONNX Runtime library found (1.17 or newer); tried:\n{}\nname one with --ort-lib or ORT_DYLIB_PATH, or run `cargo xtask setup`",
+        tried.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    )]
+    LibraryNotFound {
+        /// Each place that was looked at, with the reason why it would not do.
+        tried: Vec<String>,
+    },
+    /// The device that was asked for cannot be used. There is no silent fall-back to another.
+    #[error("device {device}: {message}")]
+    Device {
+        /// The device that was asked for.
+        device: String,
+        /// ONNX Runtime's reason.
+        message: String,
+    },
+    /// ONNX Runtime refused a graph, or a run of it failed.
+    #[error("{}: ONNX Runtime: {message}", path.display())]
+    Session {
+        /// The graph.
+        path: PathBuf,
+        /// ONNX Runtime's reason.
+        message: String,
+    },
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn format(path: &Path, expected: impl Into<String>, got: impl Into<String>) -> Self {
+        Self::Format { path: path.to_owned(), expected: expected.into(), got: got.into() }
+    }
+}

@@ -1,0 +1,38 @@
+//! Runs BERT-family text classifiers that `nimbert-train` exported: one folder, ONNX Runtime, no Python.
+//!
+//! ```no_run
+//! use nimbert::{Classifier, Options};
+//!
+//! let classifier = Classifier::open("reviews-bundle", &Options::default())?;
+//! let prediction = classifier.classify("I love this movie!")?;
+//! println!("{} ({:.2})", prediction.label, prediction.score);
+//! for prediction in classifier.classify_batch(&["dull", "a delight from start to finish"])? {
+//!     println!("{}", prediction.to_json(None));
+//! }
+//! # Ok::<(), nimbert::Error>(())
+//! ```
+//!
+//! Modules in the order of the data: [`bundle`] and [`config`] say what there is, [`tokenizer`] turns a text into ids,
+//! [`batch`] pads ids to a rectangle, [`session`] turns a batch into logits, [`prediction`] turns logits into labels;
+//! [`Classifier`] is all of them behind one call.
+//!
+#![doc = include_str!("../FORMAT.md")]
+
+pub mod batch;
+pub mod bundle;
+mod classifier;
+pub mod config;
+mod error;
+mod library;
+pub mod prediction;
+pub mod session;
+pub mod tokenizer;
+
+pub use batch::Batch;
+pub use bundle::{Bundle, Manifest, Precision};
+pub use classifier::{Classifier, Options};
+pub use error::{Error, Result};
+pub use library::LIBRARY_VARIABLE;
+pub use prediction::Prediction;
+pub use session::{Device, Session, SessionOptions};
+pub use tokenizer::{Encoding, Tokenizer};

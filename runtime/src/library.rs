@@ -1,0 +1,72 @@
+//! Finds ONNX Runtime's shared library and starts its environment, once a process.
+//!
+//! A library that was named — by option or environment variable — is the only one tried: to take another one in silence
+//! would hide a wrong path. Without a name, the folder of the executable comes first (how an application ships), then
+//! the setup's folder (how a checkout runs), then the system's own search.
+
+use std::{
+    env::consts::{DLL_PREFIX, DLL_SUFFIX},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use ort::environment::Environment;
+
+use crate::error::{Error, Result};
+
+/// The environment variable that names the library's file.
+pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
+/// The folder, beside `target`, into which `cargo xtask setup` puts the library.
+const SETUP_FOLDER: &str = ".setup/lib";
+
+/// ONNX Runtime allows one environment a process; it has to outlive every session.
+static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+
+/// The process's environment. The first call loads the library: `named`, or the first that is found; later calls get
+/// the same one, whatever they name.
+///
+/// # Errors
+/// [`Error::LibraryNotFound`] with all that was tried.
+pub(crate) fn environment(named: Option<&Path>) -> Result<Environment> {
+    let mut environment = ENVIRONMENT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(environment) = &*environment {
+        return Ok(environment.clone());
+    }
+    let mut tried = Vec::new();
+    for (origin, path) in candidates(named) {
+        let reason = match ort::init_from(&path) {
+            Ok(builder) => match builder.with_name("nimbert").with_telemetry(false).build() {
+                Ok(built) => return Ok(environment.insert(built).clone()),
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        tried.push(format!("{origin} {}: {reason}", path.display()));
+    }
+    Err(Error::LibraryNotFound { tried })
+}
+
+/// Where to look, in order: what says so, and the file.
+fn candidates(named: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
+    // ort resolves a relative path against the executable; a user means the working directory.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Some(path) = named {
+        return vec![("--ort-lib", absolute(path))];
+    }
+    if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
+        return vec![(LIBRARY_VARIABLE, absolute(Path::new(&path)))];
+    }
+    let file_name = format!("{DLL_PREFIX}onnxruntime{DLL_SUFFIX}");
+    let mut candidates = Vec::new();
+    if let Ok(executable) = std::env::current_exe() {
+        if let Some(folder) = executable.parent() {
+            candidates.push(("beside the executable,", folder.join(&file_name)));
+        }
+        let target = executable.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "target"));
+        if let Some(checkout) = target.and_then(Path::parent) {
+            candidates.push(("in the setup's folder,", checkout.join(SETUP_FOLDER).join(&file_name)));
+        }
+    }
+    candidates.push(("in the system's folders,", file_name.into()));
+    candidates
+}

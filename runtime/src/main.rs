@@ -1,0 +1,8 @@
+//! `nimbert`: classifies text with a bundle. Results go to standard output, messages to standard error.
+//! Exit status: 0 done, 1 a run failed, 2 wrong usage or bad input.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}
