@@ -151,8 +151,8 @@ impl Bundle {
             Some(version) => return Err(Error::format(&manifest_path, expected, format!("format version {version}"))),
             None => return Err(Error::format(&manifest_path, expected, "no number \"format_version\"")),
         }
-        let manifest: Manifest =
-            serde_json::from_value(value).map_err(|error| Error::format(&manifest_path, expected, error.to_string()))?;
+        let manifest: Manifest = serde_json::from_value(value)
+            .map_err(|error| Error::format(&manifest_path, expected, error.to_string()))?;
         let bundle = Self { path: path.to_owned(), config: ModelConfig::open(&path.join(CONFIG))?, manifest };
         bundle.validate(&manifest_path)?;
         Ok(bundle)

@@ -18,11 +18,7 @@ impl Prediction {
     pub(crate) fn from_logits(logits: &[f32], labels: &[String], temperature: f32) -> Self {
         let scores = softmax(logits, temperature);
         let best = (0..scores.len()).fold(0, |best, id| if scores[id] > scores[best] { id } else { best });
-        Self {
-            label: labels[best].clone(),
-            score: scores[best],
-            scores: labels.iter().cloned().zip(scores).collect(),
-        }
+        Self { label: labels[best].clone(), score: scores[best], scores: labels.iter().cloned().zip(scores).collect() }
     }
 
     /// `{"label": …, "score": …, "scores": {…}}`, the form of `nimbert classify --json`. With `top_k`, `scores` holds

@@ -102,9 +102,9 @@ impl Session {
             Device::Tensorrt => Some(ep::TensorRT::default().build()),
         };
         if let Some(provider) = provider {
-            builder = builder.with_execution_providers([provider.error_on_failure()]).map_err(|error| {
-                Error::Device { device: options.device.to_string(), message: error.to_string() }
-            })?;
+            builder = builder
+                .with_execution_providers([provider.error_on_failure()])
+                .map_err(|error| Error::Device { device: options.device.to_string(), message: error.to_string() })?;
         }
         let inner = builder.commit_from_file(path).map_err(|error| session_error(error.to_string()))?;
         let session = Self { inner, path: path.to_owned() };

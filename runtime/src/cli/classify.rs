@@ -66,7 +66,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     result.with_context(|| format!("{}", args.output.display()))
 }
 
-fn write_all(classifier: &Classifier, mut texts: Texts<'_>, args: &Args, output: &mut impl Write) -> anyhow::Result<()> {
+fn write_all(
+    classifier: &Classifier,
+    mut texts: Texts<'_>,
+    args: &Args,
+    output: &mut impl Write,
+) -> anyhow::Result<()> {
     loop {
         let window: Vec<String> = texts.by_ref().take(WINDOW).collect::<anyhow::Result<_>>()?;
         if window.is_empty() {

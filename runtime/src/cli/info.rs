@@ -22,7 +22,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&manifest)?)?);
     }
-    let percent = |share: Option<f64>| share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0));
+    let percent =
+        |share: Option<f64>| share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0));
     let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
     writeln!(out, "bundle       {} (format {})", args.bundle.display(), manifest.format_version)?;
     writeln!(out, "model        {} from {}", config.model_type, manifest.provenance.base_model)?;
@@ -32,7 +33,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     writeln!(out, "size         {:.1} MB in {} files", bytes as f64 / 1e6, manifest.files.len() + 1)?;
     for variant in &manifest.variants {
         let size = manifest.files[&variant.file].bytes as f64 / 1e6;
-        writeln!(out, "graph        {} {} {} ({size:.1} MB)", variant.file, variant.precision, variant.execution_provider)?;
+        writeln!(
+            out,
+            "graph        {} {} {} ({size:.1} MB)",
+            variant.file, variant.precision, variant.execution_provider
+        )?;
     }
     let acceptance = &manifest.acceptance;
     writeln!(out, "tested on    {} rows ({})", acceptance.rows, acceptance.split)?;

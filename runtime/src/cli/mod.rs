@@ -11,12 +11,15 @@ use nimbert::{Device, SessionOptions};
 
 /// Classifies text with a bundle made by nimbert-train.
 #[derive(Parser)]
-#[command(version, after_help = "\
+#[command(
+    version,
+    after_help = "\
 Examples:
   nimbert classify reviews-bundle \"I love this movie!\" \"dull\"
   nimbert classify reviews-bundle --input reviews.csv --json --output labels.jsonl
   cat lines.txt | nimbert classify reviews-bundle --input -
-  nimbert verify reviews-bundle")]
+  nimbert verify reviews-bundle"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,0 +1,210 @@
+//! The trainer against PyTorch and transformers: ids, logits, loss, every gradient, ten optimizer steps.
+//! tests/data/make_reference.py made the numbers.
+
+use candle_core::{Device, Tensor};
+use nimbert::{Encoding, Tokenizer};
+use nimbert_tests::workspace;
+use nimbert_trainer::{
+    dataloader::PackedBatch,
+    loss::cross_entropy,
+    model::{EncoderConfig, Gradients, Output, SequenceClassifier},
+    optimizer::{AdamW, AdamWConfig, clip_scale},
+    schedule::LinearSchedule,
+};
+use serde_json::Value;
+
+/// A model of the reference, with its texts and numbers.
+struct Reference {
+    model: SequenceClassifier,
+    tokenizer: Tokenizer,
+    json: Value,
+    folder: &'static str,
+}
+
+impl Reference {
+    fn tiny_bert() -> Self {
+        Self::open("tests/data/tiny-bert", "tests/data/tiny-bert", None)
+    }
+
+    /// MiniLM with the reference's classification head: a file of weights in its own right, as a user would have it.
+    fn minilm() -> Self {
+        Self::open("models/minilm", "tests/data/minilm", Some("tests/data/minilm/head.safetensors"))
+    }
+
+    fn open(model_folder: &str, folder: &'static str, head: Option<&str>) -> Self {
+        let model_path = workspace(model_folder);
+        let json: Value =
+            serde_json::from_slice(&std::fs::read(workspace(folder).join("reference.json")).unwrap()).unwrap();
+        let max_length = json["max_length"].as_u64().unwrap() as usize;
+        let tokenizer = Tokenizer::open(&model_path.join("tokenizer.json"), max_length).unwrap();
+        let config = EncoderConfig::open(&model_path.join("config.json")).unwrap().without_dropout();
+        let labels = ["negative", "positive"].map(String::from);
+        let (model, report) =
+            SequenceClassifier::load(&model_path.join("model.safetensors"), config, &labels, 0).unwrap();
+        if let Some(head) = head {
+            assert_eq!(report.initialized, ["classifier.weight", "classifier.bias"]);
+            for (name, value) in candle_core::safetensors::load(workspace(head), &Device::Cpu).unwrap() {
+                model.parameters().get(&name).unwrap().set(&value).unwrap();
+            }
+        } else {
+            assert!(report.initialized.is_empty() && report.unused.is_empty(), "{report:?}");
+        }
+        Self { model, tokenizer, json, folder }
+    }
+
+    fn texts(&self, key: &str) -> Vec<String> {
+        self.json[key].as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    }
+
+    fn encode(&self, texts: &[String]) -> Vec<Encoding> {
+        texts.iter().map(|text| self.tokenizer.encode(text).unwrap()).collect()
+    }
+
+    fn batch(&self) -> (PackedBatch, Vec<u32>) {
+        let labels = self.json["labels"].as_array().unwrap().iter().map(|label| label.as_u64().unwrap() as u32);
+        (PackedBatch::new(&self.encode(&self.texts("batch"))), labels.collect())
+    }
+
+    fn step(&self) -> (f32, Output, Gradients) {
+        let (batch, labels) = self.batch();
+        let output = self.model.forward(&batch, None).unwrap();
+        let loss = cross_entropy(&output.logits, &labels).unwrap();
+        let gradients = self.model.backward(&loss, &output, &batch).unwrap();
+        (loss.to_scalar().unwrap(), output, gradients)
+    }
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(values) => values.iter().flat_map(floats).collect(),
+        value => vec![value.as_f64().unwrap()],
+    }
+}
+
+fn assert_close(got: &[f32], expected: &Value, tolerance: f64, what: &str) {
+    let expected = floats(expected);
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (index, (&got, expected)) in got.iter().zip(expected).enumerate() {
+        assert!((f64::from(got) - expected).abs() <= tolerance, "{what}[{index}]: expected {expected}, found {got}");
+    }
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn ids_agree(reference: &Reference) {
+    let expected = reference.json["input_ids"].as_array().unwrap();
+    for (text, expected) in reference.texts("texts").iter().zip(expected) {
+        let ids: Vec<f32> = reference.tokenizer.encode(text).unwrap().input_ids.iter().map(|&id| id as f32).collect();
+        assert_close(&ids, expected, 0.0, text);
+    }
+}
+
+/// Logits of each text alone, and of the batch; packed, they must not depend on their neighbours.
+fn logits_agree(reference: &Reference) {
+    let logits = |texts: &[String]| {
+        values(&reference.model.forward(&PackedBatch::new(&reference.encode(texts)), None).unwrap().logits)
+    };
+    let texts = reference.texts("texts");
+    for (text, expected) in texts.iter().zip(reference.json["single_logits"].as_array().unwrap()) {
+        assert_close(&logits(std::slice::from_ref(text)), expected, 1e-4, text);
+    }
+    assert_close(&logits(&texts), &reference.json["single_logits"], 1e-4, "all texts in one batch");
+    assert_close(&logits(&reference.texts("batch")), &reference.json["logits"], 1e-4, "batch");
+}
+
+fn hidden_states_agree(reference: &Reference) {
+    let encoded = reference.model.encode(&reference.batch().0, true, None).unwrap();
+    let rms: Vec<f32> = encoded
+        .hidden_states
+        .iter()
+        .map(|state| state.sqr().unwrap().mean_all().unwrap().sqrt().unwrap().to_scalar().unwrap())
+        .collect();
+    assert_close(&rms, &reference.json["hidden_state_rms_per_layer"], 1e-4, "hidden state RMS");
+}
+
+fn gradient_norms_agree(reference: &Reference) {
+    let (loss, _, gradients) = reference.step();
+    assert_close(&[loss], &reference.json["loss"], 1e-4, "loss");
+    let expected = reference.json["grad_l2"].as_object().unwrap();
+    assert_eq!(expected.len(), reference.model.parameters().iter().count());
+    let mut compared = 0;
+    for (name, expected) in expected {
+        let shape = reference.model.parameters().get(name).unwrap().shape().clone();
+        let gradient = gradients.get(name).unwrap_or_else(|| panic!("no gradient of {name}")).to_dense(&shape).unwrap();
+        let norm = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar::<f32>().unwrap();
+        let expected = expected.as_f64().unwrap();
+        if expected >= 1e-6 {
+            let error = (f64::from(norm) / expected - 1.0).abs();
+            assert!(error <= 1e-3, "{name}: gradient norm {norm}, expected {expected}");
+            compared += 1;
+        }
+    }
+    assert!(compared * 10 > expected.len() * 8, "only {compared} of {} gradients are above 1e-6", expected.len());
+    let global = floats(&reference.json["grad_global_l2"])[0];
+    assert!((gradients.norm().unwrap() / global - 1.0).abs() <= 1e-3);
+}
+
+fn ten_steps_agree(reference: &Reference) {
+    let adamw = &reference.json["adamw"];
+    let steps = adamw["steps"].as_array().unwrap();
+    let schedule = LinearSchedule { peak: adamw["lr"].as_f64().unwrap(), warmup_steps: 2, total_steps: 10 };
+    let mut optimizer = AdamW::new(AdamWConfig::default());
+    for (index, expected) in steps.iter().enumerate() {
+        let (loss, _, gradients) = reference.step();
+        assert_close(&[loss], &expected["loss"], 1e-4, &format!("loss of step {index}"));
+        let norm = gradients.norm().unwrap();
+        let expected_norm = expected["grad_norm_before_clip"].as_f64().unwrap();
+        assert!((norm / expected_norm - 1.0).abs() < 2e-3, "norm of step {index}: {norm}, expected {expected_norm}");
+        let rate = schedule.learning_rate(index);
+        assert!((rate - expected["lr"].as_f64().unwrap()).abs() < 1e-12);
+        optimizer.step(reference.model.parameters(), &gradients, rate, clip_scale(norm, 1.0)).unwrap();
+    }
+    let output = reference.model.forward(&reference.batch().0, None).unwrap();
+    assert_close(&values(&output.logits), &reference.json["logits_after_10_steps"], 1e-3, "logits after ten steps");
+}
+
+#[test]
+fn tiny_bert_forward_agrees() {
+    let reference = Reference::tiny_bert();
+    ids_agree(&reference);
+    logits_agree(&reference);
+    hidden_states_agree(&reference);
+}
+
+#[test]
+fn tiny_bert_gradients_agree_element_by_element() {
+    let reference = Reference::tiny_bert();
+    gradient_norms_agree(&reference);
+    let (_, _, gradients) = reference.step();
+    let path = workspace(reference.folder).join("reference.safetensors");
+    for (name, expected) in candle_core::safetensors::load(path, &Device::Cpu).unwrap() {
+        let name = name.strip_prefix("grad.").unwrap();
+        let gradient = gradients.get(name).unwrap().to_dense(expected.shape()).unwrap();
+        let norm =
+            |tensor: &Tensor| -> f32 { tensor.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap() };
+        let (difference, size) = (norm(&(gradient - &expected).unwrap()), norm(&expected));
+        assert!(size < 1e-6 || difference / size <= 1e-3, "{name}: relative difference {}", difference / size);
+    }
+}
+
+#[test]
+fn tiny_bert_ten_steps_agree() {
+    ten_steps_agree(&Reference::tiny_bert());
+}
+
+#[test]
+fn minilm_forward_agrees() {
+    let reference = Reference::minilm();
+    ids_agree(&reference);
+    logits_agree(&reference);
+    hidden_states_agree(&reference);
+}
+
+#[test]
+fn minilm_gradients_and_ten_steps_agree() {
+    let reference = Reference::minilm();
+    gradient_norms_agree(&reference);
+    ten_steps_agree(&reference);
+}

@@ -1,0 +1,88 @@
+//! From tokenized texts to batches, without padding.
+
+use nimbert::Encoding;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// A labelled text as the model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Token ids.
+    pub encoding: Encoding,
+    /// The label's id.
+    pub label: u32,
+}
+
+/// The tokens of several texts, one text after the other.
+///
+/// Nothing is padded, so the texts of a batch may be of any lengths: an epoch is shuffled freely, and grouping texts by
+/// length — which saves padding elsewhere at the price of less random batches — would save nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PackedBatch {
+    /// `[tokens]`
+    pub input_ids: Vec<u32>,
+    /// `[tokens]`
+    pub token_type_ids: Vec<u32>,
+    /// Each token's place in its text, from 0: `[tokens]`.
+    pub position_ids: Vec<u32>,
+    /// Text r owns the tokens `offsets[r]..offsets[r + 1]`: `[rows + 1]`.
+    pub offsets: Vec<usize>,
+}
+
+impl PackedBatch {
+    /// Puts `encodings` one after the other.
+    pub fn new<'a>(encodings: impl IntoIterator<Item = &'a Encoding>) -> Self {
+        let mut batch = Self { offsets: vec![0], ..Self::default() };
+        for encoding in encodings {
+            batch.input_ids.extend(&encoding.input_ids);
+            batch.token_type_ids.extend(&encoding.token_type_ids);
+            batch.position_ids.extend(0..encoding.input_ids.len() as u32);
+            batch.offsets.push(batch.input_ids.len());
+        }
+        batch
+    }
+
+    /// Number of texts.
+    pub fn rows(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.input_ids.len()
+    }
+}
+
+/// The batches of one epoch: every index below `rows` once, shuffled, `batch_size` a batch (the last may be smaller).
+pub(crate) fn shuffled_batches(rows: usize, batch_size: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..rows).collect();
+    order.shuffle(rng);
+    order.chunks(batch_size).map(<[usize]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Stream, generator};
+
+    #[test]
+    fn packs_one_text_after_the_other() {
+        let encoding =
+            |ids: &[u32]| Encoding { input_ids: ids.to_vec(), token_type_ids: vec![0; ids.len()], truncated: false };
+        let batch = PackedBatch::new(&[encoding(&[7, 8, 9]), encoding(&[5])]);
+        assert_eq!((batch.rows(), batch.tokens()), (2, 4));
+        assert_eq!(batch.position_ids, [0, 1, 2, 0]);
+        assert_eq!(batch.offsets, [0, 3, 4]);
+    }
+
+    #[test]
+    fn an_epoch_has_every_row_once_and_follows_from_the_seed() {
+        let batches = |seed| shuffled_batches(10, 4, &mut generator(seed, Stream::Shuffle));
+        let mut rows: Vec<usize> = batches(1).concat();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..10).collect::<Vec<_>>());
+        assert_eq!(batches(1), batches(1));
+        assert_ne!(batches(1), batches(2));
+        assert_eq!(batches(1).iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Gradients by parameter name. Those of embedding tables keep only the rows that a batch has used: a dense one would
+//! be as large as half of the model, and nearly all zeros.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use crate::error::Result;
+
+/// The derivative of a loss with respect to one parameter.
+#[derive(Debug, Clone)]
+pub enum Gradient {
+    /// All of it, in the parameter's shape.
+    Dense(Tensor),
+    /// The rows that are not zero.
+    Rows {
+        /// Their indices, ascending.
+        rows: Vec<u32>,
+        /// Their values, row-major `[rows, hidden]`.
+        values: Vec<f32>,
+    },
+}
+
+impl Gradient {
+    /// Adds up the gradients `[tokens, hidden]` of table rows that `ids` picked, one a token.
+    pub(super) fn of_rows(ids: &[u32], token_gradients: &[f32], hidden: usize) -> Self {
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        // Stable, so that each row's sum has a fixed order.
+        order.sort_by_key(|&token| ids[token]);
+        let (mut rows, mut values) = (Vec::new(), Vec::new());
+        for token in order {
+            if rows.last() != Some(&ids[token]) {
+                rows.push(ids[token]);
+                values.resize(values.len() + hidden, 0.0);
+            }
+            let row = values.len() - hidden;
+            let gradient = &token_gradients[token * hidden..][..hidden];
+            values[row..].iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
+        }
+        Self::Rows { rows, values }
+    }
+
+    fn square_sum(&self) -> Result<f64> {
+        let squares = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+        match self {
+            Self::Dense(tensor) => Ok(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.into()),
+            Self::Rows { values, .. } => Ok(squares(values)),
+        }
+    }
+
+    /// The whole gradient, in the shape of its parameter.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] if memory runs out.
+    pub fn to_dense(&self, shape: &candle_core::Shape) -> Result<Tensor> {
+        match self {
+            Self::Dense(tensor) => Ok(tensor.clone()),
+            Self::Rows { rows, values } => {
+                let hidden = shape.dims2()?.1;
+                let mut dense = vec![0.0f32; shape.elem_count()];
+                for (row, values) in rows.iter().zip(values.chunks_exact(hidden)) {
+                    dense[*row as usize * hidden..][..hidden].copy_from_slice(values);
+                }
+                Ok(Tensor::from_vec(dense, shape, &Device::Cpu)?)
+            }
+        }
+    }
+}
+
+/// The gradient of every parameter, by name.
+#[derive(Debug, Clone)]
+pub struct Gradients(pub(super) BTreeMap<String, Gradient>);
+
+impl Gradients {
+    /// The gradient of the parameter `name`.
+    pub fn get(&self, name: &str) -> Option<&Gradient> {
+        self.0.get(name)
+    }
+
+    /// The Euclidean norm over all parameters together.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn norm(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        for gradient in self.0.values() {
+            sum += gradient.square_sum()?;
+        }
+        Ok(sum.sqrt())
+    }
+}

@@ -1,0 +1,14 @@
+//! Our own differentiable encoder, with Hugging Face's parameter names.
+//!
+//! candle-transformers' BERT serves inference: its layer normalization cuts the gradient and its dropout does nothing
+//! (ARCHITECTURE.md), so it would train the head only.
+
+mod bert;
+mod config;
+mod gradients;
+mod parameters;
+
+pub use bert::{Encoded, Output, SequenceClassifier};
+pub use config::EncoderConfig;
+pub use gradients::{Gradient, Gradients};
+pub use parameters::{LoadReport, Parameters};

@@ -1,0 +1,182 @@
+//! The trainable tensors by name: read from safetensors, or made anew where a head is missing.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor, Var, safetensors::MmapedSafetensors};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+
+use crate::error::{Error, Result};
+
+/// Trainable tensors in the order of their names: the same in every run, unlike candle's `VarMap`.
+#[derive(Debug, Default)]
+pub struct Parameters(BTreeMap<String, Var>);
+
+impl Parameters {
+    /// All parameters, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.0.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// The parameter of that name.
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.0.get(name)
+    }
+
+    /// Number of weights in all.
+    pub fn count(&self) -> usize {
+        self.0.values().map(|var| var.elem_count()).sum()
+    }
+
+    /// A copy of all values, in the order of the names.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if memory runs out.
+    pub fn snapshot(&self) -> Result<Vec<Tensor>> {
+        Ok(self.0.values().map(|var| var.copy()).collect::<candle_core::Result<_>>()?)
+    }
+
+    /// Puts the values of a [`Parameters::snapshot`] back.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if it is the snapshot of another model.
+    pub fn restore(&self, snapshot: &[Tensor]) -> Result<()> {
+        for (var, value) in self.0.values().zip(snapshot) {
+            var.set(value)?;
+        }
+        Ok(())
+    }
+
+    /// Writes all values as a safetensors file, put in its place by a rename.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Tensor`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let tensors: std::collections::HashMap<&str, Tensor> =
+            self.0.iter().map(|(name, var)| (name.as_str(), var.as_detached_tensor())).collect();
+        let partial = path.with_extension("partial");
+        candle_core::safetensors::save(&tensors, &partial)?;
+        std::fs::rename(&partial, path).map_err(|error| Error::io(path, error))
+    }
+}
+
+/// What became of a file's tensors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// The file.
+    pub path: PathBuf,
+    /// How many parameters were read.
+    pub loaded: usize,
+    /// Parameters that were made anew: only those of the head may be.
+    pub initialized: Vec<String>,
+    /// Tensors of the file that the model has no use for.
+    pub unused: Vec<String>,
+}
+
+/// Reads parameters one after the other, and remembers which ones were there.
+pub(super) struct Loader {
+    file: MmapedSafetensors,
+    /// The file's names by the names that the model uses; what is read is taken out.
+    names: BTreeMap<String, String>,
+    rng: ChaCha8Rng,
+    parameters: Parameters,
+    report: LoadReport,
+}
+
+impl Loader {
+    /// `seed` is for the parameters that are made anew.
+    pub(super) fn open(path: &Path, seed: u64) -> Result<Self> {
+        // Opened once more by hand, because the error of the mapping does not name the file.
+        std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
+        // SAFETY: the file is mapped read-only while the parameters are copied out of it. A process that shortens it
+        // meanwhile would end this one with SIGBUS; every reader of mapped weights accepts that.
+        let file = unsafe { MmapedSafetensors::new(path) }
+            .map_err(|error| Error::model(path, "a safetensors file", first_line(&error)))?;
+        let names = file.tensors().into_iter().map(|(name, _)| (canonical_name(&name), name)).collect();
+        Ok(Self {
+            file,
+            names,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            parameters: Parameters::default(),
+            report: LoadReport { path: path.to_owned(), ..LoadReport::default() },
+        })
+    }
+
+    /// Whether the file has the parameter.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// Forgets a tensor of the file, which then counts as unused.
+    pub(super) fn ignore(&mut self, name: &str) {
+        if let Some(original) = self.names.remove(name) {
+            self.report.unused.push(original);
+        }
+    }
+
+    /// The parameter `name` of that shape.
+    pub(super) fn read(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let Some(original) = self.names.remove(name) else {
+            return Err(Error::model(&self.report.path, format!("a tensor {name} of shape {shape:?}"), "none"));
+        };
+        let tensor = self.file.load(&original, &Device::Cpu)?;
+        if tensor.dims() != shape {
+            let expected = format!("{original} of shape {shape:?}, as config.json says");
+            return Err(Error::model(&self.report.path, expected, format!("{:?}", tensor.dims())));
+        }
+        if !tensor.dtype().is_float() {
+            let expected = format!("floating-point numbers in {original}");
+            return Err(Error::model(&self.report.path, expected, format!("{:?}", tensor.dtype())));
+        }
+        self.report.loaded += 1;
+        self.insert(name, tensor.to_dtype(DType::F32)?)
+    }
+
+    /// The parameter `name`, read where it is there, else normally distributed around 0.
+    pub(super) fn read_or_normal(&mut self, name: &str, shape: &[usize], deviation: f32) -> Result<Tensor> {
+        if self.has(name) {
+            return self.read(name, shape);
+        }
+        self.report.initialized.push(name.to_owned());
+        let normal = Normal::new(0.0, deviation).map_err(|error| {
+            Error::model(&self.report.path, "a finite initializer_range in config.json", error.to_string())
+        })?;
+        let values: Vec<f32> = normal.sample_iter(&mut self.rng).take(shape.iter().product()).collect();
+        self.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    fn insert(&mut self, name: &str, tensor: Tensor) -> Result<Tensor> {
+        let var = Var::from_tensor(&tensor)?;
+        let handle = var.as_tensor().clone();
+        self.parameters.0.insert(name.to_owned(), var);
+        Ok(handle)
+    }
+
+    /// All that was read, and the report.
+    pub(super) fn finish(mut self) -> (Parameters, LoadReport) {
+        // `position_ids` are the numbers 0, 1, 2, …, stored by older versions of transformers.
+        let unused = self.names.into_values().filter(|name| !name.ends_with("position_ids"));
+        self.report.unused.extend(unused);
+        self.report.unused.sort();
+        (self.parameters, self.report)
+    }
+}
+
+/// A file's name for a tensor as `BertForSequenceClassification` has it. A bare `BertModel` lacks the prefix, and
+/// models converted from TensorFlow call layer normalization's parameters gamma and beta.
+fn canonical_name(name: &str) -> String {
+    let name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+    match name.split('.').next() {
+        Some("embeddings" | "encoder" | "pooler") => format!("bert.{name}"),
+        _ => name,
+    }
+}
+
+/// candle's errors may carry a backtrace behind their first line.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

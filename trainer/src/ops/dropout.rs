@@ -1,0 +1,128 @@
+//! Dropout (Srivastava et al., JMLR 15, 2014): each element is set to 0 with probability p, the others divided by 1 − p.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::{
+    TASK_ELEMENTS, elements,
+    math::{random_bits, vectorized},
+};
+
+/// One use of dropout: which elements are dropped follows from the key and the element's index.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    /// Probability that an element is dropped, from 0 to below 1.
+    pub p: f32,
+    /// Picks the elements; every use needs a key of its own.
+    pub key: u64,
+}
+
+impl Dropout {
+    /// What element `index` is multiplied by: 0 or 1 / (1 − p).
+    #[inline(always)]
+    pub(super) fn factor(self, index: u32) -> f32 {
+        let threshold = (f64::from(self.p) * 4_294_967_296.0) as u32;
+        if random_bits(self.key, index) < threshold { 0.0 } else { 1.0 / (1.0 - self.p) }
+    }
+
+    /// `out[i] += factor(i) · x[i]`
+    fn add_to(self, out: &mut [f32], x: &[f32]) {
+        out.par_chunks_mut(TASK_ELEMENTS).zip(x.par_chunks(TASK_ELEMENTS)).enumerate().for_each(|(task, (out, x))| {
+            let start = (task * TASK_ELEMENTS) as u32;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (index, (out, &x)) in (start..).zip(out.iter_mut().zip(x)) {
+                        *out = x.mul_add(self.factor(index), *out);
+                    }
+                },
+            );
+        });
+    }
+}
+
+/// x with dropout; without one, x itself.
+///
+/// # Errors
+/// If `x` is not contiguous `f32` on the CPU.
+pub fn dropout(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    match dropout {
+        Some(dropout) => x.apply_op1(dropout),
+        None => Ok(x.clone()),
+    }
+}
+
+/// residual + dropout(x), both of the same shape.
+///
+/// # Errors
+/// If the shapes differ or a tensor is not contiguous `f32` on the CPU.
+pub fn dropout_add(x: &Tensor, residual: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    match dropout {
+        Some(dropout) => x.apply_op2(residual, dropout),
+        None => x + residual,
+    }
+}
+
+impl CustomOp1 for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = elements(x, layout)?;
+        let mut y = vec![0.0; x.len()];
+        self.add_to(&mut y, x);
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(grad.apply_op1_no_bwd(self)?))
+    }
+}
+
+impl CustomOp2 for Dropout {
+    fn name(&self) -> &'static str {
+        "dropout-add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let mut y = elements(residual, residual_layout)?.to_vec();
+        self.add_to(&mut y, elements(x, x_layout)?);
+        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.apply_op1_no_bwd(self)?), Some(grad.clone())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::ops::{tensor, with_elements};
+
+    #[test]
+    fn backward_drops_the_same_elements_and_the_mean_is_kept() {
+        let x = Var::from_tensor(&Tensor::ones((200, 100), candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
+        let setting = Some(Dropout { p: 0.1, key: 42 });
+        let y = dropout(&x, setting).unwrap();
+        let kept: f32 = y.mean_all().unwrap().to_scalar().unwrap();
+        assert!((kept - 1.0).abs() < 0.01, "mean {kept}");
+        let grad = y.sum_all().unwrap().backward().unwrap().remove(&x).unwrap();
+        with_elements([&y, &grad], |[y, grad]| {
+            assert_eq!(y, grad);
+            Ok(())
+        })
+        .unwrap();
+        let sum = dropout_add(&x, &tensor(vec![2.0; 20_000], x.shape()).unwrap(), setting).unwrap();
+        assert_eq!((sum - y).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), vec![2.0; 20_000]);
+    }
+}

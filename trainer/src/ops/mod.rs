@@ -1,0 +1,171 @@
+//! Fused differentiable operations: candle custom operations with a backward pass, parallel over rows.
+//!
+//! candle's own layer normalization and softmax have no backward pass, and its composed forms go over memory once for
+//! every elementary operation, on one thread. Each operation here reads its inputs once and writes its output once;
+//! what the backward pass needs beyond inputs and output is computed again rather than kept.
+//!
+//! All of them work on contiguous `f32` tensors on the CPU, without padding: the rows of `[tokens, hidden]` are the
+//! tokens of all texts of a batch, one text after the other.
+
+mod attention;
+mod dropout;
+mod gelu;
+mod layer_norm;
+mod linear;
+mod math;
+mod matmul;
+
+pub(crate) use math::vectorized;
+
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+
+pub use attention::{Attention, attention};
+pub use dropout::{Dropout, dropout, dropout_add};
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+
+/// Elements that one task of a parallel loop handles: some microseconds of work, and a multiple of every vector width.
+const TASK_ELEMENTS: usize = 1 << 14;
+
+/// The elements of a contiguous `f32` CPU storage.
+fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("expected a contiguous tensor") };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// Calls `f` with the elements of each tensor; they must be contiguous `f32` on the CPU.
+pub(crate) fn with_elements<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> Result<T>,
+) -> Result<T> {
+    let guards = tensors.map(Tensor::storage_and_layout);
+    let mut slices = [&[] as &[f32]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else { bail!("expected a tensor on the CPU") };
+        *slice = elements(storage, layout)?;
+    }
+    f(slices)
+}
+
+/// A tensor of `shape` on the CPU, outside of any graph: the form of a gradient.
+fn tensor(values: Vec<f32>, shape: &candle_core::Shape) -> Result<Tensor> {
+    Tensor::from_vec(values, shape, &candle_core::Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    //! Each operation against candle's composed form, which is differentiable and slow: values and gradients.
+
+    use candle_core::{D, DType, Device, Var};
+
+    use super::*;
+
+    fn random(shape: (usize, usize)) -> Var {
+        Var::from_tensor(&Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    fn random_vector(len: usize) -> Var {
+        Var::from_tensor(&Tensor::randn(0f32, 1.0, len, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    /// Values and all gradients agree, under a random gradient of the result.
+    fn assert_same(fused: &Tensor, composed: &Tensor, inputs: &[&Var]) {
+        let largest = |a: &Tensor, b: &Tensor| -> f32 {
+            (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+        };
+        assert!(largest(fused, composed) < 2e-5, "value differs by {}", largest(fused, composed));
+        let weights = Tensor::randn(0f32, 1.0, fused.shape(), &Device::Cpu).unwrap();
+        let gradients = |y: &Tensor| (y * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+        let (fused, composed) = (gradients(fused), gradients(composed));
+        for (index, input) in inputs.iter().enumerate() {
+            let difference = largest(fused.get(input).unwrap(), composed.get(input).unwrap());
+            assert!(difference < 1e-4, "gradient {index} differs by {difference}");
+        }
+    }
+
+    #[test]
+    fn linear_agrees() {
+        let (x, weight, bias) = (random((37, 24)), random((19, 24)), random_vector(19));
+        let composed = x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+        assert_same(&linear(&x, &weight, &bias).unwrap(), &composed, &[&x, &weight, &bias]);
+    }
+
+    #[test]
+    fn gelu_agrees() {
+        let x = random((50, 401));
+        assert_same(&gelu(&x).unwrap(), &x.gelu_erf().unwrap(), &[&x]);
+    }
+
+    #[test]
+    fn layer_norm_agrees() {
+        let (x, weight, bias) = (random((67, 384)), random_vector(384), random_vector(384));
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1).unwrap()).unwrap();
+        let variance = centred.sqr().unwrap().mean_keepdim(D::Minus1).unwrap();
+        let normalized = centred.broadcast_div(&(variance + 1e-5).unwrap().sqrt().unwrap()).unwrap();
+        let composed = normalized.broadcast_mul(&weight).unwrap().broadcast_add(&bias).unwrap();
+        assert_same(&layer_norm(&x, &weight, &bias, 1e-5).unwrap(), &composed, &[&x, &weight, &bias]);
+    }
+
+    /// `queries` rows a text; none: as many as the text has tokens.
+    fn attention_agrees(queries: Option<usize>, dropped: Option<Dropout>) {
+        let (heads, width, lengths) = (3, 8, [5usize, 1, 17]);
+        let offsets = |lengths: &[usize]| -> std::sync::Arc<[usize]> {
+            std::iter::once(0)
+                .chain(lengths.iter().scan(0, |sum, length| {
+                    *sum += length;
+                    Some(*sum)
+                }))
+                .collect()
+        };
+        let query_lengths = lengths.map(|length| queries.unwrap_or(length));
+        let setting = Attention { heads, queries: offsets(&query_lengths), keys: offsets(&lengths), dropout: dropped };
+        let hidden = heads * width;
+        let rows: usize = query_lengths.iter().sum();
+        let (q, k, v) = (random((rows, hidden)), random((23, hidden)), random((23, hidden)));
+        let (mut texts, mut first_probability) = (Vec::new(), 0u32);
+        for text in 0..lengths.len() {
+            let heads_of = |x: &Tensor, offsets: &[usize]| {
+                let rows = offsets[text + 1] - offsets[text];
+                let x = x.narrow(0, offsets[text], rows).unwrap().reshape((rows, heads, width)).unwrap();
+                x.transpose(0, 1).unwrap().contiguous().unwrap()
+            };
+            let (q, k, v) = (heads_of(&q, &setting.queries), heads_of(&k, &setting.keys), heads_of(&v, &setting.keys));
+            let scores = (q.matmul(&k.t().unwrap()).unwrap() / (width as f64).sqrt()).unwrap();
+            let exponentials = scores.exp().unwrap();
+            let mut p = exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1).unwrap()).unwrap();
+            if let Some(dropout) = dropped {
+                let count = p.elem_count() as u32;
+                let factors: Vec<f32> = (0..count).map(|i| dropout.factor(first_probability + i)).collect();
+                first_probability += count;
+                p = (&p * Tensor::from_vec(factors, p.shape(), &Device::Cpu).unwrap()).unwrap();
+            }
+            let context = p.matmul(&v).unwrap().transpose(0, 1).unwrap();
+            texts.push(context.reshape((query_lengths[text], hidden)).unwrap());
+        }
+        let composed = Tensor::cat(&texts, 0).unwrap();
+        assert_same(&attention(&q, &k, &v, setting).unwrap(), &composed, &[&q, &k, &v]);
+    }
+
+    #[test]
+    fn attention_of_whole_texts_agrees() {
+        attention_agrees(None, None);
+    }
+
+    #[test]
+    fn attention_of_one_query_a_text_agrees() {
+        attention_agrees(Some(1), None);
+    }
+
+    #[test]
+    fn attention_with_dropout_agrees() {
+        attention_agrees(None, Some(Dropout { p: 0.3, key: 7 }));
+    }
+
+    #[test]
+    fn attention_refuses_offsets_that_do_not_fit() {
+        let x = Tensor::zeros((4, 8), DType::F32, &Device::Cpu).unwrap();
+        let setting = Attention { heads: 2, queries: [0, 4].into(), keys: [0, 5].into(), dropout: None };
+        assert!(attention(&x, &x, &x, setting).is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! AdamW (Loshchilov and Hutter, arXiv 1711.05101): one pass over a parameter and its moments, in place, on all threads.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::{
+    error::Result,
+    model::{Gradient, Gradients, Parameters},
+    ops::{vectorized, with_elements},
+};
+
+/// The constants of the update; the default is PyTorch's, and transformers' for fine-tuning.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay rates of the first and second moment.
+    pub betas: (f32, f32),
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay. Biases and layer normalization are not decayed.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// The optimizer with its state.
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    step: i32,
+    moments: BTreeMap<String, Moments>,
+}
+
+/// Running means of a parameter's gradient and of its square.
+#[derive(Debug, Default)]
+struct Moments {
+    first: Vec<f32>,
+    second: Vec<f32>,
+}
+
+impl AdamW {
+    /// An optimizer that has not seen a gradient.
+    pub fn new(config: AdamWConfig) -> Self {
+        Self { config, step: 0, moments: BTreeMap::new() }
+    }
+
+    /// Updates every parameter. The gradients are multiplied by `gradient_scale` first: that is how they are clipped.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] if a parameter has no gradient.
+    pub fn step(
+        &mut self,
+        parameters: &Parameters,
+        gradients: &Gradients,
+        learning_rate: f64,
+        gradient_scale: f64,
+    ) -> Result<()> {
+        self.step += 1;
+        let AdamWConfig { betas: (beta1, beta2), eps, weight_decay } = self.config;
+        let rate = learning_rate / (1.0 - f64::from(beta1).powi(self.step));
+        let root_correction = (1.0 - f64::from(beta2).powi(self.step)).sqrt();
+        for (name, var) in parameters.iter() {
+            let Some(gradient) = gradients.get(name) else {
+                return Err(candle_core::Error::Msg(format!("{name} has no gradient")).into());
+            };
+            if !self.moments.contains_key(name) {
+                let zeros = vec![0.0; var.elem_count()];
+                self.moments.insert(name.to_owned(), Moments { first: zeros.clone(), second: zeros });
+            }
+            let moments = self.moments.get_mut(name).expect("just inserted");
+            let decay = if is_decayed(name) { weight_decay } else { 0.0 };
+            let update = Update {
+                keep: (1.0 - learning_rate * decay) as f32,
+                rate: rate as f32,
+                inverse_root_correction: (1.0 / root_correction) as f32,
+                gradient_scale: gradient_scale as f32,
+                beta1,
+                beta2,
+                eps,
+            };
+            update.apply(var, gradient, moments)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a gradient of norm `norm` is multiplied by so that its norm is at most `max_norm`: PyTorch's `clip_grad_norm_`.
+pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
+    (max_norm / (norm + 1e-6)).min(1.0)
+}
+
+/// Whether weight decay applies: to matrices and embeddings, not to biases and layer normalization.
+fn is_decayed(name: &str) -> bool {
+    !(name.ends_with("bias") || name.contains("LayerNorm"))
+}
+
+/// One step's constants for one parameter.
+struct Update {
+    keep: f32,
+    rate: f32,
+    inverse_root_correction: f32,
+    gradient_scale: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+}
+
+impl Update {
+    /// Elements that one task handles.
+    const TASK_ELEMENTS: usize = 1 << 15;
+
+    fn apply(&self, var: &Tensor, gradient: &Gradient, moments: &mut Moments) -> Result<()> {
+        match gradient {
+            Gradient::Dense(gradient) => with_elements([gradient], |[gradient]| {
+                self.in_place(var, moments, Self::TASK_ELEMENTS, &|task, len| {
+                    Some(&gradient[task * Self::TASK_ELEMENTS..][..len])
+                })
+            })?,
+            Gradient::Rows { rows, values } => {
+                let hidden = var.dims2()?.1;
+                // A task is a row of the table; most rows have no gradient, and only their moments fade.
+                self.in_place(var, moments, hidden, &|task, len| {
+                    let place = rows.binary_search(&(task as u32)).ok()?;
+                    Some(&values[place * hidden..][..len])
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Updates `var` in tasks of `task_elements`; `gradient` gives the part of a task, or none where it is zero.
+    fn in_place<'a>(
+        &self,
+        var: &Tensor,
+        moments: &mut Moments,
+        task_elements: usize,
+        gradient: &(dyn Fn(usize, usize) -> Option<&'a [f32]> + Sync),
+    ) -> candle_core::Result<()> {
+        var.inplace_op1(&InPlace { update: self, moments: Mutex::new(moments), task_elements, gradient })
+    }
+
+    #[inline(always)]
+    fn element(&self, p: &mut f32, m: &mut f32, v: &mut f32, g: f32) {
+        let g = g * self.gradient_scale;
+        *m = self.beta1 * *m + (1.0 - self.beta1) * g;
+        *v = self.beta2 * *v + (1.0 - self.beta2) * g * g;
+        *p = *p * self.keep - self.rate * *m / (v.sqrt() * self.inverse_root_correction + self.eps);
+    }
+}
+
+/// candle lets a tensor be changed in place by an operation only; this is the update in that form.
+struct InPlace<'a, 'b> {
+    update: &'a Update,
+    moments: Mutex<&'a mut Moments>,
+    task_elements: usize,
+    gradient: &'a (dyn Fn(usize, usize) -> Option<&'b [f32]> + Sync),
+}
+
+impl InplaceOp1 for InPlace<'_, '_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let CpuStorage::F32(values) = storage else { bail!("adamw: expected f32 parameters") };
+        let Some((start, end)) = layout.contiguous_offsets() else { bail!("adamw: expected a contiguous parameter") };
+        let mut moments = self.moments.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Moments { first, second } = &mut **moments;
+        let size = self.task_elements;
+        let tasks =
+            values[start..end].par_chunks_mut(size).zip(first.par_chunks_mut(size)).zip(second.par_chunks_mut(size));
+        tasks.enumerate().for_each(|(task, ((p, m), v))| {
+            let gradient = (self.gradient)(task, p.len());
+            vectorized(
+                #[inline(always)]
+                || match gradient {
+                    Some(gradient) => {
+                        for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(gradient) {
+                            self.update.element(p, m, v, g);
+                        }
+                    }
+                    None => {
+                        for ((p, m), v) in p.iter_mut().zip(m).zip(v) {
+                            self.update.element(p, m, v, 0.0);
+                        }
+                    }
+                },
+            );
+        });
+        Ok(())
+    }
+}
