@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod loss;
 pub mod metrics;
 pub mod model;
+pub mod onnx;
 pub mod ops;
 pub mod optimizer;
 mod random;

@@ -1,0 +1,148 @@
+//! A graph in the making, over the protobuf types of candle-onnx.
+
+use candle_core::Tensor;
+use candle_onnx::onnx::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataType, tensor_shape_proto, type_proto,
+};
+
+use crate::error::Result;
+
+/// The operator set. 17 is old enough for every reader, and the last in which ReduceMean has its axes as an attribute.
+const OPSET: i64 = 17;
+/// The version of the file format that belongs to it.
+const IR_VERSION: i64 = 8;
+
+/// Collects nodes in the order in which they run. Values are known by their names.
+#[derive(Debug, Default)]
+pub(super) struct GraphBuilder {
+    graph: GraphProto,
+}
+
+/// An axis of an input or output.
+pub(super) enum Axis {
+    Named(&'static str),
+    Size(usize),
+}
+
+impl GraphBuilder {
+    pub(super) fn input(&mut self, name: &str, data_type: DataType, axes: &[Axis]) -> String {
+        self.graph.input.push(value_info(name, data_type, axes));
+        name.to_owned()
+    }
+
+    pub(super) fn output(&mut self, name: &str, data_type: DataType, axes: &[Axis]) {
+        self.graph.output.push(value_info(name, data_type, axes));
+    }
+
+    /// Adds a node with one output, which gets the node's name.
+    pub(super) fn node(
+        &mut self,
+        name: &str,
+        op_type: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
+        self.graph.node.push(node(name, op_type, inputs, &[name], attributes));
+        name.to_owned()
+    }
+
+    /// A constant of 32-bit floating-point numbers.
+    pub(super) fn floats(&mut self, name: &str, tensor: &Tensor) -> Result<String> {
+        let dims: Vec<usize> = tensor.dims().to_vec();
+        let values = tensor.contiguous()?.flatten_all()?.to_vec1::<f32>()?;
+        self.graph.initializer.push(float_tensor(name, &dims, &values));
+        Ok(name.to_owned())
+    }
+
+    /// A constant scalar.
+    pub(super) fn scalar(&mut self, name: &str, value: f32) -> String {
+        self.graph.initializer.push(float_tensor(name, &[], &[value]));
+        name.to_owned()
+    }
+
+    /// A constant vector of integers: axes, bounds, shapes.
+    pub(super) fn integers(&mut self, name: &str, values: &[i64]) -> String {
+        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.graph.initializer.push(tensor(name, DataType::Int64, &[values.len()], raw));
+        name.to_owned()
+    }
+
+    pub(super) fn finish(mut self, name: &str) -> ModelProto {
+        name.clone_into(&mut self.graph.name);
+        ModelProto {
+            ir_version: IR_VERSION,
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+            producer_name: env!("CARGO_PKG_NAME").to_owned(),
+            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            graph: Some(self.graph),
+            ..ModelProto::default()
+        }
+    }
+}
+
+pub(super) fn node(
+    name: &str,
+    op_type: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
+    let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    NodeProto {
+        name: name.to_owned(),
+        op_type: op_type.to_owned(),
+        input: owned(inputs),
+        output: owned(outputs),
+        attribute,
+        ..NodeProto::default()
+    }
+}
+
+pub(super) fn int_attribute(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), r#type: AttributeType::Int as i32, i: value, ..AttributeProto::default() }
+}
+
+pub(super) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: AttributeType::Ints as i32,
+        ints: values.to_vec(),
+        ..AttributeProto::default()
+    }
+}
+
+pub(super) fn float_tensor(name: &str, dims: &[usize], values: &[f32]) -> TensorProto {
+    let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    tensor(name, DataType::Float, dims, raw)
+}
+
+/// A constant; `raw` holds its elements in little-endian order.
+pub(super) fn tensor(name: &str, data_type: DataType, dims: &[usize], raw: Vec<u8>) -> TensorProto {
+    TensorProto {
+        name: name.to_owned(),
+        data_type: data_type as i32,
+        dims: dims.iter().map(|&dim| dim as i64).collect(),
+        raw_data: raw,
+        ..TensorProto::default()
+    }
+}
+
+fn value_info(name: &str, data_type: DataType, axes: &[Axis]) -> ValueInfoProto {
+    let dim = |axis: &Axis| tensor_shape_proto::Dimension {
+        value: Some(match axis {
+            Axis::Named(name) => tensor_shape_proto::dimension::Value::DimParam((*name).to_owned()),
+            Axis::Size(size) => tensor_shape_proto::dimension::Value::DimValue(*size as i64),
+        }),
+        ..tensor_shape_proto::Dimension::default()
+    };
+    let tensor_type = type_proto::Tensor {
+        elem_type: data_type as i32,
+        shape: Some(TensorShapeProto { dim: axes.iter().map(dim).collect() }),
+    };
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor_type)), ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }
+}
