@@ -32,7 +32,7 @@ pub use batch::Batch;
 pub use bundle::{Bundle, Manifest, Precision};
 pub use classifier::{Classifier, Options};
 pub use error::{Error, Result};
-pub use library::LIBRARY_VARIABLE;
+pub use library::{LIBRARY_VARIABLE, load_library};
 pub use prediction::Prediction;
 pub use session::{Device, Session, SessionOptions};
 pub use tokenizer::{Encoding, Tokenizer};

@@ -22,6 +22,14 @@ const SETUP_FOLDER: &str = ".setup/lib";
 /// ONNX Runtime allows one environment a process; it has to outlive every session.
 static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
 
+/// Loads ONNX Runtime's library, as the first session would: so that a missing one is known before long work begins.
+///
+/// # Errors
+/// [`Error::LibraryNotFound`] with all that was tried.
+pub fn load_library(named: Option<&Path>) -> Result<()> {
+    environment(named).map(|_| ())
+}
+
 /// The process's environment. The first call loads the library: `named`, or the first that is found; later calls get
 /// the same one, whatever they name.
 ///

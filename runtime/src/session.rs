@@ -131,6 +131,19 @@ impl Session {
     /// # Errors
     /// [`Error::Session`] if the run fails, [`Error::Format`] if the graph's logits are not `[rows, labels]` floats.
     pub fn run(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        let logits = self.run_outputs(batch, &["logits"])?.remove(0);
+        if logits.shape.len() != 2 || logits.shape[0] != batch.rows {
+            let expected = format!("logits of shape [{}, labels]", batch.rows);
+            return Err(Error::format(&self.path, expected, format!("{:?}", logits.shape)));
+        }
+        Ok(logits.values)
+    }
+
+    /// Runs the graph and returns the outputs of those names, which must be floats.
+    ///
+    /// # Errors
+    /// [`Error::Session`] if the run fails or an output is none of floats, [`Error::Format`] if the graph has it not.
+    pub fn run_outputs(&mut self, batch: &Batch, names: &[&str]) -> Result<Vec<Output>> {
         let Self { inner, path } = self;
         let session_error = |error: ort::Error| Error::Session { path: path.clone(), message: error.to_string() };
         let shape = [batch.rows, batch.columns];
@@ -145,11 +158,22 @@ impl Session {
             inputs.push((input.name().to_owned(), tensor.into()));
         }
         let outputs = inner.run(inputs).map_err(session_error)?;
-        let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>().map_err(session_error)?;
-        if shape.len() != 2 || shape[0] != batch.rows as i64 {
-            let expected = format!("logits of shape [{}, labels]", batch.rows);
-            return Err(Error::format(path, expected, format!("{shape:?}")));
-        }
-        Ok(logits.to_vec())
+        let extract = |&name: &&str| {
+            let Some(output) = outputs.get(name) else {
+                return Err(Error::format(path, format!("a graph with the output {name}"), "none"));
+            };
+            let (shape, values) = output.try_extract_tensor::<f32>().map_err(session_error)?;
+            Ok(Output { shape: shape.iter().map(|&size| size as usize).collect(), values: values.to_vec() })
+        };
+        names.iter().map(extract).collect()
     }
+}
+
+/// One output of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// Its size along each axis.
+    pub shape: Vec<usize>,
+    /// Its elements, row-major.
+    pub values: Vec<f32>,
 }

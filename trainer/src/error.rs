@@ -62,13 +62,11 @@ pub enum Error {
         /// Its value.
         value: f64,
     },
-    /// Training was stopped from outside.
-    #[error("interrupted at step {step} (epoch {epoch})")]
+    /// Work was stopped from outside.
+    #[error("interrupted during {during}")]
     Interrupted {
-        /// The last optimizer step that was done, counted from 1 over all epochs.
-        step: usize,
-        /// The epoch, counted from 1.
-        epoch: usize,
+        /// What was going on.
+        during: String,
     },
     /// An exported graph is not as good as the model that was trained; nothing was written.
     #[error("export refused: {check}: expected {expected}, found {got}")]

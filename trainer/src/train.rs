@@ -188,7 +188,9 @@ pub fn train(
             let diverged = diverged.into_iter().find(|(_, value)| !value.is_finite());
             let stopped = match diverged {
                 Some((quantity, value)) => Some(Error::Diverged { step: step + 1, epoch, quantity, value }),
-                None if stop.load(Ordering::Relaxed) => Some(Error::Interrupted { step, epoch }),
+                None if stop.load(Ordering::Relaxed) => {
+                    Some(Error::Interrupted { during: format!("training, at step {step} (epoch {epoch})") })
+                }
                 None => None,
             };
             if let Some(reason) = stopped {

@@ -34,6 +34,8 @@ pub struct EncoderConfig {
     pub classifier_dropout: f32,
     /// Standard deviation of a new head's weights.
     pub initializer_range: f32,
+    /// The id that fills the shorter rows of a padded batch.
+    pub pad_token_id: u32,
     /// The file it comes from.
     pub path: PathBuf,
     /// The whole `config.json`: a bundle's is made from it.
@@ -65,6 +67,8 @@ struct Json {
     classifier_dropout: Option<f32>,
     #[serde(default = "default_range")]
     initializer_range: f32,
+    #[serde(default)]
+    pad_token_id: u32,
 }
 
 fn two() -> usize {
@@ -126,6 +130,7 @@ impl EncoderConfig {
             attention_probs_dropout_prob: json.attention_probs_dropout_prob,
             classifier_dropout,
             initializer_range: json.initializer_range,
+            pad_token_id: json.pad_token_id,
             path: path.to_owned(),
             json: map,
         })

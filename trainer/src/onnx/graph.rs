@@ -128,6 +128,17 @@ pub(super) fn tensor(name: &str, data_type: DataType, dims: &[usize], raw: Vec<u
     }
 }
 
+/// An output of floats of any shape.
+pub(crate) fn float_output(name: &str) -> ValueInfoProto {
+    let tensor_type = type_proto::Tensor { elem_type: DataType::Float as i32, shape: None };
+    let value = Some(type_proto::Value::TensorType(tensor_type));
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto { value, ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }
+}
+
 fn value_info(name: &str, data_type: DataType, axes: &[Axis]) -> ValueInfoProto {
     let dim = |axis: &Axis| tensor_shape_proto::Dimension {
         value: Some(match axis {

@@ -7,6 +7,7 @@ mod validate;
 
 pub use bert::export;
 pub use candle_onnx::onnx::ModelProto;
+pub(crate) use graph::float_output;
 pub use quantize::quantize;
 pub use validate::{Comparison, compare};
 

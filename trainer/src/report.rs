@@ -1,0 +1,246 @@
+//! What is told about a run: each stage with the shapes that go in and out, one row followed through, a table by epoch,
+//! a chart, and a sentence computed from the numbers.
+
+use nimbert::{Batch, Encoding, Tokenizer};
+
+use crate::{
+    model::{EncoderConfig, LoadReport, SequenceClassifier},
+    prepare::{DataConfig, Prepared},
+    train::{EpochRecord, StepRecord, TrainConfig},
+};
+
+/// A line of the pipeline: the stage's name in a column of its own.
+pub fn stage(name: &str, text: &str) -> String {
+    format!("{name:<12}{text}\n")
+}
+
+/// The stages before the model.
+pub fn data_stages(prepared: &Prepared, config: &DataConfig, max_length: usize) -> String {
+    let Prepared { dataset, labels, train, validation, test, .. } = prepared;
+    let rows = dataset.rows.len();
+    let count = |label: &String| dataset.rows.iter().filter(|row| row.label == *label).count();
+    let counts: Vec<String> = labels.iter().map(|label| format!("{label} {}", count(label))).collect();
+    let test_origin = match &config.test_data {
+        Some(path) => format!("from {}", path.display()),
+        None => format!("stratified, seed {}", config.seed),
+    };
+    let all = || train.iter().chain(validation).chain(test);
+    let lengths: Vec<usize> = all().map(|example| example.encoding.input_ids.len()).collect();
+    let tokens: usize = lengths.iter().sum();
+    let truncated = all().filter(|example| example.encoding.truncated).count();
+    let longest = lengths.iter().max().copied().unwrap_or(0);
+    let mean = tokens as f64 / lengths.len() as f64;
+    [
+        stage("dataset", &format!("{}: {rows} rows × {} columns", dataset.path.display(), dataset.columns)),
+        stage("", &format!("{} labels: {}", labels.len(), counts.join(", "))),
+        stage(
+            "split",
+            &format!(
+                "{rows} rows → train {}, validation {}, test {} ({test_origin})",
+                train.len(),
+                validation.len(),
+                test.len()
+            ),
+        ),
+        stage(
+            "tokenizer",
+            &format!(
+                "{} texts → {tokens} tokens: {mean:.1} a text, longest {longest}; {truncated} cut at {max_length}",
+                lengths.len()
+            ),
+        ),
+    ]
+    .concat()
+}
+
+/// The first training row, followed from text to mask as the runtime pads it beside the second one.
+pub fn example(prepared: &Prepared, tokenizer: &Tokenizer, pad_token_id: u32) -> String {
+    let encodings: Vec<&Encoding> = prepared.train.iter().take(8).map(|example| &example.encoding).collect();
+    let row = (0..encodings.len()).min_by_key(|&row| encodings[row].input_ids.len()).unwrap_or(0);
+    let batch = Batch::pad(encodings.iter().copied(), pad_token_id);
+    let source = &prepared.dataset.rows[prepared.train_rows[row]];
+    let columns = row * batch.columns..(row + 1) * batch.columns;
+    let ids = &batch.input_ids[columns.clone()];
+    let join = |values: &[i64]| values.iter().map(i64::to_string).collect::<Vec<_>>().join(" ");
+    let tokens: Vec<String> = ids.iter().map(|&id| tokenizer.token(id as u32)).collect();
+    let lines = [
+        stage("  text", &format!("line {}, {:?} → {}", source.line, source.text, source.label)),
+        stage("  tokens", &tokens.join(" ")),
+        stage("  ids", &join(ids)),
+        stage("  mask", &join(&batch.attention_mask[columns])),
+    ];
+    let shape = format!("{} texts padded to the longest: ids and mask {} × {}", batch.rows, batch.rows, batch.columns);
+    stage("batch", &shape) + &lines.map(|line| shorten(&line, 160)).concat()
+}
+
+/// The stages of the model, with the tokens of an average training batch.
+pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, prepared: &Prepared, batch_size: usize) -> String {
+    let EncoderConfig { num_hidden_layers: layers, hidden_size: hidden, .. } = model.config;
+    let tokens: usize = prepared.train.iter().map(|example| example.encoding.input_ids.len()).sum();
+    let tokens = tokens * batch_size.min(prepared.train.len()) / prepared.train.len();
+    let rows = batch_size.min(prepared.train.len());
+    let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    [
+        stage(
+            "encoder",
+            &format!(
+                "{rows} texts, packed without padding: about {tokens} ids → {tokens} × {hidden} → {layers} layers → {rows} × {hidden} ([CLS])"
+            ),
+        ),
+        stage("head", &format!("{rows} × {hidden} → pooler {rows} × {hidden} → logits {rows} × {}", model.labels.len())),
+        stage("weights", &format!("{} numbers in {} tensors", model.parameters().count(), report.loaded)),
+        stage("", &format!("made anew: {}; unused: {}", names(&report.initialized), names(&report.unused))),
+    ]
+    .concat()
+}
+
+/// What training is about to do.
+pub fn training_stage(config: &TrainConfig, rows: usize) -> String {
+    let schedule = config.schedule(rows);
+    stage(
+        "training",
+        &format!(
+            "{} epochs × {} steps of {} rows; AdamW, learning rate 0 → {} in {} steps → 0",
+            config.epochs,
+            rows.div_ceil(config.batch_size),
+            config.batch_size.min(rows),
+            config.learning_rate,
+            schedule.warmup_steps
+        ),
+    )
+}
+
+/// The head of the table by epoch.
+pub fn epoch_header() -> String {
+    let columns = ["epoch", "loss", "train acc", "val acc", "test acc", "test F1", "learn rate", "rows/s"];
+    columns.map(|column| format!("{column:>11}")).concat() + "\n"
+}
+
+/// A row of the table by epoch.
+pub fn epoch_row(record: &EpochRecord) -> String {
+    let share = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{share:.4}"));
+    let cells = [
+        record.epoch.to_string(),
+        format!("{:.4}", record.loss),
+        share(Some(record.train_accuracy)),
+        share(record.validation_accuracy),
+        share(record.test_accuracy),
+        share(record.test_macro_f1),
+        format!("{:.2e}", record.learning_rate),
+        format!("{:.1}", record.rows_per_second),
+    ];
+    cells.map(|cell| format!("{cell:>11}")).concat() + "\n"
+}
+
+/// The loss from the first step to the last, each column the mean of a few steps.
+pub fn loss_chart(steps: &[StepRecord]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    const COLUMNS: usize = 60;
+    let means: Vec<f32> = steps
+        .chunks(steps.len().div_ceil(COLUMNS).max(1))
+        .map(|steps| steps.iter().map(|step| step.loss).sum::<f32>() / steps.len() as f32)
+        .collect();
+    let highest = means.iter().copied().fold(f32::MIN, f32::max);
+    let bar = |mean: &f32| BARS[((mean / highest * 8.0).ceil() as usize).clamp(1, 8) - 1];
+    let (Some(first), Some(last)) = (means.first(), means.last()) else { return String::new() };
+    let chart: String = means.iter().map(bar).collect();
+    stage("loss", &format!("{first:.3} {chart} {last:.3}"))
+}
+
+/// One sentence on how training went.
+pub fn observation(epochs: &[EpochRecord]) -> String {
+    /// A change of the held-out accuracy below this is noise.
+    const POINT: f64 = 0.01;
+    let [.., previous, last] = epochs else {
+        return "one epoch: too little to see where it goes".to_owned();
+    };
+    let loss_change = last.loss / previous.loss - 1.0;
+    let held_out = |record: &EpochRecord| record.validation_accuracy.or(record.test_accuracy);
+    let name = if last.validation_accuracy.is_some() { "validation" } else { "test" };
+    let best = epochs.iter().max_by(|a, b| held_out(a).partial_cmp(&held_out(b)).unwrap_or(std::cmp::Ordering::Equal));
+    let accuracy = held_out(last).zip(held_out(previous)).zip(best.and_then(held_out));
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    let loss = format!("the training loss went from {:.3} to {:.3} in the last epoch", previous.loss, last.loss);
+    match accuracy {
+        Some(((last_accuracy, _), best)) if best - last_accuracy >= POINT && loss_change < 0.0 => format!(
+            "overfitting: {loss} while {name} accuracy is {} after {} at its best",
+            percent(last_accuracy),
+            percent(best)
+        ),
+        _ if loss_change > 0.05 => format!("unstable: {loss}; a lower --learning-rate may help"),
+        Some(((last_accuracy, before), _)) if last_accuracy - before >= POINT => {
+            format!(
+                "improving: {name} accuracy rose from {} to {}; more epochs may help",
+                percent(before),
+                percent(last_accuracy)
+            )
+        }
+        Some(((last_accuracy, before), _)) => format!(
+            "converged: {name} accuracy moved by {:.1} points in the last epoch ({}); {loss}",
+            (last_accuracy - before).abs() * 100.0,
+            percent(last_accuracy)
+        ),
+        None if loss_change < -0.1 => format!("improving: {loss}; more epochs may help"),
+        None => format!("converged: {loss}"),
+    }
+}
+
+/// The line, cut to `width` characters.
+fn shorten(line: &str, width: usize) -> String {
+    match line.trim_end_matches('\n').char_indices().nth(width - 1) {
+        Some((end, _)) => format!("{}…\n", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epochs(figures: &[(f64, f64)]) -> Vec<EpochRecord> {
+        let record = |(index, &(loss, test_accuracy)): (usize, &(f64, f64))| EpochRecord {
+            epoch: index + 1,
+            step: 0,
+            loss,
+            train_accuracy: 0.0,
+            validation_accuracy: None,
+            validation_macro_f1: None,
+            test_accuracy: Some(test_accuracy),
+            test_macro_f1: None,
+            learning_rate: 0.0,
+            rows_per_second: 0.0,
+            tokens_per_second: 0.0,
+        };
+        figures.iter().enumerate().map(record).collect()
+    }
+
+    #[test]
+    fn observations_follow_from_the_numbers() {
+        let first_word = |figures: &[(f64, f64)]| observation(&epochs(figures)).split(':').next().unwrap().to_owned();
+        assert_eq!(first_word(&[(0.6, 0.7), (0.4, 0.8)]), "improving");
+        assert_eq!(first_word(&[(0.6, 0.7), (0.4, 0.8), (0.39, 0.802)]), "converged");
+        assert_eq!(first_word(&[(0.6, 0.7), (0.4, 0.8), (0.1, 0.77)]), "overfitting");
+        assert_eq!(first_word(&[(0.6, 0.7), (0.9, 0.5)]), "unstable");
+        assert_eq!(first_word(&[(0.6, 0.7)]), "one epoch");
+    }
+
+    #[test]
+    fn chart_falls_with_the_loss() {
+        let steps: Vec<StepRecord> = (0..4)
+            .map(|step| StepRecord {
+                step,
+                epoch: 1,
+                loss: 0.8 - 0.2 * step as f32,
+                learning_rate: 0.0,
+                grad_norm: 0.0,
+            })
+            .collect();
+        assert_eq!(loss_chart(&steps), "loss        0.800 █▆▄▂ 0.200\n");
+    }
+
+    #[test]
+    fn long_lines_are_cut_between_characters() {
+        assert_eq!(shorten("ééééé\n", 4), "ééé…\n");
+        assert_eq!(shorten("éé\n", 4), "éé\n");
+    }
+}

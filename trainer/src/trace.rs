@@ -1,0 +1,133 @@
+//! One text through every layer, of a trained model or of a bundle.
+
+use std::path::{Path, PathBuf};
+
+use nimbert::{Batch, Bundle, Encoding, Session, SessionOptions, Tokenizer, bundle, prediction::softmax};
+
+use crate::{
+    dataloader::PackedBatch,
+    error::{Error, Result},
+    model::{EncoderConfig, SequenceClassifier},
+    onnx,
+    prepare::open_tokenizer,
+    report::stage,
+};
+
+/// What each layer makes of a text.
+#[derive(Debug)]
+pub struct Trace {
+    encoding: Encoding,
+    tokens: Vec<String>,
+    /// Name, shape and root mean square of the embeddings' and each layer's output.
+    hidden_states: Vec<(String, Vec<usize>, f32)>,
+    logits: Vec<f32>,
+    labels: Vec<String>,
+    temperature: f32,
+    computed_by: String,
+}
+
+/// Traces `text` through a bundle (by ONNX Runtime) or through a model's folder (by candle).
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Model`], [`Error::Runtime`], [`Error::Tensor`].
+pub fn trace(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trace> {
+    match folder.join(bundle::MANIFEST).exists() {
+        true => trace_bundle(folder, text, ort_lib),
+        false => trace_model(folder, text),
+    }
+}
+
+fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trace> {
+    let bundle = Bundle::open(folder)?;
+    let tokenizer = Tokenizer::open(&folder.join(bundle::TOKENIZER), bundle.manifest.max_length)?;
+    let encoding = tokenizer.encode(text)?;
+    let model_path = bundle.model_path(None)?;
+    let mut model = onnx::read(&model_path)?;
+    // A copy of the graph that also answers with the layers' outputs.
+    let graph = model.graph.get_or_insert_default();
+    let is_layer_output = |name: &str| {
+        name == "embeddings/output"
+            || (name.starts_with("layer.") && name.ends_with("/output") && name.matches('/').count() == 1)
+    };
+    let names: Vec<String> =
+        graph.node.iter().flat_map(|node| &node.output).filter(|name| is_layer_output(name)).cloned().collect();
+    graph.output.extend(names.iter().map(|name| onnx::float_output(name)));
+    let scratch = tempfile::tempdir().map_err(|error| Error::io(&std::env::temp_dir(), error))?;
+    let path = scratch.path().join("trace.onnx");
+    onnx::write(&model, &path)?;
+    let mut session = Session::open(&path, &SessionOptions { ort_lib, ..SessionOptions::default() })?;
+    let outputs: Vec<&str> = names.iter().map(String::as_str).chain(["logits"]).collect();
+    let batch = Batch::pad(std::iter::once(&encoding), bundle.config.pad_token_id);
+    let mut results = session.run_outputs(&batch, &outputs)?;
+    let logits = results.pop().map(|output| output.values).unwrap_or_default();
+    let root_mean_square = |values: &[f32]| (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
+    let layers = names.iter().zip(results);
+    Ok(Trace {
+        tokens: encoding.input_ids.iter().map(|&id| tokenizer.token(id)).collect(),
+        encoding,
+        hidden_states: layers
+            .map(|(name, output)| (layer_name(name), output.shape, root_mean_square(&output.values)))
+            .collect(),
+        logits,
+        labels: bundle.config.labels,
+        temperature: bundle.manifest.temperature,
+        computed_by: format!("ONNX Runtime, {}", bundle.manifest.variants[0].precision),
+    })
+}
+
+/// `layer.3/output` → `layer 3`
+fn layer_name(value: &str) -> String {
+    value.trim_end_matches("/output").replace('.', " ")
+}
+
+fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
+    let config = EncoderConfig::open(&folder.join(bundle::CONFIG))?;
+    let labels = nimbert::config::ModelConfig::open(&folder.join(bundle::CONFIG))?.labels;
+    let tokenizer = open_tokenizer(folder, config.max_position_embeddings.min(512), &config)?;
+    let (model, report) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0)?;
+    if let Some(name) = report.initialized.first() {
+        return Err(Error::model(&report.path, format!("a trained classifier with the tensor {name}"), "none"));
+    }
+    let encoding = tokenizer.encode(text)?;
+    let batch = PackedBatch::new([&encoding]);
+    let hidden_states = model.encode(&batch, true, None)?.hidden_states;
+    let described = hidden_states.iter().enumerate().map(|(index, state)| {
+        let name = if index == 0 { "embeddings".to_owned() } else { format!("layer {}", index - 1) };
+        let root_mean_square = state.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt();
+        Ok((name, state.dims().to_vec(), root_mean_square))
+    });
+    Ok(Trace {
+        tokens: encoding.input_ids.iter().map(|&id| tokenizer.token(id)).collect(),
+        hidden_states: described.collect::<Result<_>>()?,
+        logits: model.forward(&batch, None)?.logits.flatten_all()?.to_vec1()?,
+        encoding,
+        labels,
+        temperature: 1.0,
+        computed_by: "candle, fp32".to_owned(),
+    })
+}
+
+impl std::fmt::Display for Trace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids = &self.encoding.input_ids;
+        let count = ids.len();
+        let join = |values: &[u32]| values.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+        let cut = if self.encoding.truncated { ", cut at the maximum length" } else { "" };
+        f.write_str(&stage("1 tokens", &format!("{count} tokens{cut}: {}", self.tokens.join(" "))))?;
+        f.write_str(&stage("2 ids", &format!("1 × {count}: {}", join(ids))))?;
+        f.write_str(&stage("  mask", &format!("1 × {count}: {}", join(&vec![1; count]))))?;
+        f.write_str(&stage("3 encoder", &self.computed_by))?;
+        for (name, shape, root_mean_square) in &self.hidden_states {
+            let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
+            f.write_str(&stage("", &format!("{name:<11} {shape:<14} root mean square {root_mean_square:.4}")))?;
+        }
+        let named = |values: &[f32]| {
+            let pairs = self.labels.iter().zip(values).map(|(label, value)| format!("{label} {value:.4}"));
+            pairs.collect::<Vec<_>>().join(", ")
+        };
+        f.write_str(&stage("4 head", &format!("logits 1 × {}: {}", self.logits.len(), named(&self.logits))))?;
+        let probabilities = softmax(&self.logits, self.temperature);
+        let label = &self.labels[crate::metrics::argmax(&self.logits) as usize];
+        f.write_str(&stage("5 label", &format!("{label} (probabilities: {})", named(&probabilities))))
+    }
+}
