@@ -1,2 +1,8 @@
-//! x
-fn main() {}
+//! `nimbert-train`: labelled text in, a verified bundle out. Results go to standard output, messages to standard error.
+//! Exit status: 0 done; 1 a run failed; 2 wrong usage or bad input; 130 interrupted.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

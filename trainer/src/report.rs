@@ -1,7 +1,7 @@
 //! What is told about a run: each stage with the shapes that go in and out, one row followed through, a table by epoch,
 //! a chart, and a sentence computed from the numbers.
 
-use nimbert::{Batch, Encoding, Tokenizer};
+use nimbert::{Batch, Bundle, Encoding, Tokenizer};
 
 use crate::{
     model::{EncoderConfig, LoadReport, SequenceClassifier},
@@ -183,6 +183,46 @@ pub fn observation(epochs: &[EpochRecord]) -> String {
         None if loss_change < -0.1 => format!("improving: {loss}; more epochs may help"),
         None => format!("converged: {loss}"),
     }
+}
+
+/// What was measured before packing, and what was packed.
+pub fn bundle_stages(bundle: &Bundle) -> String {
+    let acceptance = &bundle.manifest.acceptance;
+    let percent =
+        |share: Option<f64>| share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0));
+    let precision = bundle.manifest.variants[0].precision;
+    let bytes: u64 = bundle.manifest.files.values().map(|file| file.bytes).sum();
+    let graph = &bundle.manifest.files[&bundle.manifest.variants[0].file];
+    let rows = format!("{} rows ({})", acceptance.rows, acceptance.split);
+    [
+        stage(
+            "export",
+            &format!(
+                "fp32: accuracy {} on {rows}, logits within {:.1e} of the trained model",
+                percent(acceptance.fp32_accuracy),
+                acceptance.fp32_max_logit_difference
+            ),
+        ),
+        stage(
+            "",
+            &format!(
+                "{precision}: accuracy {}, logits within {:.1e} of fp32, same label for {:.2} %",
+                percent(acceptance.shipped_accuracy),
+                acceptance.shipped_max_logit_difference,
+                acceptance.label_agreement * 100.0
+            ),
+        ),
+        stage(
+            "bundle",
+            &format!(
+                "{}: {:.1} MB, of which the {precision} graph {:.1} MB",
+                bundle.path.display(),
+                bytes as f64 / 1e6,
+                graph.bytes as f64 / 1e6
+            ),
+        ),
+    ]
+    .concat()
 }
 
 /// The line, cut to `width` characters.

@@ -1,0 +1,236 @@
+//! `nimbert-train fit`: the whole way from labelled text to a bundle.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use nimbert::bundle::{CONFIG, Provenance, TOKENIZER};
+use nimbert_trainer::{
+    export::{Contents, Evidence, export, save_model},
+    model::{EncoderConfig, SequenceClassifier},
+    optimizer::AdamWConfig,
+    prepare::{DataConfig, Prepared, open_tokenizer, prepare},
+    report,
+    train::{Event, Splits, StepRecord, TrainConfig, Training, train},
+};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  nimbert-train fit --base models/minilm --data reviews.csv --out reviews-bundle
+  nimbert-train fit --base models/minilm --data train.jsonl --test-data test.jsonl --text-column body --label-column topic \\
+      --epochs 3 --out topics-bundle
+
+Ctrl-C stops at the next step and packs the best epoch so far; a second Ctrl-C ends at once.")]
+pub(super) struct Args {
+    /// A Hugging Face folder: config.json, model.safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// Labelled text: .csv or .tsv with a header, or .jsonl
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Test on this file instead of a part of --data
+    #[arg(long, value_name = "FILE")]
+    test_data: Option<PathBuf>,
+    #[command(flatten)]
+    columns: super::ColumnArgs,
+    /// Share of --data that is set aside for testing
+    #[arg(long, default_value_t = 0.2, value_name = "SHARE")]
+    test_size: f64,
+    /// Share of the training rows by which the best epoch is chosen; 0 keeps the last epoch
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    validation_size: f64,
+    /// Passes over the training rows
+    #[arg(long, default_value_t = 5)]
+    epochs: usize,
+    /// Rows a step
+    #[arg(long, default_value_t = 32)]
+    batch_size: usize,
+    /// The highest learning rate
+    #[arg(long, default_value_t = 1e-4)]
+    learning_rate: f64,
+    /// Share of the steps in which the learning rate rises
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    warmup_ratio: f64,
+    /// Weight decay of matrices and embeddings
+    #[arg(long, default_value_t = 0.01)]
+    weight_decay: f64,
+    /// The norm to which the gradient is clipped
+    #[arg(long, default_value_t = 1.0, value_name = "NORM")]
+    max_grad_norm: f64,
+    /// Texts are cut to this many tokens, [CLS] and [SEP] included
+    #[arg(long, default_value_t = 128, value_name = "TOKENS")]
+    max_length: usize,
+    /// Everything random follows from it
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Also keep the trained fp32 model, as a Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    save_model: Option<PathBuf>,
+    #[command(flatten)]
+    export: super::ExportArgs,
+}
+
+impl Args {
+    fn data_config(&self) -> DataConfig {
+        DataConfig {
+            data: self.data.clone(),
+            test_data: self.test_data.clone(),
+            columns: self.columns.columns(),
+            test_size: self.test_size,
+            validation_size: self.validation_size,
+            seed: self.seed,
+        }
+    }
+
+    fn train_config(&self) -> TrainConfig {
+        TrainConfig {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            learning_rate: self.learning_rate,
+            warmup_ratio: self.warmup_ratio,
+            max_grad_norm: self.max_grad_norm,
+            adamw: AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() },
+            seed: self.seed,
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let (data_config, train_config, export_config) = (args.data_config(), args.train_config(), args.export.config()?);
+    train_config.validate()?;
+    let stop = stop_on_interrupt()?;
+    let mut out = io::stdout();
+
+    let encoder_config = EncoderConfig::open(&args.base.join(CONFIG))?;
+    let tokenizer = open_tokenizer(&args.base, args.max_length, &encoder_config)?;
+    let prepared = prepare(&data_config, &tokenizer)?;
+    write!(out, "{}", report::data_stages(&prepared, &data_config, args.max_length))?;
+    write!(out, "{}", report::example(&prepared, &tokenizer, encoder_config.pad_token_id))?;
+
+    let weights = args.base.join("model.safetensors");
+    let (model, load_report) = SequenceClassifier::load(&weights, encoder_config, &prepared.labels, args.seed)?;
+    write!(out, "{}", report::model_stages(&model, &load_report, &prepared, args.batch_size))?;
+    write!(out, "{}", report::training_stage(&train_config, prepared.train.len()))?;
+
+    let (training, metrics) = train_with_progress(&model, &prepared, &train_config, &stop, &mut out)?;
+    // From here on an interrupt ends the export.
+    stop.store(false, Ordering::Relaxed);
+
+    let evidence = evidence(&prepared);
+    let contents = Contents {
+        tokenizer: args.base.join(TOKENIZER),
+        max_length: args.max_length,
+        provenance: Provenance {
+            base_model: super::folder_name(&args.base),
+            data_sha256: Some(prepared.data_sha256.clone()),
+            seed: Some(args.seed),
+            producer: super::producer(),
+        },
+        files: vec![("metrics.jsonl", metrics)],
+    };
+    if let Some(folder) = &args.save_model {
+        save_model(&model, &contents.tokenizer, folder)?;
+        write!(out, "{}", report::stage("model", &format!("{}: the trained model, fp32", folder.display())))?;
+    }
+    let bundle = export(&model, &contents, &evidence, &export_config, &args.export.out, &stop)?;
+    write!(out, "{}", report::bundle_stages(&bundle))?;
+    match training.stopped {
+        Some(reason) => {
+            let kept = format!("epoch {} was packed as {}", training.best, args.export.out.display());
+            eprintln!("nimbert-train: {kept}");
+            Err(reason.into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Sets a flag at the first interrupt; ends the process at the next one before the flag has been taken back.
+fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("nimbert-train: stopping at the next step (once more: at once)");
+    })?;
+    Ok(stop)
+}
+
+/// Trains with a progress bar, prints the table by epoch, and returns the content of `metrics.jsonl`.
+fn train_with_progress(
+    model: &SequenceClassifier,
+    prepared: &Prepared,
+    config: &TrainConfig,
+    stop: &AtomicBool,
+    out: &mut io::Stdout,
+) -> anyhow::Result<(Training, String)> {
+    let rows = prepared.train.len();
+    // indicatif draws on standard error, and only if that is a terminal.
+    let bar = ProgressBar::new((config.epochs * rows) as u64);
+    let template = "{bar:30} {pos}/{len} rows, {per_sec}, {eta} left, {msg}";
+    bar.set_style(ProgressStyle::with_template(template)?.with_key("per_sec", rows_per_second));
+    let (mut steps, mut metrics): (Vec<StepRecord>, String) = (Vec::new(), String::new());
+    let mut write_error = None;
+    let splits = Splits { train: &prepared.train, validation: &prepared.validation, test: &prepared.test };
+    write!(out, "{}", report::epoch_header())?;
+    let result = train(model, splits, config, stop, |event| match event {
+        Event::Step(step) => {
+            bar.set_message(format!("loss {:.3}", step.loss));
+            let done = rows * (step.epoch - 1);
+            bar.set_position((done + (step.step * config.batch_size).saturating_sub(done).min(rows)) as u64);
+            metrics += &json_line(step);
+            steps.push(step.clone());
+        }
+        Event::Epoch(epoch) => {
+            metrics += &json_line(epoch);
+            bar.set_position((epoch.epoch * rows) as u64);
+            let row = report::epoch_row(epoch);
+            if let Err(error) = bar.suspend(|| write!(out, "{row}").and_then(|()| out.flush())) {
+                write_error.get_or_insert(error);
+            }
+        }
+    });
+    bar.finish_and_clear();
+    let training = result?;
+    if let Some(error) = write_error {
+        return Err(error.into());
+    }
+    write!(out, "{}", report::loss_chart(&steps))?;
+    write!(out, "{}", report::stage("observed", &report::observation(&training.epochs)))?;
+    if training.best != training.epochs.len() {
+        let why = "the highest validation accuracy";
+        write!(out, "{}", report::stage("kept", &format!("the weights of epoch {}: {why}", training.best)))?;
+    }
+    Ok((training, metrics))
+}
+
+fn json_line(record: &impl serde::Serialize) -> String {
+    serde_json::to_string(record).expect("a record has only string keys and finite numbers") + "\n"
+}
+
+fn rows_per_second(state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write) {
+    // A failure to draw is indicatif's to handle.
+    let _ = write!(out, "{:.1} rows/s", state.per_sec());
+}
+
+/// The rows by which the graph is judged: validation, else test, else training.
+fn evidence(prepared: &Prepared) -> Evidence<'_> {
+    let (split, examples) = match (&prepared.validation, &prepared.test) {
+        (validation, _) if !validation.is_empty() => ("validation", validation),
+        (_, test) if !test.is_empty() => ("test", test),
+        _ => ("train", &prepared.train),
+    };
+    Evidence {
+        split,
+        encodings: examples.iter().map(|example| &example.encoding).collect(),
+        labels: Some(examples.iter().map(|example| example.label).collect()),
+    }
+}

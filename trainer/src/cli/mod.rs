@@ -1,0 +1,146 @@
+//! The command line: argument types, and the mapping from errors to exit status.
+
+mod evaluate;
+mod export;
+mod fit;
+mod trace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use nimbert_trainer::{Error, dataset::Columns};
+
+/// Fine-tunes BERT text classifiers and exports them as bundles for nimbert.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  nimbert-train fit --base models/minilm --data reviews.csv --out reviews-bundle
+  nimbert-train evaluate reviews-bundle --data more-reviews.csv --json
+  nimbert-train trace reviews-bundle \"I love this movie!\"
+  nimbert-train export some-hugging-face-folder --out bundle"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a classifier on labelled text and pack it as a bundle
+    Fit(Box<fit::Args>),
+    /// Measure a bundle on labelled text
+    Evaluate(evaluate::Args),
+    /// Pack a trained Hugging Face folder as a bundle
+    Export(export::Args),
+    /// Show what each layer of a model or bundle makes of a text
+    Trace(trace::Args),
+}
+
+/// The names of the columns in a data file.
+#[derive(clap::Args)]
+struct ColumnArgs {
+    /// Column (or key) of the text
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    text_column: String,
+    /// Column (or key) of the label
+    #[arg(long, default_value = "label", value_name = "NAME")]
+    label_column: String,
+}
+
+impl ColumnArgs {
+    fn columns(&self) -> Columns {
+        Columns { text: self.text_column.clone(), label: self.label_column.clone() }
+    }
+}
+
+/// How a bundle is written.
+#[derive(clap::Args)]
+struct ExportArgs {
+    /// The bundle's folder, to be made; it must be absent or empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace a bundle that is already there
+    #[arg(long)]
+    overwrite: bool,
+    /// Number format of the shipped graph
+    #[arg(long, value_enum, default_value_t = Precision::Int8)]
+    precision: Precision,
+    /// Refuse the export if the shipped graph loses more accuracy than this against fp32, in percentage points
+    #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
+    max_accuracy_drop: f64,
+    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
+    #[arg(long, value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Precision {
+    Fp32,
+    Int8,
+}
+
+impl ExportArgs {
+    /// Checks what can be checked before long work begins: the target, the settings, ONNX Runtime.
+    fn config(&self) -> anyhow::Result<nimbert_trainer::export::ExportConfig> {
+        nimbert::bundle::BundleWriter::check_target(&self.out, self.overwrite)?;
+        if !(0.0..=100.0).contains(&self.max_accuracy_drop) {
+            let (setting, expected) = ("--max-accuracy-drop", "points from 0 to 100".to_owned());
+            return Err(Error::Setting { setting, expected, got: self.max_accuracy_drop.to_string() }.into());
+        }
+        nimbert::load_library(self.ort_lib.as_deref())?;
+        Ok(nimbert_trainer::export::ExportConfig {
+            precision: match self.precision {
+                Precision::Fp32 => nimbert::Precision::Fp32,
+                Precision::Int8 => nimbert::Precision::Int8,
+            },
+            max_accuracy_drop: self.max_accuracy_drop,
+            overwrite: self.overwrite,
+            ort_lib: self.ort_lib.clone(),
+        })
+    }
+}
+
+/// Program and version, as a manifest names its writer.
+fn producer() -> String {
+    format!("nimbert-train {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The name of a folder, as a manifest names a base model.
+fn folder_name(path: &std::path::Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// Parses the arguments, runs the command, and reports an error.
+pub(crate) fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Fit(args) => fit::run(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Trace(args) => trace::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("nimbert-train: error: {error:#}");
+            ExitCode::from(exit_status(&error))
+        }
+    }
+}
+
+fn exit_status(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Error>() {
+        Some(Error::Interrupted { .. }) => 130,
+        Some(Error::Gate { .. } | Error::Tensor(_) | Error::Runtime(nimbert::Error::Session { .. })) => 1,
+        // Everything else is something that the caller gave.
+        _ => 2,
+    }
+}
+
+/// Whether the reader of our output, such as `head`, has gone: not an error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
