@@ -41,8 +41,8 @@ fn quantize_graph(graph: &mut GraphProto) {
             ("MatMul", [x, weight]) if constants.contains_key(weight) => {
                 quantizer.matmul(&node, x, &constants[weight]);
             }
-            ("Gather", [table, ids]) if constants.contains_key(table) => {
-                quantizer.gather(&node, ids, &constants[table]);
+            ("Gather" | "Slice", [table, ..]) if constants.contains_key(table) => {
+                quantizer.rows(&node, &constants[table]);
             }
             _ => quantizer.nodes.push(node),
         }
@@ -94,8 +94,8 @@ impl Quantizer {
         ]);
     }
 
-    /// Rows of a table, picked as integers and scaled back.
-    fn gather(&mut self, gather: &NodeProto, ids: &str, table: &TensorProto) {
+    /// Rows of a table, picked by `pick` (Gather or Slice along the first axis) as integers, and scaled back.
+    fn rows(&mut self, pick: &NodeProto, table: &TensorProto) {
         let (rows, columns) = (table.dims[0] as usize, table.dims[1] as usize);
         let values = floats(table);
         let scales: Vec<f32> =
@@ -107,14 +107,19 @@ impl Quantizer {
         self.initializers.push(float_tensor(&scale_name, &[rows, 1], &scales));
         self.replaced.insert(table.name.clone());
 
-        let name = |part: &str| format!("{}/{part}", gather.name);
+        let name = |part: &str| format!("{}/{part}", pick.name);
         let (picked, float, scale) = (name("int8"), name("float"), name("scale"));
         let to_float = vec![int_attribute("to", DataType::Float as i64)];
+        let pick_from = |table: &str, output: &str| {
+            let mut node = NodeProto { name: output.to_owned(), output: vec![output.to_owned()], ..pick.clone() };
+            table.clone_into(&mut node.input[0]);
+            node
+        };
         self.nodes.extend([
-            node(&picked, "Gather", &[&quantized_name, ids], &[&picked], gather.attribute.clone()),
+            pick_from(&quantized_name, &picked),
             node(&float, "Cast", &[&picked], &[&float], to_float),
-            node(&scale, "Gather", &[&scale_name, ids], &[&scale], gather.attribute.clone()),
-            node(&gather.name, "Mul", &[&float, &scale], &[&gather.output[0]], vec![]),
+            pick_from(&scale_name, &scale),
+            node(&pick.name, "Mul", &[&float, &scale], &[&pick.output[0]], vec![]),
         ]);
     }
 }
