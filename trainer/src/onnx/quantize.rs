@@ -1,20 +1,28 @@
-//! Dynamic int8 quantization: weights per channel, activations when they arrive.
+//! Dynamic int8 quantization: weights per channel, activations per token when they arrive.
 //!
 //! - A matrix product with a constant becomes MatMulInteger. Its weights have one scale an output channel and use 7 of
 //!   the 8 bits: AVX2 without VNNI adds two 8 × 8-bit products in 16 bits, and with 8-bit weights that sum saturates.
+//! - The other operand gets one scale a token, computed from that token alone, so that a text's answer does not depend
+//!   on the texts beside it in the batch; DynamicQuantizeLinear would use one scale for all.
 //! - An embedding table is stored as int8 with one scale a row, and its rows are scaled back after they were picked.
 //! - Small constants — biases, normalization, the classifier — stay as they are.
 
 use std::collections::{HashMap, HashSet};
 
-use candle_onnx::onnx::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
+use candle_onnx::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 
-use super::graph::{float_tensor, int_attribute, node, tensor};
+use super::graph::{float_tensor, int_attribute, ints_attribute, node, tensor};
 
 /// The largest weight of a matrix product: 255 · 64 + 255 · 64 still fits 16 bits.
 const MAX_MATMUL_WEIGHT: f32 = 64.0;
+/// The largest activation.
+const MAX_ACTIVATION: f32 = 127.0;
 /// The largest weight of a table: nothing is multiplied in 8 bits there.
 const MAX_TABLE_WEIGHT: f32 = 127.0;
+const INVERSE_MAX: &str = "quantize/inverse_max";
+const SMALLEST_SCALE: &str = "quantize/smallest_scale";
+const ONE: &str = "quantize/one";
+const MIDDLE: &str = "quantize/middle";
 /// Constants with fewer elements stay in fp32: the gain would be a few kilobytes.
 const MIN_ELEMENTS: i64 = 1 << 13;
 
@@ -36,6 +44,7 @@ fn quantize_graph(graph: &mut GraphProto) {
     let constants: HashMap<String, TensorProto> =
         large_matrices.map(|tensor| (tensor.name.clone(), tensor.clone())).collect();
     let mut quantizer = Quantizer::default();
+    quantizer.shared_constants();
     for node in std::mem::take(&mut graph.node) {
         match (node.op_type.as_str(), node.input.as_slice()) {
             ("MatMul", [x, weight]) if constants.contains_key(weight) => {
@@ -63,8 +72,7 @@ struct Quantizer {
 }
 
 impl Quantizer {
-    /// y = x W: x is quantized to unsigned 8 bits with one scale and zero point for the whole tensor, the product is
-    /// computed in integers and scaled back.
+    /// y = x W, computed in integers and scaled back: by the token's scale, then by the channel's.
     fn matmul(&mut self, matmul: &NodeProto, x: &str, weight: &TensorProto) {
         let (rows, columns) = (weight.dims[0] as usize, weight.dims[1] as usize);
         let values = floats(weight);
@@ -77,20 +85,45 @@ impl Quantizer {
         self.initializers.push(float_tensor(&scale_name, &[columns], &scales));
         self.replaced.insert(weight.name.clone());
 
-        let [x_quantized, x_scale, x_zero_point] = ["uint8", "scale", "zero_point"].map(|part| format!("{x}/{part}"));
+        let [x_quantized, x_scale] = ["uint8", "scale"].map(|part| format!("{x}/{part}"));
         if self.quantized.insert(x.to_owned()) {
-            let outputs = [x_quantized.as_str(), &x_scale, &x_zero_point];
-            self.nodes.push(node(&format!("{x}/quantize"), "DynamicQuantizeLinear", &[x], &outputs, vec![]));
+            self.quantize_rows(x, &x_quantized, &x_scale);
         }
         let output = &matmul.output[0];
         let name = |part: &str| format!("{}/{part}", matmul.name);
-        let (product, float, total_scale) = (name("integer"), name("float"), name("total_scale"));
-        let to_float = vec![int_attribute("to", DataType::Float as i64)];
+        let (product, float, row_scaled) = (name("integer"), name("float"), name("row_scaled"));
         self.nodes.extend([
-            node(&product, "MatMulInteger", &[&x_quantized, &quantized_name, &x_zero_point], &[&product], vec![]),
-            node(&float, "Cast", &[&product], &[&float], to_float),
-            node(&total_scale, "Mul", &[&x_scale, &scale_name], &[&total_scale], vec![]),
-            node(&matmul.name, "Mul", &[&float, &total_scale], &[output], vec![]),
+            node(&product, "MatMulInteger", &[&x_quantized, &quantized_name, MIDDLE], &[&product], vec![]),
+            node(&float, "Cast", &[&product], &[&float], to(DataType::Float)),
+            node(&row_scaled, "Mul", &[&float, &x_scale], &[&row_scaled], vec![]),
+            node(&matmul.name, "Mul", &[&row_scaled, &scale_name], &[output], vec![]),
+        ]);
+    }
+
+    /// x to unsigned 8 bits around 128: the largest element of each row, in absolute value, lies 127 from there.
+    fn quantize_rows(&mut self, x: &str, quantized: &str, scale: &str) {
+        let name = |part: &str| format!("{x}/{part}");
+        let (absolute, largest, unbounded, scaled) =
+            (name("absolute"), name("largest"), name("unbounded_scale"), name("scaled"));
+        self.nodes.extend([
+            node(&absolute, "Abs", &[x], &[&absolute], vec![]),
+            node(&largest, "ReduceMax", &[&absolute], &[&largest], vec![ints_attribute("axes", &[-1])]),
+            node(&unbounded, "Mul", &[&largest, INVERSE_MAX], &[&unbounded], vec![]),
+            node(scale, "Max", &[&unbounded, SMALLEST_SCALE], &[scale], vec![]),
+            node(&scaled, "Div", &[x, scale], &[&scaled], vec![]),
+            // Rounds, shifts, and bounds in one pass.
+            node(quantized, "QuantizeLinear", &[&scaled, ONE, MIDDLE], &[quantized], vec![]),
+        ]);
+    }
+
+    /// The constants that all products share.
+    fn shared_constants(&mut self) {
+        self.initializers.extend([
+            float_tensor(INVERSE_MAX, &[], &[1.0 / MAX_ACTIVATION]),
+            // A row of zeros would be divided by 0.
+            float_tensor(SMALLEST_SCALE, &[], &[f32::MIN_POSITIVE]),
+            float_tensor(ONE, &[], &[1.0]),
+            tensor(MIDDLE, DataType::Uint8, &[], vec![128]),
         ]);
     }
 
@@ -109,7 +142,6 @@ impl Quantizer {
 
         let name = |part: &str| format!("{}/{part}", pick.name);
         let (picked, float, scale) = (name("int8"), name("float"), name("scale"));
-        let to_float = vec![int_attribute("to", DataType::Float as i64)];
         let pick_from = |table: &str, output: &str| {
             let mut node = NodeProto { name: output.to_owned(), output: vec![output.to_owned()], ..pick.clone() };
             table.clone_into(&mut node.input[0]);
@@ -117,11 +149,16 @@ impl Quantizer {
         };
         self.nodes.extend([
             pick_from(&quantized_name, &picked),
-            node(&float, "Cast", &[&picked], &[&float], to_float),
+            node(&float, "Cast", &[&picked], &[&float], to(DataType::Float)),
             pick_from(&scale_name, &scale),
             node(&pick.name, "Mul", &[&float, &scale], &[&pick.output[0]], vec![]),
         ]);
     }
+}
+
+/// The attribute of Cast.
+fn to(data_type: DataType) -> Vec<AttributeProto> {
+    vec![int_attribute("to", data_type as i64)]
 }
 
 /// The scale at which the largest of `values` becomes `max`; 1 where all are 0.
@@ -162,7 +199,7 @@ mod tests {
             let weight = float_tensor(name, &[1, 1], &[1.0]);
             quantizer.matmul(&node(&format!("y{name}"), "MatMul", &["x", name], &[name], vec![]), "x", &weight);
         }
-        let count = quantizer.nodes.iter().filter(|node| node.op_type == "DynamicQuantizeLinear").count();
-        assert_eq!((count, quantizer.nodes.len()), (1, 13));
+        let count = quantizer.nodes.iter().filter(|node| node.op_type == "QuantizeLinear").count();
+        assert_eq!((count, quantizer.nodes.len()), (1, 18));
     }
 }
