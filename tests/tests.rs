@@ -1,3 +1,7 @@
 //! Integration tests over the public interfaces, in the order of the data's way through the program.
 
+mod bad_input;
+mod classify;
+mod end_to_end;
+mod graph;
 mod reference;

@@ -1,8 +1,132 @@
-//! What the integration tests share.
+//! What the integration tests share: a folder of their own, the programs, and small data.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
 
 /// A path inside of the workspace.
 pub fn workspace(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").join(path)
+}
+
+/// A temporary folder that is removed with its owner.
+pub struct Dir(tempfile::TempDir);
+
+impl Default for Dir {
+    fn default() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+}
+
+impl Dir {
+    /// A path inside of the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file and returns its path.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).expect("a file in a temporary folder");
+        path
+    }
+
+    /// The names of what lies in the folder, hidden files included, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).expect("the temporary folder");
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// A copy of the tiny BERT of tests/data, its `config.json` changed by `change`.
+    pub fn tiny_bert(&self, change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> PathBuf {
+        let folder = self.path("tiny-bert");
+        fs::create_dir(&folder).expect("a new folder");
+        let source = workspace("tests/data/tiny-bert");
+        for name in ["model.safetensors", "tokenizer.json"] {
+            fs::copy(source.join(name), folder.join(name)).expect("a copy");
+        }
+        let config = fs::read(source.join("config.json")).expect("config.json");
+        let mut config = serde_json::from_slice(&config).expect("JSON");
+        change(&mut config);
+        fs::write(folder.join("config.json"), serde_json::to_string(&config).expect("JSON")).expect("config.json");
+        folder
+    }
+}
+
+/// One of the two programs, built by `cargo xtask test` beside this test.
+pub fn program(name: &str) -> Command {
+    let test = std::env::current_exe().expect("the test's own path");
+    let folder = test.ancestors().nth(2).expect("target/release/deps/test");
+    let path = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.exists(), "{} is missing: run the tests by `cargo xtask test`", path.display());
+    let mut command = Command::new(path);
+    // A user's setting must not decide what a test finds; .setup/lib has the library.
+    command.env_remove("ORT_DYLIB_PATH");
+    command
+}
+
+/// What a program wrote, and how it ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Exit status; none if a signal ended it.
+    pub status: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("UTF-8 on standard output"),
+            stderr: String::from_utf8(output.stderr).expect("UTF-8 on standard error"),
+        }
+    }
+}
+
+impl Finished {
+    /// The standard output of a run that must have succeeded without a message.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert_eq!((self.status, self.stderr.as_str()), (Some(0), ""), "{}", self.stdout);
+        self.stdout
+    }
+
+    /// Checks exit status and that each part stands in the message, which must be one line and no panic.
+    #[track_caller]
+    pub fn failure(&self, status: i32, parts: &[&str]) {
+        assert_eq!(self.status, Some(status), "{self:?}");
+        for part in parts {
+            assert!(self.stderr.contains(part), "no {part:?} in {:?}", self.stderr);
+        }
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+    }
+}
+
+/// Runs a command to its end.
+pub fn finish(command: &mut Command) -> Finished {
+    command.output().expect("the program starts").into()
+}
+
+/// `nimbert-train fit` with the arguments that every run needs.
+pub fn fit(base: &Path, data: &Path, out: &Path) -> Command {
+    let mut command = program("nimbert-train");
+    command.arg("fit").arg("--base").arg(base).arg("--data").arg(data).arg("--out").arg(out);
+    command
+}
+
+/// A CSV of `rows` labelled sentences in the tiny tokenizer's words, half of each label.
+pub fn small_csv(rows: usize) -> String {
+    let sentence = |row: usize| match row % 2 {
+        0 => format!("\"one of the year's best films , great acting {row}\",positive\n"),
+        _ => format!("\"terrible , a thin plot and worse acting {row}\",negative\n"),
+    };
+    std::iter::once("text,label\n".to_owned()).chain((0..rows).map(sentence)).collect()
 }

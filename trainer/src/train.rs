@@ -209,6 +209,12 @@ pub fn train(
             on_event(Event::Step(&StepRecord { step, epoch, loss, learning_rate, grad_norm }));
         }
         let seconds = started.elapsed().as_secs_f64();
+        // The last step may have ruined weights that no loss has seen yet.
+        let square_sum = model.parameters().square_sum()?;
+        if !square_sum.is_finite() {
+            let quantity = "the sum of the squared weights";
+            return finish(model, epochs, best, Some(Error::Diverged { step, epoch, quantity, value: square_sum }));
+        }
         let validation = evaluate(model, splits.validation, config.batch_size)?;
         let test = evaluate(model, splits.test, config.batch_size)?;
         let rows = splits.train.len() as f64;

@@ -32,6 +32,18 @@ impl Parameters {
         self.0.values().map(|var| var.elem_count()).sum()
     }
 
+    /// The sum of all squared weights: infinite or NaN if any of them is, or is far from what a model can have.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn square_sum(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        for var in self.0.values() {
+            sum += f64::from(var.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        }
+        Ok(sum)
+    }
+
     /// A copy of all values, in the order of the names.
     ///
     /// # Errors

@@ -1,0 +1,226 @@
+//! Bad input to `nimbert-train fit`: a message that names file and line, exit status 2, and nothing left behind.
+
+use std::{fs, path::Path};
+
+use nimbert_tests::{Dir, Finished, finish, fit, small_csv, workspace};
+use serde_json::json;
+
+/// Fits the tiny BERT on a data file with this content; nothing but the file may be there afterwards.
+fn fit_data(name: &str, content: &[u8], arguments: &[&str]) -> Finished {
+    let dir = Dir::default();
+    let data = dir.write(name, content);
+    let base = workspace("tests/data/tiny-bert");
+    let finished = finish(fit(&base, &data, &dir.path("bundle")).args(arguments));
+    assert_eq!(dir.names(), [name], "something was left behind");
+    finished
+}
+
+/// Fits on good data with a base that is not good.
+fn fit_base(base: &Path, dir: &Dir) -> Finished {
+    let data = dir.write("data.csv", small_csv(20));
+    let before = dir.names();
+    let finished = finish(&mut fit(base, &data, &dir.path("bundle")));
+    assert_eq!(dir.names(), before, "something was left behind");
+    finished
+}
+
+#[test]
+fn a_missing_column_is_named_with_those_that_are_there() {
+    let finished = fit_data("data.csv", b"text,class\na,b\n", &[]);
+    finished.failure(2, &["data.csv:1:", "\"label\"", "--label-column", "text, class"]);
+}
+
+#[test]
+fn an_empty_file_is_refused() {
+    fit_data("data.csv", b"", &[]).failure(2, &["data.csv: ", "found an empty file"]);
+    fit_data("data.csv", b"text,label\n", &[]).failure(2, &["data.csv: ", "at least one row"]);
+}
+
+#[test]
+fn one_class_is_refused() {
+    fit_data("data.csv", b"text,label\na,x\nb,x\n", &[]).failure(2, &["data.csv: ", "two different labels", "\"x\""]);
+}
+
+#[test]
+fn a_class_with_one_row_is_named_with_its_line() {
+    let finished = fit_data("data.csv", b"text,label\na,x\nb,y\nc,x\n", &[]);
+    finished.failure(2, &["data.csv:3:", "two rows for every label", "\"y\""]);
+}
+
+#[test]
+fn a_row_with_too_few_fields_is_named_with_its_line() {
+    fit_data("data.csv", b"text,label\na,x\nb\n", &[]).failure(2, &["data.csv:3:", "2 fields", "found 1"]);
+}
+
+#[test]
+fn invalid_utf8_is_named_with_line_and_column() {
+    fit_data("data.csv", b"text,label\na,x\nb\xff,y\n", &[]).failure(2, &["data.csv:3:2:", "UTF-8", "0xff"]);
+}
+
+#[test]
+fn an_unknown_label_in_the_test_file_is_named_with_its_line() {
+    let dir = Dir::default();
+    let (data, test) = (dir.write("data.csv", small_csv(20)), dir.write("test.csv", "text,label\na,neutral\n"));
+    let base = workspace("tests/data/tiny-bert");
+    let finished = finish(fit(&base, &data, &dir.path("bundle")).arg("--test-data").arg(test));
+    finished.failure(2, &["test.csv:2:", "negative, positive", "\"neutral\""]);
+}
+
+#[test]
+fn a_file_of_another_kind_and_a_wrong_path_are_refused() {
+    fit_data("data.xlsx", b"PK", &[]).failure(2, &["data.xlsx", ".csv, .tsv, .jsonl"]);
+    let dir = Dir::default();
+    let finished = finish(&mut fit(&workspace("tests/data/tiny-bert"), &dir.path("nowhere.csv"), &dir.path("bundle")));
+    finished.failure(2, &["nowhere.csv", "No such file"]);
+    let data = dir.write("data.csv", small_csv(20));
+    finish(&mut fit(&dir.path("no-base"), &data, &dir.path("bundle"))).failure(2, &["no-base", "config.json"]);
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let data = small_csv(20);
+    for (arguments, expected) in [
+        (["--max-length", "131"], "at most the model's 130 positions, found 131"),
+        (["--max-length", "2"], "no room for text"),
+        (["--epochs", "0"], "--epochs: expected a number above 0"),
+        (["--batch-size", "0"], "--batch-size: expected a number above 0"),
+        (["--learning-rate", "NaN"], "--learning-rate: expected a number above 0"),
+        (["--test-size", "1"], "--test-size: expected a share"),
+        (["--warmup-ratio", "1.5"], "--warmup-ratio: expected a share"),
+        (["--precision", "int4"], "invalid value 'int4'"),
+    ] {
+        fit_data("data.csv", data.as_bytes(), &arguments).failure(2, &[expected]);
+    }
+}
+
+#[test]
+fn divergence_before_the_first_epoch_leaves_nothing() {
+    let finished = fit_data("data.csv", small_csv(40).as_bytes(), &["--learning-rate", "1e30", "--batch-size", "4"]);
+    finished.failure(2, &["diverged at step ", "(epoch 1)", "--learning-rate"]);
+}
+
+#[test]
+fn divergence_keeps_the_last_good_epoch() {
+    // One step an epoch: the first has a learning rate of 0, the second ruins the weights.
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(40));
+    let bundle = dir.path("bundle");
+    let arguments = ["--learning-rate", "1e30", "--batch-size", "64", "--validation-size", "0"];
+    let finished = finish(fit(&workspace("tests/data/tiny-bert"), &data, &bundle).args(arguments));
+    finished.failure(2, &["diverged at step 2 (epoch 2)", "epoch 1 was packed"]);
+    nimbert::Bundle::open(&bundle).unwrap().verify().unwrap();
+}
+
+#[test]
+fn weights_of_another_shape_than_the_configuration_are_named() {
+    let dir = Dir::default();
+    let base = dir.tiny_bert(|config| drop(config.insert("intermediate_size".into(), json!(48))));
+    let finished = fit_base(&base, &dir);
+    finished.failure(2, &["model.safetensors", "intermediate.dense.weight", "[48, 32]", "[64, 32]"]);
+}
+
+#[test]
+fn a_missing_layer_is_named() {
+    let dir = Dir::default();
+    let base = dir.tiny_bert(|config| drop(config.insert("num_hidden_layers".into(), json!(3))));
+    fit_base(&base, &dir).failure(2, &["model.safetensors", "bert.encoder.layer.2.", "found none"]);
+}
+
+#[test]
+fn a_tokenizer_with_more_ids_than_embeddings_is_refused() {
+    let dir = Dir::default();
+    let base = dir.tiny_bert(|_| ());
+    let tokenizer = fs::read_to_string(base.join("tokenizer.json")).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    tokenizer["model"]["vocab"]["extraordinary"] = json!(147);
+    fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fit_base(&base, &dir).failure(2, &["tokenizer.json", "vocab_size 147", "the id 147"]);
+}
+
+#[test]
+fn what_is_no_bert_or_no_model_at_all_is_refused() {
+    for (key, value, expected) in [
+        ("model_type", json!("gpt2"), "expected model_type bert, found gpt2"),
+        ("hidden_act", json!("relu"), "expected hidden_act gelu, found relu"),
+        ("num_attention_heads", json!(5), "num_attention_heads divides, found 32 and 5"),
+        ("hidden_size", json!("wide"), "config.json"),
+    ] {
+        let dir = Dir::default();
+        let base = dir.tiny_bert(|config| drop(config.insert(key.into(), value)));
+        fit_base(&base, &dir).failure(2, &[expected]);
+    }
+    let dir = Dir::default();
+    let base = dir.tiny_bert(|_| ());
+    fs::write(base.join("model.safetensors"), b"these are not weights").unwrap();
+    fit_base(&base, &dir).failure(2, &["model.safetensors: expected a safetensors file"]);
+    fs::write(base.join("tokenizer.json"), b"{").unwrap();
+    fs::remove_file(dir.path("data.csv")).unwrap();
+    fit_base(&base, &dir).failure(2, &["tokenizer.json: expected a Hugging Face tokenizer.json"]);
+}
+
+#[test]
+fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
+    let dir = Dir::default();
+    let (base, data, out) = (workspace("tests/data/tiny-bert"), dir.write("data.csv", small_csv(40)), dir.path("out"));
+    let run = |arguments: &[&str]| finish(fit(&base, &data, &out).args(arguments).args(["--epochs", "1"]));
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("thesis.txt"), "years of work").unwrap();
+    run(&[]).failure(2, &["out: expected an absent or empty folder, found other files"]);
+    run(&["--overwrite"]).failure(2, &["other files"]);
+    assert_eq!(fs::read_to_string(out.join("thesis.txt")).unwrap(), "years of work");
+    fs::remove_file(out.join("thesis.txt")).unwrap();
+    run(&[]).success();
+    run(&[]).failure(2, &["a bundle; --overwrite replaces it"]);
+    run(&["--overwrite", "--seed", "1"]).success();
+    assert_eq!(dir.names(), ["data.csv", "out"]);
+}
+
+#[test]
+fn a_missing_library_is_found_out_before_training() {
+    let finished = fit_data("data.csv", small_csv(40).as_bytes(), &["--ort-lib", "nowhere.so"]);
+    finished.failure(2, &["no ONNX Runtime library", "nowhere.so"]);
+    assert_eq!(finished.stdout, "");
+}
+
+#[cfg(unix)]
+mod interrupt {
+    use std::{
+        io::{BufRead, BufReader},
+        process::Stdio,
+    };
+
+    use super::*;
+
+    /// Sends SIGINT once a line of output contains `mark`, and waits for the end.
+    fn interrupt_at(mark: &str, rows: usize, dir: &Dir) -> Finished {
+        let data = dir.write("data.csv", small_csv(rows));
+        let mut command = fit(&workspace("tests/data/tiny-bert"), &data, &dir.path("bundle"));
+        command.args(["--epochs", "100000", "--test-size", "0", "--validation-size", "0"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains(mark)), "no {mark:?} in the output");
+        let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+        // Until the end: a child that cannot write would stop.
+        let rest = lines.map(|line| line.unwrap() + "\n").collect();
+        let output = child.wait_with_output().unwrap();
+        Finished { stdout: rest, ..output.into() }
+    }
+
+    #[test]
+    fn after_an_epoch_the_best_one_is_packed() {
+        let dir = Dir::default();
+        let finished = interrupt_at("          1 ", 40, &dir);
+        finished.failure(130, &["stopping at the next step", "was packed", "interrupted during training, at step "]);
+        nimbert::Bundle::open(dir.path("bundle")).unwrap().verify().unwrap();
+        assert_eq!(dir.names(), ["bundle", "data.csv"]);
+    }
+
+    #[test]
+    fn before_the_first_epoch_ends_nothing_is_left() {
+        let dir = Dir::default();
+        let finished = interrupt_at("epoch       loss", 60_000, &dir);
+        finished.failure(130, &["interrupted during training, at step ", "(epoch 1)"]);
+        assert_eq!(dir.names(), ["data.csv"]);
+    }
+}

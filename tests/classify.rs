@@ -1,0 +1,174 @@
+//! `nimbert classify`, `info` and `verify`, and the library behind them.
+
+use std::{fs, io::Write, path::PathBuf, process::Stdio, sync::OnceLock};
+
+use nimbert::{Classifier, Error, Options};
+use nimbert_tests::{Dir, Finished, finish, program, workspace};
+
+/// A bundle of the tiny BERT, made once a process.
+fn bundle() -> PathBuf {
+    static BUNDLE: OnceLock<Dir> = OnceLock::new();
+    let dir = BUNDLE.get_or_init(|| {
+        let dir = Dir::default();
+        let mut command = program("nimbert-train");
+        command.arg("export").arg(workspace("tests/data/tiny-bert")).arg("--out").arg(dir.path("bundle"));
+        finish(&mut command).success();
+        dir
+    });
+    dir.path("bundle")
+}
+
+fn classify(arguments: &[&str]) -> Finished {
+    finish(program("nimbert").arg("classify").arg(bundle()).args(arguments))
+}
+
+/// A copy of the bundle in which something can be broken.
+fn copied_bundle(dir: &Dir) -> PathBuf {
+    let copy = dir.path("copy");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(bundle()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
+const TEXTS: [&str; 4] = ["a great film", "", "one of the year's best films , and great acting", "terrible"];
+
+#[test]
+fn answers_come_in_input_order_and_do_not_depend_on_the_batch() {
+    let classifier = Classifier::open(bundle(), &Options::default()).unwrap();
+    let together = classifier.classify_batch(&TEXTS).unwrap();
+    for (text, prediction) in TEXTS.iter().zip(&together) {
+        let alone = classifier.classify(text).unwrap();
+        assert_eq!(alone.label, prediction.label);
+        for (alone, together) in alone.scores.iter().zip(&prediction.scores) {
+            assert!((alone.1 - together.1).abs() < 1e-5, "{text}: {alone:?} alone, {together:?} in a batch");
+        }
+    }
+    assert!(classifier.classify_batch::<&str>(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn every_kind_of_input_gives_the_same_answers() {
+    let dir = Dir::default();
+    let expected = classify(&["--json", "a great film", "terrible"]).success();
+    let quoted = "\u{feff}id,text\r\n1,\"a great film\"\r\n2,terrible\r\n";
+    for (name, content) in [
+        ("x.csv", quoted),
+        ("x.tsv", "text\tid\na great film\t1\nterrible\t2\n"),
+        ("x.jsonl", "{\"text\": \"a great film\"}\n\n{\"text\": \"terrible\"}\n"),
+        ("x.txt", "a great film\nterrible\n"),
+    ] {
+        let input = dir.write(name, content);
+        assert_eq!(classify(&["--json", "--input", input.to_str().unwrap()]).success(), expected, "{name}");
+    }
+    let mut command = program("nimbert");
+    command.arg("classify").arg(bundle()).args(["--json", "--input", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"a great film\nterrible\n").unwrap();
+    assert_eq!(String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap(), expected);
+}
+
+#[test]
+fn an_output_file_appears_when_it_is_complete() {
+    let dir = Dir::default();
+    let (input, output) = (dir.write("x.jsonl", "{\"text\": \"fine\"}\nbroken\n"), dir.path("labels.jsonl"));
+    let run = || classify(&["--json", "--input", input.to_str().unwrap(), "--output", output.to_str().unwrap()]);
+    run().failure(2, &["x.jsonl:2"]);
+    assert_eq!(dir.names(), ["x.jsonl"]);
+    fs::write(&input, "{\"text\": \"fine\"}\n").unwrap();
+    assert_eq!(run().success(), "");
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 1);
+    assert_eq!(dir.names(), ["labels.jsonl", "x.jsonl"]);
+}
+
+#[test]
+fn bad_input_is_named() {
+    let dir = Dir::default();
+    let csv = dir.write("x.csv", "id,review\n1,fine\n");
+    let run = |input: &str, arguments: &[&str]| classify(&[&["--input", input], arguments].concat());
+    run(csv.to_str().unwrap(), &[]).failure(2, &["x.csv:1:", "\"text\"", "id, review"]);
+    run(csv.to_str().unwrap(), &["--text-column", "review"]).success();
+    run(dir.path("none.txt").to_str().unwrap(), &[]).failure(2, &["none.txt"]);
+    let latin = dir.write("latin.txt", b"caf\xe9\n");
+    run(latin.to_str().unwrap(), &[]).failure(2, &["latin.txt:1"]);
+    let short = dir.write("short.csv", "id,text\n1,fine\n2\n");
+    run(short.to_str().unwrap(), &[]).failure(2, &["short.csv", "line: 3"]);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_and_no_label_is_printed() {
+    for device in ["cuda", "tensorrt"] {
+        let finished = classify(&["--device", device, "a great film"]);
+        finished.failure(2, &[&format!("device {device}")]);
+        assert_eq!(finished.stdout, "");
+    }
+}
+
+#[test]
+fn a_missing_library_is_reported_with_all_that_was_tried() {
+    let dir = Dir::default();
+    // Away from target/ and .setup/, as an installed program is.
+    let name = format!("nimbert{}", std::env::consts::EXE_SUFFIX);
+    let copy = dir.path(&name);
+    fs::copy(program("nimbert").get_program(), &copy).unwrap();
+    let run = |arguments: &[&str], library: Option<&str>| {
+        let mut command = std::process::Command::new(&copy);
+        command.env_remove("ORT_DYLIB_PATH").envs(library.map(|library| ("ORT_DYLIB_PATH", library)));
+        finish(command.arg("classify").arg(bundle()).arg("text").args(arguments))
+    };
+    run(&[], None).failure(2, &["tried:", "beside the executable", "in the system's folders", "--ort-lib"]);
+    run(&[], Some("elsewhere.so")).failure(2, &["ORT_DYLIB_PATH", "elsewhere.so"]);
+    let text = dir.write("not-a-library.so", "text");
+    run(&["--ort-lib", text.to_str().unwrap()], None).failure(2, &["--ort-lib", "not-a-library.so"]);
+}
+
+#[test]
+fn verify_finds_a_changed_byte_and_info_needs_no_library() {
+    let dir = Dir::default();
+    let copy = copied_bundle(&dir);
+    let run = |command: &str| finish(program("nimbert").arg(command).arg(&copy));
+    assert!(run("verify").success().contains("ok"));
+    assert!(run("info").success().contains("negative, positive"));
+    let model = copy.join("model.onnx");
+    let mut bytes = fs::read(&model).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&model, &bytes).unwrap();
+    run("verify").failure(2, &["model.onnx", "damaged", "sha256"]);
+    fs::write(&model, &bytes[..middle]).unwrap();
+    run("info").failure(2, &["model.onnx", "bytes"]);
+}
+
+/// One malformed bundle after the other, each with the error that it must give.
+#[test]
+fn malformed_bundles_are_refused() {
+    let manifest = fs::read_to_string(bundle().join("nimbert.json")).unwrap();
+    let original: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    type Change = fn(&mut serde_json::Value);
+    let changes: [(Change, &str); 8] = [
+        (|m| m["format_version"] = 2.into(), "format version 2"),
+        (|m| drop(m.as_object_mut().unwrap().remove("format_version")), "format_version"),
+        (|m| drop(m["files"].as_object_mut().unwrap().remove("model.onnx")), "no entry for model.onnx"),
+        (|m| m["files"]["../escape"] = m["files"]["model.onnx"].clone(), "../escape"),
+        (|m| m["files"]["model.onnx"]["bytes"] = 1.into(), "1 bytes"),
+        (|m| m["variants"] = serde_json::json!([]), "variants"),
+        (|m| m["temperature"] = 0.0.into(), "temperature"),
+        (|m| m["max_length"] = 131.into(), "max_length"),
+    ];
+    for (change, expected) in changes {
+        let dir = Dir::default();
+        let copy = copied_bundle(&dir);
+        let mut changed = original.clone();
+        change(&mut changed);
+        fs::write(copy.join("nimbert.json"), changed.to_string()).unwrap();
+        let Err(Error::Format { expected: wanted, got, .. }) = Classifier::open(&copy, &Options::default()).map(drop)
+        else {
+            panic!("accepted, or another error: {expected}")
+        };
+        assert!(format!("{wanted} {got}").contains(expected), "no {expected:?} in {wanted:?}, {got:?}");
+    }
+    let nowhere = Dir::default().path("nowhere");
+    assert!(matches!(Classifier::open(nowhere, &Options::default()), Err(Error::Io { .. })));
+}
