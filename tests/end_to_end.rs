@@ -35,7 +35,7 @@ fn json_lines(text: &str) -> Vec<Value> {
 fn minilm_from_sentences_to_labels() {
     let dir = Dir::default();
     let (data, bundle) = (dir.write("movies.csv", movie_csv(160)), dir.path("bundle"));
-    let arguments = ["--epochs", "3", "--batch-size", "16", "--test-size", "0.25", "--validation-size", "0"];
+    let arguments = ["--epochs", "3", "--batch-size", "8", "--test-size", "0.25", "--validation-size", "0"];
     let output = finish(fit(&workspace("models/minilm"), &data, &bundle).args(arguments)).success();
     for part in ["160 rows × 2 columns", "train 120, validation 0, test 40", "[CLS]", "[SEP]", "[PAD]", "384", "rows/s"]
     {
@@ -45,7 +45,7 @@ fn minilm_from_sentences_to_labels() {
 
     let metrics = json_lines(&fs::read_to_string(bundle.join("metrics.jsonl")).unwrap());
     let epochs: Vec<&Value> = metrics.iter().filter(|record| record["rows_per_second"].is_number()).collect();
-    assert_eq!((metrics.len(), epochs.len()), (3 * 8 + 3, 3));
+    assert_eq!((metrics.len(), epochs.len()), (3 * 15 + 3, 3));
     let losses: Vec<f64> = epochs.iter().map(|epoch| epoch["loss"].as_f64().unwrap()).collect();
     assert!(losses[2] < 0.75 * losses[0], "{losses:?}");
     let test_accuracy = epochs[2]["test_accuracy"].as_f64().unwrap();

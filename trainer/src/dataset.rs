@@ -135,17 +135,23 @@ fn delimited(path: &Path, text: &str, delimiter: u8, columns: &Columns) -> Resul
     if text.trim().is_empty() {
         return Err(data_error(path, None, "a header and rows", "an empty file"));
     }
-    let csv_error = |error: csv::Error| match error.kind() {
+    let mut lines = LineCounter { text, byte: 0, line: 1 };
+    let csv_error = |lines: &mut LineCounter<'_>, error: csv::Error| match error.kind() {
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => data_error(
             path,
-            pos.as_ref().map(csv::Position::line),
+            pos.as_ref().map(|position| lines.line_of(position)),
             &format!("{expected_len} fields, as in the header"),
             format!("{len}"),
         ),
-        _ => data_error(path, error.position().map(csv::Position::line), "delimited text", error.to_string()),
+        _ => data_error(
+            path,
+            error.position().map(|position| lines.line_of(position)),
+            "delimited text",
+            error.to_string(),
+        ),
     };
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(csv_error)?.clone();
+    let header = reader.headers().map_err(|error| csv_error(&mut lines, error))?.clone();
     let position = |name: &str, option: &str| {
         header.iter().position(|column| column == name).ok_or_else(|| {
             let got = header.iter().collect::<Vec<_>>().join(", ");
@@ -156,11 +162,32 @@ fn delimited(path: &Path, text: &str, delimiter: u8, columns: &Columns) -> Resul
     let label_index = position(&columns.label, "--label-column")?;
     let mut rows = Vec::new();
     for record in reader.records() {
-        let record = record.map_err(csv_error)?;
-        let line = record.position().map_or(0, csv::Position::line);
+        let record = record.map_err(|error| csv_error(&mut lines, error))?;
+        let line = record.position().map_or(0, |position| lines.line_of(position));
         rows.push(row(path, line, &record[text_index], &record[label_index])?);
     }
     Ok(Dataset { path: path.to_owned(), rows, columns: header.len() })
+}
+
+/// Counts lines up to ascending positions. The csv crate's own line numbers stop before the line break of the row above
+/// if that is CRLF, and before blank lines.
+struct LineCounter<'a> {
+    text: &'a str,
+    byte: usize,
+    line: u64,
+}
+
+impl LineCounter<'_> {
+    fn line_of(&mut self, position: &csv::Position) -> u64 {
+        let bytes = self.text.as_bytes();
+        let mut start = (position.byte() as usize).min(bytes.len());
+        while bytes.get(start).is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
+            start += 1;
+        }
+        self.line += bytes[self.byte..start].iter().filter(|&&byte| byte == b'\n').count() as u64;
+        self.byte = start;
+        self.line
+    }
 }
 
 fn json_lines(path: &Path, text: &str, columns: &Columns) -> Result<Dataset> {

@@ -1,4 +1,4 @@
-//! The graph of a BERT classifier, in standard operators of opset 17.
+//! The graph of a BERT classifier, in standard operators.
 //!
 //! Layer normalization, GELU and attention are spelled out the way PyTorch's exporter does. ONNX Runtime's optimizer
 //! knows these patterns and replaces each by one operator when it loads the graph (a test counts them); readers
@@ -113,9 +113,9 @@ impl Exporter<'_> {
     /// What is added to attention scores, `[batch, 1, 1, sequence]`: 0 for tokens, [`MASK_VALUE`] for padding.
     fn mask(&mut self, attention_mask: &str) -> String {
         let b = &mut self.builder;
-        let axes = [b.integers("mask/axis_1", &[1]), b.integers("mask/axis_2", &[2])];
-        let mask = b.node("mask/unsqueezed_1", "Unsqueeze", &[attention_mask, &axes[0]], vec![]);
-        let mask = b.node("mask/unsqueezed_2", "Unsqueeze", &[&mask, &axes[1]], vec![]);
+        let axis = |axis| vec![ints_attribute("axes", &[axis])];
+        let mask = b.node("mask/unsqueezed_1", "Unsqueeze", &[attention_mask], axis(1));
+        let mask = b.node("mask/unsqueezed_2", "Unsqueeze", &[&mask], axis(2));
         let mask = b.node("mask/float", "Cast", &[&mask], vec![int_attribute("to", DataType::Float as i64)]);
         let (one, value) = (b.scalar("mask/one", 1.0), b.scalar("mask/value", MASK_VALUE));
         let inverted = b.node("mask/inverted", "Sub", &[&one, &mask], vec![]);
@@ -145,7 +145,7 @@ impl Exporter<'_> {
         let scores = b.node(&name("scores"), "MatMul", &[&query, &key], vec![]);
         let scaled = b.node(&name("scaled"), "Div", &[&scores, &root_width], vec![]);
         let masked = b.node(&name("masked"), "Add", &[&scaled, mask], vec![]);
-        let probabilities = b.node(&name("probabilities"), "Softmax", &[&masked], vec![int_attribute("axis", -1)]);
+        let probabilities = b.node(&name("probabilities"), "Softmax", &[&masked], vec![int_attribute("axis", 3)]);
         let context = b.node(&name("context"), "MatMul", &[&probabilities, &value], vec![]);
         let transposed =
             b.node(&name("context/transposed"), "Transpose", &[&context], vec![ints_attribute("perm", &[0, 2, 1, 3])]);
@@ -179,10 +179,8 @@ impl Exporter<'_> {
         }
         // [batch, sequence, hidden] → the first token's [batch, hidden]
         let b = &mut self.builder;
-        let (first, second, axis) =
-            (b.integers("first/start", &[0]), b.integers("first/end", &[1]), b.integers("first/axis", &[1]));
-        let first_token = b.node("first/slice", "Slice", &[&x, &first, &second, &axis], vec![]);
-        let first_token = b.node("first/squeezed", "Squeeze", &[&first_token, &axis], vec![]);
+        let first = b.integer("first_token/index", 0);
+        let first_token = b.node("first_token", "Gather", &[&x, &first], vec![int_attribute("axis", 1)]);
         let pooled = self.linear("pooler", "bert.pooler.dense", &first_token)?;
         let pooled = self.builder.node("pooler/tanh", "Tanh", &[&pooled], vec![]);
         let weight = self.parameter("classifier.weight", true)?;

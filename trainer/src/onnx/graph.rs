@@ -8,10 +8,11 @@ use candle_onnx::onnx::{
 
 use crate::error::Result;
 
-/// The operator set. 17 is old enough for every reader, and the last in which ReduceMean has its axes as an attribute.
-const OPSET: i64 = 17;
+/// The operator set. ONNX Runtime 1.31 replaces spelled-out attention by its own operator only in the form that
+/// exporters gave it up to opset 12, with the axes of Unsqueeze as an attribute.
+const OPSET: i64 = 12;
 /// The version of the file format that belongs to it.
-const IR_VERSION: i64 = 8;
+const IR_VERSION: i64 = 7;
 
 /// Collects nodes in the order in which they run. Values are known by their names.
 #[derive(Debug, Default)]
@@ -58,6 +59,12 @@ impl GraphBuilder {
     /// A constant scalar.
     pub(super) fn scalar(&mut self, name: &str, value: f32) -> String {
         self.graph.initializer.push(float_tensor(name, &[], &[value]));
+        name.to_owned()
+    }
+
+    /// A constant scalar integer: an index.
+    pub(super) fn integer(&mut self, name: &str, value: i64) -> String {
+        self.graph.initializer.push(tensor(name, DataType::Int64, &[], value.to_le_bytes().to_vec()));
         name.to_owned()
     }
 
