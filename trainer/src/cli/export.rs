@@ -34,7 +34,7 @@ pub(super) struct Args {
     data: Option<PathBuf>,
     #[command(flatten)]
     columns: super::ColumnArgs,
-    /// Texts are cut to this many tokens, [CLS] and [SEP] included
+    /// Texts are cut to this many tokens, special ones included
     #[arg(long, default_value_t = 128, value_name = "TOKENS")]
     max_length: usize,
     #[command(flatten)]

@@ -64,7 +64,7 @@ pub(super) struct Args {
     /// The norm to which the gradient is clipped
     #[arg(long, default_value_t = 1.0, value_name = "NORM")]
     max_grad_norm: f64,
-    /// Texts are cut to this many tokens, [CLS] and [SEP] included
+    /// Texts are cut to this many tokens, special ones included
     #[arg(long, default_value_t = 128, value_name = "TOKENS")]
     max_length: usize,
     /// Everything random follows from it
