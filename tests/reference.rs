@@ -208,3 +208,27 @@ fn minilm_gradients_and_ten_steps_agree() {
     gradient_norms_agree(&reference);
     ten_steps_agree(&reference);
 }
+
+/// The ten losses are blind to the decay of a bias (1e-6 a step), so this looks at the weights.
+#[test]
+fn weight_decay_spares_biases_and_layer_normalization() {
+    let step = |weight_decay| {
+        let reference = Reference::tiny_bert();
+        let (_, _, gradients) = reference.step();
+        let mut optimizer = AdamW::new(AdamWConfig { weight_decay, ..AdamWConfig::default() });
+        optimizer.step(reference.model.parameters(), &gradients, 0.1, 1.0).unwrap();
+        reference.model
+    };
+    let (before, plain, decayed) = (Reference::tiny_bert().model, step(0.0), step(0.5));
+    for (name, before) in before.parameters().iter() {
+        let [before, plain, decayed] =
+            [before, plain.parameters().get(name).unwrap(), decayed.parameters().get(name).unwrap()]
+                .map(|var| values(var));
+        let is_spared = name.ends_with(".bias") || name.contains("LayerNorm");
+        // One step takes learning rate × decay of the weight as it was.
+        let share = if is_spared { 0.0 } else { 0.1 * 0.5 };
+        for ((before, plain), decayed) in before.iter().zip(&plain).zip(&decayed) {
+            assert!((plain - share * before - decayed).abs() < 1e-5, "{name}: {before} → {plain}, decayed {decayed}");
+        }
+    }
+}
