@@ -182,6 +182,52 @@ fn a_missing_library_is_found_out_before_training() {
     assert_eq!(finished.stdout, "");
 }
 
+#[test]
+fn the_trained_model_is_not_saved_over_another() {
+    let dir = Dir::default();
+    let base = dir.tiny_bert(|_| ());
+    let data = dir.write("data.csv", small_csv(20));
+    let finished = finish(fit(&base, &data, &dir.path("bundle")).arg("--save-model").arg(&base));
+    finished.failure(2, &["tiny-bert: expected an absent or empty folder"]);
+    assert!(fs::metadata(base.join("tokenizer.json")).unwrap().len() > 0);
+}
+
+#[test]
+fn a_tokenizer_without_special_tokens_and_a_pad_id_outside_of_the_vocabulary_are_refused() {
+    let dir = Dir::default();
+    let base = dir.tiny_bert(|config| drop(config.insert("pad_token_id".into(), json!(147))));
+    fit_base(&base, &dir).failure(2, &["config.json", "pad_token_id below the vocab_size 147, found 147"]);
+    let dir = Dir::default();
+    let base = dir.tiny_bert(|_| ());
+    let tokenizer = fs::read_to_string(base.join("tokenizer.json")).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&tokenizer).unwrap();
+    tokenizer["post_processor"] = serde_json::Value::Null;
+    fs::write(base.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fit_base(&base, &dir).failure(2, &["tokenizer.json", "special tokens"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_where_nothing_can_be_written_is_found_out_before_training() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(20));
+    let base = workspace("tests/data/tiny-bert");
+    let finished = finish(&mut fit(&base, &data, std::path::Path::new("/proc/bundle")));
+    finished.failure(2, &["/proc/"]);
+    assert_eq!(finished.stdout, "");
+}
+
+#[test]
+fn a_report_that_nobody_reads_does_not_cost_the_training() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(40));
+    let mut command = fit(&workspace("tests/data/tiny-bert"), &data, &dir.path("bundle"));
+    let mut child = command.args(["--epochs", "2"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    nimbert::Bundle::open(dir.path("bundle")).unwrap();
+}
+
 #[cfg(unix)]
 mod interrupt {
     use std::{

@@ -83,6 +83,22 @@ fn an_output_file_appears_when_it_is_complete() {
     assert_eq!(dir.names(), ["labels.jsonl", "x.jsonl"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn an_output_that_is_no_file_is_written_to_and_not_replaced() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let dir = Dir::default();
+    assert_eq!(classify(&["terrible", "--output", "/dev/null"]).success(), "");
+    assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+    let (target, link) = (dir.write("target.txt", "old"), dir.path("link.txt"));
+    symlink(&target, &link).unwrap();
+    classify(&["terrible", "--output", link.to_str().unwrap()]).success();
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(fs::read_to_string(&target).unwrap().contains("terrible"));
+    assert_eq!(dir.names(), ["link.txt", "target.txt"]);
+    classify(&["terrible", "--output", "/dev/full"]).failure(1, &["/dev/full: cannot write"]);
+}
+
 #[test]
 fn bad_input_is_named() {
     let dir = Dir::default();

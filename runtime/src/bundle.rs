@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::ModelConfig,
     error::{Error, Result},
+    tokenizer::Tokenizer,
 };
 
 /// The format version that this crate writes, and the newest that it reads.
@@ -45,7 +46,7 @@ pub struct Manifest {
     pub variants: Vec<Variant>,
     /// Logits are divided by this before softmax.
     pub temperature: f32,
-    /// Under this score the classifier abstains; none: it never does.
+    /// A score under which the classifier is to abstain. Recorded for later readers; this one ignores it.
     pub abstain_threshold: Option<f32>,
     /// What the export measured before it packed the bundle.
     pub acceptance: Acceptance,
@@ -67,7 +68,7 @@ pub struct FileEntry {
 pub struct Variant {
     /// Number format of the weights.
     pub precision: Precision,
-    /// The execution provider it was made for: `cpu`, `cuda` or `tensorrt`.
+    /// The execution provider it was made for: `cpu`.
     pub execution_provider: String,
     /// Its file name.
     pub file: String,
@@ -201,7 +202,7 @@ impl Bundle {
         for (name, entry) in &self.manifest.files {
             let path = self.path.join(name);
             let got = sha256_file(&path)?;
-            if got != entry.sha256 {
+            if !got.eq_ignore_ascii_case(&entry.sha256) {
                 return Err(Error::Checksum { path, expected: entry.sha256.clone(), got });
             }
         }
@@ -235,26 +236,28 @@ pub struct BundleWriter {
 }
 
 impl BundleWriter {
-    /// Checks that `target` may be written: it is absent, an empty folder, or — with `overwrite` — another bundle.
+    /// Checks that `target` may be written: it is absent, an empty folder, or — with `overwrite` — another bundle; and a
+    /// folder can be made beside it.
     ///
     /// # Errors
-    /// [`Error::OutputExists`], or [`Error::Io`] if it cannot be looked at.
+    /// [`Error::OutputExists`], or [`Error::Io`] if nothing can be written there.
     pub fn check_target(target: &Path, overwrite: bool) -> Result<()> {
         let occupied = |got: &str| Err(Error::OutputExists { path: target.to_owned(), got: got.to_owned() });
-        let mut entries = match fs::read_dir(target) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        match fs::read_dir(target) {
+            Ok(mut entries) => match (entries.next().is_none(), target.join(MANIFEST).exists(), overwrite) {
+                (true, ..) | (_, true, true) => {}
+                (_, true, false) => return occupied("a bundle; --overwrite replaces it"),
+                (_, false, _) => return occupied("other files, which are never replaced"),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return occupied("a file"),
             Err(error) => return Err(Error::io(target, error)),
-        };
-        if entries.next().is_none() {
-            return Ok(());
         }
-        match (target.join(MANIFEST).exists(), overwrite) {
-            (true, true) => Ok(()),
-            (true, false) => occupied("a bundle; --overwrite replaces it"),
-            (false, _) => occupied("other files, which --overwrite does not replace either"),
-        }
+        // A trial, in the nearest folder that is there: no other check tells whether one may write.
+        let (parent, name) = split_target(target)?;
+        let nearest = parent.ancestors().find(|folder| folder.exists()).unwrap_or(&parent);
+        let trial = create_hidden(nearest, &name, "trial")?;
+        fs::remove_dir(&trial).map_err(|error| Error::io(&trial, error))
     }
 
     /// Starts a bundle that is to become the folder `target`.
@@ -263,14 +266,10 @@ impl BundleWriter {
     /// Those of [`BundleWriter::check_target`], and [`Error::Io`].
     pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
         Self::check_target(target, overwrite)?;
-        // An absolute path has a parent and a name even where `target` is "." or "x/..".
-        let absolute = std::path::absolute(target).map_err(|error| Error::io(target, error))?;
-        let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
-            return Err(Error::OutputExists { path: target.to_owned(), got: "no folder name".into() });
-        };
-        let staging = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
-        fs::create_dir_all(&staging).map_err(|error| Error::io(&staging, error))?;
-        Ok(Self { target: absolute, staging })
+        let (parent, name) = split_target(target)?;
+        fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
+        let staging = create_hidden(&parent, &name, "partial")?;
+        Ok(Self { target: parent.join(name), staging })
     }
 
     /// The folder in which the bundle's files are being collected.
@@ -302,7 +301,8 @@ impl BundleWriter {
         let json = serde_json::to_string_pretty(&manifest).expect("a manifest has only string keys");
         self.write(MANIFEST, json + "\n")?;
         // What does not open must not ship.
-        Bundle::open(&self.staging)?;
+        let max_length = Bundle::open(&self.staging)?.manifest.max_length;
+        Tokenizer::open(&self.staging.join(TOKENIZER), max_length)?;
         replace_dir(&self.staging, &self.target)?;
         Bundle::open(&self.target)
     }
@@ -317,21 +317,43 @@ impl Drop for BundleWriter {
 
 /// Puts the folder `new` in the place of `target`; what was there is removed last, and put back if the rename fails.
 fn replace_dir(new: &Path, target: &Path) -> Result<()> {
-    let retired = new.with_extension("retired");
-    let had_old = target.exists();
-    if had_old {
-        fs::rename(target, &retired).map_err(|error| Error::io(target, error))?;
+    if !target.exists() {
+        return fs::rename(new, target).map_err(|error| Error::io(target, error));
     }
+    let (parent, name) = split_target(target)?;
+    // A fresh empty folder, which a rename may replace: a name that no other run uses.
+    let retired = create_hidden(&parent, &name, "retired")?;
+    fs::rename(target, &retired).map_err(|error| Error::io(target, error))?;
     if let Err(error) = fs::rename(new, target) {
-        if had_old {
-            fs::rename(&retired, target).map_err(|error| Error::io(&retired, error))?;
-        }
+        fs::rename(&retired, target).map_err(|error| Error::io(&retired, error))?;
         return Err(Error::io(target, error));
     }
-    if had_old {
-        fs::remove_dir_all(&retired).map_err(|error| Error::io(&retired, error))?;
-    }
+    // The new bundle is in its place; an old one that cannot be removed is no failure.
+    let _ = fs::remove_dir_all(&retired);
     Ok(())
+}
+
+/// The folder in which `target` lies, absolute, and its name there.
+fn split_target(target: &Path) -> Result<(PathBuf, String)> {
+    // An absolute path has a parent and a name even where `target` is ".".
+    let absolute = std::path::absolute(target).map_err(|error| Error::io(target, error))?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_string_lossy().into_owned())),
+        _ => Err(Error::OutputExists { path: target.to_owned(), got: "no name for a folder".to_owned() }),
+    }
+}
+
+/// Makes a hidden folder that was not there before: process ids repeat in containers, and after a crash.
+fn create_hidden(parent: &Path, name: &str, purpose: &str) -> Result<PathBuf> {
+    for attempt in 0.. {
+        let path = parent.join(format!(".{name}.{purpose}-{}-{attempt}", std::process::id()));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1000 => {}
+            Err(error) => return Err(Error::io(&path, error)),
+        }
+    }
+    unreachable!("the last attempt returns")
 }
 
 /// SHA-256 of a file, in hexadecimal.

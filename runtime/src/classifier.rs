@@ -65,7 +65,7 @@ impl Classifier {
     /// Classifies one text.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`], [`Error::Session`].
+    /// [`Error::Tokenizer`], [`Error::Session`], [`Error::Format`] if the graph has not one logit a label.
     pub fn classify(&self, text: &str) -> Result<Prediction> {
         let mut predictions = self.classify_batch(&[text])?;
         Ok(predictions.remove(0))
@@ -74,7 +74,7 @@ impl Classifier {
     /// Classifies many texts: sorted by length inside, answered in input order.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`], [`Error::Session`].
+    /// [`Error::Tokenizer`], [`Error::Session`], [`Error::Format`] if the graph has not one logit a label.
     pub fn classify_batch<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Prediction>> {
         let encodings: Vec<Encoding> =
             texts.iter().map(|text| self.tokenizer.encode(text.as_ref())).collect::<Result<_>>()?;

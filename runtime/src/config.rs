@@ -23,8 +23,7 @@ pub struct ModelConfig {
 struct Json {
     model_type: String,
     id2label: BTreeMap<String, String>,
-    #[serde(default)]
-    pad_token_id: u32,
+    pad_token_id: Option<u32>,
     max_position_embeddings: usize,
 }
 
@@ -44,7 +43,7 @@ impl ModelConfig {
         Ok(Self {
             labels: (0..json.id2label.len()).map(label).collect::<Result<_>>()?,
             model_type: json.model_type,
-            pad_token_id: json.pad_token_id,
+            pad_token_id: json.pad_token_id.unwrap_or(0),
             max_position_embeddings: json.max_position_embeddings,
         })
     }

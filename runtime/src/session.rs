@@ -20,7 +20,7 @@ use crate::{
 /// How a session is made. [`SessionOptions::default`] is right for a desktop: the CPU, all cores.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionOptions {
-    /// ONNX Runtime's library; none: it is searched for (see `nimbert --help`). The first session of a process decides.
+    /// ONNX Runtime's library; none: it is searched for (see `nimbert classify --help`). The first session of a process decides.
     pub ort_lib: Option<PathBuf>,
     /// Where the graph runs. A device that cannot be used is an error, never a silent fall-back.
     pub device: Device,

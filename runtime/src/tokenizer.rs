@@ -52,7 +52,12 @@ impl Tokenizer {
                 direction: TruncationDirection::Right,
             }))
             .map_err(|error| Error::Tokenizer(error.to_string()))?;
-        Ok(Self { inner })
+        let tokenizer = Self { inner };
+        // The model answers from the first token, so there must be one even in an empty text.
+        if tokenizer.encode("")?.input_ids.is_empty() {
+            return Err(Error::format(path, "a post-processor that adds special tokens", "none"));
+        }
+        Ok(tokenizer)
     }
 
     /// Encodes one text.

@@ -65,8 +65,9 @@ pub fn program(name: &str) -> Command {
     let path = folder.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(path.exists(), "{} is missing: run the tests by `cargo xtask test`", path.display());
     let mut command = Command::new(path);
-    // A user's setting must not decide what a test finds; .setup/lib has the library.
-    command.env_remove("ORT_DYLIB_PATH");
+    // Wherever the target folder is, and whatever the user has set: the library that setup has fetched.
+    let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    command.env("ORT_DYLIB_PATH", workspace(".setup/lib").join(library));
     command
 }
 
@@ -99,7 +100,7 @@ impl Finished {
         self.stdout
     }
 
-    /// Checks exit status and that each part stands in the message, which must be one line and no panic.
+    /// Checks the exit status, that each part stands in the message, and that it is no panic.
     #[track_caller]
     pub fn failure(&self, status: i32, parts: &[&str]) {
         assert_eq!(self.status, Some(status), "{self:?}");

@@ -49,9 +49,9 @@ impl Dataset {
     /// # Errors
     /// [`Error::Io`]; [`Error::Data`] with line and column for what cannot be read as labelled text.
     pub fn open(path: &Path, columns: &Columns) -> Result<Self> {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         let read = || read_utf8(path);
-        let dataset = match extension {
+        let dataset = match extension.as_str() {
             "csv" => delimited(path, &read()?, b',', columns)?,
             "tsv" => delimited(path, &read()?, b'\t', columns)?,
             "jsonl" | "ndjson" => json_lines(path, &read()?, columns)?,
@@ -87,7 +87,7 @@ impl Dataset {
         Ok(counts.into_keys().map(str::to_owned).collect())
     }
 
-    /// Each row's label as an id into `labels`, which must be sorted.
+    /// Each row's label as an id into `labels`.
     ///
     /// # Errors
     /// [`Error::Data`] for the first row with another label.
@@ -166,7 +166,15 @@ fn delimited(path: &Path, text: &str, delimiter: u8, columns: &Columns) -> Resul
         let line = record.position().map_or(0, |position| lines.line_of(position));
         rows.push(row(path, line, &record[text_index], &record[label_index])?);
     }
+    if let Some(last) = rows.last() {
+        lines.expect_closed_quotes(path, last)?;
+    }
     Ok(Dataset { path: path.to_owned(), rows, columns: header.len() })
+}
+
+/// serde_json's messages end with a position within the string that was parsed, which is one line of a file.
+fn without_position(message: &str) -> &str {
+    message.split(" at line ").next().unwrap_or(message)
 }
 
 /// Counts lines up to ascending positions. The csv crate's own line numbers stop before the line break of the row above
@@ -188,6 +196,16 @@ impl LineCounter<'_> {
         self.byte = start;
         self.line
     }
+
+    /// A quote that is never closed makes one row of all that follows: an odd number of quotes in a last row of several
+    /// lines. (In a row of one line a lone quote is a character, as in `5" pipe`.)
+    fn expect_closed_quotes(&self, path: &Path, last: &Row) -> Result<()> {
+        let raw = &self.text[self.byte..];
+        if raw.trim_end().contains('\n') && !raw.matches('"').count().is_multiple_of(2) {
+            return Err(data_error(path, Some(last.line), "a closing quote", "the end of the file"));
+        }
+        Ok(())
+    }
 }
 
 fn json_lines(path: &Path, text: &str, columns: &Columns) -> Result<Dataset> {
@@ -202,7 +220,7 @@ fn json_lines(path: &Path, text: &str, columns: &Columns) -> Result<Dataset> {
             line: Some(line),
             column: Some(error.column() as u64),
             expected: "a JSON object".to_owned(),
-            got: error.to_string(),
+            got: without_position(&error.to_string()).to_owned(),
         })?;
         let field = |name: &str, option: &str| match object.get(name) {
             Some(Value::String(value)) => Ok(value.clone()),
@@ -273,6 +291,10 @@ mod tests {
         assert_eq!(failure("x.csv", b"text,label\na,b\nc,\xff\n"), (Some(3), Some(3), "the byte 0xff".into()));
         assert_eq!(failure("x.csv", b"text,class\na,b\n"), (Some(1), None, "the columns text, class".into()));
         assert_eq!(failure("x.csv", b"text,label\na,b\nc, \n"), (Some(3), None, "an empty one".into()));
+        assert_eq!(
+            failure("x.csv", b"label,text\na,5\" pipe\nb,\"open\na,c\n"),
+            (Some(3), None, "the end of the file".into())
+        );
         assert_eq!(failure("x.csv", b""), (None, None, "an empty file".into()));
         assert_eq!(failure("x.csv", b"text,label\n"), (None, None, "none".into()));
         assert_eq!(failure("x.jsonl", b"{\"text\": \"a\"}\n"), (Some(1), None, "the keys text".into()));

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// The operating system could not read or write a file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The operating system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A data file is not what it should be.
     #[error("{}{}: expected {expected}, found {got}", path.display(), position(*line, *column))]
@@ -82,7 +82,7 @@ pub enum Error {
     #[error(transparent)]
     Runtime(#[from] nimbert::Error),
     /// A tensor operation failed: a fault of this program, or not enough memory.
-    #[error("tensor operation: {0}")]
+    #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
 
@@ -90,8 +90,8 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+    pub(crate) fn io(path: &Path, reason: std::io::Error) -> Self {
+        Self::Io { path: path.to_owned(), reason }
     }
 
     pub(crate) fn model(path: &Path, expected: impl Into<String>, got: impl Into<String>) -> Self {

@@ -53,7 +53,7 @@ pub fn data_stages(prepared: &Prepared, config: &DataConfig, max_length: usize) 
     .concat()
 }
 
-/// The first training row, followed from text to mask as the runtime pads it beside the second one.
+/// One training row, the shortest of the first eight, followed from text to mask as the runtime pads it beside the others.
 pub fn example(prepared: &Prepared, tokenizer: &Tokenizer, pad_token_id: u32) -> String {
     let encodings: Vec<&Encoding> = prepared.train.iter().take(8).map(|example| &example.encoding).collect();
     let row = (0..encodings.len()).min_by_key(|&row| encodings[row].input_ids.len()).unwrap_or(0);
@@ -61,16 +61,25 @@ pub fn example(prepared: &Prepared, tokenizer: &Tokenizer, pad_token_id: u32) ->
     let source = &prepared.dataset.rows[prepared.train_rows[row]];
     let columns = row * batch.columns..(row + 1) * batch.columns;
     let ids = &batch.input_ids[columns.clone()];
-    let join = |values: &[i64]| values.iter().map(i64::to_string).collect::<Vec<_>>().join(" ");
+    let join = |values: &[i64]| runs(&values.iter().map(i64::to_string).collect::<Vec<_>>());
     let tokens: Vec<String> = ids.iter().map(|&id| tokenizer.token(id as u32)).collect();
     let lines = [
         stage("  text", &format!("line {}, {:?} → {}", source.line, source.text, source.label)),
-        stage("  tokens", &tokens.join(" ")),
+        stage("  tokens", &runs(&tokens)),
         stage("  ids", &join(ids)),
         stage("  mask", &join(&batch.attention_mask[columns])),
     ];
     let shape = format!("{} texts padded to the longest: ids and mask {} × {}", batch.rows, batch.rows, batch.columns);
     stage("batch", &shape) + &lines.map(|line| shorten(&line, 160)).concat()
+}
+
+/// The words in a line; a word that comes three times or more in a row once, with its number.
+fn runs(words: &[String]) -> String {
+    let shown = words.chunk_by(|a, b| a == b).map(|run| match run.len() {
+        1 | 2 => run.join(" "),
+        count => format!("{} × {count}", run[0]),
+    });
+    shown.collect::<Vec<_>>().join(" ")
 }
 
 /// The stages of the model, with the tokens of an average training batch.
@@ -188,8 +197,6 @@ pub fn observation(epochs: &[EpochRecord]) -> String {
 /// What was measured before packing, and what was packed.
 pub fn bundle_stages(bundle: &Bundle) -> String {
     let acceptance = &bundle.manifest.acceptance;
-    let percent =
-        |share: Option<f64>| share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0));
     let precision = bundle.manifest.variants[0].precision;
     let bytes: u64 = bundle.manifest.files.values().map(|file| file.bytes).sum();
     let graph = &bundle.manifest.files[&bundle.manifest.variants[0].file];
@@ -223,6 +230,11 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
         ),
     ]
     .concat()
+}
+
+/// A share in percent.
+pub(crate) fn percent(share: Option<f64>) -> String {
+    share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0))
 }
 
 /// The line, cut to `width` characters.
@@ -276,6 +288,12 @@ mod tests {
             })
             .collect();
         assert_eq!(loss_chart(&steps), "loss        0.800 █▆▄▂ 0.200\n");
+    }
+
+    #[test]
+    fn runs_are_counted() {
+        let words = |text: &str| runs(&text.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(words("a a b [PAD] [PAD] [PAD]"), "a a b [PAD] × 3");
     }
 
     #[test]

@@ -60,6 +60,10 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
     let batch = Batch::pad(std::iter::once(&encoding), bundle.config.pad_token_id);
     let mut results = session.run_outputs(&batch, &outputs)?;
     let logits = results.pop().map(|output| output.values).unwrap_or_default();
+    if logits.len() != bundle.config.labels.len() {
+        let expected = format!("{} logits, one for each label in config.json", bundle.config.labels.len());
+        return Err(Error::model(&model_path, expected, logits.len().to_string()));
+    }
     let root_mean_square = |values: &[f32]| (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
     let layers = names.iter().zip(results);
     Ok(Trace {
@@ -82,7 +86,7 @@ fn layer_name(value: &str) -> String {
 
 fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
     let config = EncoderConfig::open(&folder.join(bundle::CONFIG))?;
-    let labels = nimbert::config::ModelConfig::open(&folder.join(bundle::CONFIG))?.labels;
+    let labels = config.own_labels()?;
     let tokenizer = open_tokenizer(folder, config.max_position_embeddings.min(512), &config)?;
     let (model, report) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0)?;
     if let Some(name) = report.initialized.first() {

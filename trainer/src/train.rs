@@ -147,7 +147,7 @@ pub struct Training {
     pub stopped: Option<Error>,
 }
 
-/// Trains `model` in place. The best epoch is the one with the highest validation accuracy (of equals, the first);
+/// Trains `model` in place. The best epoch is the one with the highest validation accuracy (of equals, the last);
 /// without validation rows it is the last. Training stops at the next step once `stop` is true.
 ///
 /// The same model, rows and configuration give the same weights, bit for bit, on the same machine with the same number
@@ -233,7 +233,7 @@ pub fn train(
         };
         on_event(Event::Epoch(&record));
         let score = record.validation_accuracy;
-        if best.as_ref().is_none_or(|(_, best_score, _)| score.is_none() || score > *best_score) {
+        if best.as_ref().is_none_or(|(_, best_score, _)| score >= *best_score) {
             best = Some((epoch, score, model.parameters().snapshot()?));
         }
         epochs.push(record);

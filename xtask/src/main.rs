@@ -57,6 +57,10 @@ fn workspace(path: &str) -> PathBuf {
 fn command(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(workspace("."));
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        // The programs find it by themselves, unless CARGO_TARGET_DIR puts them elsewhere.
+        command.env("ORT_DYLIB_PATH", workspace(&setup::onnx_runtime_library()));
+    }
     command
 }
 

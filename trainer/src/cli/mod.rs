@@ -5,7 +5,15 @@ mod export;
 mod fit;
 mod trace;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use clap::{Parser, Subcommand};
 use nimbert_trainer::{Error, dataset::Columns};
@@ -67,7 +75,8 @@ struct ExportArgs {
     /// Number format of the shipped graph
     #[arg(long, value_enum, default_value_t = Precision::Int8)]
     precision: Precision,
-    /// Refuse the export if the shipped graph loses more accuracy than this against fp32, in percentage points
+    /// Refuse the export if the shipped graph loses more accuracy than this against fp32, in percentage points; one row
+    /// never counts, however few there are
     #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
     max_accuracy_drop: f64,
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
@@ -102,6 +111,24 @@ impl ExportArgs {
     }
 }
 
+/// Sets a flag at the first interrupt; ends the process at the next one before the flag has been taken back.
+fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        message("stopping at the next step (once more: at once)");
+    })?;
+    Ok(stop)
+}
+
+/// Writes a message to standard error. Where that is closed, the exit status still tells.
+fn message(text: &str) {
+    let _ = writeln!(io::stderr(), "nimbert-train: {text}");
+}
+
 /// Program and version, as a manifest names its writer.
 fn producer() -> String {
     format!("nimbert-train {}", env!("CARGO_PKG_VERSION"))
@@ -125,13 +152,17 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("nimbert-train: error: {error:#}");
+            message(&format!("error: {error:#}"));
             ExitCode::from(exit_status(&error))
         }
     }
 }
 
 fn exit_status(error: &anyhow::Error) -> u8 {
+    if error.is::<io::Error>() {
+        // Results could not be written.
+        return 1;
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted { .. }) => 130,
         Some(Error::Gate { .. } | Error::Tensor(_) | Error::Runtime(nimbert::Error::Session { .. })) => 1,

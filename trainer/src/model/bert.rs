@@ -174,7 +174,7 @@ impl SequenceClassifier {
             .map(|index| Layer::load(&mut loader, index, &config))
             .collect::<Result<Vec<_>>>()?;
         let pooler = Linear::load_or_new(&mut loader, "bert.pooler.dense", hidden, hidden, deviation)?;
-        if config.json.get("id2label") != config.classifier_json(labels).get("id2label") {
+        if config.own_labels()? != labels {
             loader.ignore("classifier.weight");
             loader.ignore("classifier.bias");
         }

@@ -67,8 +67,7 @@ struct Json {
     classifier_dropout: Option<f32>,
     #[serde(default = "default_range")]
     initializer_range: f32,
-    #[serde(default)]
-    pad_token_id: u32,
+    pad_token_id: Option<u32>,
 }
 
 fn two() -> usize {
@@ -110,6 +109,9 @@ impl EncoderConfig {
         let sizes = [json.vocab_size, json.num_hidden_layers, json.intermediate_size, json.type_vocab_size];
         let smallest = sizes.iter().min().copied().unwrap_or(0).min(json.max_position_embeddings);
         expect(smallest > 0, "sizes above 0", &smallest)?;
+        let pad = json.pad_token_id.unwrap_or(0);
+        let vocab_size = json.vocab_size;
+        expect((pad as usize) < vocab_size, &format!("a pad_token_id below the vocab_size {vocab_size}"), &pad)?;
         let (hidden, heads) = (json.hidden_size, json.num_attention_heads);
         let divides = heads > 0 && hidden > 0 && hidden.is_multiple_of(heads);
         expect(divides, "a hidden_size that num_attention_heads divides", &format!("{hidden} and {heads}"))?;
@@ -130,7 +132,7 @@ impl EncoderConfig {
             attention_probs_dropout_prob: json.attention_probs_dropout_prob,
             classifier_dropout,
             initializer_range: json.initializer_range,
-            pad_token_id: json.pad_token_id,
+            pad_token_id: pad,
             path: path.to_owned(),
             json: map,
         })
@@ -155,10 +157,14 @@ impl EncoderConfig {
         json
     }
 
-    /// Number of weights in the encoder's matrices, embeddings left out: each costs six floating-point operations a
-    /// trained token (two forward, four backward).
-    pub fn matrix_weights(&self) -> usize {
-        let hidden = self.hidden_size;
-        self.num_hidden_layers * (4 * hidden * hidden + 2 * hidden * self.intermediate_size)
+    /// The labels of a trained classifier: those that the file names, or transformers' default of two.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] if the ids are not 0, 1, 2, ….
+    pub fn own_labels(&self) -> Result<Vec<String>> {
+        match self.json.get("id2label") {
+            Some(Value::Object(_)) => Ok(nimbert::config::ModelConfig::open(&self.path)?.labels),
+            _ => Ok(["LABEL_0", "LABEL_1"].map(str::to_owned).to_vec()),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor, Var, safetensors::MmapedSafetensors};
+use candle_core::{DType, Device, Tensor, Var, safetensors::BufferedSafetensors};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -91,7 +91,7 @@ pub struct LoadReport {
 
 /// Reads parameters one after the other, and remembers which ones were there.
 pub(super) struct Loader {
-    file: MmapedSafetensors,
+    file: BufferedSafetensors,
     /// The file's names by the names that the model uses; what is read is taken out.
     names: BTreeMap<String, String>,
     rng: ChaCha8Rng,
@@ -102,11 +102,8 @@ pub(super) struct Loader {
 impl Loader {
     /// `seed` is for the parameters that are made anew.
     pub(super) fn open(path: &Path, seed: u64) -> Result<Self> {
-        // Opened once more by hand, because the error of the mapping does not name the file.
-        std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
-        // SAFETY: the file is mapped read-only while the parameters are copied out of it. A process that shortens it
-        // meanwhile would end this one with SIGBUS; every reader of mapped weights accepts that.
-        let file = unsafe { MmapedSafetensors::new(path) }
+        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let file = BufferedSafetensors::new(bytes)
             .map_err(|error| Error::model(path, "a safetensors file", first_line(&error)))?;
         let names = file.tensors().into_iter().map(|(name, _)| (canonical_name(&name), name)).collect();
         Ok(Self {

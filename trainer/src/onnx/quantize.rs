@@ -5,7 +5,7 @@
 //! - The other operand gets one scale a token, computed from that token alone, so that a text's answer does not depend
 //!   on the texts beside it in the batch; DynamicQuantizeLinear would use one scale for all.
 //! - An embedding table is stored as int8 with one scale a row, and its rows are scaled back after they were picked.
-//! - Small constants — biases, normalization, the classifier — stay as they are.
+//! - Small constants — biases, normalization, a classifier of a few labels — stay as they are.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,6 +1,6 @@
 //! Dropout (Srivastava et al., JMLR 15, 2014): each element is set to 0 with probability p, the others divided by 1 − p.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
@@ -92,6 +92,9 @@ impl CustomOp2 for Dropout {
         residual: &CpuStorage,
         residual_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        if x_layout.shape() != residual_layout.shape() {
+            bail!("dropout-add: {:?} and {:?} differ", x_layout.shape(), residual_layout.shape());
+        }
         let mut y = elements(residual, residual_layout)?.to_vec();
         self.add_to(&mut y, elements(x, x_layout)?);
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))

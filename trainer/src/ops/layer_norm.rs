@@ -1,6 +1,6 @@
 //! Layer normalization (Ba, Kiros and Hinton, arXiv 1607.06450) over the last dimension.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
@@ -50,7 +50,11 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) =
             (elements(x, x_layout)?, elements(weight, weight_layout)?, elements(bias, bias_layout)?);
-        let hidden = weight.len();
+        let (_, hidden) = x_layout.shape().dims2()?;
+        if hidden == 0 || weight.len() != hidden || bias.len() != hidden {
+            let (weight, bias) = (weight_layout.shape(), bias_layout.shape());
+            bail!("layer-norm: x {:?}, weight {weight:?} and bias {bias:?} do not fit", x_layout.shape());
+        }
         let task = (TASK_ELEMENTS / hidden).max(1) * hidden;
         let mut y = vec![0.0; x.len()];
         y.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(y, x)| {

@@ -1,6 +1,6 @@
 //! Linear layer: y = x Wᵀ + b.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::{
     elements,
@@ -34,7 +34,11 @@ impl CustomOp3 for Linear {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, inputs) = x_layout.shape().dims2()?;
-        let (outputs, _) = weight_layout.shape().dims2()?;
+        let (outputs, weight_inputs) = weight_layout.shape().dims2()?;
+        if weight_inputs != inputs || bias_layout.shape().dims1()? != outputs {
+            let (weight, bias) = (weight_layout.shape(), bias_layout.shape());
+            bail!("linear: x {:?}, weight {weight:?} and bias {bias:?} do not fit", x_layout.shape());
+        }
         let (x, weight) = (elements(x, x_layout)?, elements(weight, weight_layout)?);
         let mut y = elements(bias, bias_layout)?.repeat(rows);
         let (x, weight) = (Matrix::new(x, rows, inputs, inputs), Matrix::new(weight, outputs, inputs, inputs));
