@@ -140,8 +140,12 @@ fn a_tokenizer_with_more_ids_than_embeddings_is_refused() {
 #[test]
 fn what_is_no_bert_or_no_model_at_all_is_refused() {
     for (key, value, expected) in [
-        ("model_type", json!("gpt2"), "expected model_type bert, found gpt2"),
-        ("hidden_act", json!("relu"), "expected hidden_act gelu, found relu"),
+        (
+            "model_type",
+            json!("gpt2"),
+            "one of the model types bert, distilbert, electra, roberta, xlm-roberta, found gpt2",
+        ),
+        ("hidden_act", json!("swish"), "one of the activations gelu,"),
         ("num_attention_heads", json!(5), "num_attention_heads divides, found 32 and 5"),
         ("hidden_size", json!("wide"), "config.json"),
     ] {

@@ -22,8 +22,8 @@ struct Reference {
 }
 
 impl Reference {
-    fn tiny_bert() -> Self {
-        Self::open("tests/data/tiny-bert", "tests/data/tiny-bert", None)
+    fn tiny(folder: &'static str) -> Self {
+        Self::open(folder, folder, None)
     }
 
     /// MiniLM with the reference's classification head: a file of weights in its own right, as a user would have it.
@@ -165,33 +165,59 @@ fn ten_steps_agree(reference: &Reference) {
     assert_close(&values(&output.logits), &reference.json["logits_after_10_steps"], 1e-3, "logits after ten steps");
 }
 
-#[test]
-fn tiny_bert_forward_agrees() {
-    let reference = Reference::tiny_bert();
-    ids_agree(&reference);
-    logits_agree(&reference);
-    hidden_states_agree(&reference);
-}
-
-#[test]
-fn tiny_bert_gradients_agree_element_by_element() {
-    let reference = Reference::tiny_bert();
-    gradient_norms_agree(&reference);
+/// Every parameter's gradient, element by element.
+fn gradients_agree(reference: &Reference) {
+    gradient_norms_agree(reference);
     let (_, _, gradients) = reference.step();
     let path = workspace(reference.folder).join("reference.safetensors");
+    let norm =
+        |tensor: &Tensor| -> f32 { tensor.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap() };
     for (name, expected) in candle_core::safetensors::load(path, &Device::Cpu).unwrap() {
         let name = name.strip_prefix("grad.").unwrap();
         let gradient = gradients.get(name).unwrap().to_dense(expected.shape()).unwrap();
-        let norm =
-            |tensor: &Tensor| -> f32 { tensor.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap() };
         let (difference, size) = (norm(&(gradient - &expected).unwrap()), norm(&expected));
         assert!(size < 1e-6 || difference / size <= 1e-3, "{name}: relative difference {}", difference / size);
     }
 }
 
+/// The [CLS] shortcut gives what computing all tokens gives.
+fn shortcut_agrees(reference: &Reference) {
+    let (batch, _) = reference.batch();
+    let last = |all_tokens| reference.model.encode(&batch, all_tokens, None).unwrap().hidden_states.pop().unwrap();
+    let first: Vec<u32> = batch.offsets[..batch.rows()].iter().map(|&offset| offset as u32).collect();
+    let first = last(true).index_select(&Tensor::new(first, &Device::Cpu).unwrap(), 0).unwrap();
+    let difference = (last(false) - first).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+    assert!(difference.to_scalar::<f32>().unwrap() <= 1e-5);
+}
+
+fn tiny_agrees(folder: &'static str) {
+    let reference = Reference::tiny(folder);
+    ids_agree(&reference);
+    logits_agree(&reference);
+    hidden_states_agree(&reference);
+    shortcut_agrees(&reference);
+    gradients_agree(&reference);
+    ten_steps_agree(&reference);
+}
+
 #[test]
-fn tiny_bert_ten_steps_agree() {
-    ten_steps_agree(&Reference::tiny_bert());
+fn tiny_bert_agrees() {
+    tiny_agrees("tests/data/tiny-bert");
+}
+
+#[test]
+fn tiny_distilbert_agrees() {
+    tiny_agrees("tests/data/tiny-distilbert");
+}
+
+#[test]
+fn tiny_electra_agrees() {
+    tiny_agrees("tests/data/tiny-electra");
+}
+
+#[test]
+fn tiny_roberta_agrees() {
+    tiny_agrees("tests/data/tiny-roberta");
 }
 
 #[test]
@@ -213,13 +239,13 @@ fn minilm_gradients_and_ten_steps_agree() {
 #[test]
 fn weight_decay_spares_biases_and_layer_normalization() {
     let step = |weight_decay| {
-        let reference = Reference::tiny_bert();
+        let reference = Reference::tiny("tests/data/tiny-bert");
         let (_, _, gradients) = reference.step();
         let mut optimizer = AdamW::new(AdamWConfig { weight_decay, ..AdamWConfig::default() });
         optimizer.step(reference.model.parameters(), &gradients, 0.1, 1.0).unwrap();
         reference.model
     };
-    let (before, plain, decayed) = (Reference::tiny_bert().model, step(0.0), step(0.5));
+    let (before, plain, decayed) = (Reference::tiny("tests/data/tiny-bert").model, step(0.0), step(0.5));
     for (name, before) in before.parameters().iter() {
         let [before, plain, decayed] =
             [before, plain.parameters().get(name).unwrap(), decayed.parameters().get(name).unwrap()]

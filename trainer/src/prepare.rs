@@ -126,9 +126,9 @@ pub fn encode_all(tokenizer: &Tokenizer, dataset: &Dataset) -> Result<Vec<Encodi
 /// [`Error::Setting`] if `max_length` is above the model's positions; [`Error::Model`] if the tokenizer has ids that the
 /// embeddings lack; [`Error::Runtime`].
 pub fn open_tokenizer(folder: &Path, max_length: usize, config: &EncoderConfig) -> Result<Tokenizer> {
-    let positions = config.max_position_embeddings;
-    if max_length > positions {
-        return Err(Error::setting("--max-length", format!("at most the model's {positions} positions"), max_length));
+    let longest = config.max_tokens();
+    if max_length > longest {
+        return Err(Error::setting("--max-length", format!("at most the model's {longest} positions"), max_length));
     }
     let path = folder.join(bundle::TOKENIZER);
     let tokenizer = Tokenizer::open(&path, max_length)?;

@@ -96,7 +96,7 @@ pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, prepared: &
                 "{rows} texts, packed without padding: about {tokens} ids → {tokens} × {hidden} → {layers} layers → {rows} × {hidden} ([CLS])"
             ),
         ),
-        stage("head", &format!("{rows} × {hidden} → pooler {rows} × {hidden} → logits {rows} × {}", model.labels.len())),
+        stage("head", &format!("{rows} × {hidden} → dense {rows} × {hidden} → logits {rows} × {}", model.labels.len())),
         stage("weights", &format!("{} numbers in {} tensors", model.parameters().count(), report.loaded)),
         stage("", &format!("made anew: {}; unused: {}", names(&report.initialized), names(&report.unused))),
     ]

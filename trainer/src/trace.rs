@@ -87,7 +87,7 @@ fn layer_name(value: &str) -> String {
 fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
     let config = EncoderConfig::open(&folder.join(bundle::CONFIG))?;
     let labels = config.own_labels()?;
-    let tokenizer = open_tokenizer(folder, config.max_position_embeddings.min(512), &config)?;
+    let tokenizer = open_tokenizer(folder, config.max_tokens(), &config)?;
     let (model, report) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0)?;
     if let Some(name) = report.initialized.first() {
         return Err(Error::model(&report.path, format!("a trained classifier with the tensor {name}"), "none"));

@@ -5,13 +5,22 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use super::architecture::Architecture;
+use crate::{
+    error::{Error, Result},
+    ops::Activation,
+};
 
-/// The shape of a BERT encoder, checked: every field is usable as it is.
+/// The shape of an encoder, checked: every field is usable as it is. Names are BERT's; DistilBERT's `dim`, `n_layers`
+/// and so on are read as what they mean.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderConfig {
+    /// What kind of encoder and head.
+    pub architecture: Architecture,
     /// Rows of the word embeddings.
     pub vocab_size: usize,
+    /// Width of an embedding; where it is not `hidden_size`, a linear layer leads from the one to the other.
+    pub embedding_size: usize,
     /// Width of a token's vector.
     pub hidden_size: usize,
     /// Number of encoder layers.
@@ -20,9 +29,13 @@ pub struct EncoderConfig {
     pub num_attention_heads: usize,
     /// Width of the feed-forward network.
     pub intermediate_size: usize,
-    /// Rows of the position embeddings: the longest text, in tokens.
+    /// The feed-forward network's activation.
+    pub hidden_act: Activation,
+    /// Rows of the position embeddings.
     pub max_position_embeddings: usize,
-    /// Rows of the token type embeddings.
+    /// The row of a text's first token in the position embeddings.
+    pub position_offset: usize,
+    /// Rows of the token type embeddings; 0: the architecture has none.
     pub type_vocab_size: usize,
     /// Added to the variance in layer normalization.
     pub layer_norm_eps: f32,
@@ -30,7 +43,7 @@ pub struct EncoderConfig {
     pub hidden_dropout_prob: f32,
     /// Dropout of the attention probabilities.
     pub attention_probs_dropout_prob: f32,
-    /// Dropout of the pooled output.
+    /// Dropout in the head.
     pub classifier_dropout: f32,
     /// Standard deviation of a new head's weights.
     pub initializer_range: f32,
@@ -42,58 +55,41 @@ pub struct EncoderConfig {
     pub json: serde_json::Map<String, Value>,
 }
 
-/// The fields as they stand in the file; defaults are those of Hugging Face's `BertConfig`.
+/// The fields as they stand in the file, under BERT's or DistilBERT's names.
 #[derive(Deserialize)]
 struct Json {
     model_type: String,
     vocab_size: usize,
+    embedding_size: Option<usize>,
+    #[serde(alias = "dim")]
     hidden_size: usize,
+    #[serde(alias = "n_layers")]
     num_hidden_layers: usize,
+    #[serde(alias = "n_heads")]
     num_attention_heads: usize,
+    #[serde(alias = "hidden_dim")]
     intermediate_size: usize,
     max_position_embeddings: usize,
-    #[serde(default = "two")]
-    type_vocab_size: usize,
-    #[serde(default = "gelu")]
-    hidden_act: String,
-    #[serde(default = "absolute")]
-    position_embedding_type: String,
-    #[serde(default = "default_eps")]
-    layer_norm_eps: f32,
-    #[serde(default = "a_tenth")]
-    hidden_dropout_prob: f32,
-    #[serde(default = "a_tenth")]
-    attention_probs_dropout_prob: f32,
+    type_vocab_size: Option<usize>,
+    #[serde(alias = "activation")]
+    hidden_act: Option<String>,
+    position_embedding_type: Option<String>,
+    layer_norm_eps: Option<f32>,
+    #[serde(alias = "dropout")]
+    hidden_dropout_prob: Option<f32>,
+    #[serde(alias = "attention_dropout")]
+    attention_probs_dropout_prob: Option<f32>,
+    #[serde(alias = "seq_classif_dropout")]
     classifier_dropout: Option<f32>,
-    #[serde(default = "default_range")]
-    initializer_range: f32,
+    initializer_range: Option<f32>,
     pad_token_id: Option<u32>,
 }
 
-fn two() -> usize {
-    2
-}
-fn gelu() -> String {
-    "gelu".to_owned()
-}
-fn absolute() -> String {
-    "absolute".to_owned()
-}
-fn default_eps() -> f32 {
-    1e-12
-}
-fn a_tenth() -> f32 {
-    0.1
-}
-fn default_range() -> f32 {
-    0.02
-}
-
 impl EncoderConfig {
-    /// Reads `path`.
+    /// Reads `path`. What the file leaves out gets the default of the architecture's Hugging Face configuration class.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Model`] for what is no configuration of a BERT that this crate computes exactly.
+    /// [`Error::Io`]; [`Error::Model`] for what is no configuration of an encoder that this crate computes exactly.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
         let not_json = |error: serde_json::Error| Error::model(path, "a Hugging Face config.json", error.to_string());
@@ -102,40 +98,60 @@ impl EncoderConfig {
         let expect = |holds: bool, expected: &str, got: &dyn std::fmt::Display| {
             if holds { Ok(()) } else { Err(Error::model(path, expected, got.to_string())) }
         };
-        expect(json.model_type == "bert", "model_type bert", &json.model_type)?;
-        expect(json.hidden_act == "gelu", "hidden_act gelu", &json.hidden_act)?;
-        let positions = &json.position_embedding_type;
-        expect(positions == "absolute", "position_embedding_type absolute", positions)?;
-        let sizes = [json.vocab_size, json.num_hidden_layers, json.intermediate_size, json.type_vocab_size];
-        let smallest = sizes.iter().min().copied().unwrap_or(0).min(json.max_position_embeddings);
-        expect(smallest > 0, "sizes above 0", &smallest)?;
-        let pad = json.pad_token_id.unwrap_or(0);
-        let vocab_size = json.vocab_size;
-        expect((pad as usize) < vocab_size, &format!("a pad_token_id below the vocab_size {vocab_size}"), &pad)?;
+        let expected = format!("one of the model types {}", Architecture::MODEL_TYPES.join(", "));
+        let architecture = Architecture::from_model_type(&json.model_type)
+            .ok_or_else(|| Error::model(path, expected, json.model_type.clone()))?;
+        let hidden_act = json.hidden_act.as_deref().unwrap_or("gelu");
+        let expected = format!("one of the activations {}", Activation::NAMES.join(", "));
+        let hidden_act = Activation::from_name(hidden_act).ok_or_else(|| Error::model(path, expected, hidden_act))?;
+        let positions = json.position_embedding_type.as_deref().unwrap_or("absolute");
+        expect(positions == "absolute", "position_embedding_type absolute", &positions)?;
+
         let (hidden, heads) = (json.hidden_size, json.num_attention_heads);
         let divides = heads > 0 && hidden > 0 && hidden.is_multiple_of(heads);
         expect(divides, "a hidden_size that num_attention_heads divides", &format!("{hidden} and {heads}"))?;
-        let classifier_dropout = json.classifier_dropout.unwrap_or(json.hidden_dropout_prob);
-        for p in [json.hidden_dropout_prob, json.attention_probs_dropout_prob, classifier_dropout] {
-            expect((0.0..1.0).contains(&p), "dropout probabilities from 0 to below 1", &p)?;
-        }
-        Ok(Self {
+        let pad_token_id = json.pad_token_id.unwrap_or(architecture.default_pad_token_id());
+        let vocab_size = json.vocab_size;
+        let expected = format!("a pad_token_id below the vocab_size {vocab_size}");
+        expect((pad_token_id as usize) < vocab_size, &expected, &pad_token_id)?;
+        let type_vocab_size = json.type_vocab_size.unwrap_or(2);
+        let hidden_dropout_prob = json.hidden_dropout_prob.unwrap_or(0.1);
+        let config = Self {
+            architecture,
             vocab_size: json.vocab_size,
+            embedding_size: architecture.embedding_size(json.embedding_size, hidden),
             hidden_size: hidden,
             num_hidden_layers: json.num_hidden_layers,
             num_attention_heads: heads,
             intermediate_size: json.intermediate_size,
+            hidden_act,
             max_position_embeddings: json.max_position_embeddings,
-            type_vocab_size: json.type_vocab_size,
-            layer_norm_eps: json.layer_norm_eps,
-            hidden_dropout_prob: json.hidden_dropout_prob,
-            attention_probs_dropout_prob: json.attention_probs_dropout_prob,
-            classifier_dropout,
-            initializer_range: json.initializer_range,
-            pad_token_id: pad,
+            position_offset: architecture.position_offset(pad_token_id),
+            type_vocab_size: if architecture.has_token_types() { type_vocab_size } else { 0 },
+            layer_norm_eps: json.layer_norm_eps.unwrap_or(1e-12),
+            hidden_dropout_prob,
+            attention_probs_dropout_prob: json.attention_probs_dropout_prob.unwrap_or(0.1),
+            classifier_dropout: json.classifier_dropout.unwrap_or(hidden_dropout_prob),
+            initializer_range: json.initializer_range.unwrap_or(0.02),
+            pad_token_id,
             path: path.to_owned(),
             json: map,
-        })
+        };
+        let sizes = [config.vocab_size, config.embedding_size, config.num_hidden_layers, config.intermediate_size];
+        let smallest = sizes.iter().min().copied().unwrap_or(0);
+        expect(smallest > 0, "sizes above 0", &smallest)?;
+        let positions = config.max_position_embeddings;
+        expect(positions > config.position_offset, "more max_position_embeddings", &positions)?;
+        expect(config.type_vocab_size > 0 || !architecture.has_token_types(), "a type_vocab_size above 0", &0)?;
+        for p in [config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.classifier_dropout] {
+            expect((0.0..1.0).contains(&p), "dropout probabilities from 0 to below 1", &p)?;
+        }
+        Ok(config)
+    }
+
+    /// The longest text, in tokens.
+    pub fn max_tokens(&self) -> usize {
+        self.max_position_embeddings - self.position_offset
     }
 
     /// The same model without any dropout: what tests and comparisons of single steps need.
@@ -147,8 +163,9 @@ impl EncoderConfig {
     /// `config.json` of a classifier with `labels`: the base's, with the architecture's name and the label names.
     pub fn classifier_json(&self, labels: &[String]) -> serde_json::Map<String, Value> {
         let mut json = self.json.clone();
+        let model_type = self.json.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
         json.remove("_name_or_path");
-        json.insert("architectures".into(), serde_json::json!(["BertForSequenceClassification"]));
+        json.insert("architectures".into(), serde_json::json!([self.architecture.classifier_class(&model_type)]));
         json.insert("problem_type".into(), "single_label_classification".into());
         let id2label = labels.iter().enumerate().map(|(id, label)| (id.to_string(), Value::from(label.as_str())));
         json.insert("id2label".into(), Value::Object(id2label.collect()));

@@ -3,12 +3,15 @@
 //! candle-transformers' BERT serves inference: its layer normalization cuts the gradient and its dropout does nothing
 //! (ARCHITECTURE.md), so it would train the head only.
 
-mod bert;
+mod architecture;
+mod classifier;
 mod config;
 mod gradients;
 mod parameters;
 
-pub use bert::{Encoded, Output, SequenceClassifier};
+pub use architecture::Architecture;
+pub(crate) use architecture::Names;
+pub use classifier::{Encoded, Output, SequenceClassifier};
 pub use config::EncoderConfig;
 pub use gradients::{Gradient, Gradients};
 pub use parameters::{LoadReport, Parameters};

@@ -10,6 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
+use super::architecture::Names;
 use crate::error::{Error, Result};
 
 /// Trainable tensors in the order of their names: the same in every run, unlike candle's `VarMap`.
@@ -101,11 +102,11 @@ pub(super) struct Loader {
 
 impl Loader {
     /// `seed` is for the parameters that are made anew.
-    pub(super) fn open(path: &Path, seed: u64) -> Result<Self> {
+    pub(super) fn open(path: &Path, names: &Names, seed: u64) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
         let file = BufferedSafetensors::new(bytes)
             .map_err(|error| Error::model(path, "a safetensors file", first_line(&error)))?;
-        let names = file.tensors().into_iter().map(|(name, _)| (canonical_name(&name), name)).collect();
+        let names = file.tensors().into_iter().map(|(name, _)| (canonical_name(&name, names), name)).collect();
         Ok(Self {
             file,
             names,
@@ -175,12 +176,14 @@ impl Loader {
     }
 }
 
-/// A file's name for a tensor as `BertForSequenceClassification` has it. A bare `BertModel` lacks the prefix, and
-/// models converted from TensorFlow call layer normalization's parameters gamma and beta.
-fn canonical_name(name: &str) -> String {
+/// A file's name for a tensor as transformers' classifiers have it. A bare encoder lacks the prefix, and models converted
+/// from TensorFlow call layer normalization's parameters gamma and beta.
+fn canonical_name(name: &str, names: &Names) -> String {
     let name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
     match name.split('.').next() {
-        Some("embeddings" | "encoder" | "pooler") => format!("bert.{name}"),
+        Some("embeddings" | "embeddings_project" | "encoder" | "transformer" | "pooler") => {
+            format!("{}.{name}", names.base)
+        }
         _ => name,
     }
 }

@@ -1,12 +1,12 @@
 //! The exported graph: built from the model's parameters, quantized, and compared with the model before it ships.
 
-mod bert;
+mod classifier;
 mod graph;
 mod quantize;
 mod validate;
 
-pub use bert::export;
 pub use candle_onnx::onnx::ModelProto;
+pub use classifier::export;
 pub(crate) use graph::float_output;
 pub use quantize::quantize;
 pub use validate::{Comparison, compare};

@@ -7,9 +7,9 @@
 //! All of them work on contiguous `f32` tensors on the CPU, without padding: the rows of `[tokens, hidden]` are the
 //! tokens of all texts of a batch, one text after the other.
 
+mod activation;
 mod attention;
 mod dropout;
-mod gelu;
 mod layer_norm;
 mod linear;
 mod math;
@@ -19,9 +19,10 @@ pub(crate) use math::vectorized;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
+pub use activation::{Activation, activation};
+pub(crate) use activation::{GELU_CUBIC, ROOT_TWO_OVER_PI};
 pub use attention::{Attention, attention};
 pub use dropout::{Dropout, dropout, dropout_add};
-pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 
@@ -92,9 +93,17 @@ mod tests {
     }
 
     #[test]
-    fn gelu_agrees() {
+    fn activations_agree() {
         let x = random((50, 401));
-        assert_same(&gelu(&x).unwrap(), &x.gelu_erf().unwrap(), &[&x]);
+        let composed = [
+            (Activation::Gelu, x.gelu_erf().unwrap()),
+            (Activation::GeluTanh, x.gelu().unwrap()),
+            (Activation::Relu, x.relu().unwrap()),
+            (Activation::Tanh, x.tanh().unwrap()),
+        ];
+        for (function, composed) in composed {
+            assert_same(&activation(&x, function).unwrap(), &composed, &[&x]);
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! BERT for sequence classification (Devlin et al., arXiv 1810.04805): encoder, pooler, classifier.
+//! An encoder of the BERT family with a classification head: embeddings, layers, two linear layers.
 //!
 //! A batch is packed: the tokens of all texts follow one another without padding. Shapes below use `tokens` for their
 //! number, `rows` for the number of texts, `hidden` and `labels` for the sizes of the model.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor, Var};
 
@@ -15,15 +15,11 @@ use super::{
 use crate::{
     dataloader::PackedBatch,
     error::{Error, Result},
-    ops::{self, Attention, Dropout},
+    ops::{self, Activation, Attention, Dropout},
     random::DropoutKeys,
 };
 
-const WORD_EMBEDDINGS: &str = "bert.embeddings.word_embeddings.weight";
-const POSITION_EMBEDDINGS: &str = "bert.embeddings.position_embeddings.weight";
-const TOKEN_TYPE_EMBEDDINGS: &str = "bert.embeddings.token_type_embeddings.weight";
-
-/// A BERT encoder with a classification head, all of whose parameters are trainable.
+/// An encoder with a classification head, all of whose parameters are trainable.
 #[derive(Debug)]
 pub struct SequenceClassifier {
     /// The encoder's shape.
@@ -32,15 +28,23 @@ pub struct SequenceClassifier {
     pub labels: Vec<String>,
     parameters: Parameters,
     embeddings_norm: LayerNorm,
+    /// From the embeddings' width to the encoder's, where they differ.
+    embeddings_project: Option<Linear>,
     layers: Vec<Layer>,
-    pooler: Linear,
-    classifier: Linear,
+    head_dense: Linear,
+    head_output: Linear,
+}
+
+/// A table of embeddings, and which of its rows a batch picks.
+struct Table<'a> {
+    name: String,
+    ids: Cow<'a, [u32]>,
 }
 
 /// What the encoder makes of a batch.
 #[derive(Debug)]
 pub struct Encoded {
-    /// The sums of word, position and token type embeddings, `[tokens, hidden]`: where the graph begins.
+    /// The sums of word, position and token type embeddings, `[tokens, embedding]`: where the graph begins.
     embedding_sums: Var,
     /// Output of the embeddings, then of each layer: `[tokens, hidden]`. The last is `[rows, hidden]`, the first token
     /// of each text, unless all tokens were asked for.
@@ -76,6 +80,7 @@ struct Layer {
     attention_output: Linear,
     attention_norm: LayerNorm,
     intermediate: Linear,
+    activation: Activation,
     output: Linear,
     output_norm: LayerNorm,
 }
@@ -103,11 +108,11 @@ impl Linear {
 }
 
 impl LayerNorm {
-    fn load(loader: &mut Loader, name: &str, config: &EncoderConfig) -> Result<Self> {
+    fn load(loader: &mut Loader, name: &str, width: usize, eps: f32) -> Result<Self> {
         Ok(Self {
-            weight: loader.read(&format!("{name}.weight"), &[config.hidden_size])?,
-            bias: loader.read(&format!("{name}.bias"), &[config.hidden_size])?,
-            eps: config.layer_norm_eps,
+            weight: loader.read(&format!("{name}.weight"), &[width])?,
+            bias: loader.read(&format!("{name}.bias"), &[width])?,
+            eps,
         })
     }
 
@@ -119,17 +124,19 @@ impl LayerNorm {
 
 impl Layer {
     fn load(loader: &mut Loader, index: usize, config: &EncoderConfig) -> Result<Self> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let name = |part: &str| format!("bert.encoder.layer.{index}.{part}");
+        let (hidden, intermediate, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let names = config.architecture.names();
+        let name = |part: &str| names.in_layer(index, part);
         Ok(Self {
-            query: Linear::load(loader, &name("attention.self.query"), hidden, hidden)?,
-            key: Linear::load(loader, &name("attention.self.key"), hidden, hidden)?,
-            value: Linear::load(loader, &name("attention.self.value"), hidden, hidden)?,
-            attention_output: Linear::load(loader, &name("attention.output.dense"), hidden, hidden)?,
-            attention_norm: LayerNorm::load(loader, &name("attention.output.LayerNorm"), config)?,
-            intermediate: Linear::load(loader, &name("intermediate.dense"), hidden, intermediate)?,
-            output: Linear::load(loader, &name("output.dense"), intermediate, hidden)?,
-            output_norm: LayerNorm::load(loader, &name("output.LayerNorm"), config)?,
+            query: Linear::load(loader, &name(names.query), hidden, hidden)?,
+            key: Linear::load(loader, &name(names.key), hidden, hidden)?,
+            value: Linear::load(loader, &name(names.value), hidden, hidden)?,
+            attention_output: Linear::load(loader, &name(names.attention_output), hidden, hidden)?,
+            attention_norm: LayerNorm::load(loader, &name(names.attention_norm), hidden, eps)?,
+            intermediate: Linear::load(loader, &name(names.intermediate), hidden, intermediate)?,
+            activation: config.hidden_act,
+            output: Linear::load(loader, &name(names.output), intermediate, hidden)?,
+            output_norm: LayerNorm::load(loader, &name(names.output_norm), hidden, eps)?,
         })
     }
 
@@ -146,7 +153,7 @@ impl Layer {
         let context = ops::attention(&q, &k, &v, attention)?;
         let attended = self.attention_output.forward(&context)?;
         let x = self.attention_norm.forward(&ops::dropout_add(&attended, queries, dropout[0])?)?;
-        let intermediate = ops::gelu(&self.intermediate.forward(&x)?)?;
+        let intermediate = ops::activation(&self.intermediate.forward(&x)?, self.activation)?;
         let output = self.output.forward(&intermediate)?;
         self.output_norm.forward(&ops::dropout_add(&output, &x, dropout[1])?)
     }
@@ -160,28 +167,37 @@ impl SequenceClassifier {
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] naming the tensor that is missing or of another shape than config.json says.
     pub fn load(path: &Path, config: EncoderConfig, labels: &[String], seed: u64) -> Result<(Self, LoadReport)> {
-        let mut loader = Loader::open(path, seed)?;
-        let (hidden, deviation) = (config.hidden_size, config.initializer_range);
+        let names = config.architecture.names();
+        let mut loader = Loader::open(path, names, seed)?;
+        let (hidden, embedding, deviation) = (config.hidden_size, config.embedding_size, config.initializer_range);
         for (name, rows) in [
-            (WORD_EMBEDDINGS, config.vocab_size),
-            (POSITION_EMBEDDINGS, config.max_position_embeddings),
-            (TOKEN_TYPE_EMBEDDINGS, config.type_vocab_size),
+            (names.word_embeddings(), config.vocab_size),
+            (names.position_embeddings(), config.max_position_embeddings),
+            (names.token_type_embeddings(), config.type_vocab_size),
         ] {
-            loader.read(name, &[rows, hidden])?;
+            if rows > 0 {
+                loader.read(&name, &[rows, embedding])?;
+            }
         }
-        let embeddings_norm = LayerNorm::load(&mut loader, "bert.embeddings.LayerNorm", &config)?;
+        let embeddings_norm = LayerNorm::load(&mut loader, &names.embeddings_norm(), embedding, config.layer_norm_eps)?;
+        let embeddings_project = match embedding == hidden {
+            true => None,
+            false => Some(Linear::load(&mut loader, &names.embeddings_project(), embedding, hidden)?),
+        };
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::load(&mut loader, index, &config))
             .collect::<Result<Vec<_>>>()?;
-        let pooler = Linear::load_or_new(&mut loader, "bert.pooler.dense", hidden, hidden, deviation)?;
         if config.own_labels()? != labels {
-            loader.ignore("classifier.weight");
-            loader.ignore("classifier.bias");
+            loader.ignore(&format!("{}.weight", names.head_output));
+            loader.ignore(&format!("{}.bias", names.head_output));
         }
-        let classifier = Linear::load_or_new(&mut loader, "classifier", hidden, labels.len(), deviation)?;
+        let head_dense = Linear::load_or_new(&mut loader, names.head_dense, hidden, hidden, deviation)?;
+        let head_output = Linear::load_or_new(&mut loader, names.head_output, hidden, labels.len(), deviation)?;
         let (parameters, report) = loader.finish();
         let labels = labels.to_vec();
-        Ok((Self { config, labels, parameters, embeddings_norm, layers, pooler, classifier }, report))
+        let model =
+            Self { config, labels, parameters, embeddings_norm, embeddings_project, layers, head_dense, head_output };
+        Ok((model, report))
     }
 
     /// The trainable tensors.
@@ -200,7 +216,11 @@ impl SequenceClassifier {
         let config = &self.config;
         let embedding_sums = self.embedding_sums(batch)?;
         let normalized = self.embeddings_norm.forward(&embedding_sums)?;
-        let mut hidden_states = vec![ops::dropout(&normalized, keys.next(config.hidden_dropout_prob))?];
+        let embedded = ops::dropout(&normalized, keys.next(config.hidden_dropout_prob))?;
+        let mut hidden_states = vec![match &self.embeddings_project {
+            Some(project) => project.forward(&embedded)?,
+            None => embedded,
+        }];
         let all: Arc<[usize]> = batch.offsets.clone().into();
         for (index, layer) in self.layers.iter().enumerate() {
             let x = &hidden_states[index];
@@ -231,13 +251,14 @@ impl SequenceClassifier {
     /// [`Error::Tensor`].
     pub fn forward(&self, batch: &PackedBatch, mut dropout: Option<&mut DropoutKeys>) -> Result<Output> {
         let encoded = self.encode(batch, false, dropout.as_deref_mut())?;
-        let first = &encoded.hidden_states[self.layers.len()];
-        let pooled = self.pooler.forward(first)?.tanh()?;
-        let pooled = match dropout {
-            Some(keys) => ops::dropout(&pooled, keys.next(self.config.classifier_dropout))?,
-            None => pooled,
-        };
-        let logits = self.classifier.forward(&pooled)?;
+        let mut no_dropout = DropoutKeys::none();
+        let keys = dropout.unwrap_or(&mut no_dropout);
+        let architecture = self.config.architecture;
+        let p = self.config.classifier_dropout;
+        let first = encoded.hidden_states[self.layers.len()].clone();
+        let first = if architecture.drops_head_input() { ops::dropout(&first, keys.next(p))? } else { first };
+        let dense = ops::activation(&self.head_dense.forward(&first)?, architecture.head_activation())?;
+        let logits = self.head_output.forward(&ops::dropout(&dense, keys.next(p))?)?;
         Ok(Output { logits, encoded })
     }
 
@@ -252,37 +273,45 @@ impl SequenceClassifier {
             store.remove(tensor).ok_or_else(cut)
         };
         let embedding_sums = take("the embeddings", &output.encoded.embedding_sums)?.flatten_all()?.to_vec1::<f32>()?;
-        let hidden = self.config.hidden_size;
-        let mut gradients = BTreeMap::new();
+        let width = self.config.embedding_size;
+        let rows = |table: Table<'_>| (table.name, Gradient::of_rows(&table.ids, &embedding_sums, width));
+        let mut gradients: BTreeMap<String, Gradient> = self.tables(batch).into_iter().map(rows).collect();
         for (name, var) in self.parameters.iter() {
-            let gradient = match name {
-                WORD_EMBEDDINGS => Gradient::of_rows(&batch.input_ids, &embedding_sums, hidden),
-                POSITION_EMBEDDINGS => Gradient::of_rows(&batch.position_ids, &embedding_sums, hidden),
-                TOKEN_TYPE_EMBEDDINGS => Gradient::of_rows(&batch.token_type_ids, &embedding_sums, hidden),
-                _ => Gradient::Dense(take(name, var)?),
-            };
-            gradients.insert(name.to_owned(), gradient);
+            if !gradients.contains_key(name) {
+                gradients.insert(name.to_owned(), Gradient::Dense(take(name, var)?));
+            }
         }
         Ok(Gradients(gradients))
     }
 
-    /// word + position + token type embedding of each token, `[tokens, hidden]`, as the leaf at which the graph ends:
+    /// The tables whose rows are summed to embed a batch.
+    fn tables<'a>(&self, batch: &'a PackedBatch) -> Vec<Table<'a>> {
+        let names = self.config.architecture.names();
+        let offset = self.config.position_offset as u32;
+        let positions = batch.position_ids.iter().map(|position| position + offset).collect();
+        let mut tables = vec![
+            Table { name: names.word_embeddings(), ids: Cow::Borrowed(&batch.input_ids) },
+            Table { name: names.position_embeddings(), ids: Cow::Owned(positions) },
+        ];
+        if self.config.type_vocab_size > 0 {
+            tables.push(Table { name: names.token_type_embeddings(), ids: Cow::Borrowed(&batch.token_type_ids) });
+        }
+        tables
+    }
+
+    /// word + position + token type embedding of each token, `[tokens, embedding]`, as the leaf at which the graph ends:
     /// the tables' gradients are made from its gradient, see [`Gradient::Rows`].
     fn embedding_sums(&self, batch: &PackedBatch) -> Result<Var> {
         let mut sums: Option<Tensor> = None;
-        for (name, ids) in [
-            (WORD_EMBEDDINGS, &batch.input_ids),
-            (POSITION_EMBEDDINGS, &batch.position_ids),
-            (TOKEN_TYPE_EMBEDDINGS, &batch.token_type_ids),
-        ] {
-            let table = self.parameters.get(name).expect("loaded with the model").as_detached_tensor();
-            let rows = table.index_select(&Tensor::new(ids.as_slice(), &Device::Cpu)?, 0)?;
+        for Table { name, ids } in self.tables(batch) {
+            let table = self.parameters.get(&name).expect("loaded with the model").as_detached_tensor();
+            let rows = table.index_select(&Tensor::new(&*ids, &Device::Cpu)?, 0)?;
             sums = Some(match sums {
                 None => rows,
                 Some(sums) => (sums + rows)?,
             });
         }
-        Ok(Var::from_tensor(&sums.expect("three tables"))?)
+        Ok(Var::from_tensor(&sums.expect("words and positions"))?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The graph of a BERT classifier, in standard operators.
+//! The graph of a classifier of the BERT family, in standard operators.
 //!
 //! Layer normalization, GELU and attention are spelled out the way PyTorch's exporter does. ONNX Runtime's optimizer
 //! knows these patterns and replaces each by one operator when it loads the graph (a test counts them); readers
@@ -9,22 +9,23 @@ use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
 use super::graph::{Axis, GraphBuilder, int_attribute, ints_attribute};
 use crate::{
     error::Result,
-    model::{EncoderConfig, SequenceClassifier},
+    model::{EncoderConfig, Names, SequenceClassifier},
+    ops::{Activation, GELU_CUBIC, ROOT_TWO_OVER_PI},
 };
 
 /// What is added to the attention scores of padding. Softmax turns it into exactly 0, and ONNX Runtime's attention
 /// fusion asks for this value.
 const MASK_VALUE: f32 = -10_000.0;
 
-/// The graph of `model` in fp32: inputs `input_ids`, `attention_mask`, `token_type_ids` (`int64 [batch, sequence]`),
-/// output `logits` (`float [batch, labels]`). The output of layer i is the value `layer.i/output`.
+/// The graph of `model` in fp32: inputs `input_ids`, `attention_mask` and, where the architecture has token types,
+/// `token_type_ids` (`int64 [batch, sequence]`), output `logits` (`float [batch, labels]`). The output of layer i is the value `layer.i/output`.
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
 pub fn export(model: &SequenceClassifier) -> Result<ModelProto> {
     let mut exporter = Exporter { builder: GraphBuilder::default(), model };
     exporter.classifier()?;
-    Ok(exporter.builder.finish("bert-for-sequence-classification"))
+    Ok(exporter.builder.finish("sequence-classification"))
 }
 
 struct Exporter<'a> {
@@ -37,6 +38,10 @@ impl Exporter<'_> {
         &self.model.config
     }
 
+    fn names(&self) -> &'static Names {
+        self.model.config.architecture.names()
+    }
+
     /// The parameter `name` as a constant; a matrix is transposed, so that it multiplies from the right.
     fn parameter(&mut self, name: &str, transpose: bool) -> Result<String> {
         let tensor = self.model.parameters().get(name).expect("a parameter of the model").as_detached_tensor();
@@ -44,12 +49,17 @@ impl Exporter<'_> {
         self.builder.floats(name, &tensor)
     }
 
-    /// x `[batch, sequence, in]` → `[batch, sequence, out]`
+    /// x `[…, in]` → `[…, out]`
     fn linear(&mut self, prefix: &str, parameter: &str, x: &str) -> Result<String> {
+        self.named_linear(prefix, parameter, x, &format!("{prefix}/add"))
+    }
+
+    /// The same; the last node is called `output`.
+    fn named_linear(&mut self, prefix: &str, parameter: &str, x: &str, output: &str) -> Result<String> {
         let weight = self.parameter(&format!("{parameter}.weight"), true)?;
         let bias = self.parameter(&format!("{parameter}.bias"), false)?;
         let product = self.builder.node(&format!("{prefix}/matmul"), "MatMul", &[x, &weight], vec![]);
-        Ok(self.builder.node(&format!("{prefix}/add"), "Add", &[&product, &bias], vec![]))
+        Ok(self.builder.node(output, "Add", &[&product, &bias], vec![]))
     }
 
     /// Layer normalization over the last axis; the last node is called `output`.
@@ -73,27 +83,59 @@ impl Exporter<'_> {
         Ok(b.node(output, "Add", &[&scaled, &bias], vec![]))
     }
 
-    /// x Φ(x) = x · ½ (1 + erf(x / √2))
-    fn gelu(&mut self, prefix: &str, x: &str) -> String {
+    /// The activation of each element.
+    fn activation(&mut self, prefix: &str, x: &str, activation: Activation) -> String {
         let b = &mut self.builder;
         let name = |part: &str| format!("{prefix}/{part}");
-        let root_two = b.scalar(&name("root_two"), std::f32::consts::SQRT_2);
-        let one = b.scalar(&name("one"), 1.0);
-        let half = b.scalar(&name("half"), 0.5);
-        let scaled = b.node(&name("scaled"), "Div", &[x, &root_two], vec![]);
-        let erf = b.node(&name("erf"), "Erf", &[&scaled], vec![]);
-        let shifted = b.node(&name("shifted"), "Add", &[&erf, &one], vec![]);
-        let product = b.node(&name("product"), "Mul", &[x, &shifted], vec![]);
-        b.node(&name("gelu"), "Mul", &[&product, &half], vec![])
+        match activation {
+            Activation::Relu => b.node(&name("relu"), "Relu", &[x], vec![]),
+            Activation::Tanh => b.node(&name("tanh"), "Tanh", &[x], vec![]),
+            // x · ½ (1 + erf(x / √2))
+            Activation::Gelu => {
+                let root_two = b.scalar(&name("root_two"), std::f32::consts::SQRT_2);
+                let (one, half) = (b.scalar(&name("one"), 1.0), b.scalar(&name("half"), 0.5));
+                let scaled = b.node(&name("scaled"), "Div", &[x, &root_two], vec![]);
+                let erf = b.node(&name("erf"), "Erf", &[&scaled], vec![]);
+                let shifted = b.node(&name("shifted"), "Add", &[&erf, &one], vec![]);
+                let product = b.node(&name("product"), "Mul", &[x, &shifted], vec![]);
+                b.node(&name("gelu"), "Mul", &[&product, &half], vec![])
+            }
+            // ½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+            Activation::GeluTanh => {
+                let (three, cubic) = (b.scalar(&name("three"), 3.0), b.scalar(&name("cubic"), GELU_CUBIC));
+                let root = b.scalar(&name("root"), ROOT_TWO_OVER_PI);
+                let (one, half) = (b.scalar(&name("one"), 1.0), b.scalar(&name("half"), 0.5));
+                let cube = b.node(&name("cube"), "Pow", &[x, &three], vec![]);
+                let cube = b.node(&name("scaled_cube"), "Mul", &[&cube, &cubic], vec![]);
+                let sum = b.node(&name("sum"), "Add", &[x, &cube], vec![]);
+                let argument = b.node(&name("argument"), "Mul", &[&sum, &root], vec![]);
+                let tanh = b.node(&name("tanh"), "Tanh", &[&argument], vec![]);
+                let shifted = b.node(&name("shifted"), "Add", &[&tanh, &one], vec![]);
+                let product = b.node(&name("product"), "Mul", &[x, &shifted], vec![]);
+                b.node(&name("gelu"), "Mul", &[&product, &half], vec![])
+            }
+        }
     }
 
-    /// word + position + token type embeddings, normalized: `[batch, sequence, hidden]`
-    fn embeddings(&mut self, input_ids: &str, token_type_ids: &str) -> Result<String> {
-        let words = self.parameter("bert.embeddings.word_embeddings.weight", false)?;
-        let positions = self.parameter("bert.embeddings.position_embeddings.weight", false)?;
-        let token_types = self.parameter("bert.embeddings.token_type_embeddings.weight", false)?;
+    /// word + position + token type embeddings, normalized, and brought to the encoder's width:
+    /// `[batch, sequence, hidden]`
+    fn embeddings(&mut self, input_ids: &str, token_type_ids: Option<&str>) -> Result<String> {
+        let names = self.names();
+        let words = self.parameter(&names.word_embeddings(), false)?;
+        let positions = self.parameter(&names.position_embeddings(), false)?;
+        let token_types = match token_type_ids {
+            Some(ids) => Some((self.parameter(&names.token_type_embeddings(), false)?, ids)),
+            None => None,
+        };
+        let offset = self.config().position_offset as i64;
         let b = &mut self.builder;
-        let word = b.node("embeddings/word", "Gather", &[&words, input_ids], vec![int_attribute("axis", 0)]);
+        let rows = || vec![int_attribute("axis", 0)];
+        let mut sum = b.node("embeddings/word", "Gather", &[&words, input_ids], rows());
+        if let Some((token_types, ids)) = token_types {
+            let token_type = b.node("embeddings/token_type", "Gather", &[&token_types, ids], rows());
+            sum = b.node("embeddings/word_token_type", "Add", &[&sum, &token_type], vec![]);
+        }
+        // The token at place i of a text has row offset + i: the same `sequence` rows serve every text.
         let shape = b.node("embeddings/shape", "Shape", &[input_ids], vec![]);
         let (zero, one, two) = (
             b.integers("embeddings/zero", &[0]),
@@ -101,13 +143,23 @@ impl Exporter<'_> {
             b.integers("embeddings/two", &[2]),
         );
         let length = b.node("embeddings/length", "Slice", &[&shape, &one, &two, &zero], vec![]);
-        // Position i of a text has row i: the first `sequence` rows serve every text.
-        let position = b.node("embeddings/position", "Slice", &[&positions, &zero, &length, &zero], vec![]);
-        let token_type =
-            b.node("embeddings/token_type", "Gather", &[&token_types, token_type_ids], vec![int_attribute("axis", 0)]);
-        let sum = b.node("embeddings/word_token_type", "Add", &[&word, &token_type], vec![]);
+        let start = b.integers("embeddings/start", &[offset]);
+        let end = match offset {
+            0 => length,
+            _ => b.node("embeddings/end", "Add", &[&length, &start], vec![]),
+        };
+        let position = b.node("embeddings/position", "Slice", &[&positions, &start, &end, &zero], vec![]);
         let sum = b.node("embeddings/sum", "Add", &[&sum, &position], vec![]);
-        self.layer_norm("embeddings/norm", "bert.embeddings.LayerNorm", &sum, "embeddings/output")
+        let is_projected = self.config().embedding_size != self.config().hidden_size;
+        let norm_output = if is_projected { "embeddings/normalized" } else { "embeddings/output" };
+        let normalized = self.layer_norm("embeddings/norm", &names.embeddings_norm(), &sum, norm_output)?;
+        match is_projected {
+            true => {
+                let parameter = names.embeddings_project();
+                self.named_linear("embeddings/project", &parameter, &normalized, "embeddings/output")
+            }
+            false => Ok(normalized),
+        }
     }
 
     /// What is added to attention scores, `[batch, 1, 1, sequence]`: 0 for tokens, [`MASK_VALUE`] for padding.
@@ -123,12 +175,13 @@ impl Exporter<'_> {
     }
 
     /// `[batch, sequence, hidden]` → the same
-    fn attention(&mut self, prefix: &str, parameter: &str, x: &str, mask: &str) -> Result<String> {
+    fn attention(&mut self, prefix: &str, index: usize, x: &str, mask: &str) -> Result<String> {
+        let names = self.names();
         let (heads, hidden) = (self.config().num_attention_heads, self.config().hidden_size);
         let name = |part: &str| format!("{prefix}/{part}");
-        let query = self.linear(&name("query"), &format!("{parameter}.self.query"), x)?;
-        let key = self.linear(&name("key"), &format!("{parameter}.self.key"), x)?;
-        let value = self.linear(&name("value"), &format!("{parameter}.self.value"), x)?;
+        let query = self.linear(&name("query"), &names.in_layer(index, names.query), x)?;
+        let key = self.linear(&name("key"), &names.in_layer(index, names.key), x)?;
+        let value = self.linear(&name("value"), &names.in_layer(index, names.value), x)?;
         let b = &mut self.builder;
         let split_shape = b.integers(&name("split_shape"), &[0, 0, heads as i64, (hidden / heads) as i64]);
         let merged_shape = b.integers(&name("merged_shape"), &[0, 0, hidden as i64]);
@@ -150,29 +203,31 @@ impl Exporter<'_> {
         let transposed =
             b.node(&name("context/transposed"), "Transpose", &[&context], vec![ints_attribute("perm", &[0, 2, 1, 3])]);
         let merged = b.node(&name("context/merged"), "Reshape", &[&transposed, &merged_shape], vec![]);
-        self.linear(&name("output"), &format!("{parameter}.output.dense"), &merged)
+        self.linear(&name("output"), &names.in_layer(index, names.attention_output), &merged)
     }
 
     /// `[batch, sequence, hidden]` → the same
     fn layer(&mut self, index: usize, x: &str, mask: &str) -> Result<String> {
+        let names = self.names();
         let name = |part: &str| format!("layer.{index}/{part}");
-        let parameter = |part: &str| format!("bert.encoder.layer.{index}.{part}");
-        let attended = self.attention(&name("attention"), &parameter("attention"), x, mask)?;
+        let parameter = |part: &str| names.in_layer(index, part);
+        let attended = self.attention(&name("attention"), index, x, mask)?;
         let residual = self.builder.node(&name("attention/residual"), "Add", &[&attended, x], vec![]);
-        let norm = parameter("attention.output.LayerNorm");
+        let norm = parameter(names.attention_norm);
         let attended = self.layer_norm(&name("attention/norm"), &norm, &residual, &name("attention/normalized"))?;
-        let intermediate = self.linear(&name("intermediate"), &parameter("intermediate.dense"), &attended)?;
-        let activated = self.gelu(&name("intermediate/gelu"), &intermediate);
-        let output = self.linear(&name("feed_forward"), &parameter("output.dense"), &activated)?;
+        let intermediate = self.linear(&name("intermediate"), &parameter(names.intermediate), &attended)?;
+        let activated = self.activation(&name("intermediate/activation"), &intermediate, self.config().hidden_act);
+        let output = self.linear(&name("feed_forward"), &parameter(names.output), &activated)?;
         let residual = self.builder.node(&name("feed_forward/residual"), "Add", &[&output, &attended], vec![]);
-        self.layer_norm(&name("feed_forward/norm"), &parameter("output.LayerNorm"), &residual, &name("output"))
+        self.layer_norm(&name("feed_forward/norm"), &parameter(names.output_norm), &residual, &name("output"))
     }
 
     fn classifier(&mut self) -> Result<()> {
         let axes = || [Axis::Named("batch"), Axis::Named("sequence")];
-        let [input_ids, attention_mask, token_type_ids] = ["input_ids", "attention_mask", "token_type_ids"]
-            .map(|name| self.builder.input(name, DataType::Int64, &axes()));
-        let mut x = self.embeddings(&input_ids, &token_type_ids)?;
+        let mut input = |name: &str| self.builder.input(name, DataType::Int64, &axes());
+        let (input_ids, attention_mask) = (input("input_ids"), input("attention_mask"));
+        let token_type_ids = (self.model.config.type_vocab_size > 0).then(|| input("token_type_ids"));
+        let mut x = self.embeddings(&input_ids, token_type_ids.as_deref())?;
         let mask = self.mask(&attention_mask);
         for index in 0..self.config().num_hidden_layers {
             x = self.layer(index, &x, &mask)?;
@@ -181,12 +236,10 @@ impl Exporter<'_> {
         let b = &mut self.builder;
         let first = b.integer("first_token/index", 0);
         let first_token = b.node("first_token", "Gather", &[&x, &first], vec![int_attribute("axis", 1)]);
-        let pooled = self.linear("pooler", "bert.pooler.dense", &first_token)?;
-        let pooled = self.builder.node("pooler/tanh", "Tanh", &[&pooled], vec![]);
-        let weight = self.parameter("classifier.weight", true)?;
-        let bias = self.parameter("classifier.bias", false)?;
-        let product = self.builder.node("classifier/matmul", "MatMul", &[&pooled, &weight], vec![]);
-        self.builder.node("logits", "Add", &[&product, &bias], vec![]);
+        let names = self.names();
+        let dense = self.linear("head/dense", names.head_dense, &first_token)?;
+        let activated = self.activation("head", &dense, self.config().architecture.head_activation());
+        self.named_linear("head/output", names.head_output, &activated, "logits")?;
         let labels = self.model.labels.len();
         self.builder.output("logits", DataType::Float, &[Axis::Named("batch"), Axis::Size(labels)]);
         Ok(())

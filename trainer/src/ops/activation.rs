@@ -1,0 +1,160 @@
+//! Activation functions, element by element.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::{
+    TASK_ELEMENTS, elements,
+    math::{exp, normal_distribution, vectorized},
+    tensor, with_elements,
+};
+
+/// An activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// x Φ(x), Φ being the standard normal distribution function (Hendrycks and Gimpel, arXiv 1606.08415).
+    Gelu,
+    /// Its approximation ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), from the same paper.
+    GeluTanh,
+    /// max(x, 0)
+    Relu,
+    /// tanh(x)
+    Tanh,
+}
+
+impl Activation {
+    /// The names that a `config.json` may have for the first three.
+    pub const NAMES: [&str; 5] = ["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu"];
+
+    /// The activation of that name in a `config.json`.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "gelu" => Some(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Some(Self::GeluTanh),
+            "relu" => Some(Self::Relu),
+            _ => None,
+        }
+    }
+
+    /// The function's value at x.
+    #[inline(always)]
+    fn value(self, x: f32) -> f32 {
+        match self {
+            Self::Gelu => x * normal_distribution(x).0,
+            Self::GeluTanh => x * sigmoid(2.0 * gelu_tanh_argument(x)),
+            Self::Relu => x.max(0.0),
+            Self::Tanh => 2.0 * sigmoid(2.0 * x) - 1.0,
+        }
+    }
+
+    /// The function's derivative at x.
+    #[inline(always)]
+    fn derivative(self, x: f32) -> f32 {
+        match self {
+            Self::Gelu => {
+                let (probability, density) = normal_distribution(x);
+                x.mul_add(density, probability)
+            }
+            Self::GeluTanh => {
+                // x s(u) with u = 2 √(2/π) (x + 0.044715 x³); s' = s (1 - s).
+                let s = sigmoid(2.0 * gelu_tanh_argument(x));
+                let slope = 2.0 * ROOT_TWO_OVER_PI * (3.0 * GELU_CUBIC * x).mul_add(x, 1.0);
+                s + x * s * (1.0 - s) * slope
+            }
+            Self::Relu => f32::from(u8::from(x > 0.0)),
+            Self::Tanh => {
+                let y = self.value(x);
+                1.0 - y * y
+            }
+        }
+    }
+}
+
+/// √(2/π)
+pub(crate) const ROOT_TWO_OVER_PI: f32 = 0.797_884_6;
+/// The factor of the cubic term.
+pub(crate) const GELU_CUBIC: f32 = 0.044_715;
+
+/// √(2/π) (x + 0.044715 x³)
+#[inline(always)]
+fn gelu_tanh_argument(x: f32) -> f32 {
+    ROOT_TWO_OVER_PI * x * (GELU_CUBIC * x).mul_add(x, 1.0)
+}
+
+/// 1 / (1 + e^-x); tanh(x) = 2 sigmoid(2 x) - 1.
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// The activation of each element.
+///
+/// # Errors
+/// If `x` is not contiguous `f32` on the CPU.
+pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    x.apply_op1(activation)
+}
+
+impl CustomOp1 for Activation {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut y = elements(x, layout)?.to_vec();
+        y.par_chunks_mut(TASK_ELEMENTS).for_each(|y| self.map(y));
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        with_elements([x, grad], |[x_data, grad]| {
+            let mut dx = grad.to_vec();
+            let tasks = dx.par_chunks_mut(TASK_ELEMENTS).zip(x_data.par_chunks(TASK_ELEMENTS));
+            tasks.for_each(|(dx, x)| self.map_gradient(dx, x));
+            Ok(Some(tensor(dx, x.shape())?))
+        })
+    }
+}
+
+/// Calls `$body` with `$activation` bound to a constant: a branch outside of the loop instead of one inside.
+macro_rules! for_each_activation {
+    ($value:expr, $activation:ident => $body:expr) => {
+        match $value {
+            Activation::Gelu => {
+                const $activation: Activation = Activation::Gelu;
+                $body
+            }
+            Activation::GeluTanh => {
+                const $activation: Activation = Activation::GeluTanh;
+                $body
+            }
+            Activation::Relu => {
+                const $activation: Activation = Activation::Relu;
+                $body
+            }
+            Activation::Tanh => {
+                const $activation: Activation = Activation::Tanh;
+                $body
+            }
+        }
+    };
+}
+
+impl Activation {
+    /// Replaces each element by its activation.
+    fn map(self, y: &mut [f32]) {
+        for_each_activation!(self, ACTIVATION => vectorized(
+            #[inline(always)]
+            || y.iter_mut().for_each(|y| *y = ACTIVATION.value(*y)),
+        ));
+    }
+
+    /// Multiplies each gradient by the derivative at x.
+    fn map_gradient(self, dx: &mut [f32], x: &[f32]) {
+        for_each_activation!(self, ACTIVATION => vectorized(
+            #[inline(always)]
+            || dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx *= ACTIVATION.derivative(x)),
+        ));
+    }
+}
