@@ -161,9 +161,21 @@ pub fn train(
     splits: Splits<'_>,
     config: &TrainConfig,
     stop: &AtomicBool,
-    mut on_event: impl FnMut(Event<'_>),
+    on_event: impl FnMut(Event<'_>) + Send,
 ) -> Result<Training> {
     config.validate()?;
+    // On one of rayon's threads: a loop outside of the pool would be one thread more than there are cores, and every
+    // parallel operation would begin with waking another thread up.
+    rayon::scope(|_| train_loop(model, splits, config, stop, on_event))
+}
+
+fn train_loop(
+    model: &SequenceClassifier,
+    splits: Splits<'_>,
+    config: &TrainConfig,
+    stop: &AtomicBool,
+    mut on_event: impl FnMut(Event<'_>),
+) -> Result<Training> {
     let schedule = config.schedule(splits.train.len());
     let mut optimizer = AdamW::new(config.adamw);
     let mut shuffle = generator(config.seed, Stream::Shuffle);

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     dataloader::PackedBatch,
     error::{Error, Result},
-    ops::{self, Activation, Attention, Dropout},
+    ops::{self, Activation, Attention, Dropout, GradientSink},
     random::DropoutKeys,
 };
 
@@ -27,6 +27,8 @@ pub struct SequenceClassifier {
     /// Label names by id.
     pub labels: Vec<String>,
     parameters: Parameters,
+    /// Where the linear layers leave their gradients.
+    gradients: GradientSink,
     embeddings_norm: LayerNorm,
     /// From the embeddings' width to the encoder's, where they differ.
     embeddings_project: Option<Linear>,
@@ -63,6 +65,7 @@ pub struct Output {
 struct Linear {
     weight: Tensor,
     bias: Tensor,
+    gradients: GradientSink,
 }
 
 #[derive(Debug)]
@@ -90,6 +93,7 @@ impl Linear {
         Ok(Self {
             weight: loader.read(&format!("{name}.weight"), &[outputs, inputs])?,
             bias: loader.read(&format!("{name}.bias"), &[outputs])?,
+            gradients: loader.gradients(),
         })
     }
 
@@ -98,12 +102,13 @@ impl Linear {
         Ok(Self {
             weight: loader.read_or_normal(&format!("{name}.weight"), &[outputs, inputs], deviation)?,
             bias: loader.read_or_normal(&format!("{name}.bias"), &[outputs], 0.0)?,
+            gradients: loader.gradients(),
         })
     }
 
     /// `[n, inputs]` → `[n, outputs]`
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::linear(x, &self.weight, &self.bias)?)
+        Ok(ops::linear(x, &self.weight, &self.bias, Some(&self.gradients))?)
     }
 }
 
@@ -193,10 +198,20 @@ impl SequenceClassifier {
         }
         let head_dense = Linear::load_or_new(&mut loader, names.head_dense, hidden, hidden, deviation)?;
         let head_output = Linear::load_or_new(&mut loader, names.head_output, hidden, labels.len(), deviation)?;
+        let gradients = loader.gradients();
         let (parameters, report) = loader.finish();
         let labels = labels.to_vec();
-        let model =
-            Self { config, labels, parameters, embeddings_norm, embeddings_project, layers, head_dense, head_output };
+        let model = Self {
+            config,
+            labels,
+            parameters,
+            gradients,
+            embeddings_norm,
+            embeddings_project,
+            layers,
+            head_dense,
+            head_output,
+        };
         Ok((model, report))
     }
 
@@ -267,10 +282,11 @@ impl SequenceClassifier {
     /// # Errors
     /// [`Error::Tensor`], also if a parameter has no gradient: some operation has cut the graph.
     pub fn backward(&self, loss: &Tensor, output: &Output, batch: &PackedBatch) -> Result<Gradients> {
+        self.gradients.clear();
         let mut store = loss.backward()?;
         let mut take = |name: &str, tensor: &Tensor| {
             let cut = || Error::Tensor(candle_core::Error::Msg(format!("no gradient reaches {name}")));
-            store.remove(tensor).ok_or_else(cut)
+            self.gradients.take(tensor).or_else(|| store.remove(tensor)).ok_or_else(cut)
         };
         let embedding_sums = take("the embeddings", &output.encoded.embedding_sums)?.flatten_all()?.to_vec1::<f32>()?;
         let width = self.config.embedding_size;

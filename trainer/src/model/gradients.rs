@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
-use crate::error::Result;
+use crate::{
+    error::Result,
+    ops::{square_sum, with_elements},
+};
 
 /// The derivative of a loss with respect to one parameter.
 #[derive(Debug, Clone)]
@@ -41,10 +44,9 @@ impl Gradient {
     }
 
     fn square_sum(&self) -> Result<f64> {
-        let squares = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
         match self {
-            Self::Dense(tensor) => Ok(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.into()),
-            Self::Rows { values, .. } => Ok(squares(values)),
+            Self::Dense(tensor) => Ok(with_elements([tensor], |[values]| Ok(square_sum(values)))?),
+            Self::Rows { values, .. } => Ok(square_sum(values)),
         }
     }
 

@@ -11,7 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::architecture::Names;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    ops::{GradientSink, square_sum, with_elements},
+};
 
 /// Trainable tensors in the order of their names: the same in every run, unlike candle's `VarMap`.
 #[derive(Debug, Default)]
@@ -40,7 +43,7 @@ impl Parameters {
     pub fn square_sum(&self) -> Result<f64> {
         let mut sum = 0.0;
         for var in self.0.values() {
-            sum += f64::from(var.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            sum += with_elements([var], |[values]| Ok(square_sum(values)))?;
         }
         Ok(sum)
     }
@@ -97,6 +100,7 @@ pub(super) struct Loader {
     names: BTreeMap<String, String>,
     rng: ChaCha8Rng,
     parameters: Parameters,
+    gradients: GradientSink,
     report: LoadReport,
 }
 
@@ -112,8 +116,14 @@ impl Loader {
             names,
             rng: ChaCha8Rng::seed_from_u64(seed),
             parameters: Parameters::default(),
+            gradients: GradientSink::default(),
             report: LoadReport { path: path.to_owned(), ..LoadReport::default() },
         })
+    }
+
+    /// Where the linear layers of the model leave their gradients.
+    pub(super) fn gradients(&self) -> GradientSink {
+        self.gradients.clone()
     }
 
     /// Whether the file has the parameter.

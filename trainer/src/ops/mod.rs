@@ -18,13 +18,14 @@ mod matmul;
 pub(crate) use math::vectorized;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use rayon::prelude::*;
 
 pub use activation::{Activation, activation};
 pub(crate) use activation::{GELU_CUBIC, ROOT_TWO_OVER_PI};
 pub use attention::{Attention, attention};
 pub use dropout::{Dropout, dropout, dropout_add};
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{GradientSink, linear};
 
 /// Elements that one task of a parallel loop handles: some microseconds of work, and a multiple of every vector width.
 const TASK_ELEMENTS: usize = 1 << 14;
@@ -47,6 +48,18 @@ pub(crate) fn with_elements<const N: usize, T>(
         *slice = elements(storage, layout)?;
     }
     f(slices)
+}
+
+/// The sum of all squares, in 64 bits over tasks of 32-bit sums; the order is fixed.
+pub(crate) fn square_sum(values: &[f32]) -> f64 {
+    let task = |values: &[f32]| {
+        vectorized(
+            #[inline(always)]
+            || f64::from(math::dot(values, values)),
+        )
+    };
+    let sums: Vec<f64> = values.par_chunks(TASK_ELEMENTS).map(task).collect();
+    sums.iter().sum()
 }
 
 /// A tensor of `shape` on the CPU, outside of any graph: the form of a gradient.
@@ -89,7 +102,23 @@ mod tests {
     fn linear_agrees() {
         let (x, weight, bias) = (random((37, 24)), random((19, 24)), random_vector(19));
         let composed = x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
-        assert_same(&linear(&x, &weight, &bias).unwrap(), &composed, &[&x, &weight, &bias]);
+        assert_same(&linear(&x, &weight, &bias, None).unwrap(), &composed, &[&x, &weight, &bias]);
+    }
+
+    #[test]
+    fn a_sink_gets_the_gradients_that_the_store_would() {
+        let (x, weight, bias) = (random((300, 24)), random((19, 24)), random_vector(19));
+        let sink = GradientSink::default();
+        let gradients = |sink: Option<&GradientSink>| {
+            linear(&x, &weight, &bias, sink).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap()
+        };
+        let (plain, sunk) = (gradients(None), gradients(Some(&sink)));
+        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(plain.get(&x).unwrap()), values(sunk.get(&x).unwrap()));
+        for parameter in [&weight, &bias] {
+            assert!(sunk.get(parameter).is_none());
+            assert_eq!(values(plain.get(parameter).unwrap()), values(&sink.take(parameter).unwrap()));
+        }
     }
 
     #[test]
