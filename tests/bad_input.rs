@@ -193,6 +193,9 @@ fn the_trained_model_is_not_saved_over_another() {
     let data = dir.write("data.csv", small_csv(20));
     let finished = finish(fit(&base, &data, &dir.path("bundle")).arg("--save-model").arg(&base));
     finished.failure(2, &["tiny-bert: expected an absent or empty folder"]);
+    let finished = finish(fit(&base, &data, &dir.path("bundle")).arg("--save-model").arg(dir.path("bundle")));
+    finished.failure(2, &["--save-model: expected another folder than --out"]);
+    assert_eq!(dir.names(), ["data.csv", "tiny-bert"]);
     assert!(fs::metadata(base.join("tokenizer.json")).unwrap().len() > 0);
 }
 

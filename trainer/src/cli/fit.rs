@@ -106,6 +106,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(folder) = &args.save_model {
         // Never into the base or another model: that would be overwritten.
         BundleWriter::check_target(folder, false)?;
+        if std::path::absolute(folder)? == std::path::absolute(&args.export.out)? {
+            let (setting, expected) = ("--save-model", "another folder than --out".to_owned());
+            return Err(Error::Setting { setting, expected, got: folder.display().to_string() }.into());
+        }
     }
     let stop = super::stop_on_interrupt()?;
 
