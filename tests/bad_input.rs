@@ -87,6 +87,10 @@ fn settings_out_of_range_are_refused() {
         (["--learning-rate", "NaN"], "--learning-rate: expected a number above 0"),
         (["--test-size", "1"], "--test-size: expected a share"),
         (["--warmup-ratio", "1.5"], "--warmup-ratio: expected a share"),
+        (["--label-smoothing", "1"], "--label-smoothing: expected a share"),
+        (["--focal-gamma", "0.5"], "--focal-gamma: expected 0, or"),
+        (["--class-weights", "positive=2"], "--class-weights: expected balanced, or a weight for each label"),
+        (["--patience", "0"], "invalid value '0'"),
         (["--precision", "int4"], "invalid value 'int4'"),
     ] {
         fit_data("data.csv", data.as_bytes(), &arguments).failure(2, &[expected]);

@@ -118,6 +118,20 @@ fn a_saved_model_can_be_traced_and_exported_again() {
 }
 
 #[test]
+fn patience_ends_training_early_and_losses_can_be_chosen() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(80));
+    let run = |name: &str, arguments: &[&str]| {
+        let mut command = fit(&workspace("tests/data/tiny-bert"), &data, &dir.path(name));
+        finish(command.args(["--epochs", "40", "--learning-rate", "1e-3"]).args(arguments)).success();
+        let metrics = json_lines(&fs::read_to_string(dir.path(name).join("metrics.jsonl")).unwrap());
+        metrics.iter().filter(|record| record["rows_per_second"].is_number()).count()
+    };
+    assert!(run("early", &["--patience", "3", "--class-weights", "negative=1,positive=3"]) < 40);
+    assert_eq!(run("full", &["--focal-gamma", "2", "--class-weights", "balanced", "--schedule", "cosine"]), 40);
+}
+
+#[test]
 fn validation_rows_pick_the_epoch_that_is_packed() {
     let dir = Dir::default();
     let data = dir.write("data.csv", small_csv(80));

@@ -6,10 +6,10 @@ use nimbert::{Encoding, Tokenizer};
 use nimbert_tests::workspace;
 use nimbert_trainer::{
     dataloader::PackedBatch,
-    loss::cross_entropy,
+    loss::CrossEntropy,
     model::{EncoderConfig, Gradients, Output, SequenceClassifier},
     optimizer::{AdamW, AdamWConfig, clip_scale},
-    schedule::LinearSchedule,
+    schedule::{Curve, Schedule},
 };
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ impl Reference {
     fn step(&self) -> (f32, Output, Gradients) {
         let (batch, labels) = self.batch();
         let output = self.model.forward(&batch, None).unwrap();
-        let loss = cross_entropy(&output.logits, &labels).unwrap();
+        let loss = CrossEntropy::default().forward(&output.logits, &labels).unwrap();
         let gradients = self.model.backward(&loss, &output, &batch).unwrap();
         (loss.to_scalar().unwrap(), output, gradients)
     }
@@ -149,7 +149,8 @@ fn gradient_norms_agree(reference: &Reference) {
 fn ten_steps_agree(reference: &Reference) {
     let adamw = &reference.json["adamw"];
     let steps = adamw["steps"].as_array().unwrap();
-    let schedule = LinearSchedule { peak: adamw["lr"].as_f64().unwrap(), warmup_steps: 2, total_steps: 10 };
+    let schedule =
+        Schedule { curve: Curve::Linear, peak: adamw["lr"].as_f64().unwrap(), warmup_steps: 2, total_steps: 10 };
     let mut optimizer = AdamW::new(AdamWConfig::default());
     for (index, expected) in steps.iter().enumerate() {
         let (loss, _, gradients) = reference.step();
@@ -190,12 +191,27 @@ fn shortcut_agrees(reference: &Reference) {
     assert!(difference.to_scalar::<f32>().unwrap() <= 1e-5);
 }
 
+/// Weighted and smoothed cross-entropy.
+fn losses_agree(reference: &Reference) {
+    let (batch, labels) = reference.batch();
+    let logits = reference.model.forward(&batch, None).unwrap().logits;
+    let weights = Some(vec![0.25, 0.75]);
+    for (setting, expected) in [
+        (CrossEntropy { class_weights: weights, ..CrossEntropy::default() }, "loss_class_weights_0.25_0.75"),
+        (CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() }, "loss_label_smoothing_0.1"),
+    ] {
+        let loss = setting.forward(&logits, &labels).unwrap().to_scalar::<f32>().unwrap();
+        assert_close(&[loss], &reference.json[expected], 1e-4, expected);
+    }
+}
+
 fn tiny_agrees(folder: &'static str) {
     let reference = Reference::tiny(folder);
     ids_agree(&reference);
     logits_agree(&reference);
     hidden_states_agree(&reference);
     shortcut_agrees(&reference);
+    losses_agree(&reference);
     gradients_agree(&reference);
     ten_steps_agree(&reference);
 }

@@ -6,6 +6,7 @@ use nimbert::{Batch, Bundle, Encoding, Tokenizer};
 use crate::{
     model::{EncoderConfig, LoadReport, SequenceClassifier},
     prepare::{DataConfig, Prepared},
+    schedule::Curve,
     train::{EpochRecord, StepRecord, TrainConfig},
 };
 
@@ -109,12 +110,17 @@ pub fn training_stage(config: &TrainConfig, rows: usize) -> String {
     stage(
         "training",
         &format!(
-            "{} epochs × {} steps of {} rows; AdamW, learning rate 0 → {} in {} steps → 0",
+            "{} epochs × {} steps of {} rows; AdamW, learning rate 0 → {} in {} steps, then {}",
             config.epochs,
             rows.div_ceil(config.batch_size),
             config.batch_size.min(rows),
             config.learning_rate,
-            schedule.warmup_steps
+            schedule.warmup_steps,
+            match schedule.curve {
+                Curve::Linear => "in a line to 0",
+                Curve::Cosine => "along a cosine to 0",
+                Curve::Constant => "constant",
+            }
         ),
     )
 }

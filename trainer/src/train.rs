@@ -11,12 +11,12 @@ use crate::{
     dataloader::{Example, PackedBatch, shuffled_batches},
     error::{Error, Result},
     evaluate::predict,
-    loss::cross_entropy,
+    loss::CrossEntropy,
     metrics::{Metrics, argmax},
     model::SequenceClassifier,
     optimizer::{AdamW, AdamWConfig, clip_scale},
     random::{DropoutKeys, Stream, generator},
-    schedule::LinearSchedule,
+    schedule::{Curve, Schedule},
 };
 
 /// How a model is trained.
@@ -30,6 +30,12 @@ pub struct TrainConfig {
     pub learning_rate: f64,
     /// Share of all steps in which the learning rate rises.
     pub warmup_ratio: f64,
+    /// How the learning rate goes on from there.
+    pub curve: Curve,
+    /// What is minimized.
+    pub loss: CrossEntropy,
+    /// Training ends after so many epochs without a better validation accuracy; none: it never does.
+    pub patience: Option<usize>,
     /// The norm to which the gradient is clipped.
     pub max_grad_norm: f64,
     /// The optimizer's constants.
@@ -67,10 +73,10 @@ impl TrainConfig {
     }
 
     /// The learning rate by step, for `rows` training rows.
-    pub fn schedule(&self, rows: usize) -> LinearSchedule {
+    pub fn schedule(&self, rows: usize) -> Schedule {
         let total_steps = self.total_steps(rows);
         let warmup_steps = (total_steps as f64 * self.warmup_ratio).ceil() as usize;
-        LinearSchedule { peak: self.learning_rate, warmup_steps, total_steps }
+        Schedule { curve: self.curve, peak: self.learning_rate, warmup_steps, total_steps }
     }
 }
 
@@ -164,6 +170,10 @@ pub fn train(
     on_event: impl FnMut(Event<'_>) + Send,
 ) -> Result<Training> {
     config.validate()?;
+    config.loss.validate(model.labels.len())?;
+    if config.patience.is_some() && splits.validation.is_empty() {
+        return Err(Error::setting("--patience", "validation rows to judge by (--validation-size)", "none"));
+    }
     // On one of rayon's threads: a loop outside of the pool would be one thread more than there are cores, and every
     // parallel operation would begin with waking another thread up.
     rayon::scope(|_| train_loop(model, splits, config, stop, on_event))
@@ -191,7 +201,7 @@ fn train_loop(
             let labels: Vec<u32> = indices.iter().map(|&index| splits.train[index].label).collect();
 
             let output = model.forward(&batch, Some(&mut dropout))?;
-            let loss = cross_entropy(&output.logits, &labels)?;
+            let loss = config.loss.forward(&output.logits, &labels)?;
             let gradients = model.backward(&loss, &output, &batch)?;
 
             let loss = loss.to_scalar::<f32>()?;
@@ -249,8 +259,23 @@ fn train_loop(
             best = Some((epoch, score, model.parameters().snapshot()?));
         }
         epochs.push(record);
+        if config.patience.is_some_and(|patience| epochs_without_gain(&epochs) >= patience) {
+            break;
+        }
     }
     finish(model, epochs, best, None)
+}
+
+/// How many epochs have passed since the validation accuracy was last higher than ever before.
+fn epochs_without_gain(epochs: &[EpochRecord]) -> usize {
+    let (mut highest, mut since) = (None, 0);
+    for record in epochs {
+        since += 1;
+        if record.validation_accuracy > highest {
+            (highest, since) = (record.validation_accuracy, 0);
+        }
+    }
+    since
 }
 
 /// Number, validation score and weights of an epoch.

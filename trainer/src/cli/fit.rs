@@ -11,10 +11,12 @@ use nimbert::bundle::{BundleWriter, CONFIG, Provenance, TOKENIZER};
 use nimbert_trainer::{
     Error,
     export::{Contents, Evidence, export, save_model},
+    loss::{CrossEntropy, balanced_weights},
     model::{EncoderConfig, SequenceClassifier},
     optimizer::AdamWConfig,
     prepare::{DataConfig, Prepared, open_tokenizer, prepare},
     report,
+    schedule::Curve,
     train::{Event, Splits, StepRecord, TrainConfig, Training, train},
 };
 
@@ -56,6 +58,21 @@ pub(super) struct Args {
     /// Share of the steps in which the learning rate rises
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     warmup_ratio: f64,
+    /// How the learning rate goes on from there
+    #[arg(long, value_enum, default_value_t = CurveArg::Linear)]
+    schedule: CurveArg,
+    /// Weights of the labels: "balanced" (every label counts alike), or LABEL=WEIGHT,… for all labels
+    #[arg(long, value_name = "WEIGHTS")]
+    class_weights: Option<String>,
+    /// Share of each row's weight that is spread over all labels
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    label_smoothing: f32,
+    /// Focal loss: rows count by (1 - p)^GAMMA, so that sure ones count less
+    #[arg(long, default_value_t = 0.0, value_name = "GAMMA")]
+    focal_gamma: f32,
+    /// End training after so many epochs without a better validation accuracy
+    #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u16).range(1..))]
+    patience: Option<u16>,
     /// Weight decay of matrices and embeddings
     #[arg(long, default_value_t = 0.01)]
     weight_decay: f64,
@@ -93,6 +110,17 @@ impl Args {
             batch_size: self.batch_size,
             learning_rate: self.learning_rate,
             warmup_ratio: self.warmup_ratio,
+            curve: match self.schedule {
+                CurveArg::Linear => Curve::Linear,
+                CurveArg::Cosine => Curve::Cosine,
+                CurveArg::Constant => Curve::Constant,
+            },
+            loss: CrossEntropy {
+                class_weights: None,
+                label_smoothing: self.label_smoothing,
+                focal_gamma: self.focal_gamma,
+            },
+            patience: self.patience.map(usize::from),
             max_grad_norm: self.max_grad_norm,
             adamw: AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() },
             seed: self.seed,
@@ -100,8 +128,38 @@ impl Args {
     }
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum CurveArg {
+    Linear,
+    Cosine,
+    Constant,
+}
+
+/// The weights that `--class-weights` names, in the order of the labels' ids.
+fn class_weights(text: &str, prepared: &Prepared) -> Result<Vec<f32>, Error> {
+    if text == "balanced" {
+        let labels: Vec<u32> = prepared.train.iter().map(|example| example.label).collect();
+        return Ok(balanced_weights(&labels, prepared.labels.len()));
+    }
+    let named: Option<Vec<(&str, f32)>> = text
+        .split(',')
+        .map(|part| part.rsplit_once('=').and_then(|(label, weight)| Some((label, weight.trim().parse().ok()?))))
+        .collect();
+    let weight = |label: &String| named.as_ref()?.iter().find(|(name, _)| name == label).map(|(_, weight)| *weight);
+    let weights: Option<Vec<f32>> = prepared.labels.iter().map(weight).collect();
+    match weights {
+        Some(weights) if named.is_some_and(|named| named.len() == weights.len()) => Ok(weights),
+        _ => {
+            let example = prepared.labels.iter().map(|label| format!("{label}=1")).collect::<Vec<_>>().join(",");
+            let expected = format!("balanced, or a weight for each label, such as {example}");
+            Err(Error::Setting { setting: "--class-weights", expected, got: text.to_owned() })
+        }
+    }
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let (data_config, train_config, export_config) = (args.data_config(), args.train_config(), args.export.config()?);
+    let (data_config, mut train_config, export_config) =
+        (args.data_config(), args.train_config(), args.export.config()?);
     train_config.validate()?;
     if let Some(folder) = &args.save_model {
         // Never into the base or another model: that would be overwritten.
@@ -116,6 +174,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let encoder_config = EncoderConfig::open(&args.base.join(CONFIG))?;
     let tokenizer = open_tokenizer(&args.base, args.max_length, &encoder_config)?;
     let prepared = prepare(&data_config, &tokenizer)?;
+    train_config.loss.class_weights =
+        args.class_weights.as_deref().map(|text| class_weights(text, &prepared)).transpose()?;
+    train_config.loss.validate(prepared.labels.len())?;
     tell(&report::data_stages(&prepared, &data_config, args.max_length));
     tell(&report::example(&prepared, &tokenizer, encoder_config.pad_token_id));
 
