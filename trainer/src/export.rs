@@ -100,8 +100,9 @@ pub fn export(
     };
     let comparison = compare(&shipped, &fp32);
     let hits = |logits: &[Vec<f32>]| evidence.labels.as_ref().map(|labels| count_hits(logits, labels));
+    let (fp32_hits, shipped_hits) = (hits(&fp32), hits(&shipped));
     let rows = evidence.encodings.len();
-    if let (Some(fp32_hits), Some(shipped_hits)) = (hits(&fp32), hits(&shipped)) {
+    if let (Some(fp32_hits), Some(shipped_hits)) = (fp32_hits, shipped_hits) {
         accuracy_gate(fp32_hits, shipped_hits, rows, config.max_accuracy_drop)?;
     }
 
@@ -110,9 +111,9 @@ pub fn export(
         split: evidence.split.to_owned(),
         rows,
         fp32_max_logit_difference: fp32_comparison.max_logit_difference,
-        fp32_accuracy: accuracy(hits(&fp32)),
+        fp32_accuracy: accuracy(fp32_hits),
         shipped_max_logit_difference: comparison.max_logit_difference,
-        shipped_accuracy: accuracy(hits(&shipped)),
+        shipped_accuracy: accuracy(shipped_hits),
         label_agreement: comparison.label_agreement,
     };
     let manifest = Manifest {

@@ -89,9 +89,7 @@ fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
     let labels = config.own_labels()?;
     let tokenizer = open_tokenizer(folder, config.max_tokens(), &config)?;
     let (model, report) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0)?;
-    if let Some(name) = report.initialized.first() {
-        return Err(Error::model(&report.path, format!("a trained classifier with the tensor {name}"), "none"));
-    }
+    report.expect_trained()?;
     let encoding = tokenizer.encode(text)?;
     let batch = PackedBatch::new([&encoding]);
     let hidden_states = model.encode(&batch, true, None)?.hidden_states;

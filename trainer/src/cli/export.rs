@@ -10,7 +10,6 @@ use nimbert::{
     bundle::{CONFIG, Provenance, TOKENIZER},
 };
 use nimbert_trainer::{
-    Error,
     dataset::Dataset,
     export::{Contents, Evidence, export},
     model::{EncoderConfig, SequenceClassifier},
@@ -49,10 +48,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let vocab_size = encoder_config.vocab_size;
     let (model, load_report) =
         SequenceClassifier::load(&args.model.join("model.safetensors"), encoder_config, &labels, 0)?;
-    if let Some(name) = load_report.initialized.first() {
-        let expected = format!("a trained classifier with the tensor {name}");
-        return Err(Error::Model { path: load_report.path, expected, got: "none".to_owned() }.into());
-    }
+    load_report.expect_trained()?;
     let (encodings, label_ids) = match &args.data {
         Some(path) => {
             let dataset = Dataset::open(path, &args.columns.columns())?;

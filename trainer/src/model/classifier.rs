@@ -264,10 +264,10 @@ impl SequenceClassifier {
     ///
     /// # Errors
     /// [`Error::Tensor`].
-    pub fn forward(&self, batch: &PackedBatch, mut dropout: Option<&mut DropoutKeys>) -> Result<Output> {
-        let encoded = self.encode(batch, false, dropout.as_deref_mut())?;
+    pub fn forward(&self, batch: &PackedBatch, dropout: Option<&mut DropoutKeys>) -> Result<Output> {
         let mut no_dropout = DropoutKeys::none();
         let keys = dropout.unwrap_or(&mut no_dropout);
+        let encoded = self.encode(batch, false, Some(&mut *keys))?;
         let architecture = self.config.architecture;
         let p = self.config.classifier_dropout;
         let first = encoded.hidden_states[self.layers.len()].clone();

@@ -93,6 +93,19 @@ pub struct LoadReport {
     pub unused: Vec<String>,
 }
 
+impl LoadReport {
+    /// Checks that nothing was made anew: the file holds a trained classifier.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the first tensor that is missing.
+    pub fn expect_trained(&self) -> Result<()> {
+        match self.initialized.first() {
+            Some(name) => Err(Error::model(&self.path, format!("a trained classifier with the tensor {name}"), "none")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Reads parameters one after the other, and remembers which ones were there.
 pub(super) struct Loader {
     file: BufferedSafetensors,
