@@ -73,7 +73,7 @@ fn a_file_of_another_kind_and_a_wrong_path_are_refused() {
     let finished = finish(&mut fit(&workspace("tests/data/tiny-bert"), &dir.path("nowhere.csv"), &dir.path("bundle")));
     finished.failure(2, &["nowhere.csv", "No such file"]);
     let data = dir.write("data.csv", small_csv(20));
-    finish(&mut fit(&dir.path("no-base"), &data, &dir.path("bundle"))).failure(2, &["no-base", "config.json"]);
+    finish(&mut fit(&dir.path("no-base"), &data, &dir.path("bundle"))).failure(2, &["no-base", "--base", "hub name"]);
 }
 
 #[test]
@@ -270,14 +270,14 @@ mod interrupt {
         let finished = interrupt_at("          1 ", 40, &dir);
         finished.failure(130, &["stopping at the next step", "was packed", "interrupted during training, at step "]);
         nimbert::Bundle::open(dir.path("bundle")).unwrap().verify().unwrap();
-        assert_eq!(dir.names(), ["bundle", "data.csv"]);
+        assert_eq!(dir.names(), ["bundle", "bundle.checkpoint", "data.csv"]);
     }
 
     #[test]
-    fn before_the_first_epoch_ends_nothing_is_left() {
+    fn before_the_first_epoch_ends_a_checkpoint_is_left() {
         let dir = Dir::default();
         let finished = interrupt_at("epoch       loss", 60_000, &dir);
         finished.failure(130, &["interrupted during training, at step ", "(epoch 1)"]);
-        assert_eq!(dir.names(), ["data.csv"]);
+        assert_eq!(dir.names(), ["bundle.checkpoint", "data.csv"]);
     }
 }

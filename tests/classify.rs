@@ -46,7 +46,7 @@ fn answers_come_in_input_order_and_do_not_depend_on_the_batch() {
             assert!((alone.1 - together.1).abs() < 1e-5, "{text}: {alone:?} alone, {together:?} in a batch");
         }
     }
-    assert!(classifier.classify_batch::<&str>(&[]).unwrap().is_empty());
+    assert!(classifier.classify_batch(Vec::<&str>::new()).unwrap().is_empty());
 }
 
 #[test]

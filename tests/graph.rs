@@ -49,14 +49,15 @@ fn run(graph: &ModelProto, encodings: &[Encoding], batch_size: usize) -> Vec<Vec
     let dir = Dir::default();
     let mut session = open(graph, &dir, SessionOptions::default());
     let encodings: Vec<&Encoding> = encodings.iter().collect();
-    predict_session(&mut session, &encodings, PAD, batch_size).unwrap()
+    predict_session(&mut session, encodings.iter().map(|encoding| std::slice::from_ref(*encoding)), PAD, batch_size)
+        .unwrap()
 }
 
 fn fp32_graph_agrees(folder: &str) {
     let (model, tokenizer) = load(folder);
     let encodings = encode(&tokenizer);
     let graph = onnx::export(&model).unwrap();
-    let trained = predict(&model, &encodings, 4).unwrap();
+    let trained = predict(&model, encodings.iter().map(std::slice::from_ref), 4).unwrap();
     for batch_size in [1, 3, 6] {
         let difference = compare(&run(&graph, &encodings, batch_size), &trained).max_logit_difference;
         assert!(difference <= 1e-4, "batches of {batch_size}: {difference}");
@@ -90,7 +91,8 @@ fn fp32_graph_agrees_with_an_independent_evaluator() {
     ]);
     let outputs = candle_onnx::simple_eval(&graph, inputs).unwrap();
     let logits = outputs["logits"].to_vec2::<f32>().unwrap();
-    let difference = compare(&logits, &predict(&model, &encodings, 6).unwrap()).max_logit_difference;
+    let difference =
+        compare(&logits, &predict(&model, encodings.iter().map(std::slice::from_ref), 6).unwrap()).max_logit_difference;
     assert!(difference <= 1e-4, "{difference}");
 }
 

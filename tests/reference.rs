@@ -2,11 +2,11 @@
 //! tests/data/make_reference.py made the numbers.
 
 use candle_core::{Device, Tensor};
-use nimbert::{Encoding, Tokenizer};
+use nimbert::{Encoding, ProblemType, Tokenizer};
 use nimbert_tests::workspace;
 use nimbert_trainer::{
     dataloader::PackedBatch,
-    loss::CrossEntropy,
+    loss::Loss,
     model::{EncoderConfig, Gradients, Output, SequenceClassifier},
     optimizer::{AdamW, AdamWConfig, clip_scale},
     schedule::{Curve, Schedule},
@@ -68,10 +68,15 @@ impl Reference {
     fn step(&self) -> (f32, Output, Gradients) {
         let (batch, labels) = self.batch();
         let output = self.model.forward(&batch, None).unwrap();
-        let loss = CrossEntropy::default().forward(&output.logits, &labels).unwrap();
+        let loss = Loss::default().forward(&output.logits, &slices(&labels)).unwrap();
         let gradients = self.model.backward(&loss, &output, &batch).unwrap();
         (loss.to_scalar().unwrap(), output, gradients)
     }
+}
+
+/// One label a row.
+fn slices(labels: &[u32]) -> Vec<&[u32]> {
+    labels.iter().map(std::slice::from_ref).collect()
 }
 
 fn floats(value: &Value) -> Vec<f64> {
@@ -197,12 +202,17 @@ fn losses_agree(reference: &Reference) {
     let logits = reference.model.forward(&batch, None).unwrap().logits;
     let weights = Some(vec![0.25, 0.75]);
     for (setting, expected) in [
-        (CrossEntropy { class_weights: weights, ..CrossEntropy::default() }, "loss_class_weights_0.25_0.75"),
-        (CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() }, "loss_label_smoothing_0.1"),
+        (Loss { class_weights: weights, ..Loss::default() }, "loss_class_weights_0.25_0.75"),
+        (Loss { label_smoothing: 0.1, ..Loss::default() }, "loss_label_smoothing_0.1"),
     ] {
-        let loss = setting.forward(&logits, &labels).unwrap().to_scalar::<f32>().unwrap();
+        let loss = setting.forward(&logits, &slices(&labels)).unwrap().to_scalar::<f32>().unwrap();
         assert_close(&[loss], &reference.json[expected], 1e-4, expected);
     }
+    // The same labels as any number of them, of which each row has one.
+    let setting = Loss { problem_type: ProblemType::MultiLabel, ..Loss::default() };
+    let loss = setting.forward(&logits, &slices(&labels)).unwrap().to_scalar::<f32>().unwrap();
+    let expected = "loss_bce_with_logits_onehot";
+    assert_close(&[loss], &reference.json[expected], 1e-4, expected);
 }
 
 fn tiny_agrees(folder: &'static str) {

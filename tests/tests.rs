@@ -4,4 +4,6 @@ mod bad_input;
 mod classify;
 mod end_to_end;
 mod graph;
+mod hub;
 mod reference;
+mod resume;

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     config::ModelConfig,
     error::{Error, Result},
+    prediction::Decision,
     tokenizer::Tokenizer,
 };
 
@@ -44,10 +45,18 @@ pub struct Manifest {
     pub max_length: usize,
     /// The graphs, the default first.
     pub variants: Vec<Variant>,
-    /// Logits are divided by this before softmax.
+    /// Longer texts are read in windows that share this many tokens, and the windows' logits are averaged; none: what is
+    /// behind the first window is dropped.
+    #[serde(default)]
+    pub stride: Option<usize>,
+    /// Logits are divided by this before softmax or sigmoid.
     pub temperature: f32,
-    /// A score under which the classifier is to abstain. Recorded for later readers; this one ignores it.
+    /// A score under which the classifier abstains.
     pub abstain_threshold: Option<f32>,
+    /// The score from which on each label holds, in the order of the ids; only where a text has any number of labels.
+    /// None: 0.5 for all.
+    #[serde(default)]
+    pub label_thresholds: Option<Vec<f32>>,
     /// What the export measured before it packed the bundle.
     pub acceptance: Acceptance,
     /// Where the model comes from.
@@ -160,7 +169,7 @@ impl Bundle {
     }
 
     fn validate(&self, manifest_path: &Path) -> Result<()> {
-        let Manifest { files, variants, temperature, max_length, .. } = &self.manifest;
+        let Manifest { files, variants, temperature, max_length, label_thresholds, .. } = &self.manifest;
         let fail = |expected: &str, got: String| Err(Error::format(manifest_path, expected, got));
         for name in [CONFIG, TOKENIZER].into_iter().chain(variants.iter().map(|variant| variant.file.as_str())) {
             if !files.contains_key(name) {
@@ -188,10 +197,38 @@ impl Bundle {
         if !(3..=positions).contains(max_length) {
             return fail(&format!("a max_length from 3 to the model's {positions} positions"), max_length.to_string());
         }
+        if let Some(thresholds) = label_thresholds
+            && thresholds.len() != self.config.labels.len()
+        {
+            let expected = format!("{} label_thresholds, one for each label", self.config.labels.len());
+            return fail(&expected, thresholds.len().to_string());
+        }
         if self.config.labels.len() < 2 {
             return fail("at least two labels in config.json", self.config.labels.len().to_string());
         }
         Ok(())
+    }
+
+    /// How the bundle's logits become an answer.
+    pub fn decision(&self) -> Decision {
+        Decision {
+            problem_type: self.config.problem_type,
+            temperature: self.manifest.temperature,
+            abstain_threshold: self.manifest.abstain_threshold,
+            label_thresholds: self.manifest.label_thresholds.clone(),
+        }
+    }
+
+    /// The bundle's tokenizer, with its maximum length and stride.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::open`] and [`Tokenizer::with_stride`].
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::open(&self.path.join(TOKENIZER), self.manifest.max_length)?;
+        match self.manifest.stride {
+            None => Ok(tokenizer),
+            Some(stride) => tokenizer.with_stride(stride),
+        }
     }
 
     /// Compares every file with its recorded digest.
@@ -301,8 +338,7 @@ impl BundleWriter {
         let json = serde_json::to_string_pretty(&manifest).expect("a manifest has only string keys");
         self.write(MANIFEST, json + "\n")?;
         // What does not open must not ship.
-        let max_length = Bundle::open(&self.staging)?.manifest.max_length;
-        Tokenizer::open(&self.staging.join(TOKENIZER), max_length)?;
+        Bundle::open(&self.staging)?.tokenizer()?;
         replace_dir(&self.staging, &self.target)?;
         Bundle::open(&self.target)
     }
@@ -366,10 +402,19 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer).map_err(|error| Error::io(path, error))? {
-            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            0 => return Ok(hexadecimal(&hasher.finalize())),
             read => hasher.update(&buffer[..read]),
         }
     }
+}
+
+/// SHA-256 of bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads a JSON file of at most [`MAX_JSON_BYTES`].

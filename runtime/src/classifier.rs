@@ -7,11 +7,11 @@ use std::{
 
 use crate::{
     batch::{Batch, length_sorted},
-    bundle::{Bundle, Precision, TOKENIZER},
+    bundle::{Bundle, Precision},
     error::{Error, Result},
-    prediction::Prediction,
+    prediction::{Decision, Prediction, mean_logits},
     session::{Session, SessionOptions},
-    tokenizer::{Encoding, Tokenizer},
+    tokenizer::{Encoding, TextInput, Tokenizer},
 };
 
 /// How a bundle is opened.
@@ -36,6 +36,7 @@ impl Default for Options {
 pub struct Classifier {
     bundle: Bundle,
     tokenizer: Tokenizer,
+    decision: Decision,
     session: Mutex<Session>,
     batch_size: usize,
 }
@@ -47,9 +48,10 @@ impl Classifier {
     /// Any variant of [`Error`] but [`Error::Checksum`] and [`Error::OutputExists`].
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
         let bundle = Bundle::open(path)?;
-        let tokenizer = Tokenizer::open(&bundle.path.join(TOKENIZER), bundle.manifest.max_length)?;
+        let tokenizer = bundle.tokenizer()?;
+        let decision = bundle.decision();
         let session = Session::open(&bundle.model_path(options.precision)?, &options.session)?;
-        Ok(Self { bundle, tokenizer, session: Mutex::new(session), batch_size: options.batch_size.max(1) })
+        Ok(Self { bundle, tokenizer, decision, session: Mutex::new(session), batch_size: options.batch_size.max(1) })
     }
 
     /// The bundle that was opened.
@@ -62,38 +64,51 @@ impl Classifier {
         &self.bundle.config.labels
     }
 
-    /// Classifies one text.
+    /// Classifies one text, or a pair of texts.
     ///
     /// # Errors
     /// [`Error::Tokenizer`], [`Error::Session`], [`Error::Format`] if the graph has not one logit a label.
-    pub fn classify(&self, text: &str) -> Result<Prediction> {
-        let mut predictions = self.classify_batch(&[text])?;
+    pub fn classify<'a>(&self, input: impl Into<TextInput<'a>>) -> Result<Prediction> {
+        let mut predictions = self.classify_batch([input])?;
         Ok(predictions.remove(0))
     }
 
-    /// Classifies many texts: sorted by length inside, answered in input order.
+    /// Classifies many texts, or pairs of texts: sorted by length inside, answered in input order.
     ///
     /// # Errors
     /// [`Error::Tokenizer`], [`Error::Session`], [`Error::Format`] if the graph has not one logit a label.
-    pub fn classify_batch<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Prediction>> {
-        let encodings: Vec<Encoding> =
-            texts.iter().map(|text| self.tokenizer.encode(text.as_ref())).collect::<Result<_>>()?;
-        let lengths: Vec<usize> = encodings.iter().map(|encoding| encoding.input_ids.len()).collect();
-        let mut predictions: Vec<Option<Prediction>> = vec![None; texts.len()];
+    pub fn classify_batch<'a>(
+        &self,
+        inputs: impl IntoIterator<Item = impl Into<TextInput<'a>>>,
+    ) -> Result<Vec<Prediction>> {
+        let windows: Vec<Vec<Encoding>> =
+            inputs.into_iter().map(|input| self.tokenizer.windows(input)).collect::<Result<_>>()?;
+        let logits = self.window_logits(&windows.iter().flatten().collect::<Vec<_>>())?;
+        let mut logits = logits.into_iter();
+        let answer = |windows: &Vec<Encoding>| {
+            let logits = mean_logits(logits.by_ref().take(windows.len()));
+            Prediction::from_logits(&logits, self.labels(), &self.decision)
+        };
+        Ok(windows.iter().map(answer).collect())
+    }
+
+    /// The logits of each window, in order.
+    fn window_logits(&self, windows: &[&Encoding]) -> Result<Vec<Vec<f32>>> {
+        let lengths: Vec<usize> = windows.iter().map(|window| window.input_ids.len()).collect();
+        let labels = self.labels().len();
+        let mut all = vec![Vec::new(); windows.len()];
         for indices in length_sorted(&lengths, self.batch_size) {
-            let batch = Batch::pad(indices.iter().map(|&index| &encodings[index]), self.bundle.config.pad_token_id);
+            let batch = Batch::pad(indices.iter().map(|&index| windows[index]), self.bundle.config.pad_token_id);
             let logits = self.session.lock().unwrap_or_else(PoisonError::into_inner).run(&batch)?;
-            let labels = self.labels();
-            if logits.len() != batch.rows * labels.len() {
-                let expected = format!("{} logits a text, one for each label in config.json", labels.len());
+            if logits.len() != batch.rows * labels {
+                let expected = format!("{labels} logits a text, one for each label in config.json");
                 let got = format!("{}", logits.len() / batch.rows);
                 return Err(Error::format(&self.bundle.path, expected, got));
             }
-            for (&index, row) in indices.iter().zip(logits.chunks_exact(labels.len())) {
-                let prediction = Prediction::from_logits(row, labels, self.bundle.manifest.temperature);
-                predictions[index] = Some(prediction);
+            for (&index, row) in indices.iter().zip(logits.chunks_exact(labels)) {
+                all[index] = row.to_vec();
             }
         }
-        Ok(predictions.into_iter().map(|prediction| prediction.expect("every index is in one batch")).collect())
+        Ok(all)
     }
 }

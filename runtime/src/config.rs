@@ -1,8 +1,9 @@
 //! The part of a Hugging Face `config.json` that running a classifier needs.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
@@ -13,16 +14,32 @@ pub struct ModelConfig {
     pub model_type: String,
     /// Label names by id: `labels[id]`.
     pub labels: Vec<String>,
+    /// Whether a text has one of the labels or any number of them.
+    pub problem_type: ProblemType,
     /// The id that fills a batch's shorter rows.
     pub pad_token_id: u32,
     /// The most positions (tokens, special ones included) that the model has embeddings for.
     pub max_position_embeddings: usize,
 }
 
+/// How many of the labels a text has, under Hugging Face's names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProblemType {
+    /// Exactly one: scores are a softmax and sum to 1.
+    #[default]
+    #[serde(rename = "single_label_classification")]
+    SingleLabel,
+    /// Any number: each label has a score of its own, a sigmoid.
+    #[serde(rename = "multi_label_classification")]
+    MultiLabel,
+}
+
 #[derive(Deserialize)]
 struct Json {
+    #[serde(default)]
+    problem_type: Option<ProblemType>,
     model_type: String,
-    id2label: BTreeMap<String, String>,
+    id2label: Map<String, Value>,
     pad_token_id: Option<u32>,
     max_position_embeddings: usize,
 }
@@ -34,17 +51,26 @@ impl ModelConfig {
     /// [`Error::Io`]; [`Error::Format`] if it is no JSON of this form, or if the label ids are not 0, 1, 2, ….
     pub fn open(path: &Path) -> Result<Self> {
         let json: Json = crate::bundle::read_json(path, "a Hugging Face config.json with id2label")?;
-        let label = |id: usize| {
-            json.id2label.get(&id.to_string()).cloned().ok_or_else(|| {
-                let got = format!("{} labels, none of them with id {id}", json.id2label.len());
-                Error::format(path, "id2label with the ids 0, 1, 2, …", got)
-            })
-        };
         Ok(Self {
-            labels: (0..json.id2label.len()).map(label).collect::<Result<_>>()?,
+            labels: labels(path, &json.id2label)?,
+            problem_type: json.problem_type.unwrap_or_default(),
             model_type: json.model_type,
             pad_token_id: json.pad_token_id.unwrap_or(0),
             max_position_embeddings: json.max_position_embeddings,
         })
     }
+}
+
+/// The label names that an `id2label` of the file `path` lists, by id.
+///
+/// # Errors
+/// [`Error::Format`] if the ids are not 0, 1, 2, …, or a name is no string.
+pub fn labels(path: &Path, id2label: &Map<String, Value>) -> Result<Vec<String>> {
+    let label = |id: usize| {
+        id2label.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+            let got = format!("{} labels, none of them with id {id}", id2label.len());
+            Error::format(path, "id2label with the ids 0, 1, 2, …", got)
+        })
+    };
+    (0..id2label.len()).map(label).collect()
 }

@@ -2,27 +2,79 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::config::ProblemType;
+
 /// The answer for one text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
     /// The label with the highest score.
     pub label: String,
-    /// Its probability, between 0 and 1.
+    /// Its score, between 0 and 1.
     pub score: f32,
-    /// Probability of every label, in the order of the labels' ids; they sum to 1.
+    /// Score of every label, in the order of the labels' ids. Where a text has one label they are probabilities that sum
+    /// to 1; where it has any number, each is a probability of its own.
     pub scores: Vec<(String, f32)>,
+    /// The labels that hold: `label` alone, or, where a text has any number, those whose score reaches their threshold.
+    pub labels: Vec<String>,
+    /// Whether the score is under the bundle's threshold: the classifier is unsure, and `label` a guess.
+    pub abstained: bool,
+    problem_type: ProblemType,
+}
+
+/// How logits become an answer. A bundle's is [`crate::Bundle::decision`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// Softmax over the labels, or a sigmoid for each.
+    pub problem_type: ProblemType,
+    /// Logits are divided by it.
+    pub temperature: f32,
+    /// The classifier abstains under this score.
+    pub abstain_threshold: Option<f32>,
+    /// The score from which on each label holds; none: 0.5. For [`ProblemType::MultiLabel`] only.
+    pub label_thresholds: Option<Vec<f32>>,
+}
+
+/// The score from which on a label holds, where none was tuned.
+pub const DEFAULT_THRESHOLD: f32 = 0.5;
+
+impl Decision {
+    /// Scores from one text's logits.
+    pub fn scores(&self, logits: &[f32]) -> Vec<f32> {
+        match self.problem_type {
+            ProblemType::SingleLabel => softmax(logits, self.temperature),
+            ProblemType::MultiLabel => logits.iter().map(|logit| sigmoid(logit / self.temperature)).collect(),
+        }
+    }
+
+    /// The ids of the labels that hold under `scores`, ascending.
+    pub fn label_ids(&self, scores: &[f32]) -> Vec<usize> {
+        let threshold =
+            |id: usize| self.label_thresholds.as_ref().map_or(DEFAULT_THRESHOLD, |thresholds| thresholds[id]);
+        match self.problem_type {
+            ProblemType::SingleLabel => vec![best(scores)],
+            ProblemType::MultiLabel => (0..scores.len()).filter(|&id| scores[id] >= threshold(id)).collect(),
+        }
+    }
 }
 
 impl Prediction {
-    /// Softmax over `logits / temperature`, one logit a label.
-    pub(crate) fn from_logits(logits: &[f32], labels: &[String], temperature: f32) -> Self {
-        let scores = softmax(logits, temperature);
-        let best = (0..scores.len()).fold(0, |best, id| if scores[id] > scores[best] { id } else { best });
-        Self { label: labels[best].clone(), score: scores[best], scores: labels.iter().cloned().zip(scores).collect() }
+    /// The answer that `decision` makes of `logits`, one a label.
+    pub(crate) fn from_logits(logits: &[f32], labels: &[String], decision: &Decision) -> Self {
+        let scores = decision.scores(logits);
+        let best = best(&scores);
+        Self {
+            label: labels[best].clone(),
+            score: scores[best],
+            labels: decision.label_ids(&scores).into_iter().map(|id| labels[id].clone()).collect(),
+            abstained: decision.abstain_threshold.is_some_and(|threshold| scores[best] < threshold),
+            scores: labels.iter().cloned().zip(scores).collect(),
+            problem_type: decision.problem_type,
+        }
     }
 
-    /// `{"label": …, "score": …, "scores": {…}}`, the form of `nimbert classify --json`. With `top_k`, `scores` holds
-    /// the k most likely labels only, best first.
+    /// `{"label": …, "score": …, "scores": {…}}`, the form of `nimbert classify --json`. Where a text has any number of
+    /// labels, `labels` holds those that apply; `abstained` is there if the classifier is unsure. With `top_k`, `scores`
+    /// holds the k most likely labels only, best first.
     pub fn to_json(&self, top_k: Option<usize>) -> Value {
         // Six digits are what a 32-bit probability carries; written as 64 bits it would show noise behind them.
         let round = |score: f32| json!((f64::from(score) * 1e6).round() / 1e6);
@@ -30,7 +82,26 @@ impl Prediction {
             None => self.scores.iter().map(|(label, score)| (label.clone(), round(*score))).collect(),
             Some(k) => self.top(k).into_iter().map(|(label, score)| (label.to_owned(), round(score))).collect(),
         };
-        json!({ "label": self.label, "score": round(self.score), "scores": scores })
+        let mut json = Map::new();
+        json.insert("label".to_owned(), json!(self.label));
+        json.insert("score".to_owned(), round(self.score));
+        if self.problem_type == ProblemType::MultiLabel {
+            json.insert("labels".to_owned(), json!(self.labels));
+        }
+        if self.abstained {
+            json.insert("abstained".to_owned(), json!(true));
+        }
+        json.insert("scores".to_owned(), Value::Object(scores));
+        Value::Object(json)
+    }
+
+    /// What a person reads first: the label, all labels that hold (`none` if none does), or `unsure`.
+    pub fn summary(&self) -> String {
+        match (self.abstained, self.labels.is_empty()) {
+            (true, _) => "unsure".to_owned(),
+            (false, true) => "none".to_owned(),
+            (false, false) => self.labels.join(", "),
+        }
     }
 
     /// The `k` most likely labels, best first.
@@ -42,12 +113,38 @@ impl Prediction {
     }
 }
 
+/// The id of the highest score; of equals, the first.
+fn best(scores: &[f32]) -> usize {
+    (0..scores.len()).fold(0, |best, id| if scores[id] > scores[best] { id } else { best })
+}
+
+/// 1 / (1 + e^-x)
+pub fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 /// Probabilities from logits, stable for large ones: the largest is subtracted first.
 pub fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let exponentials: Vec<f32> = logits.iter().map(|logit| ((logit - max) / temperature).exp()).collect();
     let sum: f32 = exponentials.iter().sum();
     exponentials.into_iter().map(|value| value / sum).collect()
+}
+
+/// A text's logits from those of its windows: the mean.
+///
+/// # Panics
+/// If there is no window.
+pub fn mean_logits(windows: impl IntoIterator<Item = Vec<f32>>) -> Vec<f32> {
+    let mut windows = windows.into_iter();
+    let mut sums = windows.next().expect("a text has a window at least");
+    let mut count = 1.0;
+    for logits in windows {
+        sums.iter_mut().zip(logits).for_each(|(sum, value)| *sum += value);
+        count += 1.0;
+    }
+    sums.iter_mut().for_each(|sum| *sum /= count);
+    sums
 }
 
 #[cfg(test)]
@@ -61,10 +158,39 @@ mod tests {
         assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
 
+    const SINGLE: Decision = Decision {
+        problem_type: ProblemType::SingleLabel,
+        temperature: 1.0,
+        abstain_threshold: None,
+        label_thresholds: None,
+    };
+
+    #[test]
+    fn unsure_under_the_threshold() {
+        let labels = ["a", "b"].map(String::from);
+        let decision = Decision { abstain_threshold: Some(0.8), ..SINGLE };
+        let predict = |logits: &[f32]| Prediction::from_logits(logits, &labels, &decision);
+        assert_eq!(predict(&[0.0, 1.0]).summary(), "unsure");
+        assert_eq!(predict(&[0.0, 1.0]).to_json(None)["abstained"], true);
+        assert_eq!(predict(&[0.0, 2.0]).summary(), "b");
+    }
+
+    #[test]
+    fn any_number_of_labels_holds_each_by_its_threshold() {
+        let labels = ["a", "b", "c"].map(String::from);
+        let decision =
+            Decision { problem_type: ProblemType::MultiLabel, label_thresholds: Some(vec![0.5, 0.9, 0.2]), ..SINGLE };
+        // sigmoid(1) = 0.731, sigmoid(-1) = 0.269
+        let prediction = Prediction::from_logits(&[1.0, 1.0, -1.0], &labels, &decision);
+        assert_eq!((prediction.labels.as_slice(), prediction.label.as_str()), (&["a".into(), "c".into()][..], "a"));
+        assert_eq!(prediction.to_json(None)["labels"], json!(["a", "c"]));
+        assert_eq!(Prediction::from_logits(&[-9.0, -9.0, -9.0], &labels, &decision).summary(), "none");
+    }
+
     #[test]
     fn json_has_scores_by_label_and_top_k_sorts() {
         let labels = ["a", "b", "c"].map(String::from);
-        let prediction = Prediction::from_logits(&[0.0, 2.0, 1.0], &labels, 1.0);
+        let prediction = Prediction::from_logits(&[0.0, 2.0, 1.0], &labels, &SINGLE);
         assert_eq!(prediction.label, "b");
         let json = prediction.to_json(Some(2));
         assert_eq!(json["scores"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "c"]);

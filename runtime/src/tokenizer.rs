@@ -21,10 +21,34 @@ pub struct Encoding {
     pub truncated: bool,
 }
 
-/// A Hugging Face fast tokenizer that truncates to a fixed maximum length.
+/// What a classifier reads: a text, or a pair of them, such as a question and an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextInput<'a> {
+    /// The text, or the first of two.
+    pub text: &'a str,
+    /// The second of two.
+    pub pair: Option<&'a str>,
+}
+
+impl<'a, S: AsRef<str> + ?Sized> From<&'a S> for TextInput<'a> {
+    fn from(text: &'a S) -> Self {
+        Self { text: text.as_ref(), pair: None }
+    }
+}
+
+impl<'a> From<(&'a str, &'a str)> for TextInput<'a> {
+    fn from((text, pair): (&'a str, &'a str)) -> Self {
+        Self { text, pair: Some(pair) }
+    }
+}
+
+/// A Hugging Face fast tokenizer that cuts texts at a fixed maximum length, or into windows of that length.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    max_length: usize,
+    /// Tokens that two windows share; none: what is behind the first window is dropped.
+    stride: Option<usize>,
 }
 
 impl Tokenizer {
@@ -37,22 +61,15 @@ impl Tokenizer {
         let content = read_capped(path)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&content)
             .map_err(|error| Error::format(path, "a Hugging Face tokenizer.json", error.to_string()))?;
-        let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        inner.with_padding(None);
+        let mut tokenizer = Self { inner, max_length, stride: None };
+        let special = tokenizer.special_tokens(false);
         if max_length <= special {
             return Err(Error::Tokenizer(format!(
                 "max-length {max_length} leaves no room for text: {special} tokens are special ones"
             )));
         }
-        inner.with_padding(None);
-        inner
-            .with_truncation(Some(TruncationParams {
-                max_length,
-                stride: 0,
-                strategy: TruncationStrategy::LongestFirst,
-                direction: TruncationDirection::Right,
-            }))
-            .map_err(|error| Error::Tokenizer(error.to_string()))?;
-        let tokenizer = Self { inner };
+        tokenizer.set_truncation(0)?;
         // The model answers from the first token, so there must be one even in an empty text.
         if tokenizer.encode("")?.input_ids.is_empty() {
             return Err(Error::format(path, "a post-processor that adds special tokens", "none"));
@@ -60,17 +77,84 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Encodes one text.
+    /// The same tokenizer, which reads long texts in windows that share `stride` tokens instead of cutting them.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if a window would have nothing but tokens of the one before it.
+    pub fn with_stride(mut self, stride: usize) -> Result<Self> {
+        let room = self.max_length - self.special_tokens(false);
+        if stride >= room {
+            return Err(Error::Tokenizer(format!(
+                "windows share {stride} tokens: expected less than the {room} that a window has room for"
+            )));
+        }
+        self.set_truncation(stride)?;
+        self.stride = Some(stride);
+        Ok(self)
+    }
+
+    /// The same tokenizer, which cuts nothing: for counting.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn without_truncation(mut self) -> Result<Self> {
+        self.inner.with_truncation(None).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        self.max_length = usize::MAX;
+        Ok(self)
+    }
+
+    fn special_tokens(&self, pair: bool) -> usize {
+        self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
+    }
+
+    fn set_truncation(&mut self, stride: usize) -> Result<()> {
+        let truncation = TruncationParams {
+            max_length: self.max_length,
+            stride,
+            strategy: TruncationStrategy::LongestFirst,
+            direction: TruncationDirection::Right,
+        };
+        self.inner.with_truncation(Some(truncation)).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Encodes one text, or a pair, cut at the maximum length.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer refuses it, such as a word-level one without an unknown token.
-    pub fn encode(&self, text: &str) -> Result<Encoding> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|error| Error::Tokenizer(error.to_string()))?;
-        Ok(Encoding {
-            input_ids: encoding.get_ids().to_vec(),
-            token_type_ids: encoding.get_type_ids().to_vec(),
-            truncated: !encoding.get_overflowing().is_empty(),
-        })
+    pub fn encode<'a>(&self, input: impl Into<TextInput<'a>>) -> Result<Encoding> {
+        Ok(to_encoding(&self.encode_all(input.into())?))
+    }
+
+    /// Encodes one text, or a pair: one window, or as many as a long text needs if the tokenizer has a stride.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] as for [`Tokenizer::encode`].
+    pub fn windows<'a>(&self, input: impl Into<TextInput<'a>>) -> Result<Vec<Encoding>> {
+        let first = self.encode_all(input.into())?;
+        if self.stride.is_none() {
+            return Ok(vec![to_encoding(&first)]);
+        }
+        let windows = std::iter::once(&first).chain(first.get_overflowing());
+        // With windows nothing is lost.
+        Ok(windows.map(|window| Encoding { truncated: false, ..to_encoding(window) }).collect())
+    }
+
+    fn encode_all(&self, input: TextInput<'_>) -> Result<tokenizers::Encoding> {
+        let encoded = match input.pair {
+            None => self.inner.encode_fast(input.text, true),
+            Some(pair) => {
+                let special = self.special_tokens(true);
+                if self.max_length <= special {
+                    let max_length = self.max_length;
+                    return Err(Error::Tokenizer(format!(
+                        "max-length {max_length} leaves no room for a pair: {special} tokens are special ones"
+                    )));
+                }
+                self.inner.encode_fast((input.text, pair), true)
+            }
+        };
+        encoded.map_err(|error| Error::Tokenizer(error.to_string()))
     }
 
     /// The token that an id stands for; ids outside of the vocabulary give `<id>`.
@@ -86,5 +170,13 @@ impl Tokenizer {
     /// The largest id plus one: the number of rows that the model's word embeddings must have.
     pub fn id_bound(&self) -> usize {
         self.inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
+    }
+}
+
+fn to_encoding(encoding: &tokenizers::Encoding) -> Encoding {
+    Encoding {
+        input_ids: encoding.get_ids().to_vec(),
+        token_type_ids: encoding.get_type_ids().to_vec(),
+        truncated: !encoding.get_overflowing().is_empty(),
     }
 }

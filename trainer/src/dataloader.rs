@@ -7,13 +7,26 @@ use rand_chacha::ChaCha8Rng;
 /// A labelled text as the model reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
-    /// Token ids.
-    pub encoding: Encoding,
-    /// The label's id.
-    pub label: u32,
+    /// Token ids: one window, or several of a long text.
+    pub windows: Vec<Encoding>,
+    /// The ids of its labels, ascending: one, or any number in a multi-label task.
+    pub labels: Vec<u32>,
 }
 
-/// The tokens of several texts, one text after the other.
+impl Example {
+    /// The label where there is one; of several, the first; 0 without any.
+    pub fn label(&self) -> u32 {
+        self.labels.first().copied().unwrap_or(0)
+    }
+
+    /// Number of tokens in all windows.
+    pub fn tokens(&self) -> usize {
+        self.windows.iter().map(|window| window.input_ids.len()).sum()
+    }
+}
+
+/// The tokens of several texts, one text after the other. A long text may be several windows, each of which is encoded
+/// as a text of its own; their logits are averaged.
 ///
 /// Nothing is padded, so the texts of a batch may be of any lengths: an epoch is shuffled freely, and grouping texts by
 /// length — which saves padding elsewhere at the price of less random batches — would save nothing.
@@ -25,24 +38,34 @@ pub struct PackedBatch {
     pub token_type_ids: Vec<u32>,
     /// Each token's place in its text, from 0: `[tokens]`.
     pub position_ids: Vec<u32>,
-    /// Text r owns the tokens `offsets[r]..offsets[r + 1]`: `[rows + 1]`.
+    /// Row r (a text, or a window of one) owns the tokens `offsets[r]..offsets[r + 1]`: `[rows + 1]`.
     pub offsets: Vec<usize>,
+    /// Text t owns the rows `texts[t]..texts[t + 1]`: `[texts + 1]`.
+    pub texts: Vec<usize>,
 }
 
 impl PackedBatch {
-    /// Puts `encodings` one after the other.
+    /// Puts `encodings` one after the other, each a text.
     pub fn new<'a>(encodings: impl IntoIterator<Item = &'a Encoding>) -> Self {
-        let mut batch = Self { offsets: vec![0], ..Self::default() };
-        for encoding in encodings {
-            batch.input_ids.extend(&encoding.input_ids);
-            batch.token_type_ids.extend(&encoding.token_type_ids);
-            batch.position_ids.extend(0..encoding.input_ids.len() as u32);
-            batch.offsets.push(batch.input_ids.len());
+        Self::of_windows(encodings.into_iter().map(std::slice::from_ref))
+    }
+
+    /// Puts texts one after the other, each of one window or several.
+    pub fn of_windows<'a>(texts: impl IntoIterator<Item = &'a [Encoding]>) -> Self {
+        let mut batch = Self { offsets: vec![0], texts: vec![0], ..Self::default() };
+        for windows in texts {
+            for window in windows {
+                batch.input_ids.extend(&window.input_ids);
+                batch.token_type_ids.extend(&window.token_type_ids);
+                batch.position_ids.extend(0..window.input_ids.len() as u32);
+                batch.offsets.push(batch.input_ids.len());
+            }
+            batch.texts.push(batch.rows());
         }
         batch
     }
 
-    /// Number of texts.
+    /// Number of texts, or of windows where texts have several.
     pub fn rows(&self) -> usize {
         self.offsets.len() - 1
     }

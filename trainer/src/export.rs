@@ -3,22 +3,25 @@
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
 };
 
 use nimbert::{
-    Encoding, Precision, Session, SessionOptions,
+    Batch, Decision, Encoding, Precision, ProblemType, Session, SessionOptions,
     bundle::{
         Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, MODEL, Manifest, Provenance, TOKENIZER, Variant,
     },
 };
 
 use crate::{
+    calibrate::calibrate,
+    dataloader::Example,
     error::{Error, Result},
     evaluate::{predict, predict_session},
-    metrics::argmax,
     model::SequenceClassifier,
     onnx::{self, Comparison, ModelProto, compare},
     report::percent,
+    train::undecided,
 };
 
 /// The largest difference between a logit of the fp32 graph and of the trained model, as a share of the largest logit
@@ -32,6 +35,10 @@ const BATCH_SIZE: usize = 32;
 /// How a model is exported.
 #[derive(Debug, Clone)]
 pub struct ExportConfig {
+    /// Whether a text has one label or any number of them.
+    pub problem_type: ProblemType,
+    /// The classifier abstains where, by the validation rows, less than this share of the answers is right; none: never.
+    pub abstain_precision: Option<f64>,
     /// Number format of the shipped graph.
     pub precision: Precision,
     /// The shipped graph may lose this much accuracy against fp32, in percentage points.
@@ -45,68 +52,131 @@ pub struct ExportConfig {
 /// The texts by which a graph is judged.
 #[derive(Debug, Clone)]
 pub struct Evidence<'a> {
-    /// Where they come from: `validation`, `test`, `train`, or `synthetic`.
+    /// Where they come from: `validation`, `test`, `train`, or `synthetic` where there was no data.
     pub split: &'static str,
-    /// The texts.
-    pub encodings: Vec<&'a Encoding>,
+    /// The texts, each of one window or several.
+    pub texts: Vec<&'a [Encoding]>,
     /// Their labels; none if they have none.
-    pub labels: Option<Vec<u32>>,
+    pub labels: Option<Vec<&'a [u32]>>,
+}
+
+impl<'a> Evidence<'a> {
+    /// Examples of a split.
+    pub fn new(split: &'static str, examples: &'a [Example]) -> Self {
+        Self {
+            split,
+            texts: examples.iter().map(|example| example.windows.as_slice()).collect(),
+            labels: Some(examples.iter().map(|example| example.labels.as_slice()).collect()),
+        }
+    }
 }
 
 /// What a bundle holds besides the graph.
 #[derive(Debug, Clone)]
 pub struct Contents {
-    /// The base model's `tokenizer.json`.
+    /// The model's `tokenizer.json`.
     pub tokenizer: PathBuf,
-    /// Texts are truncated to this many tokens.
+    /// Texts are truncated to this many tokens, or read in windows of so many.
     pub max_length: usize,
+    /// Tokens that windows share; none: texts are truncated.
+    pub stride: Option<usize>,
     /// Where the model comes from.
     pub provenance: Provenance,
     /// Further files, by name.
     pub files: Vec<(&'static str, String)>,
 }
 
-/// Builds the graph of `model`, judges it by `evidence`, and writes the bundle to `out`. Once `stop` is true, the next
-/// stage ends it.
+/// A graph that has been found good enough, and what was measured.
+#[derive(Debug)]
+pub struct Judged {
+    graph: ModelProto,
+    /// The figures that admit it.
+    pub acceptance: Acceptance,
+    /// How its logits become an answer.
+    pub decision: Decision,
+    /// What was measured of each graph: fp32, then the shipped one if it is another.
+    pub variants: Vec<VariantFigures>,
+    /// The shipped graph's logits of the evidence.
+    pub logits: Vec<Vec<f32>>,
+    /// The shipped graph's logits of the test rows, if there are any.
+    pub test_logits: Option<Vec<Vec<f32>>>,
+}
+
+/// What was measured of one graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VariantFigures {
+    /// Number format.
+    pub precision: Precision,
+    /// Size of the file.
+    pub bytes: u64,
+    /// On the evidence, if it has labels.
+    pub accuracy: Option<f64>,
+    /// The largest difference from the trained model (fp32) or from the fp32 graph.
+    pub max_logit_difference: f32,
+    /// The median time of one text alone, in milliseconds, tokenization not counted.
+    pub milliseconds: f64,
+}
+
+/// Builds the graph of `model` and judges it by `evidence`; on validation rows it is calibrated too. `test` rows are
+/// measured and used for nothing. Once `stop` is true, the next stage ends it.
 ///
 /// # Errors
-/// [`Error::Gate`] with the figures if the graph is not good enough; [`Error::Interrupted`]; [`Error::Runtime`];
-/// [`Error::Io`]. `out` is then as it was.
-pub fn export(
+/// [`Error::Gate`] with the figures if the graph is not good enough; [`Error::Interrupted`]; [`Error::Runtime`].
+pub fn judge(
     model: &SequenceClassifier,
-    contents: &Contents,
     evidence: &Evidence<'_>,
+    test: Option<&Evidence<'_>>,
     config: &ExportConfig,
-    out: &Path,
     stop: &AtomicBool,
-) -> Result<Bundle> {
+) -> Result<Judged> {
     // Graphs are tried outside of the bundle: what has not been judged is not in it.
     let scratch = tempfile::tempdir().map_err(|error| Error::io(&std::env::temp_dir(), error))?;
-    let judge = Judge { model, evidence, ort_lib: config.ort_lib.clone(), scratch: scratch.path(), stop };
+    let judge = Judge { model, ort_lib: config.ort_lib.clone(), scratch: scratch.path(), stop };
+    let decision = undecided(config.problem_type);
+    let hits = |logits: &[Vec<f32>]| evidence.labels.as_ref().map(|labels| count_hits(&decision, logits, labels));
+    let rows = evidence.texts.len();
+    let accuracy = |hits: Option<usize>| hits.map(|hits| hits as f64 / rows as f64);
 
-    let trained = predict(model, evidence.encodings.iter().copied(), BATCH_SIZE)?;
+    let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
     let fp32_graph = onnx::export(model)?;
-    let fp32 = judge.logits(&fp32_graph, Precision::Fp32)?;
+    let mut session = judge.session(&fp32_graph, Precision::Fp32)?;
+    let fp32 = judge.logits(&mut session, evidence)?;
     let fp32_comparison = compare(&fp32, &trained);
     fp32_gate(&fp32_comparison)?;
+    let fp32_hits = hits(&fp32);
+    let figures = |session: &mut Session, precision, hits, comparison: &Comparison| -> Result<VariantFigures> {
+        Ok(VariantFigures {
+            precision,
+            bytes: judge.file_size(precision)?,
+            accuracy: accuracy(hits),
+            max_logit_difference: comparison.max_logit_difference,
+            milliseconds: judge.milliseconds(session, evidence)?,
+        })
+    };
+    let mut variants = vec![figures(&mut session, Precision::Fp32, fp32_hits, &fp32_comparison)?];
 
-    let (shipped_graph, shipped) = match config.precision {
-        Precision::Fp32 => (fp32_graph, fp32.clone()),
-        _ => {
+    let (graph, mut session, shipped) = match config.precision {
+        Precision::Fp32 => (fp32_graph, session, fp32.clone()),
+        precision => {
             let graph = onnx::quantize(&fp32_graph);
-            let logits = judge.logits(&graph, config.precision)?;
-            (graph, logits)
+            let mut session = judge.session(&graph, precision)?;
+            let logits = judge.logits(&mut session, evidence)?;
+            (graph, session, logits)
         }
     };
     let comparison = compare(&shipped, &fp32);
-    let hits = |logits: &[Vec<f32>]| evidence.labels.as_ref().map(|labels| count_hits(logits, labels));
-    let (fp32_hits, shipped_hits) = (hits(&fp32), hits(&shipped));
-    let rows = evidence.encodings.len();
+    let shipped_hits = hits(&shipped);
     if let (Some(fp32_hits), Some(shipped_hits)) = (fp32_hits, shipped_hits) {
         accuracy_gate(fp32_hits, shipped_hits, rows, config.max_accuracy_drop)?;
     }
-
-    let accuracy = |hits: Option<usize>| hits.map(|hits| hits as f64 / rows as f64);
+    if config.precision != Precision::Fp32 {
+        variants.push(figures(&mut session, config.precision, shipped_hits, &comparison)?);
+    }
+    let decision = match (&evidence.labels, evidence.split) {
+        (Some(labels), "validation") => calibrate(config.problem_type, &shipped, labels, config.abstain_precision),
+        _ => decision.clone(),
+    };
+    let test_logits = test.map(|test| judge.logits(&mut session, test)).transpose()?;
     let acceptance = Acceptance {
         split: evidence.split.to_owned(),
         rows,
@@ -116,6 +186,21 @@ pub fn export(
         shipped_accuracy: accuracy(shipped_hits),
         label_agreement: comparison.label_agreement,
     };
+    Ok(Judged { graph, acceptance, decision, variants, logits: shipped, test_logits })
+}
+
+/// Writes a judged graph and everything else that a bundle holds to `out`, unless `stop` is true.
+///
+/// # Errors
+/// [`Error::Interrupted`]; [`Error::Runtime`]; [`Error::Io`]. `out` is then as it was.
+pub fn pack(
+    model: &SequenceClassifier,
+    judged: Judged,
+    contents: &Contents,
+    config: &ExportConfig,
+    out: &Path,
+    stop: &AtomicBool,
+) -> Result<Bundle> {
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         files: Default::default(),
@@ -125,21 +210,23 @@ pub fn export(
             execution_provider: "cpu".to_owned(),
             file: MODEL.to_owned(),
         }],
-        temperature: 1.0,
-        abstain_threshold: None,
-        acceptance,
+        stride: contents.stride,
+        temperature: judged.decision.temperature,
+        abstain_threshold: judged.decision.abstain_threshold,
+        label_thresholds: judged.decision.label_thresholds,
+        acceptance: judged.acceptance,
         provenance: contents.provenance.clone(),
     };
     let writer = BundleWriter::create(out, config.overwrite)?;
-    onnx::write(&shipped_graph, &writer.staging().join(MODEL))?;
+    onnx::write(&judged.graph, &writer.staging().join(MODEL))?;
     let tokenizer = std::fs::read(&contents.tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
     writer.write(TOKENIZER, tokenizer)?;
-    writer.write(CONFIG, config_json(model))?;
+    writer.write(CONFIG, config_json(model, config.problem_type))?;
     writer.write("README.md", model_card(model, &manifest))?;
     for (name, content) in &contents.files {
         writer.write(name, content)?;
     }
-    judge.check_stop()?;
+    check_stop(stop)?;
     Ok(writer.finish(manifest)?)
 }
 
@@ -148,42 +235,68 @@ pub fn export(
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Tensor`].
-pub fn save_model(model: &SequenceClassifier, tokenizer: &Path, out: &Path) -> Result<()> {
+pub fn save_model(model: &SequenceClassifier, problem_type: ProblemType, tokenizer: &Path, out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
     model.parameters().save(&out.join("model.safetensors"))?;
     std::fs::copy(tokenizer, out.join(TOKENIZER)).map_err(|error| Error::io(tokenizer, error))?;
-    std::fs::write(out.join(CONFIG), config_json(model)).map_err(|error| Error::io(out, error))
+    std::fs::write(out.join(CONFIG), config_json(model, problem_type)).map_err(|error| Error::io(out, error))
 }
 
-fn config_json(model: &SequenceClassifier) -> String {
-    let json = model.config.classifier_json(&model.labels);
+fn config_json(model: &SequenceClassifier, problem_type: ProblemType) -> String {
+    let json = model.config.classifier_json(&model.labels, problem_type);
     serde_json::to_string_pretty(&json).expect("a JSON object has only string keys") + "\n"
 }
 
-/// Runs graphs on the evidence.
+fn check_stop(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted { during: "the export".to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// Runs graphs on evidence.
 struct Judge<'a> {
     model: &'a SequenceClassifier,
-    evidence: &'a Evidence<'a>,
     ort_lib: Option<PathBuf>,
     scratch: &'a Path,
     stop: &'a AtomicBool,
 }
 
 impl Judge<'_> {
-    fn logits(&self, graph: &ModelProto, precision: Precision) -> Result<Vec<Vec<f32>>> {
-        self.check_stop()?;
-        let path = self.scratch.join(format!("{precision}.onnx"));
-        onnx::write(graph, &path)?;
-        let options = SessionOptions { ort_lib: self.ort_lib.clone(), ..SessionOptions::default() };
-        let mut session = Session::open(&path, &options)?;
-        predict_session(&mut session, &self.evidence.encodings, self.model.config.pad_token_id, BATCH_SIZE)
+    fn path(&self, precision: Precision) -> PathBuf {
+        self.scratch.join(format!("{precision}.onnx"))
     }
 
-    fn check_stop(&self) -> Result<()> {
-        match self.stop.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted { during: "the export".to_owned() }),
-            false => Ok(()),
+    fn session(&self, graph: &ModelProto, precision: Precision) -> Result<Session> {
+        check_stop(self.stop)?;
+        let path = self.path(precision);
+        onnx::write(graph, &path)?;
+        let options = SessionOptions { ort_lib: self.ort_lib.clone(), ..SessionOptions::default() };
+        Ok(Session::open(&path, &options)?)
+    }
+
+    fn logits(&self, session: &mut Session, evidence: &Evidence<'_>) -> Result<Vec<Vec<f32>>> {
+        check_stop(self.stop)?;
+        predict_session(session, evidence.texts.iter().copied(), self.model.config.pad_token_id, BATCH_SIZE)
+    }
+
+    fn file_size(&self, precision: Precision) -> Result<u64> {
+        let path = self.path(precision);
+        Ok(std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len())
+    }
+
+    /// The median time of a text alone, over the first few.
+    fn milliseconds(&self, session: &mut Session, evidence: &Evidence<'_>) -> Result<f64> {
+        const TEXTS: usize = 21;
+        let mut times = Vec::new();
+        for text in evidence.texts.iter().take(TEXTS) {
+            let batch = Batch::pad(text.iter(), self.model.config.pad_token_id);
+            let started = Instant::now();
+            session.run(&batch)?;
+            times.push(started.elapsed().as_secs_f64() * 1e3);
         }
+        times.sort_by(f64::total_cmp);
+        Ok(times.get(times.len() / 2).copied().unwrap_or(f64::NAN))
     }
 }
 
@@ -219,8 +332,12 @@ fn accuracy_gate(fp32_hits: usize, shipped_hits: usize, rows: usize, max_drop: f
     }
 }
 
-fn count_hits(logits: &[Vec<f32>], labels: &[u32]) -> usize {
-    logits.iter().zip(labels).filter(|(logits, label)| argmax(logits) == **label).count()
+fn count_hits(decision: &Decision, logits: &[Vec<f32>], labels: &[&[u32]]) -> usize {
+    let is_hit = |(logits, labels): &(&Vec<f32>, &&[u32])| {
+        let predicted = decision.label_ids(&decision.scores(logits));
+        predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
+    };
+    logits.iter().zip(labels).filter(is_hit).count()
 }
 
 /// `README.md` of the bundle.

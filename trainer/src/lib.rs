@@ -5,23 +5,33 @@
 //! say how the weights change, [`train`] is the loop, [`metrics`] and [`evaluate`] judge, [`onnx`] builds, quantizes and
 //! validates the graph, [`export`] packs the bundle, [`report`] tells what happened.
 
+pub mod calibrate;
+pub mod check;
+pub mod checkpoint;
+pub mod compress;
 pub mod dataloader;
 pub mod dataset;
+pub mod distill;
 mod error;
 pub mod evaluate;
 pub mod export;
+pub mod html;
+pub mod hub;
 pub mod loss;
 pub mod metrics;
 pub mod model;
 pub mod onnx;
 pub mod ops;
 pub mod optimizer;
+pub mod page;
 pub mod prepare;
 mod random;
 pub mod report;
 pub mod schedule;
 pub mod split;
+pub mod tensorboard;
 pub mod trace;
 pub mod train;
+pub mod vocabulary;
 
 pub use error::{Error, Result};

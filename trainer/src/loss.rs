@@ -1,22 +1,27 @@
 //! What training minimizes.
 
 use candle_core::{D, Device, Tensor};
+use nimbert::ProblemType;
 
 use crate::error::{Error, Result};
 
-/// Cross-entropy against one label a row; the default is the plain mean.
+/// The loss; the default is plain cross-entropy against one label a row.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct CrossEntropy {
-    /// A factor for the rows of each label, in the order of the ids; none: all count alike.
+pub struct Loss {
+    /// One label a row: cross-entropy over the softmax. Any number: the mean of a binary cross-entropy for each label.
+    pub problem_type: ProblemType,
+    /// A factor for the rows of each label, in the order of the ids; none: all count alike. With any number of labels it
+    /// multiplies the part of the rows that have the label (PyTorch's `pos_weight`).
     pub class_weights: Option<Vec<f32>>,
-    /// This share of each row's weight is spread evenly over all labels (Szegedy et al., arXiv 1512.00567).
+    /// This share of each row's weight is spread evenly over all labels (Szegedy et al., arXiv 1512.00567); with any
+    /// number of labels, targets are moved by half of it from 0 and from 1.
     pub label_smoothing: f32,
     /// Rows are multiplied by (1 − p)^gamma, p being the probability of their label (focal loss, Lin et al.,
     /// arXiv 1708.02002); 0: they are not.
     pub focal_gamma: f32,
 }
 
-impl CrossEntropy {
+impl Loss {
     /// Checks the fields for a task with `labels` labels.
     ///
     /// # Errors
@@ -38,31 +43,39 @@ impl CrossEntropy {
             return Err(Error::setting("--focal-gamma", "0, or a number from 1 to 10", self.focal_gamma));
         }
         if self.focal_gamma > 0.0 && self.label_smoothing > 0.0 {
-            let expected = "0 where --label-smoothing is used: focal loss is defined for one label a row";
+            let expected = "0 where --label-smoothing is used: focal loss is defined for sure labels";
             return Err(Error::setting("--focal-gamma", expected, self.focal_gamma));
         }
         Ok(())
     }
 
-    /// The loss of `logits` `[rows, labels]` against one label id a row: a scalar. As in PyTorch, it is the weighted mean:
-    /// the sum over the rows divided by the sum of their labels' weights.
+    /// The loss of `logits` `[rows, labels]` against the label ids of each row: a scalar.
     ///
     /// # Errors
     /// [`Error::Tensor`].
-    pub fn forward(&self, logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
+    pub fn forward(&self, logits: &Tensor, labels: &[&[u32]]) -> Result<Tensor> {
+        match self.problem_type {
+            ProblemType::SingleLabel => self.cross_entropy(logits, labels),
+            ProblemType::MultiLabel => self.binary_cross_entropy(logits, labels),
+        }
+    }
+
+    /// As in PyTorch, the weighted mean: the sum over the rows divided by the sum of their labels' weights.
+    fn cross_entropy(&self, logits: &Tensor, labels: &[&[u32]]) -> Result<Tensor> {
         let (rows, classes) = logits.dims2()?;
         let weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| weights[class]);
         let spread = self.label_smoothing / classes as f32;
+        let labels = labels.iter().map(|labels| labels[0] as usize);
         // How much -log p of each label counts in each row.
         let factors: Vec<f32> = labels
-            .iter()
-            .flat_map(|&label| (0..classes).map(move |class| (class, label as usize)))
+            .clone()
+            .flat_map(|label| (0..classes).map(move |class| (class, label)))
             .map(|(class, label)| {
                 let hit = if class == label { 1.0 - self.label_smoothing } else { 0.0 };
                 weight(class) * (hit + spread)
             })
             .collect();
-        let total: f32 = labels.iter().map(|&label| weight(label as usize)).sum();
+        let total: f32 = labels.map(weight).sum();
         let mut log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
         if self.focal_gamma > 0.0 {
             let missed = (1.0 - log_p.exp()?)?;
@@ -73,53 +86,140 @@ impl CrossEntropy {
         let scale = if total > 0.0 { -1.0 / f64::from(total) } else { 0.0 };
         Ok(((log_p * factors)?.sum_all()? * scale)?)
     }
+
+    /// -log σ(x) where a label holds and -log σ(-x) where it does not, the mean over rows and labels. In the stable form
+    /// -log σ(x) = max(-x, 0) + log(1 + e^-|x|), which neither overflows nor loses small values.
+    fn binary_cross_entropy(&self, logits: &Tensor, labels: &[&[u32]]) -> Result<Tensor> {
+        let (rows, classes) = logits.dims2()?;
+        let (high, low) = (1.0 - self.label_smoothing / 2.0, self.label_smoothing / 2.0);
+        let mut targets = vec![low; rows * classes];
+        for (row, labels) in labels.iter().enumerate() {
+            labels.iter().for_each(|&label| targets[row * classes + label as usize] = high);
+        }
+        let targets = Tensor::from_vec(targets, (rows, classes), &Device::Cpu)?;
+        let tail = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
+        let [mut holds, mut fails] = [(logits.neg()?.relu()? + &tail)?, (logits.relu()? + &tail)?];
+        if self.focal_gamma > 0.0 {
+            // e^-loss is the probability of what is so.
+            for part in [&mut holds, &mut fails] {
+                let missed = (1.0 - part.neg()?.exp()?)?;
+                *part = (&*part * missed.powf(self.focal_gamma.into())?)?;
+            }
+        }
+        if let Some(weights) = &self.class_weights {
+            holds = holds.broadcast_mul(&Tensor::new(weights.as_slice(), &Device::Cpu)?)?;
+        }
+        Ok(((&targets * holds)? + ((1.0 - &targets)? * fails)?)?.mean_all()?)
+    }
 }
 
-/// Weights by which every label counts alike, however many rows it has: rows / (labels × rows of the label).
-pub fn balanced_weights(labels: &[u32], classes: usize) -> Vec<f32> {
-    let count = |class: usize| labels.iter().filter(|&&label| label as usize == class).count().max(1);
-    (0..classes).map(|class| labels.len() as f32 / (classes * count(class)) as f32).collect()
+/// Weights by which every label counts alike, however many rows it has. One label a row: rows / (labels × rows of the
+/// label). Any number: rows without the label / rows with it.
+pub fn balanced_weights<'a>(
+    problem_type: ProblemType,
+    labels: impl IntoIterator<Item = &'a [u32]>,
+    classes: usize,
+) -> Vec<f32> {
+    let (mut counts, mut rows) = (vec![0usize; classes], 0);
+    for labels in labels {
+        rows += 1;
+        labels.iter().for_each(|&label| counts[label as usize] += 1);
+    }
+    let weight = |count: usize| match problem_type {
+        ProblemType::SingleLabel => rows as f32 / (classes * count.max(1)) as f32,
+        ProblemType::MultiLabel => (rows - count).max(1) as f32 / count.max(1) as f32,
+    };
+    counts.into_iter().map(weight).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn loss(setting: CrossEntropy, logits: &[[f32; 2]], labels: &[u32]) -> f32 {
+    fn loss(setting: Loss, logits: &[[f32; 2]], labels: &[u32]) -> f32 {
         let logits = Tensor::from_vec(logits.concat(), (logits.len(), 2), &Device::Cpu).unwrap();
-        setting.forward(&logits, labels).unwrap().to_scalar().unwrap()
+        setting
+            .forward(&logits, &labels.iter().map(std::slice::from_ref).collect::<Vec<_>>())
+            .unwrap()
+            .to_scalar()
+            .unwrap()
     }
 
     #[test]
     fn focal_loss_computed_by_hand() {
         // p = 0.8 for the label: -(1 - 0.8)² ln 0.8.
         let logits = [[4.0f32.ln(), 0.0]];
-        let setting = CrossEntropy { focal_gamma: 2.0, ..CrossEntropy::default() };
+        let setting = Loss { focal_gamma: 2.0, ..Loss::default() };
         assert!((loss(setting, &logits, &[0]) - 0.04 * 1.25f32.ln()).abs() < 1e-6);
-        assert!((loss(CrossEntropy::default(), &logits, &[0]) - 1.25f32.ln()).abs() < 1e-6);
+        assert!((loss(Loss::default(), &logits, &[0]) - 1.25f32.ln()).abs() < 1e-6);
     }
 
     #[test]
     fn balanced_weights_make_every_label_count_alike() {
         let labels = [0, 0, 0, 1];
-        let weights = balanced_weights(&labels, 2);
+        let weights = balanced_weights(ProblemType::SingleLabel, labels.iter().map(std::slice::from_ref), 2);
         assert_eq!(weights, [4.0 / 6.0, 2.0]);
         // Three rows of one label at loss a and one row of the other at b: the mean of a and b.
-        let setting = CrossEntropy { class_weights: Some(weights), ..CrossEntropy::default() };
+        let setting = Loss { class_weights: Some(weights), ..Loss::default() };
         let mean = loss(setting, &[[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]], &labels);
         let (a, b) = (2.0f32.ln(), (1.0 + (-1.0f32).exp()).ln());
         assert!((mean - 0.5 * (a + b)).abs() < 1e-6);
     }
 
+    /// -ln σ(x)
+    fn missed(x: f32) -> f32 {
+        (1.0 + (-x).exp()).ln()
+    }
+
+    fn binary(setting: Loss) -> Loss {
+        Loss { problem_type: ProblemType::MultiLabel, ..setting }
+    }
+
+    #[test]
+    fn binary_cross_entropy_computed_by_hand() {
+        let logits = Tensor::new(&[[2.0f32, -1.0], [0.5, 3.0]], &Device::Cpu).unwrap();
+        let labels: [&[u32]; 2] = [&[0], &[]];
+        let value = |setting: Loss| setting.forward(&logits, &labels).unwrap().to_scalar::<f32>().unwrap();
+        let parts = [missed(2.0), missed(1.0), missed(-0.5), missed(-3.0)];
+        assert!((value(binary(Loss::default())) - parts.iter().sum::<f32>() / 4.0).abs() < 1e-6);
+        // Only the first label of the first row holds.
+        let weighted = binary(Loss { class_weights: Some(vec![3.0, 5.0]), ..Loss::default() });
+        let expected = (3.0 * parts[0] + parts[1] + parts[2] + parts[3]) / 4.0;
+        assert!((value(weighted) - expected).abs() < 1e-6);
+        // Each part times (1 - p)², p = e^-part.
+        let focal = parts.iter().map(|part| part * (1.0 - (-part).exp()).powi(2)).sum::<f32>() / 4.0;
+        assert!((value(binary(Loss { focal_gamma: 2.0, ..Loss::default() })) - focal).abs() < 1e-6);
+        // Targets 0.95 and 0.05.
+        let smoothed = 0.95 * parts[0] + 0.05 * missed(-2.0);
+        let smoothed = smoothed + 0.95 * parts[1] + 0.05 * missed(-1.0) + 0.95 * parts[2] + 0.05 * missed(0.5);
+        let smoothed = (smoothed + 0.95 * parts[3] + 0.05 * missed(3.0)) / 4.0;
+        assert!((value(binary(Loss { label_smoothing: 0.1, ..Loss::default() })) - smoothed).abs() < 1e-6);
+    }
+
+    #[test]
+    fn binary_cross_entropy_is_stable_and_so_is_its_gradient() {
+        let logits = candle_core::Var::new(&[[1000.0f32, -1000.0]], &Device::Cpu).unwrap();
+        let loss = binary(Loss::default()).forward(&logits, &[&[1]]).unwrap();
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), 1000.0);
+        let gradient = loss.backward().unwrap().remove(&logits).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(gradient, [[0.5, -0.5]]);
+    }
+
+    #[test]
+    fn balanced_weights_of_labels_that_overlap() {
+        let labels: [&[u32]; 4] = [&[0, 1], &[0], &[0], &[]];
+        assert_eq!(balanced_weights(ProblemType::MultiLabel, labels, 2), [1.0 / 3.0, 3.0]);
+    }
+
     #[test]
     fn settings_out_of_range_are_refused() {
-        let setting = CrossEntropy::default;
+        let setting = Loss::default;
         for refused in [
-            CrossEntropy { class_weights: Some(vec![1.0]), ..setting() },
-            CrossEntropy { class_weights: Some(vec![1.0, -1.0]), ..setting() },
-            CrossEntropy { label_smoothing: 1.0, ..setting() },
-            CrossEntropy { focal_gamma: 0.5, ..setting() },
-            CrossEntropy { focal_gamma: 2.0, label_smoothing: 0.1, ..setting() },
+            Loss { class_weights: Some(vec![1.0]), ..setting() },
+            Loss { class_weights: Some(vec![1.0, -1.0]), ..setting() },
+            Loss { label_smoothing: 1.0, ..setting() },
+            Loss { focal_gamma: 0.5, ..setting() },
+            Loss { focal_gamma: 2.0, label_smoothing: 0.1, ..setting() },
         ] {
             assert!(refused.validate(2).is_err(), "{refused:?}");
         }

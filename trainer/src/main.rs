@@ -3,6 +3,11 @@
 
 mod cli;
 
+/// Activations and gradients are large buffers that live for a part of a step. The system's allocator maps and unmaps
+/// each, and the kernel clears their pages every time; this one keeps them (measured: see benches/runs).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// candle's setting for how long its idle threads wait in a busy loop.
 const CANDLE_SPIN_LIMIT: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
 

@@ -1,20 +1,32 @@
 //! How good predictions are.
 
+use nimbert::{Decision, ProblemType};
 use serde::Serialize;
 
 /// Figures over all rows. Shares lie between 0 and 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metrics {
-    /// Share of the rows whose label was predicted.
+    /// Share of the rows whose labels were predicted, all of them and no other.
     pub accuracy: f64,
     /// Mean of the labels' F1.
     pub macro_f1: f64,
+    /// F1 over all decisions together; with one label a row it is the accuracy.
+    pub micro_f1: f64,
+    /// Mean of the labels' F1, each as often as it has rows.
+    pub weighted_f1: f64,
+    /// Matthews' correlation coefficient, from -1 to 1, 0 being chance (Gorodkin, Computational Biology and Chemistry 28,
+    /// 2004); with one label a row.
+    pub mcc: Option<f64>,
+    /// Area under the ROC curve of the second label; of two labels.
+    pub roc_auc: Option<f64>,
+    /// Expected calibration error: by how much scores and accuracies differ (Guo et al., arXiv 1706.04599).
+    pub ece: f64,
     /// Number of rows.
     pub rows: usize,
     /// Figures of each label, in the order of the ids.
     pub labels: Vec<LabelMetrics>,
-    /// `confusion[expected][predicted]`: number of rows.
-    pub confusion: Vec<Vec<usize>>,
+    /// `confusion[expected][predicted]`: number of rows; with one label a row.
+    pub confusion: Option<Vec<Vec<usize>>>,
 }
 
 /// Figures of one label.
@@ -32,39 +44,145 @@ pub struct LabelMetrics {
     pub support: usize,
 }
 
+/// Predictions of like scores.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReliabilityBin {
+    /// Mean score.
+    pub confidence: f64,
+    /// Share of them that are right.
+    pub accuracy: f64,
+    /// How many there are.
+    pub count: usize,
+}
+
+/// Bins of [`reliability`]: the number that Guo et al. use.
+const BINS: usize = 15;
+
 impl Metrics {
-    /// Compares label ids, a pair a row.
+    /// Compares each row's label ids with what `decision` makes of its scores.
     ///
     /// # Panics
     /// If an id is not below the number of labels.
-    pub fn new(labels: &[String], expected: &[u32], predicted: &[u32]) -> Self {
-        let mut confusion = vec![vec![0; labels.len()]; labels.len()];
-        for (&expected, &predicted) in expected.iter().zip(predicted) {
-            confusion[expected as usize][predicted as usize] += 1;
-        }
-        let share = |part: usize, whole: usize| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-        let label_metrics = |(id, label): (usize, &String)| {
-            let hits = confusion[id][id];
-            let support = confusion[id].iter().sum();
-            let predicted: usize = confusion.iter().map(|row| row[id]).sum();
-            LabelMetrics {
-                label: label.clone(),
-                precision: share(hits, predicted),
-                recall: share(hits, support),
-                f1: share(2 * hits, support + predicted),
-                support,
+    pub fn new(labels: &[String], decision: &Decision, expected: &[&[u32]], scores: &[Vec<f32>]) -> Self {
+        let predicted: Vec<Vec<usize>> = scores.iter().map(|scores| decision.label_ids(scores)).collect();
+        let (mut hits, mut support, mut chosen) = (vec![0; labels.len()], vec![0; labels.len()], vec![0; labels.len()]);
+        let mut exact = 0;
+        for (expected, predicted) in expected.iter().zip(&predicted) {
+            expected.iter().for_each(|&id| support[id as usize] += 1);
+            for &id in predicted {
+                chosen[id] += 1;
+                hits[id] += usize::from(expected.contains(&(id as u32)));
             }
+            exact += usize::from(expected.iter().map(|&id| id as usize).eq(predicted.iter().copied()));
+        }
+        let by_label: Vec<LabelMetrics> = (0..labels.len())
+            .map(|id| LabelMetrics {
+                label: labels[id].clone(),
+                precision: share(hits[id], chosen[id]),
+                recall: share(hits[id], support[id]),
+                f1: share(2 * hits[id], support[id] + chosen[id]),
+                support: support[id],
+            })
+            .collect();
+        let sum = |counts: &[usize]| counts.iter().sum::<usize>();
+        let weighted: f64 = by_label.iter().map(|label| label.f1 * label.support as f64).sum();
+        let confusion = (decision.problem_type == ProblemType::SingleLabel).then(|| {
+            let mut confusion = vec![vec![0; labels.len()]; labels.len()];
+            for (expected, predicted) in expected.iter().zip(&predicted) {
+                confusion[expected[0] as usize][predicted[0]] += 1;
+            }
+            confusion
+        });
+        let second = || {
+            let positive: Vec<bool> = expected.iter().map(|ids| ids.contains(&1)).collect();
+            roc_auc(&scores.iter().map(|scores| scores[1]).collect::<Vec<_>>(), &positive)
         };
-        let labels: Vec<LabelMetrics> = labels.iter().enumerate().map(label_metrics).collect();
-        let hits = (0..labels.len()).map(|id| confusion[id][id]).sum();
         Self {
-            accuracy: share(hits, expected.len()),
-            macro_f1: labels.iter().map(|label| label.f1).sum::<f64>() / labels.len() as f64,
+            accuracy: share(exact, expected.len()),
+            macro_f1: by_label.iter().map(|label| label.f1).sum::<f64>() / labels.len() as f64,
+            micro_f1: share(2 * sum(&hits), sum(&support) + sum(&chosen)),
+            weighted_f1: if sum(&support) == 0 { 0.0 } else { weighted / sum(&support) as f64 },
+            mcc: confusion.as_ref().map(|confusion| matthews(confusion)),
+            roc_auc: if labels.len() == 2 { second() } else { None },
+            ece: calibration_error(&reliability(decision, expected, scores)),
             rows: expected.len(),
-            labels,
+            labels: by_label,
             confusion,
         }
     }
+}
+
+fn share(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Groups predictions by score. One label a row: the best score, and whether its label is right. Any number: every score,
+/// and whether its label holds.
+pub fn reliability(decision: &Decision, expected: &[&[u32]], scores: &[Vec<f32>]) -> Vec<ReliabilityBin> {
+    let holds = |expected: &[u32], id: usize| expected.contains(&(id as u32));
+    let pairs: Vec<(f64, bool)> = match decision.problem_type {
+        ProblemType::SingleLabel => {
+            let best = |(scores, expected): (&Vec<f32>, &&[u32])| {
+                let id = argmax(scores) as usize;
+                (f64::from(scores[id]), holds(expected, id))
+            };
+            scores.iter().zip(expected).map(best).collect()
+        }
+        ProblemType::MultiLabel => scores
+            .iter()
+            .zip(expected)
+            .flat_map(|(scores, expected)| (0..scores.len()).map(|id| (f64::from(scores[id]), holds(expected, id))))
+            .collect(),
+    };
+    let bin = |index: usize| {
+        let of_bin = |score: f64| ((score * BINS as f64) as usize).min(BINS - 1) == index;
+        let members: Vec<&(f64, bool)> = pairs.iter().filter(|(score, _)| of_bin(*score)).collect();
+        ReliabilityBin {
+            confidence: members.iter().map(|(score, _)| score).sum::<f64>() / members.len().max(1) as f64,
+            accuracy: share(members.iter().filter(|(_, right)| *right).count(), members.len()),
+            count: members.len(),
+        }
+    };
+    (0..BINS).map(bin).filter(|bin| bin.count > 0).collect()
+}
+
+/// The mean distance of the bins from the diagonal, each as often as it has members.
+fn calibration_error(bins: &[ReliabilityBin]) -> f64 {
+    let total: usize = bins.iter().map(|bin| bin.count).sum();
+    let distance = |bin: &ReliabilityBin| bin.count as f64 * (bin.confidence - bin.accuracy).abs();
+    bins.iter().map(distance).sum::<f64>() / total.max(1) as f64
+}
+
+/// The multi-class form of Matthews' correlation coefficient; 0 where it is not defined.
+fn matthews(confusion: &[Vec<usize>]) -> f64 {
+    let labels = 0..confusion.len();
+    let expected: Vec<f64> = confusion.iter().map(|row| row.iter().sum::<usize>() as f64).collect();
+    let predicted: Vec<f64> =
+        labels.clone().map(|id| confusion.iter().map(|row| row[id]).sum::<usize>() as f64).collect();
+    let rows: f64 = expected.iter().sum();
+    let hits: f64 = labels.map(|id| confusion[id][id] as f64).sum();
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let spread = |counts: &[f64]| rows * rows - dot(counts, counts);
+    let scale = (spread(&predicted) * spread(&expected)).sqrt();
+    if scale == 0.0 { 0.0 } else { (hits * rows - dot(&predicted, &expected)) / scale }
+}
+
+/// The probability that a row with the label scores higher than one without it, ties counting half; none if there are
+/// only rows of one kind.
+fn roc_auc(scores: &[f32], positive: &[bool]) -> Option<f64> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+    let positives = positive.iter().filter(|&&positive| positive).count();
+    let negatives = positive.len() - positives;
+    // Rows without the label that score less than those of the current group of equals.
+    let (mut below, mut wins) = (0.0, 0.0);
+    for group in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
+        let with = group.iter().filter(|&&row| positive[row]).count() as f64;
+        let without = group.len() as f64 - with;
+        wins += with * (below + without / 2.0);
+        below += without;
+    }
+    (positives > 0 && negatives > 0).then(|| wins / (positives * negatives) as f64)
 }
 
 /// The id of the largest logit; of equals, the first.
@@ -76,16 +194,53 @@ pub fn argmax(logits: &[f32]) -> u32 {
 mod tests {
     use super::*;
 
+    const SINGLE: Decision = Decision {
+        problem_type: ProblemType::SingleLabel,
+        temperature: 1.0,
+        abstain_threshold: None,
+        label_thresholds: None,
+    };
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-9
+    }
+
     #[test]
     fn figures_computed_by_hand() {
         let labels = ["a", "b", "c"].map(String::from);
-        let metrics = Metrics::new(&labels, &[0, 0, 0, 1, 1, 2], &[0, 0, 1, 1, 0, 0]);
-        assert_eq!(metrics.confusion, [[2, 1, 0], [1, 1, 0], [1, 0, 0]]);
-        assert!((metrics.accuracy - 0.5).abs() < 1e-12);
+        let expected: [&[u32]; 6] = [&[0], &[0], &[0], &[1], &[1], &[2]];
+        let scores = |id: usize| (0..3).map(|i| if i == id { 0.8 } else { 0.1 }).collect::<Vec<f32>>();
+        let metrics = Metrics::new(&labels, &SINGLE, &expected, &[0, 0, 1, 1, 0, 0].map(scores));
+        assert_eq!(metrics.confusion, Some(vec![vec![2, 1, 0], vec![1, 1, 0], vec![1, 0, 0]]));
+        assert!(close(metrics.accuracy, 0.5) && close(metrics.micro_f1, 0.5));
         // a: precision 2/4, recall 2/3, F1 4/7; b: 1/2, 1/2, 1/2; c: never predicted.
-        assert!((metrics.labels[0].f1 - 4.0 / 7.0).abs() < 1e-12);
-        assert!((metrics.macro_f1 - (4.0 / 7.0 + 0.5) / 3.0).abs() < 1e-12);
+        assert!(close(metrics.labels[0].f1, 4.0 / 7.0));
+        assert!(close(metrics.macro_f1, (4.0 / 7.0 + 0.5) / 3.0));
+        assert!(close(metrics.weighted_f1, (3.0 * 4.0 / 7.0 + 2.0 * 0.5) / 6.0));
         assert_eq!(metrics.labels[2].precision, 0.0);
+        // (3·6 − (4·3 + 2·2 + 0·1)) / √((36 − 20)(36 − 14))
+        assert!(close(metrics.mcc.unwrap(), 2.0 / (16.0f64 * 22.0).sqrt()));
+        // All scores are 0.8 and half of them right.
+        assert!((metrics.ece - 0.3).abs() < 1e-6);
+        assert_eq!(metrics.roc_auc, None);
+    }
+
+    #[test]
+    fn area_under_the_curve_counts_ties_half() {
+        // Pairs (with, without): 0.9 beats both, 0.5 beats 0.1 and ties with 0.5.
+        assert_eq!(roc_auc(&[0.9, 0.5, 0.5, 0.1], &[true, true, false, false]), Some(3.5 / 4.0));
+        assert_eq!(roc_auc(&[0.9], &[true]), None);
+    }
+
+    #[test]
+    fn several_labels_a_row() {
+        let labels = ["a", "b"].map(String::from);
+        let decision = Decision { problem_type: ProblemType::MultiLabel, ..SINGLE };
+        let expected: [&[u32]; 3] = [&[0, 1], &[], &[1]];
+        let metrics = Metrics::new(&labels, &decision, &expected, &[vec![0.9, 0.2], vec![0.1, 0.1], vec![0.6, 0.7]]);
+        // Row 2 alone is exact. Hits 2 of 3 labels, 3 chosen.
+        assert!(close(metrics.accuracy, 1.0 / 3.0) && close(metrics.micro_f1, 4.0 / 6.0));
+        assert_eq!((metrics.confusion, metrics.mcc), (None, None));
     }
 
     #[test]

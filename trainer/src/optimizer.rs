@@ -32,24 +32,51 @@ impl Default for AdamWConfig {
 #[derive(Debug)]
 pub struct AdamW {
     config: AdamWConfig,
-    step: i32,
-    moments: BTreeMap<String, Moments>,
+    rate_factors: BTreeMap<String, f64>,
+    state: AdamWState,
+}
+
+/// What the optimizer remembers of all steps so far.
+#[derive(Debug, Default)]
+pub struct AdamWState {
+    /// Steps so far.
+    pub step: i32,
+    /// Of every parameter that has had a gradient, by name.
+    pub moments: BTreeMap<String, Moments>,
 }
 
 /// Running means of a parameter's gradient and of its square.
 #[derive(Debug, Default)]
-struct Moments {
-    first: Vec<f32>,
-    second: Vec<f32>,
+pub struct Moments {
+    /// Of the gradient.
+    pub first: Vec<f32>,
+    /// Of its square.
+    pub second: Vec<f32>,
 }
 
 impl AdamW {
     /// An optimizer that has not seen a gradient.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, step: 0, moments: BTreeMap::new() }
+        Self { config, rate_factors: BTreeMap::new(), state: AdamWState::default() }
     }
 
-    /// Updates every parameter. The gradients are multiplied by `gradient_scale` first: that is how they are clipped.
+    /// The same optimizer, which multiplies the learning rate of the parameters named by their factors.
+    #[must_use]
+    pub fn with_rate_factors(self, rate_factors: BTreeMap<String, f64>) -> Self {
+        Self { rate_factors, ..self }
+    }
+
+    /// What it remembers.
+    pub fn state(&self) -> &AdamWState {
+        &self.state
+    }
+
+    /// Goes on from where another one was.
+    pub fn restore(&mut self, state: AdamWState) {
+        self.state = state;
+    }
+
+    /// Updates every parameter that is not frozen. The gradients are multiplied by `gradient_scale` first: that is how they are clipped.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] if a parameter has no gradient.
@@ -60,23 +87,26 @@ impl AdamW {
         learning_rate: f64,
         gradient_scale: f64,
     ) -> Result<()> {
-        self.step += 1;
+        self.state.step += 1;
+        let step = self.state.step;
         let AdamWConfig { betas: (beta1, beta2), eps, weight_decay } = self.config;
-        let rate = learning_rate / (1.0 - f64::from(beta1).powi(self.step));
-        let root_correction = (1.0 - f64::from(beta2).powi(self.step)).sqrt();
-        for (name, var) in parameters.iter() {
+        let correction = 1.0 - f64::from(beta1).powi(step);
+        let root_correction = (1.0 - f64::from(beta2).powi(step)).sqrt();
+        for (name, var) in parameters.trainable() {
             let Some(gradient) = gradients.get(name) else {
                 return Err(candle_core::Error::Msg(format!("{name} has no gradient")).into());
             };
-            if !self.moments.contains_key(name) {
+            let moments = &mut self.state.moments;
+            if !moments.contains_key(name) {
                 let zeros = vec![0.0; var.elem_count()];
-                self.moments.insert(name.to_owned(), Moments { first: zeros.clone(), second: zeros });
+                moments.insert(name.to_owned(), Moments { first: zeros.clone(), second: zeros });
             }
-            let moments = self.moments.get_mut(name).expect("just inserted");
+            let moments = moments.get_mut(name).expect("just inserted");
+            let learning_rate = learning_rate * self.rate_factors.get(name).copied().unwrap_or(1.0);
             let decay = if is_decayed(name) { weight_decay } else { 0.0 };
             let update = Update {
                 keep: (1.0 - learning_rate * decay) as f32,
-                rate: rate as f32,
+                rate: (learning_rate / correction) as f32,
                 inverse_root_correction: (1.0 / root_correction) as f32,
                 gradient_scale: gradient_scale as f32,
                 beta1,
@@ -96,7 +126,8 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
 
 /// Whether weight decay applies: to matrices and embeddings, not to biases and layer normalization.
 fn is_decayed(name: &str) -> bool {
-    !(name.ends_with("bias") || name.contains("LayerNorm"))
+    // DistilBERT writes layer_norm.
+    !(name.ends_with("bias") || name.contains("LayerNorm") || name.contains("layer_norm"))
 }
 
 /// One step's constants for one parameter.

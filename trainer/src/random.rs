@@ -21,6 +21,12 @@ pub(crate) fn generator(seed: u64, stream: Stream) -> ChaCha8Rng {
     rng
 }
 
+/// How many 32-bit numbers `rng` has drawn.
+pub(crate) fn position(rng: &ChaCha8Rng) -> u64 {
+    // A run would have to draw for a century to leave 64 bits.
+    rng.get_word_pos() as u64
+}
+
 /// Hands out a key for each use of dropout.
 #[derive(Debug)]
 pub struct DropoutKeys(Option<ChaCha8Rng>);
@@ -29,6 +35,18 @@ impl DropoutKeys {
     /// Keys that follow from `seed`.
     pub fn new(seed: u64) -> Self {
         Self(Some(generator(seed, Stream::Dropout)))
+    }
+
+    /// How many numbers have been drawn.
+    pub(crate) fn position(&self) -> u64 {
+        self.0.as_ref().map_or(0, position)
+    }
+
+    /// Goes on from where another one was.
+    pub(crate) fn set_position(&mut self, position: u64) {
+        if let Some(rng) = &mut self.0 {
+            rng.set_word_pos(position.into());
+        }
     }
 
     /// No dropout at all.

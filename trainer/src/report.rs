@@ -1,11 +1,14 @@
 //! What is told about a run: each stage with the shapes that go in and out, one row followed through, a table by epoch,
 //! a chart, and a sentence computed from the numbers.
 
-use nimbert::{Batch, Bundle, Encoding, Tokenizer};
+use std::path::PathBuf;
+
+use nimbert::{Batch, Bundle, Encoding, Manifest, Tokenizer};
 
 use crate::{
+    dataloader::Example,
     model::{EncoderConfig, LoadReport, SequenceClassifier},
-    prepare::{DataConfig, Prepared},
+    prepare::{DataConfig, Examples, Sources},
     schedule::Curve,
     train::{EpochRecord, StepRecord, TrainConfig},
 };
@@ -16,56 +19,62 @@ pub fn stage(name: &str, text: &str) -> String {
 }
 
 /// The stages before the model.
-pub fn data_stages(prepared: &Prepared, config: &DataConfig, max_length: usize) -> String {
-    let Prepared { dataset, labels, train, validation, test, .. } = prepared;
+pub fn data_stages(sources: &Sources, examples: &Examples, config: &DataConfig, max_length: usize) -> String {
+    let Examples { train, validation, test } = examples;
+    let (dataset, labels) = (&sources.datasets[0], &sources.labels);
     let rows = dataset.rows.len();
-    let count = |label: &String| dataset.rows.iter().filter(|row| row.label == *label).count();
+    let count = |label: &String| dataset.rows.iter().filter(|row| row.labels.contains(label)).count();
     let counts: Vec<String> = labels.iter().map(|label| format!("{label} {}", count(label))).collect();
-    let test_origin = match &config.test_data {
-        Some(path) => format!("from {}", path.display()),
-        None => format!("stratified, seed {}", config.seed),
+    let origin = |files: &[PathBuf]| match files {
+        [] => String::new(),
+        files => {
+            format!(" from {}", files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))
+        }
     };
     let all = || train.iter().chain(validation).chain(test);
-    let lengths: Vec<usize> = all().map(|example| example.encoding.input_ids.len()).collect();
-    let tokens: usize = lengths.iter().sum();
-    let truncated = all().filter(|example| example.encoding.truncated).count();
-    let longest = lengths.iter().max().copied().unwrap_or(0);
-    let mean = tokens as f64 / lengths.len() as f64;
+    let windows = || all().flat_map(|example| &example.windows);
+    let tokens: usize = all().map(Example::tokens).sum();
+    let texts = all().count();
+    let longest = all().map(Example::tokens).max().unwrap_or(0);
+    let mean = tokens as f64 / texts as f64;
+    let long = match windows().count() {
+        windows if windows > texts => format!("{windows} windows of at most {max_length}"),
+        _ => format!("{} cut at {max_length}", windows().filter(|window| window.truncated).count()),
+    };
     [
-        stage("dataset", &format!("{}: {rows} rows × {} columns", dataset.path.display(), dataset.columns)),
+        stage("dataset", &format!("{}: {rows} rows × {} columns", dataset.name(), dataset.columns)),
         stage("", &format!("{} labels: {}", labels.len(), counts.join(", "))),
         stage(
             "split",
             &format!(
-                "{rows} rows → train {}, validation {}, test {} ({test_origin})",
+                "{rows} rows → train {}, validation {}{}, test {}{} (stratified, seed {})",
                 train.len(),
                 validation.len(),
-                test.len()
+                origin(&config.validation_data),
+                test.len(),
+                origin(&config.test_data),
+                config.seed
             ),
         ),
-        stage(
-            "tokenizer",
-            &format!(
-                "{} texts → {tokens} tokens: {mean:.1} a text, longest {longest}; {truncated} cut at {max_length}",
-                lengths.len()
-            ),
-        ),
+        stage("tokenizer", &format!("{texts} texts → {tokens} tokens: {mean:.1} a text, longest {longest}; {long}")),
     ]
     .concat()
 }
 
 /// One training row, the shortest of the first eight, followed from text to mask as the runtime pads it beside the others.
-pub fn example(prepared: &Prepared, tokenizer: &Tokenizer, pad_token_id: u32) -> String {
-    let encodings: Vec<&Encoding> = prepared.train.iter().take(8).map(|example| &example.encoding).collect();
+pub fn example(sources: &Sources, examples: &Examples, tokenizer: &Tokenizer, pad_token_id: u32) -> String {
+    let encodings: Vec<&Encoding> = examples.train.iter().take(8).map(|example| &example.windows[0]).collect();
     let row = (0..encodings.len()).min_by_key(|&row| encodings[row].input_ids.len()).unwrap_or(0);
     let batch = Batch::pad(encodings.iter().copied(), pad_token_id);
-    let source = &prepared.dataset.rows[prepared.train_rows[row]];
+    let source = sources.row(&sources.train[row]);
     let columns = row * batch.columns..(row + 1) * batch.columns;
     let ids = &batch.input_ids[columns.clone()];
     let join = |values: &[i64]| runs(&values.iter().map(i64::to_string).collect::<Vec<_>>());
     let tokens: Vec<String> = ids.iter().map(|&id| tokenizer.token(id as u32)).collect();
+    let pair = source.pair.as_ref().map_or(String::new(), |pair| format!(" and {pair:?}"));
+    let text = format!("line {}, {:?}{pair} → {}", source.line, source.text, source.labels.join(", "));
     let lines = [
-        stage("  text", &format!("line {}, {:?} → {}", source.line, source.text, source.label)),
+        stage("  text", &text),
         stage("  tokens", &runs(&tokens)),
         stage("  ids", &join(ids)),
         stage("  mask", &join(&batch.attention_mask[columns])),
@@ -84,11 +93,11 @@ fn runs(words: &[String]) -> String {
 }
 
 /// The stages of the model, with the tokens of an average training batch.
-pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, prepared: &Prepared, batch_size: usize) -> String {
+pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, examples: &Examples, batch_size: usize) -> String {
     let EncoderConfig { num_hidden_layers: layers, hidden_size: hidden, .. } = model.config;
-    let tokens: usize = prepared.train.iter().map(|example| example.encoding.input_ids.len()).sum();
-    let tokens = tokens * batch_size.min(prepared.train.len()) / prepared.train.len();
-    let rows = batch_size.min(prepared.train.len());
+    let tokens: usize = examples.train.iter().map(Example::tokens).sum();
+    let tokens = tokens * batch_size.min(examples.train.len()) / examples.train.len();
+    let rows = batch_size.min(examples.train.len());
     let names = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     [
         stage(
@@ -98,10 +107,19 @@ pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, prepared: &
             ),
         ),
         stage("head", &format!("{rows} × {hidden} → dense {rows} × {hidden} → logits {rows} × {}", model.labels.len())),
-        stage("weights", &format!("{} numbers in {} tensors", model.parameters().count(), report.loaded)),
+        stage("weights", &weights(model)),
         stage("", &format!("made anew: {}; unused: {}", names(&report.initialized), names(&report.unused))),
     ]
     .concat()
+}
+
+fn weights(model: &SequenceClassifier) -> String {
+    let parameters = model.parameters();
+    let trainable: usize = parameters.trainable().map(|(_, var)| var.elem_count()).sum();
+    match parameters.count() - trainable {
+        0 => format!("{trainable} numbers in {} tensors", parameters.iter().count()),
+        frozen => format!("{trainable} numbers to be trained, {frozen} frozen"),
+    }
 }
 
 /// What training is about to do.
@@ -112,8 +130,8 @@ pub fn training_stage(config: &TrainConfig, rows: usize) -> String {
         &format!(
             "{} epochs × {} steps of {} rows; AdamW, learning rate 0 → {} in {} steps, then {}",
             config.epochs,
-            rows.div_ceil(config.batch_size),
-            config.batch_size.min(rows),
+            rows.div_ceil(config.step_rows()),
+            config.step_rows().min(rows),
             config.learning_rate,
             schedule.warmup_steps,
             match schedule.curve {
@@ -207,6 +225,17 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
     let bytes: u64 = bundle.manifest.files.values().map(|file| file.bytes).sum();
     let graph = &bundle.manifest.files[&bundle.manifest.variants[0].file];
     let rows = format!("{} rows ({})", acceptance.rows, acceptance.split);
+    let Manifest { temperature, abstain_threshold, label_thresholds, .. } = &bundle.manifest;
+    let thresholds = bundle.config.labels.iter().zip(label_thresholds.iter().flatten());
+    let thresholds: Vec<String> = thresholds.map(|(label, threshold)| format!("{label} {threshold:.3}")).collect();
+    let abstain = abstain_threshold.map_or("never abstains".to_owned(), |score| format!("unsure under {score:.3}"));
+    let calibrated = match acceptance.split.as_str() {
+        "validation" => stage(
+            "calibrated",
+            &[vec![format!("temperature {temperature:.3}"), abstain], thresholds].concat().join(", "),
+        ),
+        _ => String::new(),
+    };
     [
         stage(
             "export",
@@ -225,6 +254,7 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
                 acceptance.label_agreement * 100.0
             ),
         ),
+        calibrated,
         stage(
             "bundle",
             &format!(
@@ -263,8 +293,10 @@ mod tests {
             train_accuracy: 0.0,
             validation_accuracy: None,
             validation_macro_f1: None,
+            validation_micro_f1: None,
             test_accuracy: Some(test_accuracy),
             test_macro_f1: None,
+            test_micro_f1: None,
             learning_rate: 0.0,
             rows_per_second: 0.0,
             tokens_per_second: 0.0,

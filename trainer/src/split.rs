@@ -12,6 +12,15 @@ pub struct Split {
     pub part: Vec<usize>,
 }
 
+/// What a row is counted as when rows of several labels are split: its rarest label, so that rare ones are on both sides.
+/// A row without labels is a class of its own. `labels` holds the label ids of each row.
+pub(crate) fn rarest_labels(labels: &[Vec<u32>], classes: usize) -> Vec<u32> {
+    let mut counts = vec![0usize; classes];
+    labels.iter().flatten().for_each(|&label| counts[label as usize] += 1);
+    let rarest = |labels: &Vec<u32>| labels.iter().copied().min_by_key(|&label| counts[label as usize]);
+    labels.iter().map(|labels| rarest(labels).unwrap_or(classes as u32)).collect()
+}
+
 /// Takes `share` of the rows out, of each label alike, chosen by `rng`. `labels` holds a label id a row. At least one
 /// row of each label remains; of labels with two rows or more at least `minimum` rows are taken.
 pub(crate) fn stratified(labels: &[u32], share: f64, minimum: usize, rng: &mut ChaCha8Rng) -> Split {
@@ -61,6 +70,11 @@ mod tests {
         let labels = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1];
         let split = stratified(&labels, 0.1, 1, &mut generator(0, Stream::Split));
         assert_eq!(split.part.iter().map(|&index| labels[index]).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn rows_of_several_labels_count_as_their_rarest() {
+        assert_eq!(rarest_labels(&[vec![0], vec![0, 1], vec![0], vec![]], 2), [0, 1, 0, 2]);
     }
 
     #[test]

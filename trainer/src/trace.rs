@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nimbert::{Batch, Bundle, Encoding, Session, SessionOptions, Tokenizer, bundle, prediction::softmax};
+use nimbert::{Batch, Bundle, Decision, Encoding, Session, SessionOptions, Tokenizer, bundle};
 
 use crate::{
     dataloader::PackedBatch,
@@ -11,6 +11,7 @@ use crate::{
     onnx,
     prepare::open_tokenizer,
     report::stage,
+    train::undecided,
 };
 
 /// What each layer makes of a text.
@@ -22,7 +23,7 @@ pub struct Trace {
     hidden_states: Vec<(String, Vec<usize>, f32)>,
     logits: Vec<f32>,
     labels: Vec<String>,
-    temperature: f32,
+    decision: Decision,
     computed_by: String,
 }
 
@@ -66,6 +67,7 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
     }
     let root_mean_square = |values: &[f32]| (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
     let layers = names.iter().zip(results);
+    let decision = bundle.decision();
     Ok(Trace {
         tokens: encoding.input_ids.iter().map(|&id| tokenizer.token(id)).collect(),
         encoding,
@@ -74,7 +76,7 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
             .collect(),
         logits,
         labels: bundle.config.labels,
-        temperature: bundle.manifest.temperature,
+        decision,
         computed_by: format!("ONNX Runtime, {}", bundle.manifest.variants[0].precision),
     })
 }
@@ -87,7 +89,8 @@ fn layer_name(value: &str) -> String {
 fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
     let config = EncoderConfig::open(&folder.join(bundle::CONFIG))?;
     let labels = config.own_labels()?;
-    let tokenizer = open_tokenizer(folder, config.max_tokens(), &config)?;
+    let decision = undecided(config.problem_type());
+    let tokenizer = open_tokenizer(folder, config.max_tokens(), None, &config)?;
     let (model, report) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0)?;
     report.expect_trained()?;
     let encoding = tokenizer.encode(text)?;
@@ -104,7 +107,7 @@ fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
         logits: model.forward(&batch, None)?.logits.flatten_all()?.to_vec1()?,
         encoding,
         labels,
-        temperature: 1.0,
+        decision,
         computed_by: "candle, fp32".to_owned(),
     })
 }
@@ -128,8 +131,10 @@ impl std::fmt::Display for Trace {
             pairs.collect::<Vec<_>>().join(", ")
         };
         f.write_str(&stage("4 head", &format!("logits 1 × {}: {}", self.logits.len(), named(&self.logits))))?;
-        let probabilities = softmax(&self.logits, self.temperature);
-        let label = &self.labels[crate::metrics::argmax(&self.logits) as usize];
-        f.write_str(&stage("5 label", &format!("{label} (probabilities: {})", named(&probabilities))))
+        let scores = self.decision.scores(&self.logits);
+        let labels: Vec<&str> =
+            self.decision.label_ids(&scores).into_iter().map(|id| self.labels[id].as_str()).collect();
+        let label = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+        f.write_str(&stage("5 label", &format!("{label} (probabilities: {})", named(&scores))))
     }
 }

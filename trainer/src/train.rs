@@ -5,17 +5,22 @@ use std::{
     time::Instant,
 };
 
-use serde::Serialize;
+use candle_core::Tensor;
+use nimbert::{Decision, ProblemType};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    checkpoint::{self, Checkpoint, CheckpointConfig, EpochSums, Progress, Record, State},
     dataloader::{Example, PackedBatch, shuffled_batches},
+    distill::Teacher,
     error::{Error, Result},
     evaluate::predict,
-    loss::CrossEntropy,
-    metrics::{Metrics, argmax},
-    model::SequenceClassifier,
+    loss::Loss,
+    metrics::Metrics,
+    model::{Gradients, SequenceClassifier},
     optimizer::{AdamW, AdamWConfig, clip_scale},
-    random::{DropoutKeys, Stream, generator},
+    random::{DropoutKeys, Stream, generator, position},
     schedule::{Curve, Schedule},
 };
 
@@ -24,7 +29,7 @@ use crate::{
 pub struct TrainConfig {
     /// Passes over the training rows.
     pub epochs: usize,
-    /// Rows an optimizer step.
+    /// Rows a batch.
     pub batch_size: usize,
     /// The highest learning rate.
     pub learning_rate: f64,
@@ -33,7 +38,11 @@ pub struct TrainConfig {
     /// How the learning rate goes on from there.
     pub curve: Curve,
     /// What is minimized.
-    pub loss: CrossEntropy,
+    pub loss: Loss,
+    /// Batches whose gradients are summed for one optimizer step.
+    pub gradient_accumulation: usize,
+    /// The learning rate of each layer is this much of the layer's above it; the head has the full one.
+    pub layer_decay: f64,
     /// Training ends after so many epochs without a better validation accuracy; none: it never does.
     pub patience: Option<usize>,
     /// The norm to which the gradient is clipped.
@@ -56,10 +65,14 @@ impl TrainConfig {
         };
         positive("--epochs", self.epochs as f64)?;
         positive("--batch-size", self.batch_size as f64)?;
+        positive("--gradient-accumulation", self.gradient_accumulation as f64)?;
         positive("--learning-rate", self.learning_rate)?;
         positive("--max-grad-norm", self.max_grad_norm)?;
         if !(0.0..1.0).contains(&self.warmup_ratio) {
             return Err(Error::setting("--warmup-ratio", "a share from 0 to below 1", self.warmup_ratio));
+        }
+        if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
+            return Err(Error::setting("--layer-decay", "a number above 0, up to 1", self.layer_decay));
         }
         if !(0.0..1.0).contains(&self.adamw.weight_decay) {
             return Err(Error::setting("--weight-decay", "a number from 0 to below 1", self.adamw.weight_decay));
@@ -69,7 +82,12 @@ impl TrainConfig {
 
     /// Optimizer steps that `rows` training rows take in all.
     pub fn total_steps(&self, rows: usize) -> usize {
-        self.epochs * rows.div_ceil(self.batch_size)
+        self.epochs * rows.div_ceil(self.step_rows())
+    }
+
+    /// Rows an optimizer step.
+    pub fn step_rows(&self) -> usize {
+        self.batch_size * self.gradient_accumulation
     }
 
     /// The learning rate by step, for `rows` training rows.
@@ -92,7 +110,7 @@ pub struct Splits<'a> {
 }
 
 /// What an optimizer step did.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Counted from 1 over all epochs.
     pub step: usize,
@@ -107,7 +125,7 @@ pub struct StepRecord {
 }
 
 /// What an epoch brought.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// Counted from 1.
     pub epoch: usize,
@@ -121,25 +139,20 @@ pub struct EpochRecord {
     pub validation_accuracy: Option<f64>,
     /// On the validation rows, if there are any.
     pub validation_macro_f1: Option<f64>,
+    /// On the validation rows, if there are any; with one label a row it is the accuracy.
+    pub validation_micro_f1: Option<f64>,
     /// On the test rows, if there are any.
     pub test_accuracy: Option<f64>,
     /// On the test rows, if there are any.
     pub test_macro_f1: Option<f64>,
+    /// On the test rows, if there are any; with one label a row it is the accuracy.
+    pub test_micro_f1: Option<f64>,
     /// At the epoch's last step.
     pub learning_rate: f64,
     /// Training rows a second; evaluation is not counted.
     pub rows_per_second: f64,
     /// Training tokens a second, special ones included.
     pub tokens_per_second: f64,
-}
-
-/// What is told while training goes on.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A step is done.
-    Step(&'a StepRecord),
-    /// An epoch is done and evaluated.
-    Epoch(&'a EpochRecord),
 }
 
 /// How training ended; the model holds the weights of the epoch `best`.
@@ -153,22 +166,37 @@ pub struct Training {
     pub stopped: Option<Error>,
 }
 
-/// Trains `model` in place. The best epoch is the one with the highest validation accuracy (of equals, the last);
-/// without validation rows it is the last. Training stops at the next step once `stop` is true.
+/// What a run is given.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// The rows.
+    pub splits: Splits<'a>,
+    /// How the model is trained.
+    pub config: &'a TrainConfig,
+    /// A model that is imitated; none: the labels alone are learned.
+    pub teacher: Option<&'a Teacher<'a>>,
+    /// Where the run leaves its state; none: nowhere.
+    pub checkpoints: Option<&'a CheckpointConfig>,
+}
+
+/// Trains `model` in place. The best epoch is the one with the highest validation score (of equals, the last): accuracy,
+/// or micro F1 where a row may have several labels. Without validation rows it is the last. Training stops at the next
+/// step once `stop` is true.
 ///
 /// The same model, rows and configuration give the same weights, bit for bit, on the same machine with the same number
-/// of threads.
+/// of threads, however often the run was stopped and resumed. `on_record` is told of every step and epoch; of those
+/// before a resumption again, at once.
 ///
 /// # Errors
 /// [`Error::Setting`]; [`Error::Diverged`] or [`Error::Interrupted`] if not even one epoch was completed;
-/// [`Error::Tensor`].
+/// [`Error::Io`] if a checkpoint cannot be written; [`Error::Tensor`].
 pub fn train(
     model: &SequenceClassifier,
-    splits: Splits<'_>,
-    config: &TrainConfig,
+    job: Job<'_>,
     stop: &AtomicBool,
-    on_event: impl FnMut(Event<'_>) + Send,
+    on_record: impl FnMut(&Record) + Send,
 ) -> Result<Training> {
+    let Job { splits, config, .. } = job;
     config.validate()?;
     config.loss.validate(model.labels.len())?;
     if config.patience.is_some() && splits.validation.is_empty() {
@@ -176,134 +204,288 @@ pub fn train(
     }
     // On one of rayon's threads: a loop outside of the pool would be one thread more than there are cores, and every
     // parallel operation would begin with waking another thread up.
-    rayon::scope(|_| train_loop(model, splits, config, stop, on_event))
+    rayon::scope(|_| train_loop(model, job, stop, on_record))
 }
 
 fn train_loop(
     model: &SequenceClassifier,
-    splits: Splits<'_>,
-    config: &TrainConfig,
+    job: Job<'_>,
     stop: &AtomicBool,
-    mut on_event: impl FnMut(Event<'_>),
+    mut on_record: impl FnMut(&Record),
 ) -> Result<Training> {
+    let Job { splits, config, .. } = job;
     let schedule = config.schedule(splits.train.len());
-    let mut optimizer = AdamW::new(config.adamw);
-    let mut shuffle = generator(config.seed, Stream::Shuffle);
-    let mut dropout = DropoutKeys::new(config.seed);
-    let mut epochs: Vec<EpochRecord> = Vec::new();
-    let mut best = None;
-    let mut step = 0;
-    for epoch in 1..=config.epochs {
-        let started = Instant::now();
-        let (mut loss_sum, mut hits, mut tokens, mut learning_rate) = (0.0, 0, 0, 0.0);
-        for indices in shuffled_batches(splits.train.len(), config.batch_size, &mut shuffle) {
-            let batch = PackedBatch::new(indices.iter().map(|&index| &splits.train[index].encoding));
-            let labels: Vec<u32> = indices.iter().map(|&index| splits.train[index].label).collect();
-
-            let output = model.forward(&batch, Some(&mut dropout))?;
-            let loss = config.loss.forward(&output.logits, &labels)?;
-            let gradients = model.backward(&loss, &output, &batch)?;
-
-            let loss = loss.to_scalar::<f32>()?;
+    let mut run = Run::start(model, job)?;
+    run.progress.history.iter().for_each(&mut on_record);
+    while run.progress.epochs_done < config.epochs && !run.is_out_of_patience(config) {
+        let epoch = run.progress.epochs_done + 1;
+        run.shuffle.set_word_pos(run.progress.shuffle_position.into());
+        let steps = shuffled_batches(splits.train.len(), config.step_rows(), &mut run.shuffle);
+        for rows in steps.iter().skip(run.progress.steps_of_epoch) {
+            let started = Instant::now();
+            let examples: Vec<&Example> = rows.iter().map(|&row| &splits.train[row]).collect();
+            let StepResult { loss, gradients, hits, tokens, .. } = run.gradients(&examples)?;
             let grad_norm = gradients.norm()?;
-            let diverged = [("the loss", f64::from(loss)), ("the gradient norm", grad_norm)];
+
+            let step = run.progress.step;
+            let diverged = [("the loss", loss), ("the gradient norm", grad_norm)];
             let diverged = diverged.into_iter().find(|(_, value)| !value.is_finite());
-            let stopped = match diverged {
-                Some((quantity, value)) => Some(Error::Diverged { step: step + 1, epoch, quantity, value }),
-                None if stop.load(Ordering::Relaxed) => {
-                    Some(Error::Interrupted { during: format!("training, at step {step} (epoch {epoch})") })
-                }
-                None => None,
-            };
-            if let Some(reason) = stopped {
-                return finish(model, epochs, best, Some(reason));
+            if let Some((quantity, value)) = diverged {
+                return run.finish(Some(Error::Diverged { step: step + 1, epoch, quantity, value }));
+            }
+            if stop.load(Ordering::Relaxed) {
+                // The state before this step, whose dropout will be drawn again.
+                run.save()?;
+                let during = format!("training, at step {step} (epoch {epoch})");
+                return run.finish(Some(Error::Interrupted { during }));
             }
 
-            learning_rate = schedule.learning_rate(step);
+            let learning_rate = schedule.learning_rate(step);
             let scale = clip_scale(grad_norm, config.max_grad_norm);
-            optimizer.step(model.parameters(), &gradients, learning_rate, scale)?;
-            step += 1;
+            run.optimizer.step(model.parameters(), &gradients, learning_rate, scale)?;
 
-            let logits = output.logits.to_vec2::<f32>()?;
-            hits += logits.iter().zip(&labels).filter(|(logits, label)| argmax(logits) == **label).count();
-            loss_sum += f64::from(loss) * indices.len() as f64;
-            tokens += batch.tokens();
-            on_event(Event::Step(&StepRecord { step, epoch, loss, learning_rate, grad_norm }));
+            let progress = &mut run.progress;
+            progress.step += 1;
+            progress.steps_of_epoch += 1;
+            progress.dropout_position = run.dropout.position();
+            progress.sums.loss += loss * rows.len() as f64;
+            progress.sums.hits += hits;
+            progress.sums.tokens += tokens;
+            progress.sums.seconds += started.elapsed().as_secs_f64();
+            let record = StepRecord { step: progress.step, epoch, loss: loss as f32, learning_rate, grad_norm };
+            run.tell(Record::Step(record), &mut on_record);
+            let every = job.checkpoints.and_then(|checkpoints| checkpoints.every_steps);
+            if every.is_some_and(|every| run.progress.step.is_multiple_of(every)) {
+                run.save()?;
+            }
         }
-        let seconds = started.elapsed().as_secs_f64();
         // The last step may have ruined weights that no loss has seen yet.
         let square_sum = model.parameters().square_sum()?;
         if !square_sum.is_finite() {
-            let quantity = "the sum of the squared weights";
-            return finish(model, epochs, best, Some(Error::Diverged { step, epoch, quantity, value: square_sum }));
+            let (step, quantity) = (run.progress.step, "the sum of the squared weights");
+            return run.finish(Some(Error::Diverged { step, epoch, quantity, value: square_sum }));
         }
-        let validation = evaluate(model, splits.validation, config.batch_size)?;
-        let test = evaluate(model, splits.test, config.batch_size)?;
-        let rows = splits.train.len() as f64;
-        let record = EpochRecord {
-            epoch,
-            step,
-            loss: loss_sum / rows,
-            train_accuracy: hits as f64 / rows,
-            validation_accuracy: validation.as_ref().map(|metrics| metrics.accuracy),
-            validation_macro_f1: validation.as_ref().map(|metrics| metrics.macro_f1),
-            test_accuracy: test.as_ref().map(|metrics| metrics.accuracy),
-            test_macro_f1: test.as_ref().map(|metrics| metrics.macro_f1),
-            learning_rate,
-            rows_per_second: rows / seconds,
-            tokens_per_second: tokens as f64 / seconds,
-        };
-        on_event(Event::Epoch(&record));
-        let score = record.validation_accuracy;
-        if best.as_ref().is_none_or(|(_, best_score, _)| score >= *best_score) {
-            best = Some((epoch, score, model.parameters().snapshot()?));
-        }
-        epochs.push(record);
-        if config.patience.is_some_and(|patience| epochs_without_gain(&epochs) >= patience) {
-            break;
-        }
+        let record = run.epoch_record(schedule.learning_rate(run.progress.step.saturating_sub(1)))?;
+        run.end_epoch(&record)?;
+        run.tell(Record::Epoch(record), &mut on_record);
+        run.save()?;
     }
-    finish(model, epochs, best, None)
+    run.finish(None)
 }
 
-/// How many epochs have passed since the validation accuracy was last higher than ever before.
+/// A run that is going on.
+struct Run<'a> {
+    model: &'a SequenceClassifier,
+    job: Job<'a>,
+    optimizer: AdamW,
+    shuffle: ChaCha8Rng,
+    dropout: DropoutKeys,
+    progress: Progress,
+    /// The best epoch's weights.
+    best: Option<Vec<Tensor>>,
+}
+
+/// What the batches of one step gave.
+struct StepResult {
+    rows: usize,
+    /// Mean loss of the rows.
+    loss: f64,
+    gradients: Gradients,
+    hits: usize,
+    tokens: usize,
+}
+
+impl<'a> Run<'a> {
+    /// From the checkpoint if there is one to resume from, else from the beginning.
+    fn start(model: &'a SequenceClassifier, job: Job<'a>) -> Result<Self> {
+        let config = job.config;
+        let top = model.config.num_hidden_layers + 1;
+        let factor = |name: &str| config.layer_decay.powi((top - model.depth(name)) as i32);
+        let factors = model.parameters().trainable().map(|(name, _)| (name.to_owned(), factor(name)));
+        let mut run = Self {
+            model,
+            job,
+            optimizer: AdamW::new(config.adamw).with_rate_factors(factors.collect()),
+            shuffle: generator(config.seed, Stream::Shuffle),
+            dropout: DropoutKeys::new(config.seed),
+            progress: Progress::default(),
+            best: None,
+        };
+        let checkpoints = job.checkpoints.filter(|checkpoints| checkpoints.resume);
+        let checkpoint =
+            checkpoints.map(|checkpoints| checkpoint::read(checkpoints, model.parameters())).transpose()?;
+        if let Some(Checkpoint { progress, weights, best, optimizer }) = checkpoint.flatten() {
+            model.parameters().restore(&weights)?;
+            run.optimizer.restore(optimizer);
+            run.dropout.set_position(progress.dropout_position);
+            // The best weights are left out of a checkpoint where they are the present ones.
+            run.best = best.or_else(|| progress.best.is_some().then_some(weights));
+            run.progress = progress;
+        }
+        Ok(run)
+    }
+
+    fn save(&self) -> Result<()> {
+        let Some(checkpoints) = self.job.checkpoints else { return Ok(()) };
+        let best_is_present = self.progress.steps_of_epoch == 0
+            && self.progress.best.is_some_and(|(epoch, _)| epoch == self.progress.epochs_done);
+        let state = State {
+            progress: &self.progress,
+            parameters: self.model.parameters(),
+            best: self.best.as_deref().filter(|_| !best_is_present),
+            optimizer: self.optimizer.state(),
+        };
+        checkpoint::write(checkpoints, &state)
+    }
+
+    fn tell(&mut self, record: Record, on_record: &mut impl FnMut(&Record)) {
+        on_record(&record);
+        self.progress.history.push(record);
+    }
+
+    /// Loss and gradients of one step's rows, in batches.
+    fn gradients(&mut self, examples: &[&Example]) -> Result<StepResult> {
+        let Self { model, job: Job { config, teacher, .. }, dropout, .. } = self;
+        let decision = undecided(config.loss.problem_type);
+        let mut sum: Option<StepResult> = None;
+        for examples in examples.chunks(config.batch_size) {
+            let batch = PackedBatch::of_windows(examples.iter().map(|example| example.windows.as_slice()));
+            let labels: Vec<&[u32]> = examples.iter().map(|example| example.labels.as_slice()).collect();
+            let output = model.forward(&batch, Some(dropout))?;
+            let loss = config.loss.forward(&output.logits, &labels)?;
+            let loss = match teacher {
+                Some(teacher) => teacher.loss(&batch, &output, &loss)?,
+                None => loss,
+            };
+            let gradients = model.backward(&loss, &output, &batch)?;
+            let logits = output.logits.to_vec2::<f32>()?;
+            let is_hit = |(logits, labels): &(&Vec<f32>, &&[u32])| {
+                let predicted = decision.label_ids(&decision.scores(logits));
+                predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
+            };
+            let part = StepResult {
+                rows: examples.len(),
+                loss: f64::from(loss.to_scalar::<f32>()?),
+                gradients,
+                hits: logits.iter().zip(&labels).filter(is_hit).count(),
+                tokens: batch.tokens(),
+            };
+            sum = Some(match sum {
+                None => part,
+                Some(before) => before.add(part)?,
+            });
+        }
+        Ok(sum.expect("a step has rows"))
+    }
+
+    /// Evaluates the epoch that has ended.
+    fn epoch_record(&self, learning_rate: f64) -> Result<EpochRecord> {
+        let Job { splits, config, .. } = self.job;
+        let problem_type = config.loss.problem_type;
+        let validation = evaluate(self.model, problem_type, splits.validation, config.batch_size)?;
+        let test = evaluate(self.model, problem_type, splits.test, config.batch_size)?;
+        let figure = |metrics: &Option<Metrics>, figure: fn(&Metrics) -> f64| metrics.as_ref().map(figure);
+        let (rows, sums) = (splits.train.len() as f64, self.progress.sums);
+        Ok(EpochRecord {
+            epoch: self.progress.epochs_done + 1,
+            step: self.progress.step,
+            loss: sums.loss / rows,
+            train_accuracy: sums.hits as f64 / rows,
+            validation_accuracy: figure(&validation, |metrics| metrics.accuracy),
+            validation_macro_f1: figure(&validation, |metrics| metrics.macro_f1),
+            validation_micro_f1: figure(&validation, |metrics| metrics.micro_f1),
+            test_accuracy: figure(&test, |metrics| metrics.accuracy),
+            test_macro_f1: figure(&test, |metrics| metrics.macro_f1),
+            test_micro_f1: figure(&test, |metrics| metrics.micro_f1),
+            learning_rate,
+            rows_per_second: rows / sums.seconds,
+            tokens_per_second: sums.tokens as f64 / sums.seconds,
+        })
+    }
+
+    /// Counts the epoch as done, and keeps its weights if it is the best.
+    fn end_epoch(&mut self, record: &EpochRecord) -> Result<()> {
+        let score = record.validation_micro_f1;
+        if self.progress.best.is_none_or(|(_, best)| score >= best) {
+            self.progress.best = Some((record.epoch, score));
+            self.best = Some(self.model.parameters().snapshot()?);
+        }
+        self.progress.epochs_done += 1;
+        self.progress.steps_of_epoch = 0;
+        self.progress.shuffle_position = position(&self.shuffle);
+        self.progress.sums = EpochSums::default();
+        Ok(())
+    }
+
+    fn epochs(&self) -> Vec<EpochRecord> {
+        let epoch = |record: &Record| match record {
+            Record::Epoch(epoch) => Some(epoch.clone()),
+            Record::Step(_) => None,
+        };
+        self.progress.history.iter().filter_map(epoch).collect()
+    }
+
+    fn is_out_of_patience(&self, config: &TrainConfig) -> bool {
+        config.patience.is_some_and(|patience| epochs_without_gain(&self.epochs()) >= patience)
+    }
+
+    /// Puts the best epoch's weights back; without one, the reason for stopping is the result.
+    fn finish(self, stopped: Option<Error>) -> Result<Training> {
+        match (&self.best, self.progress.best, stopped) {
+            (Some(weights), Some((best, _)), stopped) => {
+                self.model.parameters().restore(weights)?;
+                Ok(Training { epochs: self.epochs(), best, stopped })
+            }
+            (.., Some(reason)) => Err(reason),
+            (.., None) => Err(Error::setting("--epochs", "a number above 0", 0)),
+        }
+    }
+}
+
+impl StepResult {
+    /// Together with a further batch: means over the rows of both.
+    fn add(self, part: Self) -> Result<Self> {
+        let rows = self.rows + part.rows;
+        let share = part.rows as f64 / rows as f64;
+        Ok(Self {
+            rows,
+            loss: self.loss * (1.0 - share) + part.loss * share,
+            gradients: self.gradients.add(1.0 - share, part.gradients, share)?,
+            hits: self.hits + part.hits,
+            tokens: self.tokens + part.tokens,
+        })
+    }
+}
+
+/// How many epochs have passed since the validation score was last higher than ever before.
 fn epochs_without_gain(epochs: &[EpochRecord]) -> usize {
     let (mut highest, mut since) = (None, 0);
     for record in epochs {
         since += 1;
-        if record.validation_accuracy > highest {
-            (highest, since) = (record.validation_accuracy, 0);
+        if record.validation_micro_f1 > highest {
+            (highest, since) = (record.validation_micro_f1, 0);
         }
     }
     since
 }
 
-/// Number, validation score and weights of an epoch.
-type Best = (usize, Option<f64>, Vec<candle_core::Tensor>);
-
-/// Puts the best epoch's weights back; without one, the reason for stopping is the result.
-fn finish(
-    model: &SequenceClassifier,
-    epochs: Vec<EpochRecord>,
-    best: Option<Best>,
-    stopped: Option<Error>,
-) -> Result<Training> {
-    match (best, stopped) {
-        (Some((best, _, weights)), stopped) => {
-            model.parameters().restore(&weights)?;
-            Ok(Training { epochs, best, stopped })
-        }
-        (None, Some(reason)) => Err(reason),
-        (None, None) => Err(Error::setting("--epochs", "a number above 0", 0)),
-    }
+/// How logits are read while nothing has been calibrated.
+pub(crate) fn undecided(problem_type: ProblemType) -> Decision {
+    Decision { problem_type, temperature: 1.0, abstain_threshold: None, label_thresholds: None }
 }
 
-fn evaluate(model: &SequenceClassifier, examples: &[Example], batch_size: usize) -> Result<Option<Metrics>> {
+fn evaluate(
+    model: &SequenceClassifier,
+    problem_type: ProblemType,
+    examples: &[Example],
+    batch_size: usize,
+) -> Result<Option<Metrics>> {
     if examples.is_empty() {
         return Ok(None);
     }
-    let logits = predict(model, examples.iter().map(|example| &example.encoding), batch_size)?;
-    let predicted: Vec<u32> = logits.iter().map(|logits| argmax(logits)).collect();
-    let expected: Vec<u32> = examples.iter().map(|example| example.label).collect();
-    Ok(Some(Metrics::new(&model.labels, &expected, &predicted)))
+    let decision = undecided(problem_type);
+    let logits = predict(model, examples.iter().map(|example| example.windows.as_slice()), batch_size)?;
+    let scores: Vec<Vec<f32>> = logits.iter().map(|logits| decision.scores(logits)).collect();
+    let expected: Vec<&[u32]> = examples.iter().map(|example| example.labels.as_slice()).collect();
+    Ok(Some(Metrics::new(&model.labels, &decision, &expected, &scores)))
 }

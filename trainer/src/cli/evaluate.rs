@@ -16,9 +16,9 @@ Example:
 pub(super) struct Args {
     /// The bundle's folder
     bundle: PathBuf,
-    /// Labelled text: .csv or .tsv with a header, or .jsonl
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    /// Labelled text: .csv or .tsv with a header, .jsonl, or .parquet
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
     #[command(flatten)]
     columns: super::ColumnArgs,
     /// Print one JSON object
@@ -36,30 +36,49 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let session = SessionOptions { ort_lib: args.ort_lib.clone(), ..SessionOptions::default() };
     let classifier = Classifier::open(&args.bundle, &Options { session, ..Options::default() })?;
     let labels = classifier.labels();
-    let dataset = Dataset::open(&args.data, &args.columns.columns())?;
+    let decision = classifier.bundle().decision();
+    let dataset = Dataset::open(&args.data, &args.columns.columns_of(decision.problem_type))?;
     // The bundle's labels are in the order of their ids, which may be any.
     let expected = dataset.label_ids(labels)?;
     let bar = ProgressBar::new(dataset.rows.len() as u64);
-    let mut predicted = Vec::with_capacity(dataset.rows.len());
+    let mut scores = Vec::with_capacity(dataset.rows.len());
+    let mut abstained = 0;
     for rows in dataset.rows.chunks(WINDOW) {
-        let texts: Vec<&str> = rows.iter().map(|row| row.text.as_str()).collect();
-        for prediction in classifier.classify_batch(&texts)? {
-            let id = labels.iter().position(|label| *label == prediction.label).unwrap_or_default();
-            predicted.push(id as u32);
+        for prediction in classifier.classify_batch(rows)? {
+            abstained += usize::from(prediction.abstained);
+            scores.push(prediction.scores.iter().map(|(_, score)| *score).collect());
         }
         bar.inc(rows.len() as u64);
     }
     bar.finish_and_clear();
-    let metrics = Metrics::new(labels, &expected, &predicted);
+    let expected: Vec<&[u32]> = expected.iter().map(Vec::as_slice).collect();
+    let metrics = Metrics::new(labels, &decision, &expected, &scores);
     let mut out = io::stdout().lock();
     if args.json {
-        return Ok(writeln!(out, "{}", serde_json::to_string(&metrics)?)?);
+        let mut json = serde_json::to_value(&metrics)?;
+        json["abstained"] = abstained.into();
+        return Ok(writeln!(out, "{json}")?);
     }
     writeln!(out, "accuracy {:.4}, macro F1 {:.4} on {} rows", metrics.accuracy, metrics.macro_f1, metrics.rows)?;
+    let optional =
+        |name: &str, figure: Option<f64>| figure.map_or(String::new(), |figure| format!(", {name} {figure:.4}"));
+    let further = [optional("MCC", metrics.mcc), optional("ROC-AUC", metrics.roc_auc)].concat();
+    let (micro, weighted, ece) = (metrics.micro_f1, metrics.weighted_f1, metrics.ece);
+    writeln!(out, "micro F1 {micro:.4}, weighted F1 {weighted:.4}{further}, calibration error {ece:.4}")?;
+    if decision.abstain_threshold.is_some() {
+        writeln!(out, "unsure of {abstained} rows, which are counted by the best guess")?;
+    }
     writeln!(out, "{:<24}{:>10}{:>10}{:>10}{:>10}", "label", "precision", "recall", "F1", "rows")?;
     for label in &metrics.labels {
         let figures = format!("{:>10.4}{:>10.4}{:>10.4}{:>10}", label.precision, label.recall, label.f1, label.support);
         writeln!(out, "{:<24}{figures}", label.label)?;
+    }
+    if let Some(confusion) = &metrics.confusion {
+        writeln!(out, "\nrows: what the data says; columns: what the bundle says, in the same order")?;
+        for (label, counts) in labels.iter().zip(confusion) {
+            let counts: String = counts.iter().map(|count| format!("{count:>8}")).collect();
+            writeln!(out, "{label:<24}{counts}")?;
+        }
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `nimbert-train export`: a trained Hugging Face folder as a bundle.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
 };
 
@@ -10,8 +10,10 @@ use nimbert::{
     bundle::{CONFIG, Provenance, TOKENIZER},
 };
 use nimbert_trainer::{
+    dataloader::Example,
     dataset::Dataset,
-    export::{Contents, Evidence, export},
+    export::{Contents, Evidence, judge, pack},
+    hub,
     model::{EncoderConfig, SequenceClassifier},
     prepare::{encode_all, open_tokenizer},
     report,
@@ -24,11 +26,11 @@ Example:
 
 Without --data the graph is compared with the model on synthetic texts, and no accuracy is measured.")]
 pub(super) struct Args {
-    /// A Hugging Face folder with a trained classifier: config.json, model.safetensors, tokenizer.json
-    model: PathBuf,
+    /// A trained classifier: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), or a name on the hub
+    model: String,
     /// Labelled text to judge the graph by
-    #[arg(long, value_name = "FILE")]
-    data: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<PathBuf>,
     #[command(flatten)]
     columns: super::ColumnArgs,
     /// Texts are cut to this many tokens, special ones included
@@ -39,45 +41,48 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let export_config = args.export.config()?;
+    // Before interrupts are caught: one during a download ends it.
+    let folder = hub::resolve(&args.model, None, io::stderr().is_terminal())?;
     let stop = super::stop_on_interrupt()?;
-    let config_path = args.model.join(CONFIG);
-    let encoder_config = EncoderConfig::open(&config_path)?;
+    let encoder_config = EncoderConfig::open(&folder.join(CONFIG))?;
+    let problem_type = encoder_config.problem_type();
+    let export_config = args.export.config(problem_type, false)?;
     let labels = encoder_config.own_labels()?;
-    let tokenizer = open_tokenizer(&args.model, args.max_length, &encoder_config)?;
+    let tokenizer = open_tokenizer(&folder, args.max_length, None, &encoder_config)?;
     let vocab_size = encoder_config.vocab_size;
-    let (model, load_report) =
-        SequenceClassifier::load(&args.model.join("model.safetensors"), encoder_config, &labels, 0)?;
+    let (model, load_report) = SequenceClassifier::load(&folder.join("model.safetensors"), encoder_config, &labels, 0)?;
     load_report.expect_trained()?;
-    let (encodings, label_ids) = match &args.data {
-        Some(path) => {
-            let dataset = Dataset::open(path, &args.columns.columns())?;
-            (encode_all(&tokenizer, &dataset)?, Some(dataset.label_ids(&labels)?))
+    let examples: Vec<Example> = match args.data.is_empty() {
+        true => synthetic(vocab_size, args.max_length),
+        false => {
+            let dataset = Dataset::open(&args.data, &args.columns.columns_of(problem_type))?;
+            let rows = encode_all(&tokenizer, &dataset)?.into_iter().zip(dataset.label_ids(&labels)?);
+            rows.map(|(windows, labels)| Example { windows, labels }).collect()
         }
-        None => (synthetic(vocab_size, args.max_length), None),
     };
-    let evidence = Evidence {
-        split: if label_ids.is_some() { "test" } else { "synthetic" },
-        encodings: encodings.iter().collect(),
-        labels: label_ids,
+    let evidence = match args.data.is_empty() {
+        true => Evidence { labels: None, ..Evidence::new("synthetic", &examples) },
+        false => Evidence::new("test", &examples),
     };
     let contents = Contents {
-        tokenizer: args.model.join(TOKENIZER),
+        tokenizer: folder.join(TOKENIZER),
         max_length: args.max_length,
+        stride: None,
         provenance: Provenance {
-            base_model: super::folder_name(&args.model),
+            base_model: super::model_name(&args.model),
             data_sha256: None,
             seed: None,
             producer: super::producer(),
         },
         files: Vec::new(),
     };
-    let bundle = export(&model, &contents, &evidence, &export_config, &args.export.out, &stop)?;
+    let judged = judge(&model, &evidence, None, &export_config, &stop)?;
+    let bundle = pack(&model, judged, &contents, &export_config, &args.export.out, &stop)?;
     Ok(write!(io::stdout(), "{}", report::bundle_stages(&bundle))?)
 }
 
 /// Rows of token ids of all lengths, spread over the whole vocabulary: they reach every embedding region and position.
-fn synthetic(vocab_size: usize, max_length: usize) -> Vec<Encoding> {
+fn synthetic(vocab_size: usize, max_length: usize) -> Vec<Example> {
     const ROWS: usize = 64;
     let length = |row: usize| 3 + row * (max_length.saturating_sub(3)) / (ROWS - 1);
     // A multiplier that shares no divisor with usual vocabulary sizes, so that neighbours are unrelated.
@@ -87,5 +92,5 @@ fn synthetic(vocab_size: usize, max_length: usize) -> Vec<Encoding> {
         token_type_ids: vec![0; length(row)],
         truncated: false,
     };
-    (0..ROWS).map(encoding).collect()
+    (0..ROWS).map(|row| Example { windows: vec![encoding(row)], labels: Vec::new() }).collect()
 }

@@ -1,44 +1,68 @@
 //! `nimbert-train fit`: the whole way from labelled text to a bundle.
 
+mod smaller;
+
 use std::{
-    io::{self, Write},
-    path::PathBuf,
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbert::bundle::{BundleWriter, CONFIG, Provenance, TOKENIZER};
+use nimbert::{
+    Tokenizer,
+    bundle::{self, BundleWriter, CONFIG, Provenance, TOKENIZER},
+};
 use nimbert_trainer::{
     Error,
-    export::{Contents, Evidence, export, save_model},
-    loss::{CrossEntropy, balanced_weights},
+    checkpoint::{CheckpointConfig, Record},
+    compress::{self, Compressed, parse_size, trim_vocabulary},
+    export::{Contents, Evidence, ExportConfig, Judged, judge, pack, save_model},
+    html, hub,
+    loss::{Loss, balanced_weights},
     model::{EncoderConfig, SequenceClassifier},
     optimizer::AdamWConfig,
-    prepare::{DataConfig, Prepared, open_tokenizer, prepare},
+    page::{Run, page},
+    prepare::{DataConfig, Examples, Sources, open_tokenizer, read, tokenize},
     report,
     schedule::Curve,
-    train::{Event, Splits, StepRecord, TrainConfig, Training, train},
+    tensorboard,
+    train::{Job, Splits, StepRecord, TrainConfig, Training, train},
 };
+use serde::Serialize;
+use serde_json::{Map, Value};
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[command(after_help = "\
 Examples:
   nimbert-train fit --base models/minilm --data reviews.csv --out reviews-bundle
   nimbert-train fit --base models/minilm --data train.jsonl --test-data test.jsonl --text-column body --label-column topic \\
       --epochs 3 --out topics-bundle
+  nimbert-train fit --base sentence-transformers/all-MiniLM-L6-v2 --data tags.parquet --multi-label --out tags-bundle
+  nimbert-train fit --base models/minilm --data articles.csv --long-text stride --out articles-bundle
+  nimbert-train fit --base models/minilm --data reviews.csv --target-size 10MB --out small-bundle
 
-Ctrl-C stops at the next step and packs the best epoch so far; a second Ctrl-C ends at once.")]
+Ctrl-C stops at the next step and packs the best epoch so far; a second Ctrl-C ends at once. Either way, and after a
+crash, --resume goes on from the last checkpoint and ends with the same weights as a run that was not stopped.")]
 pub(super) struct Args {
-    /// A Hugging Face folder: config.json, model.safetensors, tokenizer.json
-    #[arg(long, value_name = "DIR")]
-    base: PathBuf,
-    /// Labelled text: .csv or .tsv with a header, or .jsonl
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// Test on this file instead of a part of --data
-    #[arg(long, value_name = "FILE")]
-    test_data: Option<PathBuf>,
+    /// A Hugging Face folder (config.json, model.safetensors, tokenizer.json), or the name of a model on the hub
+    #[arg(long, value_name = "DIR|NAME")]
+    base: String,
+    /// Branch, tag or commit of a model on the hub
+    #[arg(long, value_name = "NAME")]
+    revision: Option<String>,
+    /// Labelled text: .csv or .tsv with a header, .jsonl, or .parquet; several files are read one after the other
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Choose the best epoch by these files instead of a part of --data
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    validation_data: Vec<PathBuf>,
+    /// Test on these files instead of a part of --data
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    test_data: Vec<PathBuf>,
     #[command(flatten)]
+    #[serde(flatten)]
     columns: super::ColumnArgs,
     /// Share of --data that is set aside for testing
     #[arg(long, default_value_t = 0.2, value_name = "SHARE")]
@@ -49,12 +73,18 @@ pub(super) struct Args {
     /// Passes over the training rows
     #[arg(long, default_value_t = 5)]
     epochs: usize,
-    /// Rows a step
+    /// Rows a batch
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
+    /// Batches whose gradients are summed for one step
+    #[arg(long, default_value_t = 1, value_name = "BATCHES")]
+    gradient_accumulation: usize,
     /// The highest learning rate
     #[arg(long, default_value_t = 1e-4)]
     learning_rate: f64,
+    /// The learning rate of each layer is this much of the one above it
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    layer_decay: f64,
     /// Share of the steps in which the learning rate rises
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     warmup_ratio: f64,
@@ -70,7 +100,7 @@ pub(super) struct Args {
     /// Focal loss: rows count by (1 - p)^GAMMA, so that sure ones count less
     #[arg(long, default_value_t = 0.0, value_name = "GAMMA")]
     focal_gamma: f32,
-    /// End training after so many epochs without a better validation accuracy
+    /// End training after so many epochs without a better validation score
     #[arg(long, value_name = "EPOCHS", value_parser = clap::value_parser!(u16).range(1..))]
     patience: Option<u16>,
     /// Weight decay of matrices and embeddings
@@ -79,23 +109,84 @@ pub(super) struct Args {
     /// The norm to which the gradient is clipped
     #[arg(long, default_value_t = 1.0, value_name = "NORM")]
     max_grad_norm: f64,
+    /// Leave the embeddings as they are
+    #[arg(long)]
+    freeze_embeddings: bool,
+    /// Leave the embeddings and the first N layers as they are
+    #[arg(long, value_name = "N")]
+    freeze_layers: Option<usize>,
     /// Texts are cut to this many tokens, special ones included
     #[arg(long, default_value_t = 128, value_name = "TOKENS")]
     max_length: usize,
+    /// What becomes of longer texts: cut, or read in windows that overlap, whose logits are averaged
+    #[arg(long, value_enum, default_value_t = LongText::Truncate)]
+    long_text: LongText,
+    /// Tokens that two windows share [default: a quarter of --max-length]
+    #[arg(long, value_name = "TOKENS")]
+    stride: Option<usize>,
+    /// Keep this many tokens of the vocabulary: those of the data, then the base's most frequent
+    #[arg(long, value_name = "TOKENS")]
+    trim_vocab: Option<usize>,
+    /// Keep N layers: a model of that many learns from the trained one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[serde(skip)]
+    layers: Option<u16>,
+    /// Try smaller models (fewer words, fewer layers) and pack the most accurate whose bundle is not larger, such as 10MB
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["layers", "trim_vocab"])]
+    #[serde(skip)]
+    target_size: Option<String>,
     /// Everything random follows from it
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Abstain where, by the validation rows, less than this share of the answers would be right
+    #[arg(long, value_name = "SHARE")]
+    #[serde(skip)]
+    abstain_precision: Option<f64>,
+    /// Go on from the checkpoint of a run that was stopped, if there is one
+    #[arg(long)]
+    #[serde(skip)]
+    resume: bool,
+    /// Leave a checkpoint after so many steps, besides after each epoch
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[serde(skip)]
+    checkpoint_every: Option<u32>,
+    /// Leave no checkpoint
+    #[arg(long, conflicts_with_all = ["resume", "checkpoint_every"])]
+    #[serde(skip)]
+    no_checkpoint: bool,
     /// Also keep the trained fp32 model, as a Hugging Face folder
     #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
     save_model: Option<PathBuf>,
+    /// Also write a TensorBoard event file into this folder
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
+    tensorboard: Option<PathBuf>,
     #[command(flatten)]
+    #[serde(skip)]
     export: super::ExportArgs,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum CurveArg {
+    Linear,
+    Cosine,
+    Constant,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum LongText {
+    Truncate,
+    Stride,
 }
 
 impl Args {
     fn data_config(&self) -> DataConfig {
         DataConfig {
             data: self.data.clone(),
+            validation_data: self.validation_data.clone(),
             test_data: self.test_data.clone(),
             columns: self.columns.columns(),
             test_size: self.test_size,
@@ -108,14 +199,17 @@ impl Args {
         TrainConfig {
             epochs: self.epochs,
             batch_size: self.batch_size,
+            gradient_accumulation: self.gradient_accumulation,
             learning_rate: self.learning_rate,
+            layer_decay: self.layer_decay,
             warmup_ratio: self.warmup_ratio,
             curve: match self.schedule {
                 CurveArg::Linear => Curve::Linear,
                 CurveArg::Cosine => Curve::Cosine,
                 CurveArg::Constant => Curve::Constant,
             },
-            loss: CrossEntropy {
+            loss: Loss {
+                problem_type: self.columns.problem_type(),
                 class_weights: None,
                 label_smoothing: self.label_smoothing,
                 focal_gamma: self.focal_gamma,
@@ -126,96 +220,342 @@ impl Args {
             seed: self.seed,
         }
     }
+
+    fn stride(&self) -> Result<Option<usize>, Error> {
+        let is_stride = self.long_text == LongText::Stride;
+        let refuse = |setting, expected: &str, got: &str| {
+            Err(Error::Setting { setting, expected: expected.to_owned(), got: got.to_owned() })
+        };
+        match (is_stride, self.stride, self.columns.has_pairs()) {
+            (true, _, true) => refuse("--long-text", "truncate for pairs of texts", "stride"),
+            (false, Some(_), _) => refuse("--stride", "--long-text stride with it", "--long-text truncate"),
+            (true, stride, false) => Ok(Some(stride.unwrap_or(self.max_length / 4))),
+            (false, None, _) => Ok(None),
+        }
+    }
+
+    /// How many layers are frozen; none: not even the embeddings.
+    fn frozen_layers(&self) -> Option<usize> {
+        self.freeze_layers.or(self.freeze_embeddings.then_some(0))
+    }
+
+    fn checkpoint_path(&self) -> PathBuf {
+        let absolute = std::path::absolute(&self.export.out).unwrap_or_else(|_| self.export.out.clone());
+        absolute.with_added_extension("checkpoint")
+    }
+
+    /// What must be the same for a run to be resumed.
+    fn settings(&self) -> Map<String, Value> {
+        let Ok(Value::Object(settings)) = serde_json::to_value(self) else { unreachable!("a struct is an object") };
+        settings.into_iter().map(|(name, value)| (format!("--{name}"), value)).collect()
+    }
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum CurveArg {
-    Linear,
-    Cosine,
-    Constant,
+/// What `fit` works with from beginning to end.
+struct Work<'a> {
+    args: &'a Args,
+    sources: Sources,
+    train_config: TrainConfig,
+    export_config: ExportConfig,
+    stride: Option<usize>,
+    /// Where tokenizers of trimmed models lie.
+    scratch: tempfile::TempDir,
+    stop: &'a AtomicBool,
+}
+
+/// A model, the texts as it reads them, and what has been measured of it.
+struct Candidate {
+    model: SequenceClassifier,
+    tokenizer: PathBuf,
+    examples: Examples,
+}
+
+/// What training has left.
+struct Trained {
+    training: Training,
+    records: Vec<Record>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let (data_config, stride) = (args.data_config(), args.stride()?);
+    let export_config = export_config(args)?;
+    let train_config = args.train_config();
+    train_config.validate()?;
+    let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
+    check_save_model(args)?;
+    // Before interrupts are caught: one during a download ends it.
+    let base = hub::resolve(&args.base, args.revision.as_deref(), io::stderr().is_terminal())?;
+    let stop = super::stop_on_interrupt()?;
+
+    let encoder_config = EncoderConfig::open(&base.join(CONFIG))?;
+    let tokenizer = open_tokenizer(&base, args.max_length, stride, &encoder_config)?;
+    let sources = read(&data_config)?;
+    let scratch = tempfile::tempdir()?;
+    let mut work = Work { args, sources, train_config, export_config, stride, scratch, stop: &stop };
+    work.train_config.loss.class_weights =
+        args.class_weights.as_deref().map(|text| class_weights(text, &work)).transpose()?;
+    work.train_config.loss.validate(work.sources.labels.len())?;
+    let examples = tokenize(&work.sources, &tokenizer)?;
+    tell(&report::data_stages(&work.sources, &examples, &data_config, args.max_length));
+    let cut_at = stride.is_none().then_some(args.max_length);
+    let warnings = super::check::warnings(&work.sources, &tokenizer, cut_at)?;
+    warnings.iter().for_each(|warning| tell(&report::stage("check", warning)));
+    tell(&report::example(&work.sources, &examples, &tokenizer, encoder_config.pad_token_id));
+
+    let weights = base.join("model.safetensors");
+    let (model, load_report) = SequenceClassifier::load(&weights, encoder_config, &work.sources.labels, args.seed)?;
+    let mut candidate = Candidate { model, tokenizer: base.join(TOKENIZER), examples };
+    if let Some(size) = args.trim_vocab {
+        let before = candidate.model.config.vocab_size;
+        candidate = work.trimmed(&candidate, size)?;
+        let after = candidate.model.config.vocab_size;
+        tell(&report::stage("vocabulary", &format!("{before} → {after} tokens")));
+    }
+    if let Some(layers) = args.frozen_layers() {
+        candidate.model.freeze(layers)?;
+    }
+    tell(&report::model_stages(&candidate.model, &load_report, &candidate.examples, args.batch_size));
+    tell(&report::training_stage(&work.train_config, candidate.examples.train.len()));
+    let checkpoints = work.checkpoints(&weights)?;
+    let trained = work.train(&candidate, None, checkpoints.as_ref())?;
+    let Trained { mut training, records } = trained;
+    // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
+    if stop.swap(false, Ordering::Relaxed) && training.stopped.is_none() {
+        training.stopped = Some(Error::Interrupted { during: "the last evaluation".to_owned() });
+    }
+
+    // A run that was stopped packs what it has; it is made smaller when it has come to its end.
+    let (candidate, judged, ladder) = match (&training.stopped, target_size, args.layers) {
+        (None, Some(bytes), _) => work.fit_size(candidate, bytes)?,
+        (None, None, Some(layers)) => work.fewer_layers(candidate, layers.into())?,
+        _ => {
+            let judged = work.judge(&candidate);
+            // Whatever becomes of the bundle: the model was asked for too.
+            work.save_model(&candidate)?;
+            (candidate, judged?, None)
+        }
+    };
+    let run = Run {
+        sources: &work.sources,
+        records: &records,
+        judged: &judged,
+        warnings: &warnings,
+        ladder: ladder.as_ref(),
+        settings: &work.all_settings(&base),
+    };
+    let metrics: String = records.iter().map(json_line).collect();
+    let contents = Contents {
+        tokenizer: candidate.tokenizer.clone(),
+        max_length: args.max_length,
+        stride,
+        provenance: Provenance {
+            base_model: super::model_name(&args.base),
+            data_sha256: Some(work.sources.data_sha256()?),
+            seed: Some(args.seed),
+            producer: super::producer(),
+        },
+        files: vec![("metrics.jsonl", metrics), ("report.html", html::render(&page(run)))],
+    };
+    if let Some(folder) = &args.tensorboard {
+        tensorboard::write(folder, &records)?;
+    }
+    let bundle = pack(&candidate.model, judged, &contents, &work.export_config, &args.export.out, &stop)?;
+    tell(&report::bundle_stages(&bundle));
+    match training.stopped {
+        Some(reason) => {
+            super::message(&format!("epoch {} was packed as {}", training.best, args.export.out.display()));
+            if let (Some(checkpoints), Error::Interrupted { .. }) = (&checkpoints, &reason) {
+                super::message(&format!("--resume goes on from {}", checkpoints.path.display()));
+            }
+            Err(reason.into())
+        }
+        None => {
+            if let Some(checkpoints) = &checkpoints {
+                std::fs::remove_file(&checkpoints.path).or_else(|error| match error.kind() {
+                    io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(error),
+                })?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn export_config(args: &Args) -> anyhow::Result<ExportConfig> {
+    // A run that goes on replaces what it packed when it was stopped.
+    let mut config = args.export.config(args.columns.problem_type(), args.resume)?;
+    if let Some(precision) = args.abstain_precision {
+        let refuse = |expected: &str, got: String| {
+            Err(Error::Setting { setting: "--abstain-precision", expected: expected.to_owned(), got })
+        };
+        if !(0.0..=1.0).contains(&precision) {
+            refuse("a share from 0 to 1", precision.to_string())?;
+        }
+        if args.validation_size == 0.0 && args.validation_data.is_empty() {
+            refuse("validation rows to find the score by (--validation-size)", "none".to_owned())?;
+        }
+        config.abstain_precision = Some(precision);
+    }
+    Ok(config)
+}
+
+fn check_save_model(args: &Args) -> anyhow::Result<()> {
+    let Some(folder) = &args.save_model else { return Ok(()) };
+    // Never into the base or another model: that would be overwritten.
+    BundleWriter::check_target(folder, false)?;
+    if std::path::absolute(folder)? == std::path::absolute(&args.export.out)? {
+        let (setting, expected) = ("--save-model", "another folder than --out".to_owned());
+        return Err(Error::Setting { setting, expected, got: folder.display().to_string() }.into());
+    }
+    Ok(())
 }
 
 /// The weights that `--class-weights` names, in the order of the labels' ids.
-fn class_weights(text: &str, prepared: &Prepared) -> Result<Vec<f32>, Error> {
+fn class_weights(text: &str, work: &Work<'_>) -> Result<Vec<f32>, Error> {
+    let labels = &work.sources.labels;
     if text == "balanced" {
-        let labels: Vec<u32> = prepared.train.iter().map(|example| example.label).collect();
-        return Ok(balanced_weights(&labels, prepared.labels.len()));
+        let rows = work.sources.train.iter().map(|source| source.labels.as_slice());
+        return Ok(balanced_weights(work.train_config.loss.problem_type, rows, labels.len()));
     }
     let named: Option<Vec<(&str, f32)>> = text
         .split(',')
         .map(|part| part.rsplit_once('=').and_then(|(label, weight)| Some((label, weight.trim().parse().ok()?))))
         .collect();
     let weight = |label: &String| named.as_ref()?.iter().find(|(name, _)| name == label).map(|(_, weight)| *weight);
-    let weights: Option<Vec<f32>> = prepared.labels.iter().map(weight).collect();
+    let weights: Option<Vec<f32>> = labels.iter().map(weight).collect();
     match weights {
         Some(weights) if named.is_some_and(|named| named.len() == weights.len()) => Ok(weights),
         _ => {
-            let example = prepared.labels.iter().map(|label| format!("{label}=1")).collect::<Vec<_>>().join(",");
+            let example = labels.iter().map(|label| format!("{label}=1")).collect::<Vec<_>>().join(",");
             let expected = format!("balanced, or a weight for each label, such as {example}");
             Err(Error::Setting { setting: "--class-weights", expected, got: text.to_owned() })
         }
     }
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let (data_config, mut train_config, export_config) =
-        (args.data_config(), args.train_config(), args.export.config()?);
-    train_config.validate()?;
-    if let Some(folder) = &args.save_model {
-        // Never into the base or another model: that would be overwritten.
-        BundleWriter::check_target(folder, false)?;
-        if std::path::absolute(folder)? == std::path::absolute(&args.export.out)? {
-            let (setting, expected) = ("--save-model", "another folder than --out".to_owned());
-            return Err(Error::Setting { setting, expected, got: folder.display().to_string() }.into());
+impl Work<'_> {
+    /// Where the run leaves its state. One that is there already is resumed, or replaced where that was asked for.
+    fn checkpoints(&self, weights: &Path) -> anyhow::Result<Option<CheckpointConfig>> {
+        let args = self.args;
+        if args.no_checkpoint {
+            return Ok(None);
         }
+        let path = args.checkpoint_path();
+        if path.exists() && !args.resume && !args.export.overwrite {
+            let expected = "--resume to go on from it, or --overwrite to begin anew".to_owned();
+            return Err(
+                Error::Model { path, expected, got: "the checkpoint of a run that was stopped".to_owned() }.into()
+            );
+        }
+        if args.resume && !path.exists() {
+            tell(&report::stage("resume", "no checkpoint: from the beginning"));
+        }
+        let mut settings = args.settings();
+        settings.insert("the weights of --base".to_owned(), bundle::sha256_file(weights)?.into());
+        let files = self.sources.datasets.iter().flat_map(|dataset| &dataset.files);
+        for file in files {
+            settings.insert(format!("the content of {}", file.display()), bundle::sha256_file(file)?.into());
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let every_steps = args.checkpoint_every.map(|steps| steps as usize);
+        Ok(Some(CheckpointConfig { path, every_steps, resume: args.resume, settings: Value::Object(settings) }))
     }
-    let stop = super::stop_on_interrupt()?;
 
-    let encoder_config = EncoderConfig::open(&args.base.join(CONFIG))?;
-    let tokenizer = open_tokenizer(&args.base, args.max_length, &encoder_config)?;
-    let prepared = prepare(&data_config, &tokenizer)?;
-    train_config.loss.class_weights =
-        args.class_weights.as_deref().map(|text| class_weights(text, &prepared)).transpose()?;
-    train_config.loss.validate(prepared.labels.len())?;
-    tell(&report::data_stages(&prepared, &data_config, args.max_length));
-    tell(&report::example(&prepared, &tokenizer, encoder_config.pad_token_id));
-
-    let weights = args.base.join("model.safetensors");
-    let (model, load_report) = SequenceClassifier::load(&weights, encoder_config, &prepared.labels, args.seed)?;
-    tell(&report::model_stages(&model, &load_report, &prepared, args.batch_size));
-    tell(&report::training_stage(&train_config, prepared.train.len()));
-
-    let (mut training, metrics) = train_with_progress(&model, &prepared, &train_config, &stop)?;
-    // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
-    if stop.swap(false, Ordering::Relaxed) && training.stopped.is_none() {
-        training.stopped = Some(Error::Interrupted { during: "the last evaluation".to_owned() });
+    /// The model with a smaller vocabulary, and the texts as it reads them.
+    fn trimmed(&self, candidate: &Candidate, size: usize) -> Result<Candidate, Error> {
+        let counts = compress::token_counts(&candidate.examples.train, candidate.model.config.vocab_size);
+        let Compressed { model, tokenizer: json } =
+            trim_vocabulary(&candidate.model, &candidate.tokenizer, &counts, size)?;
+        let path = self.scratch.path().join(format!("tokenizer-{size}.json"));
+        std::fs::write(&path, json.to_string()).map_err(|reason| Error::Io { path: path.clone(), reason })?;
+        let mut tokenizer = Tokenizer::open(&path, self.args.max_length)?;
+        if let Some(stride) = self.stride {
+            tokenizer = tokenizer.with_stride(stride)?;
+        }
+        Ok(Candidate { model, examples: tokenize(&self.sources, &tokenizer)?, tokenizer: path })
     }
 
-    let evidence = evidence(&prepared);
-    let contents = Contents {
-        tokenizer: args.base.join(TOKENIZER),
-        max_length: args.max_length,
-        provenance: Provenance {
-            base_model: super::folder_name(&args.base),
-            data_sha256: Some(prepared.data_sha256.clone()),
-            seed: Some(args.seed),
-            producer: super::producer(),
-        },
-        files: vec![("metrics.jsonl", metrics)],
-    };
-    let bundle = export(&model, &contents, &evidence, &export_config, &args.export.out, &stop);
-    // Whatever became of the bundle: the model was asked for too.
-    if let Some(folder) = &args.save_model {
-        save_model(&model, &contents.tokenizer, folder)?;
+    /// Trains with a progress bar, and prints the table by epoch.
+    fn train(
+        &self,
+        candidate: &Candidate,
+        teacher: Option<&nimbert_trainer::distill::Teacher<'_>>,
+        checkpoints: Option<&CheckpointConfig>,
+    ) -> anyhow::Result<Trained> {
+        let Candidate { model, examples, .. } = candidate;
+        let config = &self.train_config;
+        let rows = examples.train.len();
+        // indicatif draws on standard error, and only if that is a terminal.
+        let bar = ProgressBar::new((config.epochs * rows) as u64);
+        let template = "{bar:30} {pos}/{len} rows, {per_sec}, {eta} left, {msg}";
+        bar.set_style(ProgressStyle::with_template(template)?.with_key("per_sec", rows_per_second));
+        let mut records = Vec::new();
+        let splits = Splits { train: &examples.train, validation: &examples.validation, test: &examples.test };
+        tell(&report::epoch_header());
+        let job = Job { splits, config, teacher, checkpoints };
+        let result = train(model, job, self.stop, |record| {
+            match record {
+                Record::Step(step) => {
+                    bar.set_message(format!("loss {:.3}", step.loss));
+                    let step_of_epoch = step.step - (step.epoch - 1) * rows.div_ceil(config.step_rows());
+                    let rows_of_epoch = (step_of_epoch * config.step_rows()).min(rows);
+                    bar.set_position(((step.epoch - 1) * rows + rows_of_epoch) as u64);
+                }
+                Record::Epoch(epoch) => {
+                    bar.set_position((epoch.epoch * rows) as u64);
+                    bar.suspend(|| tell(&report::epoch_row(epoch)));
+                }
+            }
+            records.push(record.clone());
+        });
+        bar.finish_and_clear();
+        let training = result?;
+        let steps: Vec<StepRecord> = records.iter().filter_map(step).collect();
+        tell(&report::loss_chart(&steps));
+        tell(&report::stage("observed", &report::observation(&training.epochs)));
+        if training.best != training.epochs.len() {
+            let why = "the highest validation score";
+            tell(&report::stage("kept", &format!("the weights of epoch {}: {why}", training.best)));
+        }
+        Ok(Trained { training, records })
+    }
+
+    fn judge(&self, candidate: &Candidate) -> Result<Judged, Error> {
+        let Candidate { model, examples, .. } = candidate;
+        let test = (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test));
+        judge(model, &evidence(examples), test.as_ref(), &self.export_config, self.stop)
+    }
+
+    fn save_model(&self, candidate: &Candidate) -> Result<(), Error> {
+        let Some(folder) = &self.args.save_model else { return Ok(()) };
+        save_model(&candidate.model, self.export_config.problem_type, &candidate.tokenizer, folder)?;
         tell(&report::stage("model", &format!("{}: the trained model, fp32", folder.display())));
+        Ok(())
     }
-    tell(&report::bundle_stages(&bundle?));
-    match training.stopped {
-        Some(reason) => {
-            super::message(&format!("epoch {} was packed as {}", training.best, args.export.out.display()));
-            Err(reason.into())
-        }
-        None => Ok(()),
+
+    /// Everything that led to the bundle, for the report.
+    fn all_settings(&self, base: &Path) -> Vec<(String, Vec<(String, String)>)> {
+        let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let settings = self.args.settings();
+        let settings = settings.iter().filter(|(_, value)| !value.is_null());
+        let encoder =
+            Value::Object(EncoderConfig::open(&base.join(CONFIG)).map(|config| config.json).unwrap_or_default());
+        let of_encoder = |key: &str| encoder.get(key).map(|value| (key.to_owned(), show(value)));
+        let keys = ["model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"];
+        vec![
+            ("Settings".to_owned(), settings.map(|(name, value)| (name.clone(), show(value))).collect()),
+            ("Base model".to_owned(), keys.into_iter().filter_map(of_encoder).collect()),
+            (
+                "Versions".to_owned(),
+                vec![
+                    ("written by".to_owned(), super::producer()),
+                    ("threads".to_owned(), rayon::current_num_threads().to_string()),
+                    ("platform".to_owned(), format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+                ],
+            ),
+        ]
     }
 }
 
@@ -225,47 +565,14 @@ fn tell(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Trains with a progress bar, prints the table by epoch, and returns the content of `metrics.jsonl`.
-fn train_with_progress(
-    model: &SequenceClassifier,
-    prepared: &Prepared,
-    config: &TrainConfig,
-    stop: &AtomicBool,
-) -> anyhow::Result<(Training, String)> {
-    let rows = prepared.train.len();
-    // indicatif draws on standard error, and only if that is a terminal.
-    let bar = ProgressBar::new((config.epochs * rows) as u64);
-    let template = "{bar:30} {pos}/{len} rows, {per_sec}, {eta} left, {msg}";
-    bar.set_style(ProgressStyle::with_template(template)?.with_key("per_sec", rows_per_second));
-    let (mut steps, mut metrics): (Vec<StepRecord>, String) = (Vec::new(), String::new());
-    let splits = Splits { train: &prepared.train, validation: &prepared.validation, test: &prepared.test };
-    tell(&report::epoch_header());
-    let result = train(model, splits, config, stop, |event| match event {
-        Event::Step(step) => {
-            bar.set_message(format!("loss {:.3}", step.loss));
-            let step_of_epoch = step.step - (step.epoch - 1) * rows.div_ceil(config.batch_size);
-            bar.set_position(((step.epoch - 1) * rows + (step_of_epoch * config.batch_size).min(rows)) as u64);
-            metrics += &json_line(step);
-            steps.push(step.clone());
-        }
-        Event::Epoch(epoch) => {
-            metrics += &json_line(epoch);
-            bar.set_position((epoch.epoch * rows) as u64);
-            bar.suspend(|| tell(&report::epoch_row(epoch)));
-        }
-    });
-    bar.finish_and_clear();
-    let training = result?;
-    tell(&report::loss_chart(&steps));
-    tell(&report::stage("observed", &report::observation(&training.epochs)));
-    if training.best != training.epochs.len() {
-        let why = "the highest validation accuracy";
-        tell(&report::stage("kept", &format!("the weights of epoch {}: {why}", training.best)));
+fn step(record: &Record) -> Option<StepRecord> {
+    match record {
+        Record::Step(step) => Some(step.clone()),
+        Record::Epoch(_) => None,
     }
-    Ok((training, metrics))
 }
 
-fn json_line(record: &impl serde::Serialize) -> String {
+fn json_line(record: &Record) -> String {
     serde_json::to_string(record).expect("a record has only string keys and finite numbers") + "\n"
 }
 
@@ -275,15 +582,10 @@ fn rows_per_second(state: &indicatif::ProgressState, out: &mut dyn std::fmt::Wri
 }
 
 /// The rows by which the graph is judged: validation, else test, else training.
-fn evidence(prepared: &Prepared) -> Evidence<'_> {
-    let (split, examples) = match (&prepared.validation, &prepared.test) {
-        (validation, _) if !validation.is_empty() => ("validation", validation),
-        (_, test) if !test.is_empty() => ("test", test),
-        _ => ("train", &prepared.train),
-    };
-    Evidence {
-        split,
-        encodings: examples.iter().map(|example| &example.encoding).collect(),
-        labels: Some(examples.iter().map(|example| example.label).collect()),
+fn evidence(examples: &Examples) -> Evidence<'_> {
+    match (&examples.validation, &examples.test) {
+        (validation, _) if !validation.is_empty() => Evidence::new("validation", validation),
+        (_, test) if !test.is_empty() => Evidence::new("test", test),
+        _ => Evidence::new("train", &examples.train),
     }
 }

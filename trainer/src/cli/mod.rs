@@ -1,5 +1,6 @@
 //! The command line: argument types, and the mapping from errors to exit status.
 
+mod check;
 mod evaluate;
 mod export;
 mod fit;
@@ -16,6 +17,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use nimbert::ProblemType;
 use nimbert_trainer::{Error, dataset::Columns};
 
 /// Fine-tunes BERT text classifiers and exports them as bundles for nimbert.
@@ -25,6 +27,7 @@ use nimbert_trainer::{Error, dataset::Columns};
     after_help = "\
 Examples:
   nimbert-train fit --base models/minilm --data reviews.csv --out reviews-bundle
+  nimbert-train check --data reviews.csv --base models/minilm
   nimbert-train evaluate reviews-bundle --data more-reviews.csv --json
   nimbert-train trace reviews-bundle \"I love this movie!\"
   nimbert-train export some-hugging-face-folder --out bundle"
@@ -38,6 +41,8 @@ struct Cli {
 enum Command {
     /// Train a classifier on labelled text and pack it as a bundle
     Fit(Box<fit::Args>),
+    /// Look for faults in labelled text: duplicates, contradictions, leaks, imbalance
+    Check(check::Args),
     /// Measure a bundle on labelled text
     Evaluate(evaluate::Args),
     /// Pack a trained Hugging Face folder as a bundle
@@ -46,8 +51,9 @@ enum Command {
     Trace(trace::Args),
 }
 
-/// The names of the columns in a data file.
-#[derive(clap::Args)]
+/// The columns of a data file, and how labels are read.
+#[derive(clap::Args, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct ColumnArgs {
     /// Column (or key) of the text
     #[arg(long, default_value = "text", value_name = "NAME")]
@@ -55,11 +61,39 @@ struct ColumnArgs {
     /// Column (or key) of the label
     #[arg(long, default_value = "label", value_name = "NAME")]
     label_column: String,
+    /// Column (or key) of the second text, to classify pairs
+    #[arg(long, value_name = "NAME")]
+    text_pair_column: Option<String>,
+    /// A row may have any number of labels: a list, or a string of them
+    #[arg(long)]
+    multi_label: bool,
+    /// What stands between labels in a string
+    #[arg(long, default_value_t = ',', value_name = "CHARACTER")]
+    label_separator: char,
 }
 
 impl ColumnArgs {
+    fn problem_type(&self) -> ProblemType {
+        if self.multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel }
+    }
+
+    fn has_pairs(&self) -> bool {
+        self.text_pair_column.is_some()
+    }
+
     fn columns(&self) -> Columns {
-        Columns { text: self.text_column.clone(), label: self.label_column.clone() }
+        self.columns_of(self.problem_type())
+    }
+
+    /// The same for a model that says itself how many labels a row has.
+    fn columns_of(&self, problem_type: ProblemType) -> Columns {
+        Columns {
+            text: self.text_column.clone(),
+            pair: self.text_pair_column.clone(),
+            label: self.label_column.clone(),
+            problem_type,
+            separator: self.label_separator,
+        }
     }
 }
 
@@ -92,20 +126,27 @@ enum Precision {
 
 impl ExportArgs {
     /// Checks what can be checked before long work begins: the target, the settings, ONNX Runtime.
-    fn config(&self) -> anyhow::Result<nimbert_trainer::export::ExportConfig> {
-        nimbert::bundle::BundleWriter::check_target(&self.out, self.overwrite)?;
+    fn config(
+        &self,
+        problem_type: ProblemType,
+        overwrite: bool,
+    ) -> anyhow::Result<nimbert_trainer::export::ExportConfig> {
+        let overwrite = self.overwrite || overwrite;
+        nimbert::bundle::BundleWriter::check_target(&self.out, overwrite)?;
         if !(0.0..=100.0).contains(&self.max_accuracy_drop) {
             let (setting, expected) = ("--max-accuracy-drop", "points from 0 to 100".to_owned());
             return Err(Error::Setting { setting, expected, got: self.max_accuracy_drop.to_string() }.into());
         }
         nimbert::load_library(self.ort_lib.as_deref())?;
         Ok(nimbert_trainer::export::ExportConfig {
+            problem_type,
+            abstain_precision: None,
             precision: match self.precision {
                 Precision::Fp32 => nimbert::Precision::Fp32,
                 Precision::Int8 => nimbert::Precision::Int8,
             },
             max_accuracy_drop: self.max_accuracy_drop,
-            overwrite: self.overwrite,
+            overwrite,
             ort_lib: self.ort_lib.clone(),
         })
     }
@@ -134,8 +175,12 @@ fn producer() -> String {
     format!("nimbert-train {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The name of a folder, as a manifest names a base model.
-fn folder_name(path: &std::path::Path) -> String {
+/// A base model's name as a manifest has it: the last part of a folder's path, or the whole name on the hub.
+fn model_name(base: &str) -> String {
+    let path = std::path::Path::new(base);
+    if !path.is_dir() {
+        return base.to_owned();
+    }
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
@@ -144,6 +189,7 @@ fn folder_name(path: &std::path::Path) -> String {
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Fit(args) => fit::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Trace(args) => trace::run(&args),

@@ -79,6 +79,11 @@ impl Names {
         format!("{}.{}.{index}.{part}", self.base, self.layers)
     }
 
+    /// How the names of all embeddings begin, those of the layer behind them included.
+    pub(crate) fn embeddings_prefix(&self) -> String {
+        format!("{}.embeddings", self.base)
+    }
+
     pub(crate) fn word_embeddings(&self) -> String {
         format!("{}.embeddings.word_embeddings.weight", self.base)
     }

@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor, Var};
 use super::{
     config::EncoderConfig,
     gradients::{Gradient, Gradients},
-    parameters::{LoadReport, Loader, Parameters},
+    parameters::{LoadReport, Loader, Parameters, read_tensors},
 };
 use crate::{
     dataloader::PackedBatch,
@@ -19,7 +19,7 @@ use crate::{
     random::DropoutKeys,
 };
 
-/// An encoder with a classification head, all of whose parameters are trainable.
+/// An encoder with a classification head.
 #[derive(Debug)]
 pub struct SequenceClassifier {
     /// The encoder's shape.
@@ -29,6 +29,8 @@ pub struct SequenceClassifier {
     parameters: Parameters,
     /// Where the linear layers leave their gradients.
     gradients: GradientSink,
+    /// Whether the embeddings keep their weights.
+    frozen_embeddings: bool,
     embeddings_norm: LayerNorm,
     /// From the embeddings' width to the encoder's, where they differ.
     embeddings_project: Option<Linear>,
@@ -46,8 +48,9 @@ struct Table<'a> {
 /// What the encoder makes of a batch.
 #[derive(Debug)]
 pub struct Encoded {
-    /// The sums of word, position and token type embeddings, `[tokens, embedding]`: where the graph begins.
-    embedding_sums: Var,
+    /// The sums of word, position and token type embeddings, `[tokens, embedding]`: where the graph begins, unless the
+    /// embeddings are frozen.
+    embedding_sums: Tensor,
     /// Output of the embeddings, then of each layer: `[tokens, hidden]`. The last is `[rows, hidden]`, the first token
     /// of each text, unless all tokens were asked for.
     pub hidden_states: Vec<Tensor>,
@@ -56,9 +59,10 @@ pub struct Encoded {
 /// What the model makes of a batch.
 #[derive(Debug)]
 pub struct Output {
-    /// `[rows, labels]`.
+    /// `[texts, labels]`; of a text in several windows, the mean of theirs.
     pub logits: Tensor,
-    encoded: Encoded,
+    /// What led to them.
+    pub encoded: Encoded,
 }
 
 #[derive(Debug)]
@@ -106,6 +110,10 @@ impl Linear {
         })
     }
 
+    fn freeze(&mut self) {
+        (self.weight, self.bias) = (self.weight.detach(), self.bias.detach());
+    }
+
     /// `[n, inputs]` → `[n, outputs]`
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(ops::linear(x, &self.weight, &self.bias, Some(&self.gradients))?)
@@ -119,6 +127,10 @@ impl LayerNorm {
             bias: loader.read(&format!("{name}.bias"), &[width])?,
             eps,
         })
+    }
+
+    fn freeze(&mut self) {
+        (self.weight, self.bias) = (self.weight.detach(), self.bias.detach());
     }
 
     /// `[n, hidden]` → `[n, hidden]`
@@ -143,6 +155,12 @@ impl Layer {
             output: Linear::load(loader, &name(names.output), intermediate, hidden)?,
             output_norm: LayerNorm::load(loader, &name(names.output_norm), hidden, eps)?,
         })
+    }
+
+    fn freeze(&mut self) {
+        let Self { query, key, value, attention_output, intermediate, output, attention_norm, output_norm, .. } = self;
+        [query, key, value, attention_output, intermediate, output].into_iter().for_each(Linear::freeze);
+        [attention_norm, output_norm].into_iter().for_each(LayerNorm::freeze);
     }
 
     /// `x` `[tokens, hidden]` are the keys and values, `queries` the rows that the layer answers for: `x` itself, or
@@ -172,8 +190,23 @@ impl SequenceClassifier {
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] naming the tensor that is missing or of another shape than config.json says.
     pub fn load(path: &Path, config: EncoderConfig, labels: &[String], seed: u64) -> Result<(Self, LoadReport)> {
+        let tensors = read_tensors(path, config.architecture.names())?;
+        Self::from_tensors(path, tensors, config, labels, seed)
+    }
+
+    /// The same from tensors by name, which come from `path`.
+    ///
+    /// # Errors
+    /// Those of [`SequenceClassifier::load`].
+    pub fn from_tensors(
+        path: &Path,
+        tensors: BTreeMap<String, Tensor>,
+        config: EncoderConfig,
+        labels: &[String],
+        seed: u64,
+    ) -> Result<(Self, LoadReport)> {
         let names = config.architecture.names();
-        let mut loader = Loader::open(path, names, seed)?;
+        let mut loader = Loader::new(path, tensors, seed);
         let (hidden, embedding, deviation) = (config.hidden_size, config.embedding_size, config.initializer_range);
         for (name, rows) in [
             (names.word_embeddings(), config.vocab_size),
@@ -206,6 +239,7 @@ impl SequenceClassifier {
             labels,
             parameters,
             gradients,
+            frozen_embeddings: false,
             embeddings_norm,
             embeddings_project,
             layers,
@@ -215,7 +249,41 @@ impl SequenceClassifier {
         Ok((model, report))
     }
 
-    /// The trainable tensors.
+    /// Leaves the embeddings and the first `layers` layers out of training: what lies under the first trainable layer
+    /// belongs to no graph, so it costs neither a backward pass nor memory for one, nor optimizer state.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there are not so many layers.
+    pub fn freeze(&mut self, layers: usize) -> Result<()> {
+        if layers > self.layers.len() {
+            let expected = format!("at most the model's {} layers", self.layers.len());
+            return Err(Error::setting("--freeze-layers", expected, layers));
+        }
+        self.frozen_embeddings = true;
+        self.embeddings_norm.freeze();
+        self.embeddings_project.iter_mut().for_each(Linear::freeze);
+        self.layers[..layers].iter_mut().for_each(Layer::freeze);
+        let names = self.config.architecture.names();
+        let layer_prefixes = (0..layers).map(|index| names.in_layer(index, ""));
+        let prefixes: Vec<String> = layer_prefixes.chain([names.embeddings_prefix()]).collect();
+        self.parameters.freeze(&prefixes);
+        Ok(())
+    }
+
+    /// How far a parameter lies from the input: 0 for the embeddings, i + 1 for layer i, the number of layers plus 1 for
+    /// the head.
+    pub fn depth(&self, name: &str) -> usize {
+        let names = self.config.architecture.names();
+        let layers = self.layers.len();
+        let layer = (0..layers).find(|&index| name.starts_with(&names.in_layer(index, "")));
+        match layer {
+            Some(index) => index + 1,
+            None if name.starts_with(&names.embeddings_prefix()) => 0,
+            None => layers + 1,
+        }
+    }
+
+    /// The tensors.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -274,10 +342,10 @@ impl SequenceClassifier {
         let first = if architecture.drops_head_input() { ops::dropout(&first, keys.next(p))? } else { first };
         let dense = ops::activation(&self.head_dense.forward(&first)?, architecture.head_activation())?;
         let logits = self.head_output.forward(&ops::dropout(&dense, keys.next(p))?)?;
-        Ok(Output { logits, encoded })
+        Ok(Output { logits: mean_over_windows(logits, batch)?, encoded })
     }
 
-    /// The gradient of `loss`, computed from `output`, with respect to every parameter.
+    /// The gradient of `loss`, computed from `output`, with respect to every parameter that is not frozen.
     ///
     /// # Errors
     /// [`Error::Tensor`], also if a parameter has no gradient: some operation has cut the graph.
@@ -288,11 +356,14 @@ impl SequenceClassifier {
             let cut = || Error::Tensor(candle_core::Error::Msg(format!("no gradient reaches {name}")));
             self.gradients.take(tensor).or_else(|| store.remove(tensor)).ok_or_else(cut)
         };
-        let embedding_sums = take("the embeddings", &output.encoded.embedding_sums)?.flatten_all()?.to_vec1::<f32>()?;
-        let width = self.config.embedding_size;
-        let rows = |table: Table<'_>| (table.name, Gradient::of_rows(&table.ids, &embedding_sums, width));
-        let mut gradients: BTreeMap<String, Gradient> = self.tables(batch).into_iter().map(rows).collect();
-        for (name, var) in self.parameters.iter() {
+        let mut gradients = BTreeMap::new();
+        if !self.frozen_embeddings {
+            let sums = take("the embeddings", &output.encoded.embedding_sums)?.flatten_all()?.to_vec1::<f32>()?;
+            let width = self.config.embedding_size;
+            let rows = |table: Table<'_>| (table.name, Gradient::of_rows(&table.ids, &sums, width));
+            gradients.extend(self.tables(batch).into_iter().map(rows));
+        }
+        for (name, var) in self.parameters.trainable() {
             if !gradients.contains_key(name) {
                 gradients.insert(name.to_owned(), Gradient::Dense(take(name, var)?));
             }
@@ -317,7 +388,7 @@ impl SequenceClassifier {
 
     /// word + position + token type embedding of each token, `[tokens, embedding]`, as the leaf at which the graph ends:
     /// the tables' gradients are made from its gradient, see [`Gradient::Rows`].
-    fn embedding_sums(&self, batch: &PackedBatch) -> Result<Var> {
+    fn embedding_sums(&self, batch: &PackedBatch) -> Result<Tensor> {
         let mut sums: Option<Tensor> = None;
         for Table { name, ids } in self.tables(batch) {
             let table = self.parameters.get(&name).expect("loaded with the model").as_detached_tensor();
@@ -327,7 +398,11 @@ impl SequenceClassifier {
                 Some(sums) => (sums + rows)?,
             });
         }
-        Ok(Var::from_tensor(&sums.expect("words and positions"))?)
+        let sums = sums.expect("words and positions");
+        match self.frozen_embeddings {
+            true => Ok(sums),
+            false => Ok(Var::from_tensor(&sums)?.into_inner()),
+        }
     }
 }
 
@@ -335,4 +410,17 @@ impl SequenceClassifier {
 fn first_tokens(x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
     let first: Vec<u32> = batch.offsets[..batch.rows()].iter().map(|&offset| offset as u32).collect();
     Ok(x.index_select(&Tensor::new(first, &Device::Cpu)?, 0)?)
+}
+
+/// `[windows, labels]` → `[texts, labels]`.
+fn mean_over_windows(logits: Tensor, batch: &PackedBatch) -> Result<Tensor> {
+    let (windows, texts) = (batch.rows(), batch.texts.len() - 1);
+    if windows == texts {
+        return Ok(logits);
+    }
+    let mut shares = vec![0.0f32; texts * windows];
+    for (text, range) in batch.texts.windows(2).enumerate() {
+        shares[text * windows..][range[0]..range[1]].fill(1.0 / (range[1] - range[0]) as f32);
+    }
+    Ok(Tensor::from_vec(shares, (texts, windows), &Device::Cpu)?.matmul(&logits)?)
 }

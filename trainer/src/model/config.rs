@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nimbert::ProblemType;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -160,18 +161,39 @@ impl EncoderConfig {
         Self { hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0, classifier_dropout: 0.0, ..self }
     }
 
-    /// `config.json` of a classifier with `labels`: the base's, with the architecture's name and the label names.
-    pub fn classifier_json(&self, labels: &[String]) -> serde_json::Map<String, Value> {
+    /// `config.json` of a classifier with `labels`: the base's, with the architecture's name, the label names, and the
+    /// sizes as they are now.
+    pub fn classifier_json(&self, labels: &[String], problem_type: ProblemType) -> serde_json::Map<String, Value> {
         let mut json = self.json.clone();
         let model_type = self.json.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
         json.remove("_name_or_path");
         json.insert("architectures".into(), serde_json::json!([self.architecture.classifier_class(&model_type)]));
-        json.insert("problem_type".into(), "single_label_classification".into());
+        json.insert("problem_type".into(), serde_json::json!(problem_type));
+        // A smaller model than the base has fewer layers or words.
+        let layers_key = if json.contains_key("n_layers") { "n_layers" } else { "num_hidden_layers" };
+        json.insert(layers_key.into(), self.num_hidden_layers.into());
+        json.insert("vocab_size".into(), self.vocab_size.into());
+        if json.contains_key("pad_token_id") {
+            json.insert("pad_token_id".into(), self.pad_token_id.into());
+        }
         let id2label = labels.iter().enumerate().map(|(id, label)| (id.to_string(), Value::from(label.as_str())));
         json.insert("id2label".into(), Value::Object(id2label.collect()));
         let label2id = labels.iter().enumerate().map(|(id, label)| (label.clone(), Value::from(id)));
         json.insert("label2id".into(), Value::Object(label2id.collect()));
         json
+    }
+
+    /// Whether a trained classifier's texts have one label or any number: what the file says, or one.
+    pub fn problem_type(&self) -> ProblemType {
+        let value = self.json.get("problem_type").cloned().unwrap_or_default();
+        serde_json::from_value(value).unwrap_or_default()
+    }
+
+    /// The same, for a classifier with `labels`.
+    #[must_use]
+    pub fn with_labels(self, labels: &[String]) -> Self {
+        let problem_type = self.problem_type();
+        Self { json: self.classifier_json(labels, problem_type), ..self }
     }
 
     /// The labels of a trained classifier: those that the file names, or transformers' default of two.
@@ -180,7 +202,7 @@ impl EncoderConfig {
     /// [`Error::Runtime`] if the ids are not 0, 1, 2, ….
     pub fn own_labels(&self) -> Result<Vec<String>> {
         match self.json.get("id2label") {
-            Some(Value::Object(_)) => Ok(nimbert::config::ModelConfig::open(&self.path)?.labels),
+            Some(Value::Object(labels)) => Ok(nimbert::config::labels(&self.path, labels)?),
             _ => Ok(["LABEL_0", "LABEL_1"].map(str::to_owned).to_vec()),
         }
     }

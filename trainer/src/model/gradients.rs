@@ -79,6 +79,28 @@ impl Gradients {
         self.0.get(name)
     }
 
+    /// Adds `other`, each multiplied by its scale first: the sum over parts of a batch that were computed one by one.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] if they are the gradients of another model.
+    pub fn add(self, scale: f64, mut other: Self, other_scale: f64) -> Result<Self> {
+        let sum = |(name, gradient): (String, Gradient)| {
+            let sum = match (gradient, other.0.remove(&name)) {
+                (Gradient::Dense(a), Some(Gradient::Dense(b))) => Gradient::Dense(((a * scale)? + (b * other_scale)?)?),
+                (Gradient::Rows { rows: mut ids, mut values }, Some(Gradient::Rows { rows, values: further })) => {
+                    let hidden = further.len() / rows.len();
+                    values.iter_mut().for_each(|value| *value *= scale as f32);
+                    values.extend(further.iter().map(|value| value * other_scale as f32));
+                    ids.extend(rows);
+                    Gradient::of_rows(&ids, &values, hidden)
+                }
+                _ => return Err(candle_core::Error::Msg(format!("{name} has no second gradient")).into()),
+            };
+            Ok((name, sum))
+        };
+        Ok(Self(self.0.into_iter().map(sum).collect::<Result<_>>()?))
+    }
+
     /// The Euclidean norm over all parameters together.
     ///
     /// # Errors
@@ -89,5 +111,25 @@ impl Gradients {
             sum += gradient.square_sum()?;
         }
         Ok(sum.sqrt())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_of_dense_and_row_gradients() {
+        let dense = |values: &[f32]| Gradient::Dense(Tensor::new(values, &Device::Cpu).unwrap());
+        let gradients = |ids: &[u32], rows: &[f32], values: &[f32]| {
+            Gradients([("t".to_owned(), Gradient::of_rows(ids, rows, 2)), ("w".to_owned(), dense(values))].into())
+        };
+        let a = gradients(&[3, 1], &[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0]);
+        let b = gradients(&[1], &[10.0, 20.0], &[10.0, 20.0]);
+        let sum = a.add(0.5, b, 0.1).unwrap();
+        let Some(Gradient::Rows { rows, values }) = sum.get("t") else { panic!("rows") };
+        assert_eq!((rows.as_slice(), values.as_slice()), (&[1, 3][..], &[2.5, 4.0, 0.5, 1.0][..]));
+        let dense = sum.get("w").unwrap().to_dense(&2.into()).unwrap();
+        assert_eq!(dense.to_vec1::<f32>().unwrap(), [1.5, 3.0]);
     }
 }

@@ -1,7 +1,7 @@
 //! The trainable tensors by name: read from safetensors, or made anew where a head is missing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -16,24 +16,38 @@ use crate::{
     ops::{GradientSink, square_sum, with_elements},
 };
 
-/// Trainable tensors in the order of their names: the same in every run, unlike candle's `VarMap`.
+/// The model's tensors in the order of their names: the same in every run, unlike candle's `VarMap`.
 #[derive(Debug, Default)]
-pub struct Parameters(BTreeMap<String, Var>);
+pub struct Parameters {
+    all: BTreeMap<String, Var>,
+    frozen: BTreeSet<String>,
+}
 
 impl Parameters {
     /// All parameters, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.0.iter().map(|(name, var)| (name.as_str(), var))
+        self.all.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// Those that are not frozen, by name.
+    pub fn trainable(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.iter().filter(|(name, _)| !self.frozen.contains(*name))
+    }
+
+    /// Leaves out of training whose name begins with one of `prefixes`.
+    pub(super) fn freeze(&mut self, prefixes: &[String]) {
+        let starts = |name: &&String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        self.frozen.extend(self.all.keys().filter(starts).cloned());
     }
 
     /// The parameter of that name.
     pub fn get(&self, name: &str) -> Option<&Var> {
-        self.0.get(name)
+        self.all.get(name)
     }
 
     /// Number of weights in all.
     pub fn count(&self) -> usize {
-        self.0.values().map(|var| var.elem_count()).sum()
+        self.all.values().map(|var| var.elem_count()).sum()
     }
 
     /// The sum of all squared weights: infinite or NaN if any of them is, or is far from what a model can have.
@@ -42,7 +56,7 @@ impl Parameters {
     /// [`Error::Tensor`].
     pub fn square_sum(&self) -> Result<f64> {
         let mut sum = 0.0;
-        for var in self.0.values() {
+        for var in self.all.values() {
             sum += with_elements([var], |[values]| Ok(square_sum(values)))?;
         }
         Ok(sum)
@@ -53,7 +67,7 @@ impl Parameters {
     /// # Errors
     /// [`Error::Tensor`] if memory runs out.
     pub fn snapshot(&self) -> Result<Vec<Tensor>> {
-        Ok(self.0.values().map(|var| var.copy()).collect::<candle_core::Result<_>>()?)
+        Ok(self.all.values().map(|var| var.copy()).collect::<candle_core::Result<_>>()?)
     }
 
     /// Puts the values of a [`Parameters::snapshot`] back.
@@ -61,7 +75,7 @@ impl Parameters {
     /// # Errors
     /// [`Error::Tensor`] if it is the snapshot of another model.
     pub fn restore(&self, snapshot: &[Tensor]) -> Result<()> {
-        for (var, value) in self.0.values().zip(snapshot) {
+        for (var, value) in self.all.values().zip(snapshot) {
             var.set(value)?;
         }
         Ok(())
@@ -73,7 +87,7 @@ impl Parameters {
     /// [`Error::Io`], [`Error::Tensor`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let tensors: std::collections::HashMap<&str, Tensor> =
-            self.0.iter().map(|(name, var)| (name.as_str(), var.as_detached_tensor())).collect();
+            self.all.iter().map(|(name, var)| (name.as_str(), var.as_detached_tensor())).collect();
         let partial = path.with_extension("partial");
         candle_core::safetensors::save(&tensors, &partial)?;
         std::fs::rename(&partial, path).map_err(|error| Error::io(path, error))
@@ -106,11 +120,22 @@ impl LoadReport {
     }
 }
 
-/// Reads parameters one after the other, and remembers which ones were there.
+/// Reads the tensors of a safetensors file by name, under the names that transformers' classifiers give them.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Model`].
+pub(super) fn read_tensors(path: &Path, names: &Names) -> Result<BTreeMap<String, Tensor>> {
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+    let file = BufferedSafetensors::new(bytes)
+        .map_err(|error| Error::model(path, "a safetensors file", first_line(&error)))?;
+    let load = |name: String| Ok((canonical_name(&name, names), file.load(&name, &Device::Cpu)?));
+    file.tensors().into_iter().map(|(name, _)| load(name)).collect()
+}
+
+/// Takes parameters one after the other out of a set of tensors, and remembers which ones were there.
 pub(super) struct Loader {
-    file: BufferedSafetensors,
-    /// The file's names by the names that the model uses; what is read is taken out.
-    names: BTreeMap<String, String>,
+    /// What has not been taken yet.
+    tensors: BTreeMap<String, Tensor>,
     rng: ChaCha8Rng,
     parameters: Parameters,
     gradients: GradientSink,
@@ -118,20 +143,15 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    /// `seed` is for the parameters that are made anew.
-    pub(super) fn open(path: &Path, names: &Names, seed: u64) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-        let file = BufferedSafetensors::new(bytes)
-            .map_err(|error| Error::model(path, "a safetensors file", first_line(&error)))?;
-        let names = file.tensors().into_iter().map(|(name, _)| (canonical_name(&name, names), name)).collect();
-        Ok(Self {
-            file,
-            names,
+    /// `path` is where the tensors come from; `seed` is for the parameters that are made anew.
+    pub(super) fn new(path: &Path, tensors: BTreeMap<String, Tensor>, seed: u64) -> Self {
+        Self {
+            tensors,
             rng: ChaCha8Rng::seed_from_u64(seed),
             parameters: Parameters::default(),
             gradients: GradientSink::default(),
             report: LoadReport { path: path.to_owned(), ..LoadReport::default() },
-        })
+        }
     }
 
     /// Where the linear layers of the model leave their gradients.
@@ -139,30 +159,29 @@ impl Loader {
         self.gradients.clone()
     }
 
-    /// Whether the file has the parameter.
+    /// Whether the parameter is there.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.names.contains_key(name)
+        self.tensors.contains_key(name)
     }
 
-    /// Forgets a tensor of the file, which then counts as unused.
+    /// Forgets a tensor, which then counts as unused.
     pub(super) fn ignore(&mut self, name: &str) {
-        if let Some(original) = self.names.remove(name) {
-            self.report.unused.push(original);
+        if self.tensors.remove(name).is_some() {
+            self.report.unused.push(name.to_owned());
         }
     }
 
     /// The parameter `name` of that shape.
     pub(super) fn read(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let Some(original) = self.names.remove(name) else {
+        let Some(tensor) = self.tensors.remove(name) else {
             return Err(Error::model(&self.report.path, format!("a tensor {name} of shape {shape:?}"), "none"));
         };
-        let tensor = self.file.load(&original, &Device::Cpu)?;
         if tensor.dims() != shape {
-            let expected = format!("{original} of shape {shape:?}, as config.json says");
+            let expected = format!("{name} of shape {shape:?}, as config.json says");
             return Err(Error::model(&self.report.path, expected, format!("{:?}", tensor.dims())));
         }
         if !tensor.dtype().is_float() {
-            let expected = format!("floating-point numbers in {original}");
+            let expected = format!("floating-point numbers in {name}");
             return Err(Error::model(&self.report.path, expected, format!("{:?}", tensor.dtype())));
         }
         self.report.loaded += 1;
@@ -185,14 +204,14 @@ impl Loader {
     fn insert(&mut self, name: &str, tensor: Tensor) -> Result<Tensor> {
         let var = Var::from_tensor(&tensor)?;
         let handle = var.as_tensor().clone();
-        self.parameters.0.insert(name.to_owned(), var);
+        self.parameters.all.insert(name.to_owned(), var);
         Ok(handle)
     }
 
     /// All that was read, and the report.
     pub(super) fn finish(mut self) -> (Parameters, LoadReport) {
         // `position_ids` are the numbers 0, 1, 2, …, stored by older versions of transformers.
-        let unused = self.names.into_values().filter(|name| !name.ends_with("position_ids"));
+        let unused = self.tensors.into_keys().filter(|name| !name.ends_with("position_ids"));
         self.report.unused.extend(unused);
         self.report.unused.sort();
         (self.parameters, self.report)

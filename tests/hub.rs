@@ -1,0 +1,221 @@
+//! `nimbert-train fit --base` with a name on the Hugging Face hub. The hub is a thread of the test, the cache lies in a
+//! temporary folder.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use nimbert_tests::{Dir, Finished, finish, fit, small_csv, workspace};
+use serde_json::json;
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// What a client has asked for.
+struct Request {
+    path: String,
+    authorization: Option<String>,
+}
+
+/// A hub with the repository `acme/tiny-bert`, until it is dropped.
+struct Hub {
+    address: SocketAddr,
+    requests: Arc<Mutex<Vec<Request>>>,
+    is_closed: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (requests, is_closed) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicBool>::default());
+        let (log, end) = (requests.clone(), is_closed.clone());
+        let serve = move || {
+            for stream in listener.incoming().take_while(|_| !end.load(Ordering::Relaxed)) {
+                log.lock().unwrap().extend(answer(&stream.unwrap()));
+            }
+        };
+        Self { address, requests, is_closed, thread: Some(thread::spawn(serve)) }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        // The server waits for a connection.
+        drop(TcpStream::connect(self.address));
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Hub {
+    fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What was asked for since the last call.
+    fn requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.requests.lock().unwrap())
+    }
+}
+
+/// Reads one request, answers it and closes the connection; none if the client says nothing.
+fn answer(mut stream: &TcpStream) -> Option<Request> {
+    let head: Vec<String> =
+        BufReader::new(stream).lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+    let path = head.first()?.split(' ').nth(1)?.to_owned();
+    let header = |name: &str| {
+        let fields = head.iter().filter_map(|line| line.split_once(": "));
+        fields.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    };
+    let (status, body) = content(&path);
+    let mut fields = format!("ETag: \"{:x}\"\r\nX-Repo-Commit: {COMMIT}\r\n", body.len());
+    let (status, part) = match header("Range") {
+        Some(range) if status == 200 => {
+            // `bytes=first-last`, both included; without the last one up to the end.
+            let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+            let (first, end) = (first.parse().unwrap(), last.parse().map_or(body.len(), |last: usize| last + 1));
+            fields += &format!("Accept-Ranges: bytes\r\nContent-Range: bytes {first}-{}/{}\r\n", end - 1, body.len());
+            (206, &body[first..end])
+        }
+        _ => (status, &body[..]),
+    };
+    let length = part.len();
+    let head = format!("HTTP/1.1 {status} -\r\n{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    // A client may close the connection when it has seen enough.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(part));
+    Some(Request { authorization: header("Authorization"), path })
+}
+
+/// Status and body for a path.
+fn content(path: &str) -> (u16, Vec<u8>) {
+    let info = |files: &[&str]| {
+        let siblings: Vec<_> = files.iter().map(|file| json!({ "rfilename": file })).collect();
+        (200, json!({ "sha": COMMIT, "siblings": siblings }).to_string().into_bytes())
+    };
+    let api = path.strip_prefix("/api/models/").and_then(|path| path.strip_suffix("/revision/main"));
+    let file = path.strip_prefix(&format!("/acme/tiny-bert/resolve/{COMMIT}/"));
+    match (api, file) {
+        (Some("acme/tiny-bert"), _) => info(&["README.md", "config.json", "tokenizer.json", "model.safetensors"]),
+        (Some("acme/old-bert"), _) => info(&["config.json", "tokenizer.json", "pytorch_model.bin"]),
+        (Some("acme/private-bert"), _) => (401, Vec::new()),
+        (_, Some(file)) => (200, fs::read(workspace("tests/data/tiny-bert").join(file)).unwrap()),
+        _ => (404, b"Repository not found".to_vec()),
+    }
+}
+
+/// A folder with data to fit.
+fn dir_with_data() -> Dir {
+    let dir = Dir::default();
+    dir.write("data.csv", small_csv(40));
+    dir
+}
+
+/// One epoch from a base on the hub, with a cache in the folder, and nothing of the user's own environment.
+fn fit_hub(base: &str, dir: &Dir, endpoint: &str) -> Command {
+    let mut command = fit(Path::new(base), &dir.path("data.csv"), &dir.path("bundle"));
+    command.args(["--epochs", "1", "--overwrite"]).env("HF_ENDPOINT", endpoint).env("HF_HOME", dir.path("hf"));
+    for name in ["HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"] {
+        command.env_remove(name);
+    }
+    for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"] {
+        command.env_remove(name).env_remove(name.to_lowercase());
+    }
+    command
+}
+
+fn fit_missing(base: &str, dir: &Dir, endpoint: &str) -> Finished {
+    let finished = finish(&mut fit_hub(base, dir, endpoint));
+    assert_eq!(dir.names(), ["data.csv"], "something was left behind");
+    assert_eq!(finished.stderr.lines().count(), 1, "{finished:?}");
+    finished
+}
+
+#[test]
+fn a_model_is_downloaded_once_and_then_needs_no_hub() {
+    let (dir, hub) = (dir_with_data(), Hub::default());
+    let endpoint = hub.endpoint();
+    finish(fit_hub("acme/tiny-bert", &dir, &endpoint).env("HF_TOKEN", "secret")).success();
+    let requests = hub.requests();
+    // hf-hub asks for a file twice: for its size, and for its content.
+    assert_eq!(requests.len(), 1 + 2 * 3);
+    for request in &requests {
+        assert_eq!(request.authorization.as_deref(), Some("Bearer secret"), "{}", request.path);
+    }
+
+    // The hub is asked for the branch's commit, and no more.
+    finish(&mut fit_hub("acme/tiny-bert", &dir, &endpoint)).success();
+    let [request] = &hub.requests()[..] else { panic!("one request") };
+    assert_eq!((&*request.path, &request.authorization), ("/api/models/acme/tiny-bert/revision/main", &None));
+
+    drop(hub);
+    finish(&mut fit_hub("acme/tiny-bert", &dir, &endpoint)).success();
+    finish(fit_hub("acme/tiny-bert", &dir, &endpoint).env("HF_HUB_OFFLINE", "1")).success();
+    let mut elsewhere = fit_hub("acme/tiny-bert", &dir, &endpoint);
+    elsewhere
+        .env("TRANSFORMERS_OFFLINE", "1")
+        .env("HF_HOME", dir.path("empty"))
+        .env("HF_HUB_CACHE", dir.path("hf/hub"));
+    finish(&mut elsewhere).success();
+}
+
+#[test]
+fn the_token_may_be_in_a_file() {
+    let (dir, hub) = (dir_with_data(), Hub::default());
+    fs::create_dir(dir.path("hf")).unwrap();
+    dir.write("hf/token", "from-a-file\n");
+    finish(&mut fit_hub("acme/tiny-bert", &dir, &hub.endpoint())).success();
+    assert_eq!(hub.requests()[0].authorization.as_deref(), Some("Bearer from-a-file"));
+}
+
+#[test]
+fn offline_an_empty_cache_is_named_with_the_variable() {
+    let (dir, hub) = (dir_with_data(), Hub::default());
+    let finished = finish(fit_hub("acme/tiny-bert", &dir, &hub.endpoint()).env("HF_HUB_OFFLINE", "1"));
+    let cache = dir.path("hf/hub");
+    finished.failure(2, &["--base", "acme/tiny-bert", &cache.to_string_lossy(), "HF_HUB_OFFLINE", "no config.json"]);
+    assert!(hub.requests().is_empty(), "the hub was asked");
+}
+
+#[test]
+fn a_repository_that_cannot_be_had_is_named_with_the_reason() {
+    let (dir, hub) = (dir_with_data(), Hub::default());
+    let endpoint = hub.endpoint();
+    for (base, parts) in [
+        ("acme/unknown", ["a repository with model.safetensors", "no folder, and status 404"]),
+        ("acme/private-bert", ["status 401", "HF_TOKEN"]),
+        (
+            "acme/old-bert",
+            ["a repository with model.safetensors", "only config.json, tokenizer.json, pytorch_model.bin"],
+        ),
+    ] {
+        let finished = fit_missing(base, &dir, &endpoint);
+        finished.failure(2, &["--base", &format!("{endpoint}/{base} (revision main)")]);
+        finished.failure(2, &parts);
+    }
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_named() {
+    let dir = dir_with_data();
+    let endpoint = Hub::default().endpoint();
+    let finished = fit_missing("acme/tiny-bert", &dir, &endpoint);
+    finished.failure(2, &["--base", &format!("{endpoint}/acme/tiny-bert"), "Connection Failed"]);
+}
+
+#[test]
+fn a_path_is_not_looked_for_on_the_hub() {
+    let (dir, hub) = (dir_with_data(), Hub::default());
+    let finished = fit_missing("./acme/tiny-bert", &dir, &hub.endpoint());
+    finished.failure(2, &["--base: expected a folder, or a hub name", "\"./acme/tiny-bert\""]);
+    assert!(hub.requests().is_empty(), "the hub was asked");
+}

@@ -1,0 +1,107 @@
+//! A run that was killed goes on as if it had not been.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nimbert_tests::{Dir, finish, fit, small_csv, workspace};
+
+/// A training of 480 steps that leaves a checkpoint after every third, with everything that has a state: dropout,
+/// shuffling, warm-up, a best epoch by validation rows.
+fn training(dir: &Dir, name: &str) -> Command {
+    let data = dir.path("data.csv");
+    let mut command = fit(&workspace("tests/data/tiny-bert"), &data, &dir.path(name));
+    command.args(["--epochs", "12", "--batch-size", "8", "--learning-rate", "1e-3", "--checkpoint-every", "3"]);
+    command.arg("--save-model").arg(dir.path(&format!("{name}-model")));
+    command
+}
+
+fn weights(dir: &Dir, name: &str) -> Vec<u8> {
+    fs::read(dir.path(&format!("{name}-model")).join("model.safetensors")).unwrap()
+}
+
+/// When the file was written, if it is there.
+fn written(path: &Path) -> Option<std::time::SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+/// Starts the training, waits for `checkpoints` further checkpoints and a moment more, and kills it. Whether it was
+/// still running then.
+fn kill_after(command: &mut Command, checkpoint: &Path, checkpoints: usize, moment: Duration) -> bool {
+    let mut child = command.arg("--resume").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    let (mut last, mut seen) = (written(checkpoint), 0);
+    while seen < checkpoints && child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint in a minute");
+        let now = written(checkpoint);
+        if now.is_some() && now != last {
+            (last, seen) = (now, seen + 1);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    std::thread::sleep(moment);
+    let is_running = child.try_wait().unwrap().is_none();
+    // SIGKILL on Unix: the process has no say in it.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    is_running
+}
+
+#[test]
+fn killed_at_random_steps_it_ends_with_the_same_weights() {
+    let dir = Dir::default();
+    dir.write("data.csv", small_csv(444));
+    finish(&mut training(&dir, "whole")).success();
+
+    let checkpoint = dir.path("killed.checkpoint");
+    // Anything that differs from run to run will do, but a failure should be repeatable.
+    let seed = std::process::id() as u64;
+    println!("seed {seed}");
+    let mut state = seed;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut kills = 0;
+    for _ in 0..12 {
+        let (checkpoints, moment) = (1 + random(3) as usize, Duration::from_micros(random(15_000)));
+        kills += usize::from(kill_after(&mut training(&dir, "killed"), &checkpoint, checkpoints, moment));
+    }
+    assert!(kills >= 10, "the training ended after {kills} kills");
+    assert!(!dir.path("killed").exists(), "a bundle of a run that has not ended");
+    let output = finish(training(&dir, "killed").arg("--resume")).success();
+    assert!(output.contains("          1 ") && output.contains("         12 "), "{output}");
+    assert!(weights(&dir, "whole") == weights(&dir, "killed"), "other weights after {kills} kills");
+    // The records of all steps are there, each once.
+    let records = |name: &str| {
+        let metrics = fs::read_to_string(dir.path(name).join("metrics.jsonl")).unwrap();
+        metrics.lines().filter(|line| line.contains("grad_norm")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(records("whole"), records("killed"));
+    let left: Vec<String> = dir.names().into_iter().filter(|name| name.ends_with("checkpoint")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn another_run_is_not_resumed() {
+    let dir = Dir::default();
+    dir.write("data.csv", small_csv(444));
+    let checkpoint = dir.path("bundle.checkpoint");
+    assert!(kill_after(&mut training(&dir, "bundle"), &checkpoint, 1, Duration::ZERO));
+    let before = fs::read(&checkpoint).unwrap();
+    let failure = |arguments: &[&str], parts: &[&str]| {
+        finish(training(&dir, "bundle").args(arguments)).failure(2, parts);
+    };
+    failure(&["--resume", "--seed", "7"], &["--resume: expected --seed 0, as in ", "bundle.checkpoint", "found 7"]);
+    failure(&[], &["bundle.checkpoint", "--resume to go on from it"]);
+    dir.write("data.csv", small_csv(446));
+    failure(&["--resume"], &["the content of", "data.csv"]);
+    dir.write("data.csv", small_csv(444));
+    fs::write(&checkpoint, &before[..before.len() / 2]).unwrap();
+    failure(&["--resume"], &["bundle.checkpoint", "expected a checkpoint of nimbert-train"]);
+    fs::write(&checkpoint, before).unwrap();
+    finish(training(&dir, "bundle").arg("--resume")).success();
+}

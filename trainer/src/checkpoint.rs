@@ -1,0 +1,261 @@
+//! The whole state of a training run in one file, so that a run that was stopped goes on as if it had not been: the
+//! weights, the optimizer's moments, the best epoch's weights, and where the run is in its data and its random numbers.
+//!
+//! The file is safetensors, with everything that is no tensor as JSON in its header. It appears by a rename when it is
+//! complete: whenever a run is killed, a checkpoint is the old one or the new one.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Tensor};
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    model::Parameters,
+    ops::with_elements,
+    optimizer::{AdamWState, Moments},
+    train::{EpochRecord, StepRecord},
+};
+
+/// When a run leaves a checkpoint, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckpointConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// After so many steps, besides after each epoch; none: after each epoch only.
+    pub every_steps: Option<usize>,
+    /// Whether to go on from the file, if there is one.
+    pub resume: bool,
+    /// Everything that must be the same for a run to go on: an object whose keys are settings as the command line spells
+    /// them.
+    pub settings: Value,
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Epochs that are done and evaluated.
+    pub epochs_done: usize,
+    /// Optimizer steps of the epoch that is going on.
+    pub steps_of_epoch: usize,
+    /// Optimizer steps in all.
+    pub step: usize,
+    /// Random numbers that were drawn for shuffling before the epoch that is going on.
+    pub shuffle_position: u64,
+    /// Random numbers that were drawn for dropout.
+    pub dropout_position: u64,
+    /// Sums over the epoch that is going on.
+    pub sums: EpochSums,
+    /// The epoch with the best validation score so far, counted from 1, and that score.
+    pub best: Option<(usize, Option<f64>)>,
+    /// What was told about the steps and epochs so far, in order.
+    pub history: Vec<Record>,
+}
+
+/// What an epoch's record is computed from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct EpochSums {
+    /// Sum of the rows' losses.
+    pub loss: f64,
+    /// Rows whose labels were predicted.
+    pub hits: usize,
+    /// Tokens.
+    pub tokens: usize,
+    /// Time spent on steps, in seconds.
+    pub seconds: f64,
+}
+
+/// A record of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Record {
+    /// Of an epoch.
+    Epoch(EpochRecord),
+    /// Of a step.
+    Step(StepRecord),
+}
+
+/// A checkpoint that was read.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) progress: Progress,
+    pub(crate) weights: Vec<Tensor>,
+    /// The best epoch's weights, where they are not `weights`.
+    pub(crate) best: Option<Vec<Tensor>>,
+    pub(crate) optimizer: AdamWState,
+}
+
+/// What a checkpoint is made of.
+pub(crate) struct State<'a> {
+    pub(crate) progress: &'a Progress,
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) best: Option<&'a [Tensor]>,
+    pub(crate) optimizer: &'a AdamWState,
+}
+
+/// The header's keys.
+const PROGRESS: &str = "progress";
+const SETTINGS: &str = "settings";
+const OPTIMIZER_STEP: &str = "optimizer_step";
+/// How the tensors' names begin.
+const WEIGHT: &str = "weight/";
+const BEST: &str = "best/";
+const FIRST: &str = "first_moment/";
+const SECOND: &str = "second_moment/";
+
+/// Writes a checkpoint.
+///
+/// # Errors
+/// [`Error::Io`] if the disk is full, or no file can be made there; an older checkpoint is then as it was.
+pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> {
+    let partial = config.path.with_added_extension(format!("partial-{}", std::process::id()));
+    let names = || state.parameters.iter().map(|(name, _)| name);
+    let weights = state.parameters.iter().map(|(name, var)| (format!("{WEIGHT}{name}"), Data::tensor(var)));
+    let best = state.best.unwrap_or_default();
+    let best = names().zip(best).map(|(name, tensor)| (format!("{BEST}{name}"), Data::tensor(tensor)));
+    let moments = state.parameters.iter().filter_map(|(name, var)| {
+        let Moments { first, second } = state.optimizer.moments.get(name)?;
+        let data = |values| Data { shape: var.dims(), values: Values::Slice(values) };
+        Some([(format!("{FIRST}{name}"), data(first)), (format!("{SECOND}{name}"), data(second))])
+    });
+    let progress = serde_json::to_string(state.progress).expect("a record has only string keys");
+    let header = HashMap::from([
+        (PROGRESS.to_owned(), progress),
+        (SETTINGS.to_owned(), config.settings.to_string()),
+        (OPTIMIZER_STEP.to_owned(), state.optimizer.step.to_string()),
+    ]);
+    let written = safetensors::serialize_to_file(weights.chain(best).chain(moments.flatten()), Some(header), &partial)
+        .map_err(|error| std::io::Error::other(error.to_string()))
+        .and_then(|()| std::fs::File::open(&partial)?.sync_all())
+        .and_then(|()| std::fs::rename(&partial, &config.path));
+    written.map_err(|error| {
+        // The error that is being reported says more than one of removing what may not be there.
+        let _ = std::fs::remove_file(&partial);
+        Error::io(&config.path, error)
+    })
+}
+
+/// Reads the checkpoint of a run with these settings and parameters; none if there is no file.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Model`] if the file is damaged; [`Error::Setting`] naming the first setting that differs.
+pub(crate) fn read(config: &CheckpointConfig, parameters: &Parameters) -> Result<Option<Checkpoint>> {
+    let path = &config.path;
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    let damaged = |got: String| Error::model(path, "a checkpoint of nimbert-train", got);
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let header = header.metadata().clone().unwrap_or_default();
+    let entry = |key: &str| header.get(key).ok_or_else(|| damaged(format!("no {key}")));
+    let settings: Value = serde_json::from_str(entry(SETTINGS)?).map_err(|error| damaged(error.to_string()))?;
+    expect_same(path, &settings, &config.settings)?;
+    let progress = serde_json::from_str(entry(PROGRESS)?).map_err(|error| damaged(error.to_string()))?;
+    let step = entry(OPTIMIZER_STEP)?.parse().map_err(|_| damaged("no number of steps".to_owned()))?;
+
+    let floats = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
+        let view = file.tensor(name).map_err(|error| damaged(error.to_string()))?;
+        if view.dtype() != Dtype::F32 || view.shape() != shape {
+            return Err(damaged(format!("{name} of another shape")));
+        }
+        let float = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        Ok(view.data().chunks_exact(4).map(float).collect())
+    };
+    let tensors = |prefix: &str| -> Result<Vec<Tensor>> {
+        let tensor = |(name, var): (&str, &candle_core::Var)| {
+            let values = floats(&format!("{prefix}{name}"), var.dims())?;
+            Ok(Tensor::from_vec(values, var.shape(), &Device::Cpu)?)
+        };
+        parameters.iter().map(tensor).collect()
+    };
+    let mut optimizer = AdamWState { step, ..AdamWState::default() };
+    for (name, var) in parameters.trainable() {
+        // A run that was stopped before its first step has no moments.
+        if step > 0 {
+            let [first, second] = [FIRST, SECOND].map(|prefix| floats(&format!("{prefix}{name}"), var.dims()));
+            optimizer.moments.insert(name.to_owned(), Moments { first: first?, second: second? });
+        }
+    }
+    let has_best = file.names().iter().any(|name| name.starts_with(BEST));
+    let best = if has_best { Some(tensors(BEST)?) } else { None };
+    Ok(Some(Checkpoint { progress, weights: tensors(WEIGHT)?, best, optimizer }))
+}
+
+/// Compares the settings of a checkpoint with those of this run.
+fn expect_same(path: &Path, checkpoint: &Value, run: &Value) -> Result<()> {
+    let empty = serde_json::Map::new();
+    let [before, now] = [checkpoint, run].map(|settings| settings.as_object().unwrap_or(&empty));
+    for key in before.keys().chain(now.keys()) {
+        if before.get(key) != now.get(key) {
+            let show = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
+            let expected = format!("{key} {}, as in {}", show(before.get(key)), path.display());
+            return Err(Error::setting("--resume", expected, show(now.get(key))));
+        }
+    }
+    Ok(())
+}
+
+/// A tensor on its way into the file: one at a time is copied.
+struct Data<'a> {
+    shape: &'a [usize],
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    Tensor(&'a Tensor),
+    Slice(&'a [f32]),
+}
+
+impl<'a> Data<'a> {
+    fn tensor(tensor: &'a Tensor) -> Self {
+        Self { shape: tensor.dims(), values: Values::Tensor(tensor) }
+    }
+}
+
+impl View for Data<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        Cow::Owned(match self.values {
+            Values::Slice(values) => bytes(values),
+            Values::Tensor(tensor) => {
+                with_elements([tensor], |[values]| Ok(bytes(values))).expect("parameters are contiguous f32 on the CPU")
+            }
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * size_of::<f32>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_first_setting_that_differs_is_named() {
+        let same = json!({"--epochs": 3, "--seed": 1});
+        assert!(expect_same(Path::new("c"), &same, &same).is_ok());
+        let error = expect_same(Path::new("c"), &same, &json!({"--epochs": 3, "--seed": 2})).unwrap_err();
+        assert_eq!(error.to_string(), "--resume: expected --seed 1, as in c, found 2");
+    }
+}

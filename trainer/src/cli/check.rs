@@ -1,0 +1,133 @@
+//! `nimbert-train check`: faults of labelled text that no error reports.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use nimbert::{Tokenizer, bundle::CONFIG};
+use nimbert_trainer::{
+    check::{CheckInput, CheckRow, Finding, Severity, TokenCounts, check},
+    dataset::{Dataset, Row},
+    hub,
+    model::EncoderConfig,
+    prepare::{Source, Sources, open_tokenizer},
+};
+use rayon::prelude::*;
+use serde_json::json;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  nimbert-train check --data reviews.csv
+  nimbert-train check --data train.csv --test-data test.csv --base models/minilm --json
+
+With --base, texts are also tokenized: what is cut, and what the model has no token for. fit makes the same check.")]
+pub(super) struct Args {
+    /// Labelled text: .csv or .tsv with a header, .jsonl, or .parquet
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Rows by which the best epoch is to be chosen
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    validation_data: Vec<PathBuf>,
+    /// Rows that are to be tested on
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    test_data: Vec<PathBuf>,
+    #[command(flatten)]
+    columns: super::ColumnArgs,
+    /// The base model whose tokenizer reads the texts: a folder, or a name on the hub
+    #[arg(long, value_name = "DIR|NAME")]
+    base: Option<String>,
+    /// Texts are to be cut to this many tokens
+    #[arg(long, default_value_t = 128, value_name = "TOKENS")]
+    max_length: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let tokenizer = match &args.base {
+        None => None,
+        Some(base) => {
+            let folder = hub::resolve(base, None, io::IsTerminal::is_terminal(&io::stderr()))?;
+            let config = EncoderConfig::open(&folder.join(CONFIG))?;
+            Some(open_tokenizer(&folder, args.max_length, None, &config)?)
+        }
+    };
+    let counter = tokenizer.as_ref().map(TokenCounter::new).transpose()?;
+    let columns = args.columns.columns();
+    let train = Dataset::open(&args.data, &columns)?;
+    let mut held_out = Vec::new();
+    for (split, files) in [("validation", &args.validation_data), ("test", &args.test_data)] {
+        if !files.is_empty() {
+            held_out.push((split, Dataset::open(files, &columns)?));
+        }
+    }
+    let input = CheckInput {
+        train: check_rows(&train, counter.as_ref()),
+        held_out: held_out.iter().map(|(split, dataset)| (*split, check_rows(dataset, counter.as_ref()))).collect(),
+        max_length: counter.as_ref().map(|_| args.max_length),
+    };
+    let findings = check(&input);
+    let rows = train.rows.len() + held_out.iter().map(|(_, dataset)| dataset.rows.len()).sum::<usize>();
+    let mut out = io::stdout().lock();
+    if args.json {
+        return Ok(writeln!(out, "{}", json!({ "rows": rows, "findings": findings }))?);
+    }
+    for finding in &findings {
+        writeln!(out, "{finding}")?;
+    }
+    match findings.len() {
+        0 => Ok(writeln!(out, "{rows} rows: nothing found")?),
+        found => Ok(writeln!(out, "{rows} rows: {found} findings")?),
+    }
+}
+
+/// Counts the tokens of whole texts.
+struct TokenCounter {
+    tokenizer: Tokenizer,
+    unknown: Option<u32>,
+}
+
+impl TokenCounter {
+    fn new(tokenizer: &Tokenizer) -> nimbert::Result<Self> {
+        let unknown = ["[UNK]", "<unk>"].iter().find_map(|token| tokenizer.id(token));
+        Ok(Self { tokenizer: tokenizer.clone().without_truncation()?, unknown })
+    }
+
+    /// None if the tokenizer refuses the text, which is an error of its own when training begins.
+    fn count(&self, row: &Row) -> Option<TokenCounts> {
+        let ids = self.tokenizer.encode(row).ok()?.input_ids;
+        Some(TokenCounts { all: ids.len(), unknown: ids.iter().filter(|id| Some(**id) == self.unknown).count() })
+    }
+}
+
+fn check_row<'a>(dataset: &'a Dataset, row: &'a Row, counter: Option<&TokenCounter>) -> CheckRow<'a> {
+    CheckRow { row, path: &dataset.files[row.file], tokens: counter.and_then(|counter| counter.count(row)) }
+}
+
+fn check_rows<'a>(dataset: &'a Dataset, counter: Option<&TokenCounter>) -> Vec<CheckRow<'a>> {
+    dataset.rows.par_iter().map(|row| check_row(dataset, row, counter)).collect()
+}
+
+/// What is found in the rows of a run, as lines of its report.
+pub(super) fn warnings(
+    sources: &Sources,
+    tokenizer: &Tokenizer,
+    max_length: Option<usize>,
+) -> anyhow::Result<Vec<String>> {
+    let counter = TokenCounter::new(tokenizer)?;
+    let rows = |split: &[Source]| -> Vec<CheckRow<'_>> {
+        let row = |source: &Source| check_row(&sources.datasets[source.dataset], sources.row(source), Some(&counter));
+        split.par_iter().map(row).collect()
+    };
+    let input = CheckInput {
+        train: rows(&sources.train),
+        held_out: vec![("validation", rows(&sources.validation)), ("test", rows(&sources.test))],
+        max_length,
+    };
+    let is_shown = |finding: &Finding| finding.severity >= Severity::Warning;
+    let line = |finding: Finding| finding.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ");
+    Ok(check(&input).into_iter().filter(is_shown).map(line).collect())
+}

@@ -1,0 +1,183 @@
+//! Smaller models from a trained one: fewer words, fewer layers.
+
+use std::{collections::BTreeMap, path::Path};
+
+use candle_core::{Device, Tensor};
+use nimbert::bundle;
+use serde_json::Value;
+
+use crate::{
+    dataloader::Example,
+    error::{Error, Result},
+    model::{EncoderConfig, SequenceClassifier},
+    vocabulary::{TrimConfig, Trimmed, trim},
+};
+
+/// A model for which nothing has been written yet, and its tokenizer.
+#[derive(Debug)]
+pub struct Compressed {
+    /// The model.
+    pub model: SequenceClassifier,
+    /// Its `tokenizer.json`.
+    pub tokenizer: Value,
+}
+
+/// One way to make a model smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rung {
+    /// Encoder layers that remain.
+    pub layers: usize,
+    /// Words that remain.
+    pub vocabulary: usize,
+    /// About the size of its int8 bundle, in bytes.
+    pub bytes: usize,
+}
+
+/// How often each id occurs in the examples.
+pub fn token_counts(examples: &[Example], vocab_size: usize) -> Vec<u64> {
+    let mut counts = vec![0; vocab_size];
+    let ids = examples.iter().flat_map(|example| &example.windows).flat_map(|window| &window.input_ids);
+    ids.for_each(|&id| counts[id as usize] += 1);
+    counts
+}
+
+/// The same model with a vocabulary of `size` tokens: those that `counts` has most often, then the base's most frequent.
+///
+/// # Errors
+/// [`Error::Model`] if tokenizer.json is of a kind that cannot be trimmed; [`Error::Io`], [`Error::Tensor`].
+pub fn trim_vocabulary(
+    model: &SequenceClassifier,
+    tokenizer: &Path,
+    counts: &[u64],
+    size: usize,
+) -> Result<Compressed> {
+    let json = std::fs::read(tokenizer).map_err(|error| Error::io(tokenizer, error))?;
+    let json: Value = serde_json::from_slice(&json)
+        .map_err(|error| Error::model(tokenizer, "a Hugging Face tokenizer.json", error.to_string()))?;
+    let Trimmed { tokenizer: trimmed, old_ids } = trim(&json, counts, TrimConfig { size, min_count: 1 })
+        .map_err(|got| Error::model(tokenizer, "a vocabulary that can be trimmed", got))?;
+    let pad = old_ids.binary_search(&model.config.pad_token_id);
+    let pad_token_id = pad.map_err(|_| Error::model(tokenizer, "the pad token of config.json", "another one"))? as u32;
+    let words = model.config.architecture.names().word_embeddings();
+    let mut tensors = tensors(model);
+    let table = tensors.get(&words).expect("a parameter of every model");
+    let rows = table.index_select(&Tensor::new(old_ids.as_slice(), &Device::Cpu)?, 0)?;
+    tensors.insert(words, rows);
+    let config = EncoderConfig { vocab_size: old_ids.len(), pad_token_id, ..model.config.clone() };
+    Ok(Compressed { model: rebuild(model, tensors, config)?, tokenizer: trimmed })
+}
+
+/// A copy of `model` that has only the layers named, in that order.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn with_layers(model: &SequenceClassifier, layers: &[usize]) -> Result<SequenceClassifier> {
+    let names = model.config.architecture.names();
+    let renamed = |(name, tensor): (String, Tensor)| -> Vec<(String, Tensor)> {
+        match model.depth(&name) {
+            depth if (1..=model.config.num_hidden_layers).contains(&depth) => {
+                let part = &name[names.in_layer(depth - 1, "").len()..];
+                let places = layers.iter().enumerate().filter(|(_, layer)| **layer == depth - 1);
+                places.map(|(place, _)| (names.in_layer(place, part), tensor.clone())).collect()
+            }
+            _ => vec![(name, tensor)],
+        }
+    };
+    let config = EncoderConfig { num_hidden_layers: layers.len(), ..model.config.clone() };
+    rebuild(model, tensors(model).into_iter().flat_map(renamed).collect(), config)
+}
+
+/// `count` of `all` layers, evenly spaced, the last one included.
+pub fn evenly_spaced(all: usize, count: usize) -> Vec<usize> {
+    (1..=count).map(|place| place * all / count - 1).collect()
+}
+
+/// The largest models under `bytes`: for each number of layers, as many words as there is room for. Those with the most
+/// layers come first. Empty if not even one layer and `smallest_vocabulary` words fit.
+pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabulary: usize, bytes: usize) -> Vec<Rung> {
+    /// Model card, report, manifest, metrics and the graph's own description.
+    const REST: usize = 150_000;
+    let config = &model.config;
+    let is_words = |name: &str| name == config.architecture.names().word_embeddings();
+    // int8: a byte a number, but four for biases, layer normalization and the scales, about as many again.
+    let size = |tensor: &Tensor| if tensor.dims().len() == 2 { tensor.elem_count() } else { 8 * tensor.elem_count() };
+    let (mut layer, mut fixed) = (0, REST);
+    for (name, var) in model.parameters().iter() {
+        match model.depth(name) {
+            1 => layer += size(var),
+            depth if depth > 1 && depth <= config.num_hidden_layers => {}
+            _ if is_words(name) => {}
+            _ => fixed += size(var),
+        }
+    }
+    let word = config.embedding_size + 4 + tokenizer_bytes as usize / config.vocab_size;
+    let rung = |layers: usize| {
+        let room = bytes.checked_sub(fixed + layers * layer)?;
+        let vocabulary = (room / word).min(config.vocab_size);
+        let bytes = fixed + layers * layer + vocabulary * word;
+        (vocabulary >= smallest_vocabulary).then_some(Rung { layers, vocabulary, bytes })
+    };
+    (1..=config.num_hidden_layers).rev().filter_map(rung).collect()
+}
+
+/// A size as a person writes it: `10MB`, `800kB`, `9.5 MB`, `4MiB`, or a number of bytes.
+///
+/// # Errors
+/// [`Error::Setting`].
+pub fn parse_size(text: &str) -> Result<usize> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        _ => f64::NAN,
+    };
+    match number.parse::<f64>().map(|number| number * factor) {
+        Ok(bytes) if bytes.is_finite() && bytes >= 1.0 => Ok(bytes as usize),
+        _ => Err(Error::setting("--target-size", "a size such as 10MB", text)),
+    }
+}
+
+fn tensors(model: &SequenceClassifier) -> BTreeMap<String, Tensor> {
+    model.parameters().iter().map(|(name, var)| (name.to_owned(), var.as_detached_tensor())).collect()
+}
+
+fn rebuild(
+    model: &SequenceClassifier,
+    tensors: BTreeMap<String, Tensor>,
+    config: EncoderConfig,
+) -> Result<SequenceClassifier> {
+    // The head fits, whatever labels the base's config.json names.
+    let config = config.with_labels(&model.labels);
+    let path = config.path.with_file_name(bundle::CONFIG);
+    let (model, report) = SequenceClassifier::from_tensors(&path, tensors, config, &model.labels, 0)?;
+    report.expect_trained()?;
+    Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_evenly_spaced_and_end_with_the_last() {
+        assert_eq!(evenly_spaced(6, 3), [1, 3, 5]);
+        assert_eq!(evenly_spaced(6, 4), [0, 2, 3, 5]);
+        assert_eq!(evenly_spaced(12, 1), [11]);
+        assert_eq!(evenly_spaced(6, 6), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        let sizes = ["10MB", "9.5 mb", "800kB", "1MiB", "12345"].map(|text| parse_size(text).unwrap());
+        assert_eq!(sizes, [10_000_000, 9_500_000, 800_000, 1_048_576, 12_345]);
+        for refused in ["", "MB", "-1MB", "10 bananas", "0", "1.2.3MB"] {
+            assert!(parse_size(refused).is_err(), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! A smaller model that learns from a larger one: soft labels (Hinton, Vinyals and Dean, arXiv 1503.02531) and hidden
+//! states (Jiao et al., TinyBERT, arXiv 1909.10351), besides the labels themselves.
+
+use candle_core::{D, Tensor};
+use nimbert::ProblemType;
+
+use crate::{
+    dataloader::PackedBatch,
+    error::Result,
+    model::{Output, SequenceClassifier},
+};
+
+/// How the parts of the loss are weighed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DistillConfig {
+    /// Both models' logits are divided by it: what the teacher thinks of the other labels counts more.
+    pub temperature: f64,
+    /// Share of the soft labels; the rest is the loss against the labels of the data.
+    pub soft_share: f64,
+    /// Weight of the mean squared difference between hidden states.
+    pub hidden_weight: f64,
+}
+
+impl Default for DistillConfig {
+    fn default() -> Self {
+        Self { temperature: 2.0, soft_share: 0.5, hidden_weight: 1.0 }
+    }
+}
+
+/// A trained model that another one imitates.
+#[derive(Debug)]
+pub struct Teacher<'a> {
+    /// The model; its weights stay as they are.
+    pub model: &'a SequenceClassifier,
+    /// For each layer of the student, the teacher's layer it was made from.
+    pub layers: Vec<usize>,
+    /// Whether a row has one label or any number.
+    pub problem_type: ProblemType,
+    /// The weights of the parts.
+    pub config: DistillConfig,
+}
+
+impl Teacher<'_> {
+    /// What the student minimizes: `loss` (against the labels), the distance to the teacher's labels, and the distance to
+    /// its hidden states.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn loss(&self, batch: &PackedBatch, student: &Output, loss: &Tensor) -> Result<Tensor> {
+        let DistillConfig { temperature, soft_share, hidden_weight } = self.config;
+        let teacher = self.model.forward(batch, None)?;
+        let [student_logits, teacher_logits] =
+            [&student.logits, &teacher.logits.detach()].map(|logits| logits / temperature);
+        let (student_logits, teacher_logits) = (student_logits?, teacher_logits?);
+        // The gradients of soft labels shrink with the square of the temperature.
+        let soft = (match self.problem_type {
+            ProblemType::SingleLabel => soft_cross_entropy(&student_logits, &teacher_logits)?,
+            ProblemType::MultiLabel => soft_binary_cross_entropy(&student_logits, &teacher_logits)?,
+        } * (temperature * temperature))?;
+        let mut sum = ((loss * (1.0 - soft_share))? + (soft * soft_share)?)?;
+        let (ours, theirs) = (&student.encoded.hidden_states, &teacher.encoded.hidden_states);
+        for (layer, &teacher_layer) in self.layers.iter().enumerate() {
+            // The last layers hold the first tokens only, in both models alike.
+            let (ours, theirs) = (&ours[layer + 1], theirs[teacher_layer + 1].detach());
+            if ours.dims() == theirs.dims() {
+                let distance = (ours - theirs)?.sqr()?.mean_all()?;
+                sum = (sum + (distance * (hidden_weight / self.layers.len() as f64))?)?;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// -Σ q log p, the mean over the rows.
+fn soft_cross_entropy(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+    let q = candle_nn::ops::softmax(teacher, D::Minus1)?;
+    let log_p = candle_nn::ops::log_softmax(student, D::Minus1)?;
+    let rows = student.dims2()?.0 as f64;
+    Ok(((q * log_p)?.sum_all()? * (-1.0 / rows))?)
+}
+
+/// -q log σ(x) - (1 - q) log σ(-x) = max(x, 0) - q x + log(1 + e^-|x|), the mean over rows and labels.
+fn soft_binary_cross_entropy(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+    let q = candle_nn::ops::sigmoid(teacher)?;
+    let tail = (student.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    Ok(((student.relu()? - (q * student)?)? + tail)?.mean_all()?)
+}
