@@ -18,7 +18,9 @@ cargo xtask COMMAND
   demo             setup, build, then train, export, trace and classify on 1,000 movie sentences (minutes)
   test             setup, build, then all tests
   guard            check that the runtime depends on no candle, prost, TLS or HTTP crate
-  bench accuracy   train the same rows with nimbert and with transformers, and compare (half an hour; needs PyPI)
+  bench train      speed, memory and accuracy of training, beside transformers' (half an hour; needs PyPI)
+  bench tasks      tweets, product reviews and news, several labels, pairs, long texts, beside transformers (the same)
+  bench size       how small the movie classifier can be made (minutes)
 ";
 
 fn main() -> ExitCode {
@@ -29,7 +31,9 @@ fn main() -> ExitCode {
         ["demo"] => demo::demo(),
         ["test"] => test(),
         ["guard"] => guard(),
-        ["bench", "accuracy"] => bench::accuracy(),
+        ["bench", "train"] => bench::train(),
+        ["bench", "tasks"] => bench::tasks(),
+        ["bench", "size"] => bench::size(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

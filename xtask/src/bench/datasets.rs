@@ -1,0 +1,61 @@
+//! The benchmark's data sets, from package registries.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::{setup, workspace};
+
+/// A text and its label.
+#[derive(Clone)]
+pub(super) struct Labelled {
+    pub(super) text: String,
+    pub(super) label: String,
+}
+
+/// The topics of the BBC's news.
+pub(super) const BBC_LABELS: [&str; 5] = ["business", "entertainment", "politics", "sport", "tech"];
+
+/// Ratings nearer to 0 than this say neither.
+const NEUTRAL: f64 = 0.5;
+
+/// Texts rated by people, as the movie sentences are: positive or negative, in a fixed random order.
+pub(super) fn rated(file: &str) -> Result<Vec<Labelled>> {
+    setup::rated_texts()?.install()?;
+    let path = workspace(".setup/data").join(file);
+    let content = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let mut rows = Vec::new();
+    for line in content.lines() {
+        // id, mean rating from −4 to 4, text
+        let mut fields = line.splitn(3, '\t').skip(1);
+        let (Some(Ok(rating)), Some(text)) = (fields.next().map(str::parse::<f64>), fields.next()) else { continue };
+        if rating.abs() >= NEUTRAL {
+            let label = if rating > 0.0 { "positive" } else { "negative" };
+            rows.push(Labelled { text: text.trim().to_owned(), label: label.to_owned() });
+        }
+    }
+    fastrand::Rng::with_seed(0).shuffle(&mut rows);
+    Ok(rows)
+}
+
+/// The BBC's news articles, in a fixed random order.
+pub(super) fn bbc() -> Result<Vec<Labelled>> {
+    let folder = setup::bbc_news()?;
+    let mut rows = Vec::new();
+    for label in BBC_LABELS {
+        let topic = folder.join(label);
+        let entries = fs::read_dir(&topic).with_context(|| format!("{}", topic.display()))?;
+        let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        paths.sort();
+        for path in paths {
+            let bytes = fs::read(&path)?;
+            // One of the files is in Latin-1, whose bytes are the first 256 characters.
+            let text = String::from_utf8(bytes)
+                .unwrap_or_else(|error| error.into_bytes().into_iter().map(char::from).collect());
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            rows.push(Labelled { text, label: label.to_owned() });
+        }
+    }
+    fastrand::Rng::with_seed(0).shuffle(&mut rows);
+    Ok(rows)
+}

@@ -1,0 +1,218 @@
+//! `cargo xtask bench`: the same work by nimbert and by its Python peers, in turn, in one run.
+
+mod datasets;
+mod tasks;
+mod train;
+
+use std::{
+    fs,
+    io::Read,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{build, command, demo, output, release_program, run, setup, show, workspace};
+
+pub(crate) use tasks::tasks;
+pub(crate) use train::train;
+
+/// The peers' versions.
+const TORCH: &str = "torch==2.15.0";
+const TRANSFORMERS: &str = "transformers==4.57.6";
+/// Where data and bundles of a benchmark lie.
+const FOLDER: &str = ".setup/bench";
+
+/// What `--target-size` makes of the movie task: the table that it prints, and the accuracy on test rows.
+pub(crate) fn size() -> Result<()> {
+    setup::setup()?;
+    build()?;
+    fs::create_dir_all(workspace(FOLDER))?;
+    println!("{}\n", machine());
+    let rows: Vec<Vec<String>> =
+        demo::movies(0)?.into_iter().map(|(text, label)| vec![text, label.to_owned()]).collect();
+    let train = write_csv("train.csv", "text,label", &rows[..800])?;
+    let test = write_csv("test.csv", "text,label", &rows[800..2800])?;
+    for (name, further) in [("full", &[][..]), ("small", &["--target-size", "10MB"])] {
+        let bundle = format!("{FOLDER}/{name}");
+        let fit = ["fit", "--base", "models/minilm", "--data", &train, "--test-data", &test, "--out", &bundle];
+        run(command(release_program("nimbert-train"), &fit).args(["--overwrite"]).args(further))?;
+        run(&mut command(release_program("nimbert-train"), &["evaluate", &bundle, "--data", &test]))?;
+        run(&mut command("du", &["-b", "-d", "0", &bundle]))?;
+    }
+    Ok(())
+}
+
+/// A training that both programs make.
+struct Training<'a> {
+    base: &'a str,
+    train: &'a str,
+    /// None: nothing is tested.
+    test: Option<&'a str>,
+    seed: u64,
+    epochs: usize,
+    /// How labels are separated, where a row may have several.
+    separator: Option<&'a str>,
+    /// The column of the second text, where pairs are classified.
+    pair: Option<&'a str>,
+}
+
+/// What a training gave.
+#[derive(Default)]
+struct Outcome {
+    accuracy: Option<f64>,
+    macro_f1: Option<f64>,
+    micro_f1: Option<f64>,
+    /// Of the exported int8 graph on the same rows.
+    int8_accuracy: Option<f64>,
+    loss: f64,
+    rows_per_second: f64,
+    tokens_per_second: f64,
+    /// The most memory that the process has held, in megabytes.
+    peak_memory: f64,
+}
+
+/// Builds nimbert, makes the peers' Python environment, and returns its Python.
+fn prepare() -> Result<PathBuf> {
+    setup::setup()?;
+    build()?;
+    fs::create_dir_all(workspace(FOLDER))?;
+    python_peers()
+}
+
+impl Training<'_> {
+    /// By nimbert-train; `further` are arguments that its peer has no match for.
+    fn nimbert(&self, further: &[&str]) -> Result<Outcome> {
+        let bundle = format!("{FOLDER}/bundle");
+        let (seed, epochs) = (self.seed.to_string(), self.epochs.to_string());
+        let fit = ["fit", "--base", self.base, "--data", self.train, "--out", &bundle, "--overwrite"];
+        let settings = ["--validation-size", "0", "--test-size", "0", "--seed", &seed, "--epochs", &epochs];
+        let mut program = command(release_program("nimbert-train"), &fit);
+        program.args(settings).args(further);
+        program.args(self.test.iter().flat_map(|test| ["--test-data", test]));
+        program.args(self.separator.iter().flat_map(|separator| ["--multi-label", "--label-separator", separator]));
+        program.args(self.pair.iter().flat_map(|pair| ["--text-pair-column", pair]));
+        let (_, peak_memory) = measured(&mut program)?;
+        let manifest: Value = serde_json::from_slice(&fs::read(workspace(&bundle).join("nimbert.json"))?)?;
+        let metrics = fs::read_to_string(workspace(&bundle).join("metrics.jsonl"))?;
+        let lines = metrics.lines().map(serde_json::from_str).collect::<serde_json::Result<Vec<Value>>>()?;
+        let epochs: Vec<Value> = lines.into_iter().filter(|record| record["rows_per_second"].is_number()).collect();
+        let last = epochs.last().context("no epoch in metrics.jsonl")?;
+        let int8_accuracy = self.test.and_then(|_| manifest["acceptance"]["shipped_accuracy"].as_f64());
+        Ok(Outcome {
+            accuracy: last["test_accuracy"].as_f64(),
+            macro_f1: last["test_macro_f1"].as_f64(),
+            micro_f1: last["test_micro_f1"].as_f64(),
+            int8_accuracy,
+            peak_memory,
+            ..speed(&epochs)?
+        })
+    }
+
+    /// By transformers.
+    fn transformers(&self, python: &std::path::Path) -> Result<Outcome> {
+        let (seed, epochs) = (self.seed.to_string(), self.epochs.to_string());
+        let script = ["benches/compare/train.py", self.base, self.train, self.test.unwrap_or("-")];
+        let mut program = command(python, &script);
+        program.args(["--seed", &seed, "--epochs", &epochs]);
+        program.args(self.separator.iter().flat_map(|separator| ["--multi-label", separator]));
+        program.args(self.pair.iter().flat_map(|pair| ["--pair-column", pair]));
+        let (printed, _) = measured(&mut program)?;
+        let result: Value = serde_json::from_str(printed.lines().last().unwrap_or_default())?;
+        let epochs = result["epochs"].as_array().context("no epochs in the result")?;
+        Ok(Outcome {
+            accuracy: result["accuracy"].as_f64(),
+            macro_f1: result["macro_f1"].as_f64(),
+            micro_f1: result["micro_f1"].as_f64(),
+            // At the end of training: what testing needs is not counted, as little as what exporting needs matters to us.
+            peak_memory: result["peak_memory_mb"].as_f64().context("no peak memory in the result")?,
+            ..speed(epochs)?
+        })
+    }
+}
+
+/// Loss of the last epoch, and the mean speed of all.
+fn speed(epochs: &[Value]) -> Result<Outcome> {
+    let mean = |figure: &str| {
+        let figures: Vec<f64> = epochs.iter().filter_map(|epoch| epoch[figure].as_f64()).collect();
+        figures.iter().sum::<f64>() / figures.len() as f64
+    };
+    Ok(Outcome {
+        loss: epochs.last().and_then(|epoch| epoch["loss"].as_f64()).context("no loss in the result")?,
+        rows_per_second: mean("rows_per_second"),
+        tokens_per_second: mean("tokens_per_second"),
+        ..Outcome::default()
+    })
+}
+
+/// Runs a program and returns its output and the most memory that it has held, in megabytes (NaN outside of Linux).
+fn measured(program: &mut Command) -> Result<(String, f64)> {
+    let shown = show(program);
+    let mut child = program.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start: {shown}"))?;
+    let mut stdout = child.stdout.take().context("no standard output")?;
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).map(|_| text)
+    });
+    let status_file = format!("/proc/{}/status", child.id());
+    let mut peak = f64::NAN;
+    let status = loop {
+        // VmHWM is the peak itself: looking now and then misses only the last moment.
+        if let Ok(text) = fs::read_to_string(&status_file) {
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+            peak = kilobytes.map_or(peak, |kilobytes| kilobytes * 1024.0 / 1e6);
+        }
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let printed = reader.join().expect("a thread that only reads")?;
+    if !status.success() {
+        bail!("{shown}: {status}");
+    }
+    Ok((printed, peak))
+}
+
+/// A Python environment with the peers, made once.
+fn python_peers() -> Result<PathBuf> {
+    let venv = workspace(".setup/venv");
+    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    let works = |import: &str| command(&python, &["-c", import]).output().is_ok_and(|output| output.status.success());
+    if !works("import torch, transformers") {
+        eprintln!("bench: making a Python environment with {TORCH} and {TRANSFORMERS} (some gigabytes)");
+        run(&mut command(setup::python()?, &["-m", "venv", &venv.to_string_lossy()]))?;
+        run(&mut command(
+            &python,
+            &["-m", "pip", "--disable-pip-version-check", "install", "--quiet", TORCH, TRANSFORMERS],
+        ))?;
+    }
+    Ok(python)
+}
+
+/// Rows of a table of labelled text: a header and cells, as CSV in the benchmark's folder. Returns the path.
+fn write_csv(name: &str, header: &str, rows: &[Vec<String>]) -> Result<String> {
+    let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
+    let line = |row: &Vec<String>| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
+    let path = format!("{FOLDER}/{name}");
+    fs::write(workspace(&path), format!("{header}\n{}", rows.iter().map(line).collect::<String>()))?;
+    Ok(path)
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("–".to_owned(), |share| format!("{:.2} %", share * 100.0))
+}
+
+/// The machine, as a table of results names it.
+fn machine() -> String {
+    let model = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = model.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let commit = output(&mut command("git", &["rev-parse", "--short", "HEAD"])).unwrap_or_default();
+    format!("{cores} cores,{}; commit {}", model.trim_start_matches(['\t', ' ', ':']), commit.trim())
+        .replace("cores,", "cores, ")
+}
