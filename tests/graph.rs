@@ -10,7 +10,7 @@ use nimbert_trainer::{
     dataloader::PackedBatch,
     evaluate::{predict, predict_session},
     model::{EncoderConfig, SequenceClassifier},
-    onnx::{self, ModelProto, compare},
+    onnx::{self, ModelProto, Storage, compare},
 };
 
 /// Texts of very different lengths, with words that the tiny tokenizer does not know.
@@ -156,7 +156,7 @@ fn int8_graph_is_small_faithful_and_the_same_in_every_batch() {
     let (model, tokenizer) = load("models/minilm");
     let encodings = encode(&tokenizer);
     let fp32 = onnx::export(&model).unwrap();
-    let int8 = onnx::quantize(&fp32);
+    let int8 = onnx::quantize(&fp32, Storage::Bytes);
     let dir = Dir::default();
     let path = dir.path("int8.onnx");
     onnx::write(&int8, &path).unwrap();
@@ -170,4 +170,28 @@ fn int8_graph_is_small_faithful_and_the_same_in_every_batch() {
         let difference = compare(&run(&int8, &encodings, batch_size), &alone).max_logit_difference;
         assert!(difference <= 1e-5, "batches of {batch_size}: {difference}");
     }
+}
+
+/// Six bits a weight and four an embedding, unpacked by nodes that ONNX Runtime computes when it loads the graph.
+#[test]
+fn packed_graph_is_a_third_smaller_and_unpacked_at_load() {
+    let (model, tokenizer) = load("models/minilm");
+    let encodings = encode(&tokenizer);
+    let fp32 = onnx::export(&model).unwrap();
+    let packed = onnx::quantize(&fp32, Storage::Packed);
+    let dir = Dir::default();
+    let (path, optimized) = (dir.path("packed.onnx"), dir.path("optimized.onnx"));
+    onnx::write(&packed, &path).unwrap();
+    let bytes = std::fs::metadata(&path).unwrap().len();
+    assert!(bytes <= 15_500_000, "{bytes} bytes");
+    Session::open(&path, &SessionOptions { optimized_model: Some(optimized.clone()), ..SessionOptions::default() })
+        .unwrap();
+    // What is left unpacks the rows that a text picks from two tables.
+    let counts = operators(&onnx::read(&optimized).unwrap());
+    assert_eq!(counts.get("Floor"), Some(&2), "{counts:?}");
+    let alone = run(&packed, &encodings, 1);
+    let comparison = compare(&alone, &run(&fp32, &encodings, 1));
+    assert!(comparison.max_logit_difference < 0.15, "{comparison:?}");
+    let difference = compare(&run(&packed, &encodings, 6), &alone).max_logit_difference;
+    assert!(difference <= 1e-5, "in a batch: {difference}");
 }

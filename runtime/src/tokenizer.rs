@@ -69,7 +69,7 @@ impl Tokenizer {
                 "max-length {max_length} leaves no room for text: {special} tokens are special ones"
             )));
         }
-        tokenizer.set_truncation(0)?;
+        tokenizer.set_truncation()?;
         // The model answers from the first token, so there must be one even in an empty text.
         if tokenizer.encode("")?.input_ids.is_empty() {
             return Err(Error::format(path, "a post-processor that adds special tokens", "none"));
@@ -88,7 +88,7 @@ impl Tokenizer {
                 "windows share {stride} tokens: expected less than the {room} that a window has room for"
             )));
         }
-        self.set_truncation(stride)?;
+        self.inner.with_truncation(None).map_err(|error| Error::Tokenizer(error.to_string()))?;
         self.stride = Some(stride);
         Ok(self)
     }
@@ -107,10 +107,10 @@ impl Tokenizer {
         self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(pair))
     }
 
-    fn set_truncation(&mut self, stride: usize) -> Result<()> {
+    fn set_truncation(&mut self) -> Result<()> {
         let truncation = TruncationParams {
             max_length: self.max_length,
-            stride,
+            stride: 0,
             strategy: TruncationStrategy::LongestFirst,
             direction: TruncationDirection::Right,
         };
@@ -123,24 +123,41 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer refuses it, such as a word-level one without an unknown token.
     pub fn encode<'a>(&self, input: impl Into<TextInput<'a>>) -> Result<Encoding> {
-        Ok(to_encoding(&self.encode_all(input.into())?))
+        let input = input.into();
+        match self.stride {
+            None => Ok(to_encoding(&self.encode_cut(input)?)),
+            Some(stride) => Ok(self.encode_windows(input, stride)?.remove(0)),
+        }
     }
 
     /// Encodes one text, or a pair: one window, or as many as a long text needs if the tokenizer has a stride.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] as for [`Tokenizer::encode`].
+    /// [`Error::Tokenizer`] as for [`Tokenizer::encode`]; with a stride, a pair is refused.
     pub fn windows<'a>(&self, input: impl Into<TextInput<'a>>) -> Result<Vec<Encoding>> {
-        let first = self.encode_all(input.into())?;
-        if self.stride.is_none() {
-            return Ok(vec![to_encoding(&first)]);
+        let input = input.into();
+        match self.stride {
+            None => Ok(vec![to_encoding(&self.encode_cut(input)?)]),
+            Some(stride) => self.encode_windows(input, stride),
         }
-        let windows = std::iter::once(&first).chain(first.get_overflowing());
-        // With windows nothing is lost.
-        Ok(windows.map(|window| Encoding { truncated: false, ..to_encoding(window) }).collect())
     }
 
-    fn encode_all(&self, input: TextInput<'_>) -> Result<tokenizers::Encoding> {
+    fn encode_windows(&self, input: TextInput<'_>, stride: usize) -> Result<Vec<Encoding>> {
+        let refused = |error: tokenizers::Error| Error::Tokenizer(error.to_string());
+        if input.pair.is_some() {
+            return Err(Error::Tokenizer("expected one text, found a pair: pairs are not read in windows".to_owned()));
+        }
+        // The library's own truncation stops reading soon behind the first window, so the text is cut here.
+        let mut first = self.inner.encode_fast(input.text, false).map_err(refused)?;
+        first.truncate(self.max_length - self.special_tokens(false), stride, TruncationDirection::Right);
+        let rest = first.take_overflowing();
+        let frame = |window| self.inner.post_process(window, None, true).map_err(refused);
+        // With windows nothing is lost.
+        let encoding = |window| Ok(Encoding { truncated: false, ..to_encoding(&frame(window)?) });
+        std::iter::once(first).chain(rest).map(encoding).collect()
+    }
+
+    fn encode_cut(&self, input: TextInput<'_>) -> Result<tokenizers::Encoding> {
         let encoded = match input.pair {
             None => self.inner.encode_fast(input.text, true),
             Some(pair) => {

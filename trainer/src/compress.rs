@@ -29,7 +29,7 @@ pub struct Rung {
     pub layers: usize,
     /// Words that remain.
     pub vocabulary: usize,
-    /// About the size of its int8 bundle, in bytes.
+    /// About the size of its bundle, in bytes.
     pub bytes: usize,
 }
 
@@ -92,15 +92,20 @@ pub fn evenly_spaced(all: usize, count: usize) -> Vec<usize> {
     (1..=count).map(|place| place * all / count - 1).collect()
 }
 
-/// The largest models under `bytes`: for each number of layers, as many words as there is room for. Those with the most
-/// layers come first. Empty if not even one layer and `smallest_vocabulary` words fit.
+/// The largest models under `bytes`, their integers packed ([`crate::onnx::Storage::Packed`]): for each number of layers,
+/// as many words as there is room for. Those with the most layers come first. Empty if not even one layer and
+/// `smallest_vocabulary` words fit.
 pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabulary: usize, bytes: usize) -> Vec<Rung> {
     /// Model card, report, manifest, metrics and the graph's own description.
     const REST: usize = 150_000;
     let config = &model.config;
     let is_words = |name: &str| name == config.architecture.names().word_embeddings();
-    // int8: a byte a number, but four for biases, layer normalization and the scales, about as many again.
-    let size = |tensor: &Tensor| if tensor.dims().len() == 2 { tensor.elem_count() } else { 8 * tensor.elem_count() };
+    // Six bits for a weight and four for an embedding; four bytes for biases, layer normalization, and the scales, which
+    // are about as many again.
+    let size = |tensor: &Tensor| match tensor.dims() {
+        [_, _] => tensor.elem_count() * 3 / 4,
+        _ => 8 * tensor.elem_count(),
+    };
     let (mut layer, mut fixed) = (0, REST);
     for (name, var) in model.parameters().iter() {
         match model.depth(name) {
@@ -110,7 +115,7 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
             _ => fixed += size(var),
         }
     }
-    let word = config.embedding_size + 4 + tokenizer_bytes as usize / config.vocab_size;
+    let word = config.embedding_size / 2 + 4 + tokenizer_bytes as usize / config.vocab_size;
     let rung = |layers: usize| {
         let room = bytes.checked_sub(fixed + layers * layer)?;
         let vocabulary = (room / word).min(config.vocab_size);

@@ -19,7 +19,7 @@ use crate::{
     error::{Error, Result},
     evaluate::{predict, predict_session},
     model::SequenceClassifier,
-    onnx::{self, Comparison, ModelProto, compare},
+    onnx::{self, Comparison, ModelProto, Storage, compare},
     report::percent,
     train::undecided,
 };
@@ -41,6 +41,8 @@ pub struct ExportConfig {
     pub abstain_precision: Option<f64>,
     /// Number format of the shipped graph.
     pub precision: Precision,
+    /// How an int8 graph stores its integers.
+    pub storage: Storage,
     /// The shipped graph may lose this much accuracy against fp32, in percentage points.
     pub max_accuracy_drop: f64,
     /// Whether a bundle that is already there is replaced.
@@ -158,7 +160,7 @@ pub fn judge(
     let (graph, mut session, shipped) = match config.precision {
         Precision::Fp32 => (fp32_graph, session, fp32.clone()),
         precision => {
-            let graph = onnx::quantize(&fp32_graph);
+            let graph = onnx::quantize(&fp32_graph, config.storage);
             let mut session = judge.session(&graph, precision)?;
             let logits = judge.logits(&mut session, evidence)?;
             (graph, session, logits)

@@ -21,6 +21,7 @@ use nimbert_trainer::{
     html, hub,
     loss::{Loss, balanced_weights},
     model::{EncoderConfig, SequenceClassifier},
+    onnx::Storage,
     optimizer::AdamWConfig,
     page::{Run, page},
     prepare::{DataConfig, Examples, Sources, open_tokenizer, read, tokenize},
@@ -523,9 +524,14 @@ impl Work<'_> {
     }
 
     fn judge(&self, candidate: &Candidate) -> Result<Judged, Error> {
+        self.judge_as(candidate, Storage::Bytes)
+    }
+
+    fn judge_as(&self, candidate: &Candidate, storage: Storage) -> Result<Judged, Error> {
         let Candidate { model, examples, .. } = candidate;
+        let config = ExportConfig { storage, ..self.export_config.clone() };
         let test = (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test));
-        judge(model, &evidence(examples), test.as_ref(), &self.export_config, self.stop)
+        judge(model, &evidence(examples), test.as_ref(), &config, self.stop)
     }
 
     fn save_model(&self, candidate: &Candidate) -> Result<(), Error> {

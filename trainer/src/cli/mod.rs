@@ -141,6 +141,7 @@ impl ExportArgs {
         Ok(nimbert_trainer::export::ExportConfig {
             problem_type,
             abstain_precision: None,
+            storage: nimbert_trainer::onnx::Storage::Bytes,
             precision: match self.precision {
                 Precision::Fp32 => nimbert::Precision::Fp32,
                 Precision::Int8 => nimbert::Precision::Int8,

@@ -71,3 +71,64 @@ fn string(field: &Field) -> Option<String> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use nimbert::ProblemType;
+    use parquet::{
+        basic::Compression,
+        data_type::{ByteArray, ByteArrayType, Int32Type},
+        file::{properties::WriterProperties, writer::SerializedFileWriter},
+        schema::parser::parse_message_type,
+    };
+
+    use super::super::{Columns, Dataset};
+
+    /// Two rows: a text, an id as label, and a list of tags.
+    fn write(path: &Path) {
+        let schema = "message rows {
+            required binary text (UTF8);
+            required int32 label;
+            optional group tags (LIST) { repeated group list { required binary element (UTF8); } }
+        }";
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let properties = Arc::new(WriterProperties::builder().set_compression(Compression::SNAPPY).build());
+        let file = std::fs::File::create(path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, properties).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let strings = |texts: &[&str]| texts.iter().map(|&text| ByteArray::from(text)).collect::<Vec<_>>();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&strings(&["one, two", "three"]), None, None).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<Int32Type>().write_batch(&[7, 8], None, None).unwrap();
+        column.close().unwrap();
+        // The first row has the tags a and b, the second none.
+        let mut column = group.next_column().unwrap().unwrap();
+        let values = strings(&["a", "b"]);
+        column.typed::<ByteArrayType>().write_batch(&values, Some(&[2, 2, 1]), Some(&[0, 1, 0])).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn numbers_and_lists_are_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.parquet");
+        write(&path);
+        let open = |columns: &Columns| Dataset::open(std::slice::from_ref(&path), columns);
+        let dataset = open(&Columns::default()).unwrap();
+        let rows = dataset.rows.iter().map(|row| (row.text.as_str(), row.labels[0].as_str(), row.line));
+        assert_eq!(rows.collect::<Vec<_>>(), [("one, two", "7", 1), ("three", "8", 2)]);
+        let tags = Columns { label: "tags".to_owned(), problem_type: ProblemType::MultiLabel, ..Columns::default() };
+        let dataset = open(&tags).unwrap();
+        assert_eq!((dataset.rows[0].labels.join(" "), dataset.rows[1].labels.len()), ("a b".to_owned(), 0));
+        let error = open(&Columns { text: "body".to_owned(), ..Columns::default() }).unwrap_err().to_string();
+        assert!(error.contains("--text-column") && error.contains("text, label, tags"), "{error}");
+        std::fs::write(&path, b"no parquet").unwrap();
+        assert!(open(&tags).unwrap_err().to_string().contains("expected a Parquet file"));
+    }
+}

@@ -2,13 +2,14 @@
 
 mod classifier;
 mod graph;
+mod packing;
 mod quantize;
 mod validate;
 
 pub use candle_onnx::onnx::ModelProto;
 pub use classifier::export;
 pub(crate) use graph::float_output;
-pub use quantize::quantize;
+pub use quantize::{Storage, quantize};
 pub use validate::{Comparison, compare};
 
 use std::path::Path;

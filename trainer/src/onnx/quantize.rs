@@ -11,7 +11,10 @@ use std::collections::{HashMap, HashSet};
 
 use candle_onnx::onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 
-use super::graph::{float_tensor, int_attribute, ints_attribute, node, tensor};
+use super::{
+    graph::{float_tensor, int_attribute, ints_attribute, node, tensor},
+    packing,
+};
 
 /// The largest weight of a matrix product: 255 · 64 + 255 · 64 still fits 16 bits.
 const MAX_MATMUL_WEIGHT: f32 = 64.0;
@@ -26,16 +29,27 @@ const MIDDLE: &str = "quantize/middle";
 /// Constants with fewer elements stay in fp32: the gain would be a few kilobytes.
 const MIN_ELEMENTS: i64 = 1 << 13;
 
+/// How integers are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// A byte each.
+    #[default]
+    Bytes,
+    /// 6 bits for weights, 4 for embeddings: smaller by a third, and less exact. They are unpacked when the graph is loaded,
+    /// and computed with as bytes.
+    Packed,
+}
+
 /// The int8 form of an fp32 graph that [`super::export`] made; inputs and output are the same.
-pub fn quantize(model: &ModelProto) -> ModelProto {
+pub fn quantize(model: &ModelProto, storage: Storage) -> ModelProto {
     let mut model = model.clone();
     if let Some(graph) = &mut model.graph {
-        quantize_graph(graph);
+        quantize_graph(graph, storage);
     }
     model
 }
 
-fn quantize_graph(graph: &mut GraphProto) {
+fn quantize_graph(graph: &mut GraphProto, storage: Storage) {
     let large_matrices = graph.initializer.iter().filter(|tensor| {
         tensor.dims.len() == 2
             && tensor.dims.iter().product::<i64>() >= MIN_ELEMENTS
@@ -43,7 +57,7 @@ fn quantize_graph(graph: &mut GraphProto) {
     });
     let constants: HashMap<String, TensorProto> =
         large_matrices.map(|tensor| (tensor.name.clone(), tensor.clone())).collect();
-    let mut quantizer = Quantizer::default();
+    let mut quantizer = Quantizer { storage, ..Quantizer::default() };
     quantizer.shared_constants();
     for node in std::mem::take(&mut graph.node) {
         match (node.op_type.as_str(), node.input.as_slice()) {
@@ -63,6 +77,7 @@ fn quantize_graph(graph: &mut GraphProto) {
 
 #[derive(Default)]
 struct Quantizer {
+    storage: Storage,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
     /// Constants that are no longer used.
@@ -77,11 +92,23 @@ impl Quantizer {
         let (rows, columns) = (weight.dims[0] as usize, weight.dims[1] as usize);
         let values = floats(weight);
         let column = |index: usize| values[index..].iter().step_by(columns).copied();
-        let scales: Vec<f32> = (0..columns).map(|index| scale(column(index), MAX_MATMUL_WEIGHT)).collect();
+        let is_packed = self.storage == Storage::Packed && columns.is_multiple_of(4);
+        let max = if is_packed { packing::MAX_MATRIX } else { MAX_MATMUL_WEIGHT };
+        let scales: Vec<f32> = (0..columns).map(|index| scale(column(index), max)).collect();
         let integers = values.iter().enumerate().map(|(index, value)| round(value / scales[index % columns]));
+        let integers: Vec<i8> = integers.collect();
         let name = |part: &str| format!("{}/{part}", weight.name);
-        let [quantized_name, scale_name] = [name("int8"), name("scale")];
-        self.initializers.push(tensor(&quantized_name, DataType::Int8, &[rows, columns], integers.collect()));
+        let [quantized_name, packed_name, scale_name] = [name("int8"), name("packed"), name("scale")];
+        if is_packed {
+            let packed = packing::pack_matrix(&integers, columns);
+            self.initializers.push(tensor(&packed_name, DataType::Uint8, &[3, rows, columns / 4], packed));
+            let (nodes, constants) = packing::unpack_matrix(&packed_name, &quantized_name, rows, columns);
+            self.nodes.extend(nodes);
+            self.initializers.extend(constants);
+        } else {
+            let bytes = integers.into_iter().map(i8::cast_unsigned).collect();
+            self.initializers.push(tensor(&quantized_name, DataType::Int8, &[rows, columns], bytes));
+        }
         self.initializers.push(float_tensor(&scale_name, &[columns], &scales));
         self.replaced.insert(weight.name.clone());
 
@@ -125,18 +152,29 @@ impl Quantizer {
             float_tensor(ONE, &[], &[1.0]),
             tensor(MIDDLE, DataType::Uint8, &[], vec![128]),
         ]);
+        if self.storage == Storage::Packed {
+            self.initializers.extend(packing::shared_constants());
+        }
     }
 
     /// Rows of a table, picked by `pick` (Gather or Slice along the first axis) as integers, and scaled back.
     fn rows(&mut self, pick: &NodeProto, table: &TensorProto) {
         let (rows, columns) = (table.dims[0] as usize, table.dims[1] as usize);
         let values = floats(table);
-        let scales: Vec<f32> =
-            values.chunks_exact(columns).map(|row| scale(row.iter().copied(), MAX_TABLE_WEIGHT)).collect();
+        let is_packed = self.storage == Storage::Packed && columns.is_multiple_of(2);
+        let max = if is_packed { packing::MAX_TABLE } else { MAX_TABLE_WEIGHT };
+        let scales: Vec<f32> = values.chunks_exact(columns).map(|row| scale(row.iter().copied(), max)).collect();
         let integers = values.iter().enumerate().map(|(index, value)| round(value / scales[index / columns]));
+        let integers: Vec<i8> = integers.collect();
         let name = |part: &str| format!("{}/{part}", table.name);
-        let [quantized_name, scale_name] = [name("int8"), name("scale")];
-        self.initializers.push(tensor(&quantized_name, DataType::Int8, &[rows, columns], integers.collect()));
+        let [quantized_name, scale_name] = [name(if is_packed { "packed" } else { "int8" }), name("scale")];
+        self.initializers.push(if is_packed {
+            let packed = packing::pack_table(&integers, columns);
+            tensor(&quantized_name, DataType::Uint8, &[rows, columns / 2], packed)
+        } else {
+            let bytes = integers.into_iter().map(i8::cast_unsigned).collect();
+            tensor(&quantized_name, DataType::Int8, &[rows, columns], bytes)
+        });
         self.initializers.push(float_tensor(&scale_name, &[rows, 1], &scales));
         self.replaced.insert(table.name.clone());
 
@@ -147,9 +185,12 @@ impl Quantizer {
             table.clone_into(&mut node.input[0]);
             node
         };
+        self.nodes.push(pick_from(&quantized_name, &picked));
+        self.nodes.extend(match is_packed {
+            true => packing::unpack_rows(&picked, &float),
+            false => vec![node(&float, "Cast", &[&picked], &[&float], to(DataType::Float))],
+        });
         self.nodes.extend([
-            pick_from(&quantized_name, &picked),
-            node(&float, "Cast", &[&picked], &[&float], to(DataType::Float)),
             pick_from(&scale_name, &scale),
             node(&pick.name, "Mul", &[&float, &scale], &[&pick.output[0]], vec![]),
         ]);
@@ -167,9 +208,9 @@ fn scale(values: impl Iterator<Item = f32>, max: f32) -> f32 {
     if largest > 0.0 { largest / max } else { 1.0 }
 }
 
-/// The nearest integer as a byte. The scale has put the value between -127 and 127.
-fn round(value: f32) -> u8 {
-    (value.round_ties_even() as i8) as u8
+/// The nearest integer. The scale has put the value between -127 and 127.
+fn round(value: f32) -> i8 {
+    value.round_ties_even() as i8
 }
 
 /// The elements of a float constant that this crate wrote.
