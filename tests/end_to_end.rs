@@ -114,7 +114,7 @@ fn a_saved_model_can_be_traced_and_exported_again() {
     assert!(report.contains("64 rows (synthetic)"), "{report}");
     let classify = |bundle: &str| {
         let classifier = Classifier::open(dir.path(bundle), &Options::default()).unwrap();
-        classifier.classify_batch(&["great acting", "terrible plot"]).unwrap()
+        classifier.classify_batch(["great acting", "terrible plot"]).unwrap()
     };
     assert_eq!(classify("bundle"), classify("again"));
 }
