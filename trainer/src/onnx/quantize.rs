@@ -94,8 +94,9 @@ impl Quantizer {
         let column = |index: usize| values[index..].iter().step_by(columns).copied();
         let is_packed = self.storage == Storage::Packed && columns.is_multiple_of(4);
         let max = if is_packed { packing::MAX_MATRIX } else { MAX_MATMUL_WEIGHT };
-        let scales: Vec<f32> = (0..columns).map(|index| scale(column(index), max)).collect();
-        let integers = values.iter().enumerate().map(|(index, value)| round(value / scales[index % columns]));
+        let best = if is_packed { best_scale } else { scale };
+        let scales: Vec<f32> = (0..columns).map(|index| best(&column(index).collect::<Vec<_>>(), max)).collect();
+        let integers = values.iter().enumerate().map(|(index, value)| round(value / scales[index % columns], max));
         let integers: Vec<i8> = integers.collect();
         let name = |part: &str| format!("{}/{part}", weight.name);
         let [quantized_name, packed_name, scale_name] = [name("int8"), name("packed"), name("scale")];
@@ -163,8 +164,9 @@ impl Quantizer {
         let values = floats(table);
         let is_packed = self.storage == Storage::Packed && columns.is_multiple_of(2);
         let max = if is_packed { packing::MAX_TABLE } else { MAX_TABLE_WEIGHT };
-        let scales: Vec<f32> = values.chunks_exact(columns).map(|row| scale(row.iter().copied(), max)).collect();
-        let integers = values.iter().enumerate().map(|(index, value)| round(value / scales[index / columns]));
+        let best = if is_packed { best_scale } else { scale };
+        let scales: Vec<f32> = values.chunks_exact(columns).map(|row| best(row, max)).collect();
+        let integers = values.iter().enumerate().map(|(index, value)| round(value / scales[index / columns], max));
         let integers: Vec<i8> = integers.collect();
         let name = |part: &str| format!("{}/{part}", table.name);
         let [quantized_name, scale_name] = [name(if is_packed { "packed" } else { "int8" }), name("scale")];
@@ -203,14 +205,25 @@ fn to(data_type: DataType) -> Vec<AttributeProto> {
 }
 
 /// The scale at which the largest of `values` becomes `max`; 1 where all are 0.
-fn scale(values: impl Iterator<Item = f32>, max: f32) -> f32 {
-    let largest = values.fold(0.0f32, |largest, value| largest.max(value.abs()));
+fn scale(values: &[f32], max: f32) -> f32 {
+    let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
     if largest > 0.0 { largest / max } else { 1.0 }
 }
 
-/// The nearest integer. The scale has put the value between -127 and 127.
-fn round(value: f32) -> i8 {
-    value.round_ties_even() as i8
+/// The scale with the least squared error. With few bits it is smaller than [`scale`]: some of the largest values are cut,
+/// and all others are more exact.
+fn best_scale(values: &[f32], max: f32) -> f32 {
+    let whole = scale(values, max);
+    let error = |scale: f32| -> f32 {
+        values.iter().map(|value| (value - scale * f32::from(round(value / scale, max))).powi(2)).sum()
+    };
+    let candidates = (0..10).map(|step| whole * (1.0 - 0.05 * step as f32));
+    candidates.min_by(|a, b| error(*a).total_cmp(&error(*b))).unwrap_or(whole)
+}
+
+/// The nearest integer, at most `max` from 0, which is at most 127.
+fn round(value: f32, max: f32) -> i8 {
+    value.round_ties_even().clamp(-max, max) as i8
 }
 
 /// The elements of a float constant that this crate wrote.
@@ -242,5 +255,17 @@ mod tests {
         }
         let count = quantizer.nodes.iter().filter(|node| node.op_type == "QuantizeLinear").count();
         assert_eq!((count, quantizer.nodes.len()), (1, 18));
+    }
+
+    #[test]
+    fn few_bits_cut_an_outlier_for_the_sake_of_the_others() {
+        let mut values = vec![0.3f32; 200];
+        values.push(4.0);
+        let error = |scale: f32| -> f32 {
+            values.iter().map(|value| (value - scale * f32::from(round(value / scale, 7.0))).powi(2)).sum()
+        };
+        let (whole, best) = (scale(&values, 7.0), best_scale(&values, 7.0));
+        assert!(best < whole && error(best) < error(whole), "{best} {whole}");
+        assert_eq!(best_scale(&[0.0, 0.0], 7.0), 1.0);
     }
 }
