@@ -306,6 +306,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let weights = base.join("model.safetensors");
     let (model, load_report) = SequenceClassifier::load(&weights, encoder_config, &work.sources.labels, args.seed)?;
     let mut candidate = Candidate { model, tokenizer: base.join(TOKENIZER), examples };
+    work.check_smaller(&candidate, target_size)?;
     if let Some(size) = args.trim_vocab {
         let before = candidate.model.config.vocab_size;
         candidate = work.trimmed(&candidate, size)?;

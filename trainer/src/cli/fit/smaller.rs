@@ -21,13 +21,30 @@ const MAX_RUNGS: usize = 3;
 const SMALLEST_VOCABULARY: usize = 3000;
 
 impl Work<'_> {
-    /// A model of `layers` layers, taught by the trained one.
-    pub(super) fn fewer_layers(&self, teacher: Candidate, layers: usize) -> anyhow::Result<Smaller> {
-        let all = teacher.model.config.num_hidden_layers;
-        if layers > all {
+    /// Checks before training that the model can be made as small as was asked for.
+    pub(super) fn check_smaller(&self, full: &Candidate, target_size: Option<usize>) -> anyhow::Result<()> {
+        let all = full.model.config.num_hidden_layers;
+        if let Some(layers) = self.args.layers.map(usize::from).filter(|layers| *layers > all) {
             let (setting, expected) = ("--layers", format!("at most the model's {all}"));
             return Err(Error::Setting { setting, expected, got: layers.to_string() }.into());
         }
+        match target_size {
+            Some(bytes) if self.rungs(full, bytes)?.is_empty() => Err(too_small(bytes).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn rungs(&self, full: &Candidate, bytes: usize) -> anyhow::Result<Vec<Rung>> {
+        let tokenizer_bytes = std::fs::metadata(&full.tokenizer)?.len();
+        let smallest_vocabulary = SMALLEST_VOCABULARY.min(full.model.config.vocab_size);
+        let mut rungs = rungs(&full.model, tokenizer_bytes, smallest_vocabulary, bytes);
+        rungs.truncate(MAX_RUNGS);
+        Ok(rungs)
+    }
+
+    /// A model of `layers` layers, taught by the trained one.
+    pub(super) fn fewer_layers(&self, teacher: Candidate, layers: usize) -> anyhow::Result<Smaller> {
+        let all = teacher.model.config.num_hidden_layers;
         let before = self.judge(&teacher)?;
         let student = self.student(teacher, layers)?;
         self.save_model(&student)?;
@@ -53,10 +70,8 @@ impl Work<'_> {
             self.save_model(&full)?;
             return Ok((full, full_judged, Some(table)));
         }
-        let mut rungs = rungs(&full.model, tokenizer_bytes, SMALLEST_VOCABULARY.min(words), bytes);
-        rungs.truncate(MAX_RUNGS);
         let mut best: Option<(Candidate, Judged, usize)> = None;
-        for Rung { layers, vocabulary, .. } in rungs {
+        for Rung { layers, vocabulary, .. } in self.rungs(&full, bytes)? {
             tell(&report::stage("smaller", &format!("{layers} of {all} layers, {vocabulary} of {words} tokens")));
             let trimmed = self.trimmed(&full, vocabulary)?;
             let student = if layers == all { trimmed } else { self.student(trimmed, layers)? };
@@ -73,8 +88,7 @@ impl Work<'_> {
             }
         }
         let Some((student, judged, chosen)) = best else {
-            let expected = "a size that a model of one layer and some thousand words can have".to_owned();
-            return Err(Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }.into());
+            return Err(too_small(bytes).into());
         };
         table.chosen = Some(chosen);
         tell(&show(&table));
@@ -100,6 +114,11 @@ impl Work<'_> {
             None => Ok(student),
         }
     }
+}
+
+fn too_small(bytes: usize) -> Error {
+    let expected = format!("a size that one layer and {SMALLEST_VOCABULARY} words can have");
+    Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }
 }
 
 fn size(judged: &Judged, tokenizer_bytes: u64) -> usize {
