@@ -96,8 +96,10 @@ pub fn evenly_spaced(all: usize, count: usize) -> Vec<usize> {
 /// as many words as there is room for. Those with the most layers come first. Empty if not even one layer and
 /// `smallest_vocabulary` words fit.
 pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabulary: usize, bytes: usize) -> Vec<Rung> {
-    /// Model card, report, manifest, metrics and the graph's own description.
-    const REST: usize = 150_000;
+    /// Model card, report, manifest, metrics.
+    const REST: usize = 200_000;
+    /// A layer's nodes in the graph: some eighty that unpack its weights among them, each with its names.
+    const LAYER_NODES: usize = 50_000;
     let config = &model.config;
     let is_words = |name: &str| name == config.architecture.names().word_embeddings();
     // Six bits for a weight and four for an embedding; four bytes for biases, layer normalization, and the scales, which
@@ -106,7 +108,7 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
         [_, _] => tensor.elem_count() * 3 / 4,
         _ => 8 * tensor.elem_count(),
     };
-    let (mut layer, mut fixed) = (0, REST);
+    let (mut layer, mut fixed) = (LAYER_NODES, REST);
     for (name, var) in model.parameters().iter() {
         match model.depth(name) {
             1 => layer += size(var),
