@@ -14,7 +14,7 @@ pub(super) struct Labelled {
 }
 
 /// The topics of the BBC's news.
-pub(super) const BBC_LABELS: [&str; 5] = ["business", "entertainment", "politics", "sport", "tech"];
+pub(super) const BBC_LABELS: [&str; 5] = ["business", "entertainment", "politics", "sports", "tech"];
 
 /// Ratings nearer to 0 than this say neither.
 const NEUTRAL: f64 = 0.5;
