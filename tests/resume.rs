@@ -105,3 +105,29 @@ fn another_run_is_not_resumed() {
     fs::write(&checkpoint, before).unwrap();
     finish(training(&dir, "bundle").arg("--resume")).success();
 }
+
+#[test]
+fn a_smaller_model_that_was_killed_while_it_learned_goes_on_too() {
+    let dir = Dir::default();
+    dir.write("data.csv", small_csv(444));
+    let smaller = |name: &str| {
+        let mut command = training(&dir, name);
+        command.args(["--layers", "1"]);
+        command
+    };
+    finish(&mut smaller("whole")).success();
+    let student = |entry: &String| entry.starts_with("killed.1-layers-") && entry.ends_with("-tokens.checkpoint");
+    let mut child = smaller("killed").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !dir.names().iter().any(student) {
+        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint of the smaller model in a minute");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!dir.path("killed").exists(), "a bundle of a run that has not ended");
+    finish(smaller("killed").arg("--resume")).success();
+    assert!(weights(&dir, "whole") == weights(&dir, "killed"), "other weights");
+    let left: Vec<String> = dir.names().into_iter().filter(|name| name.ends_with("checkpoint")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

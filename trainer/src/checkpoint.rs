@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    compute::LossScale,
     error::{Error, Result},
     model::Parameters,
     ops::with_elements,
@@ -52,6 +53,8 @@ pub struct Progress {
     pub dropout_position: u64,
     /// Sums over the epoch that is going on.
     pub sums: EpochSums,
+    /// What the loss is multiplied by in half precision.
+    pub loss_scale: LossScale,
     /// The epoch with the best validation score so far, counted from 1, and that score.
     pub best: Option<(usize, Option<f64>)>,
     /// What was told about the steps and epochs so far, in order.
@@ -116,21 +119,35 @@ const SECOND: &str = "second_moment/";
 pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> {
     let partial = config.path.with_added_extension(format!("partial-{}", std::process::id()));
     let names = || state.parameters.iter().map(|(name, _)| name);
-    let weights = state.parameters.iter().map(|(name, var)| (format!("{WEIGHT}{name}"), Data::tensor(var)));
-    let best = state.best.unwrap_or_default();
-    let best = names().zip(best).map(|(name, tensor)| (format!("{BEST}{name}"), Data::tensor(tensor)));
-    let moments = state.parameters.iter().filter_map(|(name, var)| {
-        let Moments { first, second } = state.optimizer.moments.get(name)?;
-        let data = |values| Data { shape: var.dims(), values: Values::Slice(values) };
-        Some([(format!("{FIRST}{name}"), data(first)), (format!("{SECOND}{name}"), data(second))])
-    });
+    let data = |prefix: &str, name: &str, tensor: &Tensor| -> Result<_> {
+        Ok((format!("{prefix}{name}"), Data::on_cpu(tensor)?))
+    };
+    let mut tensors = Vec::new();
+    for (name, var) in state.parameters.iter() {
+        tensors.push(data(WEIGHT, name, var)?);
+        match state.optimizer.moments.get(name) {
+            Some(Moments::Host { first, second }) => {
+                let data = |values| Data::Slice { shape: var.dims(), values };
+                tensors.push((format!("{FIRST}{name}"), data(first)));
+                tensors.push((format!("{SECOND}{name}"), data(second)));
+            }
+            Some(Moments::Device { first, second }) => {
+                tensors.push(data(FIRST, name, first)?);
+                tensors.push(data(SECOND, name, second)?);
+            }
+            None => {}
+        }
+    }
+    for (name, tensor) in names().zip(state.best.unwrap_or_default()) {
+        tensors.push(data(BEST, name, tensor)?);
+    }
     let progress = serde_json::to_string(state.progress).expect("a record has only string keys");
     let header = HashMap::from([
         (PROGRESS.to_owned(), progress),
         (SETTINGS.to_owned(), config.settings.to_string()),
         (OPTIMIZER_STEP.to_owned(), state.optimizer.step.to_string()),
     ]);
-    let written = safetensors::serialize_to_file(weights.chain(best).chain(moments.flatten()), Some(header), &partial)
+    let written = safetensors::serialize_to_file(tensors, Some(header), &partial)
         .map_err(|error| std::io::Error::other(error.to_string()))
         .and_then(|()| std::fs::File::open(&partial)?.sync_all())
         .and_then(|()| std::fs::rename(&partial, &config.path));
@@ -182,7 +199,7 @@ pub(crate) fn read(config: &CheckpointConfig, parameters: &Parameters) -> Result
         // A run that was stopped before its first step has no moments.
         if step > 0 {
             let [first, second] = [FIRST, SECOND].map(|prefix| floats(&format!("{prefix}{name}"), var.dims()));
-            optimizer.moments.insert(name.to_owned(), Moments { first: first?, second: second? });
+            optimizer.moments.insert(name.to_owned(), Moments::Host { first: first?, second: second? });
         }
     }
     let has_best = file.names().iter().any(|name| name.starts_with(BEST));
@@ -204,20 +221,15 @@ fn expect_same(path: &Path, checkpoint: &Value, run: &Value) -> Result<()> {
     Ok(())
 }
 
-/// A tensor on its way into the file: one at a time is copied.
-struct Data<'a> {
-    shape: &'a [usize],
-    values: Values<'a>,
+/// A tensor on its way into the file: one at a time becomes bytes.
+enum Data<'a> {
+    Tensor(Tensor),
+    Slice { shape: &'a [usize], values: &'a [f32] },
 }
 
-enum Values<'a> {
-    Tensor(&'a Tensor),
-    Slice(&'a [f32]),
-}
-
-impl<'a> Data<'a> {
-    fn tensor(tensor: &'a Tensor) -> Self {
-        Self { shape: tensor.dims(), values: Values::Tensor(tensor) }
+impl Data<'_> {
+    fn on_cpu(tensor: &Tensor) -> Result<Self> {
+        Ok(Self::Tensor(tensor.to_device(&Device::Cpu)?))
     }
 }
 
@@ -227,21 +239,24 @@ impl View for Data<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        self.shape
+        match self {
+            Self::Tensor(tensor) => tensor.dims(),
+            Self::Slice { shape, .. } => shape,
+        }
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        Cow::Owned(match self.values {
-            Values::Slice(values) => bytes(values),
-            Values::Tensor(tensor) => {
+        Cow::Owned(match self {
+            Self::Slice { values, .. } => bytes(values),
+            Self::Tensor(tensor) => {
                 with_elements([tensor], |[values]| Ok(bytes(values))).expect("parameters are contiguous f32 on the CPU")
             }
         })
     }
 
     fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * size_of::<f32>()
+        self.shape().iter().product::<usize>() * size_of::<f32>()
     }
 }
 

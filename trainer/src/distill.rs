@@ -1,7 +1,7 @@
 //! A smaller model that learns from a larger one: soft labels (Hinton, Vinyals and Dean, arXiv 1503.02531) and hidden
 //! states (Jiao et al., TinyBERT, arXiv 1909.10351), besides the labels themselves.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use nimbert::ProblemType;
 
 use crate::{
@@ -63,7 +63,7 @@ impl Teacher<'_> {
             // The last layers hold the first tokens only, in both models alike.
             let (ours, theirs) = (&ours[layer + 1], theirs[teacher_layer + 1].detach());
             if ours.dims() == theirs.dims() {
-                let distance = (ours - theirs)?.sqr()?.mean_all()?;
+                let distance = (ours - theirs)?.to_dtype(DType::F32)?.sqr()?.mean_all()?.to_device(&Device::Cpu)?;
                 sum = (sum + (distance * (hidden_weight / self.layers.len() as f64))?)?;
             }
         }

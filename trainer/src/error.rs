@@ -108,3 +108,8 @@ fn position(line: Option<u64>, column: Option<u64>) -> String {
     let part = |number: Option<u64>| number.map_or(String::new(), |number| format!(":{number}"));
     part(line) + &part(column)
 }
+
+/// candle's errors may carry a backtrace behind their first line.
+pub(crate) fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

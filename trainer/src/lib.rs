@@ -9,6 +9,7 @@ pub mod calibrate;
 pub mod check;
 pub mod checkpoint;
 pub mod compress;
+pub mod compute;
 pub mod dataloader;
 pub mod dataset;
 pub mod distill;

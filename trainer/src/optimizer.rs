@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Mutex};
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor, bail};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use crate::{
@@ -46,12 +46,22 @@ pub struct AdamWState {
 }
 
 /// Running means of a parameter's gradient and of its square.
-#[derive(Debug, Default)]
-pub struct Moments {
-    /// Of the gradient.
-    pub first: Vec<f32>,
-    /// Of its square.
-    pub second: Vec<f32>,
+#[derive(Debug)]
+pub enum Moments {
+    /// Where the fused update runs.
+    Host {
+        /// Of the gradient.
+        first: Vec<f32>,
+        /// Of its square.
+        second: Vec<f32>,
+    },
+    /// Beside a parameter on another device.
+    Device {
+        /// Of the gradient.
+        first: Tensor,
+        /// Of its square.
+        second: Tensor,
+    },
 }
 
 impl AdamW {
@@ -99,7 +109,7 @@ impl AdamW {
             let moments = &mut self.state.moments;
             if !moments.contains_key(name) {
                 let zeros = vec![0.0; var.elem_count()];
-                moments.insert(name.to_owned(), Moments { first: zeros.clone(), second: zeros });
+                moments.insert(name.to_owned(), Moments::Host { first: zeros.clone(), second: zeros });
             }
             let moments = moments.get_mut(name).expect("just inserted");
             let learning_rate = learning_rate * self.rate_factors.get(name).copied().unwrap_or(1.0);
@@ -130,6 +140,9 @@ fn is_decayed(name: &str) -> bool {
     !(name.ends_with("bias") || name.contains("LayerNorm") || name.contains("layer_norm"))
 }
 
+/// First and second moment of a parameter on the CPU.
+type HostMoments<'a> = (&'a mut [f32], &'a mut [f32]);
+
 /// One step's constants for one parameter.
 struct Update {
     keep: f32,
@@ -145,7 +158,35 @@ impl Update {
     /// Elements that one task handles.
     const TASK_ELEMENTS: usize = 1 << 15;
 
-    fn apply(&self, var: &Tensor, gradient: &Gradient, moments: &mut Moments) -> Result<()> {
+    fn apply(&self, var: &Var, gradient: &Gradient, moments: &mut Moments) -> Result<()> {
+        match (moments, var.device()) {
+            (Moments::Host { first, second }, Device::Cpu) => self.apply_fused(var, gradient, (first, second)),
+            (moments, _) => self.apply_composed(var, gradient, moments),
+        }
+    }
+
+    /// The update as tensor operations, for any device; moments that a checkpoint has brought are taken there.
+    fn apply_composed(&self, var: &Var, gradient: &Gradient, moments: &mut Moments) -> Result<()> {
+        let (first, second) = match moments {
+            Moments::Device { first, second } => (first.clone(), second.clone()),
+            Moments::Host { first, second } => {
+                let there = |values: &[f32]| Tensor::from_slice(values, var.shape(), var.device());
+                (there(first)?, there(second)?)
+            }
+        };
+        let gradient = (gradient.to_dense(var)? * f64::from(self.gradient_scale))?;
+        let mean =
+            |before: Tensor, now: &Tensor, beta: f32| (before * f64::from(beta))? + (now * f64::from(1.0 - beta))?;
+        let first = mean(first, &gradient, self.beta1)?;
+        let second = mean(second, &gradient.sqr()?, self.beta2)?;
+        let root = ((second.sqrt()? * f64::from(self.inverse_root_correction))? + f64::from(self.eps))?;
+        let step = ((&first / root)? * f64::from(self.rate))?;
+        var.set(&((var.as_detached_tensor() * f64::from(self.keep))? - step)?)?;
+        *moments = Moments::Device { first, second };
+        Ok(())
+    }
+
+    fn apply_fused(&self, var: &Tensor, gradient: &Gradient, moments: HostMoments<'_>) -> Result<()> {
         match gradient {
             Gradient::Dense(gradient) => with_elements([gradient], |[gradient]| {
                 self.in_place(var, moments, Self::TASK_ELEMENTS, &|task, len| {
@@ -168,7 +209,7 @@ impl Update {
     fn in_place<'a>(
         &self,
         var: &Tensor,
-        moments: &mut Moments,
+        moments: HostMoments<'_>,
         task_elements: usize,
         gradient: &(dyn Fn(usize, usize) -> Option<&'a [f32]> + Sync),
     ) -> candle_core::Result<()> {
@@ -187,7 +228,7 @@ impl Update {
 /// candle lets a tensor be changed in place by an operation only; this is the update in that form.
 struct InPlace<'a, 'b> {
     update: &'a Update,
-    moments: Mutex<&'a mut Moments>,
+    moments: Mutex<HostMoments<'a>>,
     task_elements: usize,
     gradient: &'a (dyn Fn(usize, usize) -> Option<&'b [f32]> + Sync),
 }
@@ -201,7 +242,7 @@ impl InplaceOp1 for InPlace<'_, '_> {
         let CpuStorage::F32(values) = storage else { bail!("adamw: expected f32 parameters") };
         let Some((start, end)) = layout.contiguous_offsets() else { bail!("adamw: expected a contiguous parameter") };
         let mut moments = self.moments.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Moments { first, second } = &mut **moments;
+        let (first, second) = &mut *moments;
         let size = self.task_elements;
         let tasks =
             values[start..end].par_chunks_mut(size).zip(first.par_chunks_mut(size)).zip(second.par_chunks_mut(size));
@@ -224,5 +265,45 @@ impl InplaceOp1 for InPlace<'_, '_> {
             );
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_composed_update_is_the_fused_one() {
+        let update = Update {
+            keep: 0.99,
+            rate: 0.01,
+            inverse_root_correction: 1.5,
+            gradient_scale: 0.7,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+        };
+        let dense = |seed: f32| (0..60).map(|i| (seed * i as f32).sin()).collect::<Vec<f32>>();
+        let dense_gradient = Tensor::from_vec(dense(0.3), (20, 3), &Device::Cpu).unwrap();
+        let rows = Gradient::Rows { rows: vec![0, 7, 19], values: dense(0.9)[..9].to_vec() };
+        for gradient in [Gradient::Dense(dense_gradient), rows] {
+            let run = |composed: bool| {
+                let var = Var::from_vec(dense(0.5), (20, 3), &Device::Cpu).unwrap();
+                let mut moments = Moments::Host { first: dense(0.2), second: vec![0.5; 60] };
+                // Twice: the second time, the moments are where the first has left them.
+                for _ in 0..2 {
+                    match composed {
+                        true => update.apply_composed(&var, &gradient, &mut moments).unwrap(),
+                        false => update.apply(&var, &gradient, &mut moments).unwrap(),
+                    }
+                }
+                let is_host = matches!(moments, Moments::Host { .. });
+                assert_eq!(is_host, !composed);
+                var.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            for (fused, composed) in run(false).into_iter().zip(run(true)) {
+                assert!((fused - composed).abs() < 1e-6, "{fused} and {composed}");
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::{self, Checkpoint, CheckpointConfig, EpochSums, Progress, Record, State},
+    compute::{Compute, LossScale},
     dataloader::{Example, PackedBatch, shuffled_batches},
     distill::Teacher,
     error::{Error, Result},
@@ -177,6 +178,8 @@ pub struct Job<'a> {
     pub teacher: Option<&'a Teacher<'a>>,
     /// Where the run leaves its state; none: nowhere.
     pub checkpoints: Option<&'a CheckpointConfig>,
+    /// Where it computes.
+    pub compute: &'a Compute,
 }
 
 /// Trains `model` in place. The best epoch is the one with the highest validation score (of equals, the last): accuracy,
@@ -202,9 +205,28 @@ pub fn train(
     if config.patience.is_some() && splits.validation.is_empty() {
         return Err(Error::setting("--patience", "validation rows to judge by (--validation-size)", "none"));
     }
+    if !job.compute.is_fused() {
+        return train_elsewhere(model, job, stop, on_record);
+    }
     // On one of rayon's threads: a loop outside of the pool would be one thread more than there are cores, and every
     // parallel operation would begin with waking another thread up.
     rayon::scope(|_| train_loop(model, job, stop, on_record))
+}
+
+/// Trains a copy of the model, and of its teacher, where the job computes, and brings the weights back.
+fn train_elsewhere(
+    model: &SequenceClassifier,
+    job: Job<'_>,
+    stop: &AtomicBool,
+    on_record: impl FnMut(&Record),
+) -> Result<Training> {
+    let copy = model.on(job.compute)?;
+    let teacher_model = job.teacher.map(|teacher| teacher.model.on(job.compute)).transpose()?;
+    let teacher = job.teacher.zip(teacher_model.as_ref());
+    let teacher = teacher.map(|(teacher, model)| Teacher { model, layers: teacher.layers.clone(), ..*teacher });
+    let training = train_loop(&copy, Job { teacher: teacher.as_ref(), ..job }, stop, on_record)?;
+    model.parameters().restore(&copy.parameters().snapshot()?)?;
+    Ok(training)
 }
 
 fn train_loop(
@@ -225,12 +247,14 @@ fn train_loop(
             let started = Instant::now();
             let examples: Vec<&Example> = rows.iter().map(|&row| &splits.train[row]).collect();
             let StepResult { loss, gradients, hits, tokens, .. } = run.gradients(&examples)?;
-            let grad_norm = gradients.norm()?;
+            let grad_norm = gradients.norm()? / run.progress.loss_scale.factor;
 
             let step = run.progress.step;
+            // Half precision may overflow while the loss is multiplied by too much: the step is left out, untold.
+            let overflowed = loss.is_finite() && !grad_norm.is_finite() && run.progress.loss_scale.can_shrink();
             let diverged = [("the loss", loss), ("the gradient norm", grad_norm)];
             let diverged = diverged.into_iter().find(|(_, value)| !value.is_finite());
-            if let Some((quantity, value)) = diverged {
+            if let (Some((quantity, value)), false) = (diverged, overflowed) {
                 return run.finish(Some(Error::Diverged { step: step + 1, epoch, quantity, value }));
             }
             if stop.load(Ordering::Relaxed) {
@@ -241,8 +265,13 @@ fn train_loop(
             }
 
             let learning_rate = schedule.learning_rate(step);
-            let scale = clip_scale(grad_norm, config.max_grad_norm);
-            run.optimizer.step(model.parameters(), &gradients, learning_rate, scale)?;
+            if overflowed {
+                run.progress.loss_scale.shrink();
+            } else {
+                let scale = clip_scale(grad_norm, config.max_grad_norm) / run.progress.loss_scale.factor;
+                run.optimizer.step(model.parameters(), &gradients, learning_rate, scale)?;
+                run.progress.loss_scale.grow(job.compute.dtype);
+            }
 
             let progress = &mut run.progress;
             progress.step += 1;
@@ -253,7 +282,9 @@ fn train_loop(
             progress.sums.tokens += tokens;
             progress.sums.seconds += started.elapsed().as_secs_f64();
             let record = StepRecord { step: progress.step, epoch, loss: loss as f32, learning_rate, grad_norm };
-            run.tell(Record::Step(record), &mut on_record);
+            if !overflowed {
+                run.tell(Record::Step(record), &mut on_record);
+            }
             let every = job.checkpoints.and_then(|checkpoints| checkpoints.every_steps);
             if every.is_some_and(|every| run.progress.step.is_multiple_of(every)) {
                 run.save()?;
@@ -308,7 +339,7 @@ impl<'a> Run<'a> {
             optimizer: AdamW::new(config.adamw).with_rate_factors(factors.collect()),
             shuffle: generator(config.seed, Stream::Shuffle),
             dropout: DropoutKeys::new(config.seed),
-            progress: Progress::default(),
+            progress: Progress { loss_scale: LossScale::new(job.compute.dtype), ..Progress::default() },
             best: None,
         };
         let checkpoints = job.checkpoints.filter(|checkpoints| checkpoints.resume);
@@ -345,7 +376,7 @@ impl<'a> Run<'a> {
 
     /// Loss and gradients of one step's rows, in batches.
     fn gradients(&mut self, examples: &[&Example]) -> Result<StepResult> {
-        let Self { model, job: Job { config, teacher, .. }, dropout, .. } = self;
+        let Self { model, job: Job { config, teacher, .. }, dropout, progress, .. } = self;
         let decision = undecided(config.loss.problem_type);
         let mut sum: Option<StepResult> = None;
         for examples in examples.chunks(config.batch_size) {
@@ -357,7 +388,7 @@ impl<'a> Run<'a> {
                 Some(teacher) => teacher.loss(&batch, &output, &loss)?,
                 None => loss,
             };
-            let gradients = model.backward(&loss, &output, &batch)?;
+            let gradients = model.backward(&(&loss * progress.loss_scale.factor)?, &output, &batch)?;
             let logits = output.logits.to_vec2::<f32>()?;
             let is_hit = |(logits, labels): &(&Vec<f32>, &&[u32])| {
                 let predicted = decision.label_ids(&decision.scores(logits));
@@ -488,4 +519,81 @@ fn evaluate(
     let scores: Vec<Vec<f32>> = logits.iter().map(|logits| decision.scores(logits)).collect();
     let expected: Vec<&[u32]> = examples.iter().map(|example| example.labels.as_slice()).collect();
     Ok(Some(Metrics::new(&model.labels, &decision, &expected, &scores)))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use nimbert::Encoding;
+
+    use super::*;
+    use crate::model::EncoderConfig;
+
+    /// The label is which of two words a text begins with.
+    fn examples(count: u32) -> Vec<Example> {
+        let example = |index: u32| {
+            let words = 3 + index % 5;
+            let ids = [5, 7 + index % 2].into_iter().chain((0..words).map(|word| 20 + (index * 3 + word) % 50));
+            let input_ids: Vec<u32> = ids.collect();
+            let token_type_ids = vec![0; input_ids.len()];
+            Example { windows: vec![Encoding { input_ids, token_type_ids, truncated: false }], labels: vec![index % 2] }
+        };
+        (0..count).map(example).collect()
+    }
+
+    /// Trains the tiny BERT and returns the records and weights.
+    fn run(dtype: DType) -> (Training, Vec<f32>) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-bert");
+        let config = EncoderConfig::open(&folder.join("config.json")).unwrap();
+        let labels = ["a", "b"].map(String::from);
+        let (model, _) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0).unwrap();
+        let examples = examples(64);
+        let config = TrainConfig {
+            epochs: 4,
+            batch_size: 16,
+            learning_rate: 1e-3,
+            warmup_ratio: 0.1,
+            curve: Curve::Linear,
+            loss: Loss::default(),
+            gradient_accumulation: 1,
+            layer_decay: 1.0,
+            patience: None,
+            max_grad_norm: 1.0,
+            adamw: AdamWConfig::default(),
+            seed: 1,
+        };
+        let job = Job {
+            splits: Splits { train: &examples, validation: &[], test: &[] },
+            config: &config,
+            teacher: None,
+            checkpoints: None,
+            compute: &Compute { device: Device::Cpu, dtype },
+        };
+        let training = train(&model, job, &AtomicBool::new(false), |_| {}).unwrap();
+        let weights = model.parameters().iter().flat_map(|(_, var)| {
+            assert_eq!(var.dtype(), DType::F32);
+            var.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        });
+        (training, weights.collect())
+    }
+
+    #[test]
+    fn composed_forms_train_as_the_fused_ones_do_dropout_included() {
+        let ((fused, fused_weights), (composed, composed_weights)) = (run(DType::F32), run(DType::F64));
+        for (fused, composed) in fused.epochs.iter().zip(&composed.epochs) {
+            assert!((fused.loss - composed.loss).abs() < 1e-4, "{} and {}", fused.loss, composed.loss);
+        }
+        let mean = fused_weights.iter().zip(&composed_weights).map(|(a, b)| f64::from((a - b).abs())).sum::<f64>()
+            / fused_weights.len() as f64;
+        assert!(mean < 1e-5, "weights differ by {mean} on average");
+    }
+
+    #[test]
+    fn half_precision_learns_the_same() {
+        let ((full, _), (half, weights)) = (run(DType::F32), run(DType::F16));
+        assert!(weights.iter().all(|weight| weight.is_finite()));
+        let last = |training: &Training| training.epochs.last().unwrap().loss;
+        assert!(last(&half) < half.epochs[0].loss * 0.9, "{:?}", half.epochs);
+        assert!((last(&half) - last(&full)).abs() < 0.05, "{} and {}", last(&half), last(&full));
+    }
 }

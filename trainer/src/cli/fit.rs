@@ -3,11 +3,13 @@
 mod smaller;
 
 use std::{
+    cell::RefCell,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use candle_core::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{
     Tokenizer,
@@ -17,6 +19,7 @@ use nimbert_trainer::{
     Error,
     checkpoint::{CheckpointConfig, Record},
     compress::{self, Compressed, parse_size, trim_vocabulary},
+    compute::Compute,
     export::{Contents, Evidence, ExportConfig, Judged, judge, pack, save_model},
     html, hub,
     loss::{Loss, balanced_weights},
@@ -136,6 +139,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["layers", "trim_vocab"])]
     #[serde(skip)]
     target_size: Option<String>,
+    /// Where training computes: cpu, cuda, cuda:N or metal; the latter need a build with that cargo feature
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: String,
+    /// Number format of the activations on CUDA or Metal; weights and gradients stay fp32
+    #[arg(long, value_enum, default_value_t = ComputeDtype::Fp32)]
+    compute_dtype: ComputeDtype,
     /// Everything random follows from it
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -174,6 +183,14 @@ enum CurveArg {
     Linear,
     Cosine,
     Constant,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum ComputeDtype {
+    Fp32,
+    Bf16,
+    Fp16,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum, Serialize)]
@@ -235,6 +252,15 @@ impl Args {
         }
     }
 
+    fn compute(&self) -> Result<Compute, Error> {
+        let dtype = match self.compute_dtype {
+            ComputeDtype::Fp32 => DType::F32,
+            ComputeDtype::Bf16 => DType::BF16,
+            ComputeDtype::Fp16 => DType::F16,
+        };
+        Compute::open(&self.device, dtype)
+    }
+
     /// How many layers are frozen; none: not even the embeddings.
     fn frozen_layers(&self) -> Option<usize> {
         self.freeze_layers.or(self.freeze_embeddings.then_some(0))
@@ -257,11 +283,16 @@ struct Work<'a> {
     args: &'a Args,
     sources: Sources,
     train_config: TrainConfig,
+    compute: Compute,
     export_config: ExportConfig,
     stride: Option<usize>,
     /// Where tokenizers of trimmed models lie.
     scratch: tempfile::TempDir,
     stop: &'a AtomicBool,
+    /// Where the run leaves its state; none: nowhere.
+    checkpoints: Option<CheckpointConfig>,
+    /// Checkpoints of the smaller models that learn from the trained one.
+    student_checkpoints: RefCell<Vec<PathBuf>>,
 }
 
 /// A model, the texts as it reads them, and what has been measured of it.
@@ -282,6 +313,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let export_config = export_config(args)?;
     let train_config = args.train_config();
     train_config.validate()?;
+    let compute = args.compute()?;
     let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
     check_save_model(args)?;
     // Before interrupts are caught: one during a download ends it.
@@ -292,7 +324,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let tokenizer = open_tokenizer(&base, args.max_length, stride, &encoder_config)?;
     let sources = read(&data_config)?;
     let scratch = tempfile::tempdir()?;
-    let mut work = Work { args, sources, train_config, export_config, stride, scratch, stop: &stop };
+    let mut work = Work {
+        args,
+        sources,
+        train_config,
+        compute,
+        export_config,
+        stride,
+        scratch,
+        stop: &stop,
+        checkpoints: None,
+        student_checkpoints: RefCell::default(),
+    };
     work.train_config.loss.class_weights =
         args.class_weights.as_deref().map(|text| class_weights(text, &work)).transpose()?;
     work.train_config.loss.validate(work.sources.labels.len())?;
@@ -318,8 +361,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     tell(&report::model_stages(&candidate.model, &load_report, &candidate.examples, args.batch_size));
     tell(&report::training_stage(&work.train_config, candidate.examples.train.len()));
-    let checkpoints = work.checkpoints(&weights)?;
-    let trained = work.train(&candidate, None, checkpoints.as_ref())?;
+    work.checkpoints = work.main_checkpoints(&weights)?;
+    let trained = work.train(&candidate, None, work.checkpoints.as_ref())?;
     let Trained { mut training, records } = trained;
     // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
     if stop.swap(false, Ordering::Relaxed) && training.stopped.is_none() {
@@ -366,14 +409,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     match training.stopped {
         Some(reason) => {
             super::message(&format!("epoch {} was packed as {}", training.best, args.export.out.display()));
-            if let (Some(checkpoints), Error::Interrupted { .. }) = (&checkpoints, &reason) {
-                super::message(&format!("--resume goes on from {}", checkpoints.path.display()));
-            }
+            work.tell_of_resume(&reason);
             Err(reason.into())
         }
         None => {
-            if let Some(checkpoints) = &checkpoints {
-                std::fs::remove_file(&checkpoints.path).or_else(|error| match error.kind() {
+            let main = work.checkpoints.iter().map(|checkpoints| checkpoints.path.clone());
+            for path in main.chain(work.student_checkpoints.take()) {
+                std::fs::remove_file(&path).or_else(|error| match error.kind() {
                     io::ErrorKind::NotFound => Ok(()),
                     _ => Err(error),
                 })?;
@@ -437,7 +479,7 @@ fn class_weights(text: &str, work: &Work<'_>) -> Result<Vec<f32>, Error> {
 
 impl Work<'_> {
     /// Where the run leaves its state. One that is there already is resumed, or replaced where that was asked for.
-    fn checkpoints(&self, weights: &Path) -> anyhow::Result<Option<CheckpointConfig>> {
+    fn main_checkpoints(&self, weights: &Path) -> anyhow::Result<Option<CheckpointConfig>> {
         let args = self.args;
         if args.no_checkpoint {
             return Ok(None);
@@ -463,6 +505,22 @@ impl Work<'_> {
         }
         let every_steps = args.checkpoint_every.map(|steps| steps as usize);
         Ok(Some(CheckpointConfig { path, every_steps, resume: args.resume, settings: Value::Object(settings) }))
+    }
+
+    /// The same for a model of so many layers and tokens that learns from the trained one. What led to the trained one
+    /// must be the same too.
+    fn student_checkpoints(&self, layers: usize, tokens: usize) -> Option<CheckpointConfig> {
+        let main = self.checkpoints.as_ref()?;
+        let path = main.path.with_extension(format!("{layers}-layers-{tokens}-tokens.checkpoint"));
+        self.student_checkpoints.borrow_mut().push(path.clone());
+        Some(CheckpointConfig { path, ..main.clone() })
+    }
+
+    /// Says how a run that was interrupted goes on.
+    fn tell_of_resume(&self, reason: &Error) {
+        if let (Some(checkpoints), Error::Interrupted { .. }) = (&self.checkpoints, reason) {
+            super::message(&format!("--resume goes on from {}", checkpoints.path.display()));
+        }
     }
 
     /// The model with a smaller vocabulary, and the texts as it reads them.
@@ -496,7 +554,7 @@ impl Work<'_> {
         let mut records = Vec::new();
         let splits = Splits { train: &examples.train, validation: &examples.validation, test: &examples.test };
         tell(&report::epoch_header());
-        let job = Job { splits, config, teacher, checkpoints };
+        let job = Job { splits, config, teacher, checkpoints, compute: &self.compute };
         let result = train(model, job, self.stop, |record| {
             match record {
                 Record::Step(step) => {

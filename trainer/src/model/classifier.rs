@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, path::Path, sync::Arc};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::{
     config::EncoderConfig,
@@ -13,6 +13,7 @@ use super::{
     parameters::{LoadReport, Loader, Parameters, read_tensors},
 };
 use crate::{
+    compute::Compute,
     dataloader::PackedBatch,
     error::{Error, Result},
     ops::{self, Activation, Attention, Dropout, GradientSink},
@@ -29,8 +30,10 @@ pub struct SequenceClassifier {
     parameters: Parameters,
     /// Where the linear layers leave their gradients.
     gradients: GradientSink,
-    /// Whether the embeddings keep their weights.
-    frozen_embeddings: bool,
+    /// Where it computes; its parameters are there too.
+    compute: Compute,
+    /// How many layers keep their weights, the embeddings before them too; none: not even those.
+    frozen_layers: Option<usize>,
     embeddings_norm: LayerNorm,
     /// From the embeddings' width to the encoder's, where they differ.
     embeddings_project: Option<Linear>,
@@ -239,7 +242,8 @@ impl SequenceClassifier {
             labels,
             parameters,
             gradients,
-            frozen_embeddings: false,
+            compute: Compute::default(),
+            frozen_layers: None,
             embeddings_norm,
             embeddings_project,
             layers,
@@ -259,7 +263,7 @@ impl SequenceClassifier {
             let expected = format!("at most the model's {} layers", self.layers.len());
             return Err(Error::setting("--freeze-layers", expected, layers));
         }
-        self.frozen_embeddings = true;
+        self.frozen_layers = Some(layers);
         self.embeddings_norm.freeze();
         self.embeddings_project.iter_mut().for_each(Linear::freeze);
         self.layers[..layers].iter_mut().for_each(Layer::freeze);
@@ -268,6 +272,24 @@ impl SequenceClassifier {
         let prefixes: Vec<String> = layer_prefixes.chain([names.embeddings_prefix()]).collect();
         self.parameters.freeze(&prefixes);
         Ok(())
+    }
+
+    /// A copy that computes elsewhere, with the same layers frozen.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device has not enough memory.
+    pub fn on(&self, compute: &Compute) -> Result<Self> {
+        let moved = |(name, var): (&str, &Var)| Ok((name.to_owned(), var.to_device(&compute.device)?));
+        let tensors = self.parameters.iter().map(moved).collect::<Result<BTreeMap<_, _>>>()?;
+        // The head fits, whatever labels the base's config.json names.
+        let config = self.config.clone().with_labels(&self.labels);
+        let (model, report) = Self::from_tensors(&self.config.path, tensors, config, &self.labels, 0)?;
+        report.expect_trained()?;
+        let mut model = Self { config: self.config.clone(), compute: compute.clone(), ..model };
+        if let Some(layers) = self.frozen_layers {
+            model.freeze(layers)?;
+        }
+        Ok(model)
     }
 
     /// How far a parameter lies from the input: 0 for the embeddings, i + 1 for layer i, the number of layers plus 1 for
@@ -298,7 +320,7 @@ impl SequenceClassifier {
         let keys = dropout.unwrap_or(&mut no_dropout);
         let config = &self.config;
         let embedding_sums = self.embedding_sums(batch)?;
-        let normalized = self.embeddings_norm.forward(&embedding_sums)?;
+        let normalized = self.embeddings_norm.forward(&embedding_sums)?.to_dtype(self.compute.dtype)?;
         let embedded = ops::dropout(&normalized, keys.next(config.hidden_dropout_prob))?;
         let mut hidden_states = vec![match &self.embeddings_project {
             Some(project) => project.forward(&embedded)?,
@@ -328,7 +350,7 @@ impl SequenceClassifier {
         Ok(Encoded { embedding_sums, hidden_states })
     }
 
-    /// Logits of a batch; dropout only where keys for it are given.
+    /// Logits of a batch, on the CPU; dropout only where keys for it are given.
     ///
     /// # Errors
     /// [`Error::Tensor`].
@@ -342,6 +364,7 @@ impl SequenceClassifier {
         let first = if architecture.drops_head_input() { ops::dropout(&first, keys.next(p))? } else { first };
         let dense = ops::activation(&self.head_dense.forward(&first)?, architecture.head_activation())?;
         let logits = self.head_output.forward(&ops::dropout(&dense, keys.next(p))?)?;
+        let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         Ok(Output { logits: mean_over_windows(logits, batch)?, encoded })
     }
 
@@ -357,7 +380,7 @@ impl SequenceClassifier {
             self.gradients.take(tensor).or_else(|| store.remove(tensor)).ok_or_else(cut)
         };
         let mut gradients = BTreeMap::new();
-        if !self.frozen_embeddings {
+        if self.frozen_layers.is_none() {
             let sums = take("the embeddings", &output.encoded.embedding_sums)?.flatten_all()?.to_vec1::<f32>()?;
             let width = self.config.embedding_size;
             let rows = |table: Table<'_>| (table.name, Gradient::of_rows(&table.ids, &sums, width));
@@ -392,16 +415,16 @@ impl SequenceClassifier {
         let mut sums: Option<Tensor> = None;
         for Table { name, ids } in self.tables(batch) {
             let table = self.parameters.get(&name).expect("loaded with the model").as_detached_tensor();
-            let rows = table.index_select(&Tensor::new(&*ids, &Device::Cpu)?, 0)?;
+            let rows = table.index_select(&Tensor::new(&*ids, table.device())?, 0)?;
             sums = Some(match sums {
                 None => rows,
                 Some(sums) => (sums + rows)?,
             });
         }
         let sums = sums.expect("words and positions");
-        match self.frozen_embeddings {
-            true => Ok(sums),
-            false => Ok(Var::from_tensor(&sums)?.into_inner()),
+        match self.frozen_layers {
+            Some(_) => Ok(sums),
+            None => Ok(Var::from_tensor(&sums)?.into_inner()),
         }
     }
 }
@@ -409,7 +432,7 @@ impl SequenceClassifier {
 /// The first token's row of each text: `[tokens, hidden]` → `[rows, hidden]`.
 fn first_tokens(x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
     let first: Vec<u32> = batch.offsets[..batch.rows()].iter().map(|&offset| offset as u32).collect();
-    Ok(x.index_select(&Tensor::new(first, &Device::Cpu)?, 0)?)
+    Ok(x.index_select(&Tensor::new(first, x.device())?, 0)?)
 }
 
 /// `[windows, labels]` → `[texts, labels]`.

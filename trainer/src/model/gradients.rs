@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use crate::{
     error::Result,
-    ops::{square_sum, with_elements},
+    ops::{square_sum, tensor_square_sum},
 };
 
 /// The derivative of a loss with respect to one parameter.
@@ -45,25 +45,23 @@ impl Gradient {
 
     fn square_sum(&self) -> Result<f64> {
         match self {
-            Self::Dense(tensor) => Ok(with_elements([tensor], |[values]| Ok(square_sum(values)))?),
+            Self::Dense(tensor) => Ok(tensor_square_sum(tensor)?),
             Self::Rows { values, .. } => Ok(square_sum(values)),
         }
     }
 
-    /// The whole gradient, in the shape of its parameter.
+    /// The whole gradient, in the shape of its parameter and on its device.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] if memory runs out.
-    pub fn to_dense(&self, shape: &candle_core::Shape) -> Result<Tensor> {
+    pub fn to_dense(&self, parameter: &Tensor) -> Result<Tensor> {
         match self {
             Self::Dense(tensor) => Ok(tensor.clone()),
             Self::Rows { rows, values } => {
-                let hidden = shape.dims2()?.1;
-                let mut dense = vec![0.0f32; shape.elem_count()];
-                for (row, values) in rows.iter().zip(values.chunks_exact(hidden)) {
-                    dense[*row as usize * hidden..][..hidden].copy_from_slice(values);
-                }
-                Ok(Tensor::from_vec(dense, shape, &Device::Cpu)?)
+                let (device, hidden) = (parameter.device(), parameter.dims2()?.1);
+                let values = Tensor::from_slice(values, (rows.len(), hidden), device)?;
+                let rows = Tensor::new(rows.as_slice(), device)?;
+                Ok(parameter.zeros_like()?.index_add(&rows, &values, 0)?)
             }
         }
     }
@@ -116,6 +114,8 @@ impl Gradients {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
 
     #[test]
@@ -129,7 +129,7 @@ mod tests {
         let sum = a.add(0.5, b, 0.1).unwrap();
         let Some(Gradient::Rows { rows, values }) = sum.get("t") else { panic!("rows") };
         assert_eq!((rows.as_slice(), values.as_slice()), (&[1, 3][..], &[2.5, 4.0, 0.5, 1.0][..]));
-        let dense = sum.get("w").unwrap().to_dense(&2.into()).unwrap();
+        let dense = sum.get("w").unwrap().to_dense(&Tensor::new(&[0.0f32, 0.0], &Device::Cpu).unwrap()).unwrap();
         assert_eq!(dense.to_vec1::<f32>().unwrap(), [1.5, 3.0]);
     }
 }

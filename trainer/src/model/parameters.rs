@@ -12,8 +12,8 @@ use rand_distr::{Distribution, Normal};
 
 use super::architecture::Names;
 use crate::{
-    error::{Error, Result},
-    ops::{GradientSink, square_sum, with_elements},
+    error::{Error, Result, first_line},
+    ops::{GradientSink, tensor_square_sum},
 };
 
 /// The model's tensors in the order of their names: the same in every run, unlike candle's `VarMap`.
@@ -57,7 +57,7 @@ impl Parameters {
     pub fn square_sum(&self) -> Result<f64> {
         let mut sum = 0.0;
         for var in self.all.values() {
-            sum += with_elements([var], |[values]| Ok(square_sum(values)))?;
+            sum += tensor_square_sum(var)?;
         }
         Ok(sum)
     }
@@ -70,13 +70,13 @@ impl Parameters {
         Ok(self.all.values().map(|var| var.copy()).collect::<candle_core::Result<_>>()?)
     }
 
-    /// Puts the values of a [`Parameters::snapshot`] back.
+    /// Puts the values of a [`Parameters::snapshot`] back, whatever device they are on.
     ///
     /// # Errors
     /// [`Error::Tensor`] if it is the snapshot of another model.
     pub fn restore(&self, snapshot: &[Tensor]) -> Result<()> {
         for (var, value) in self.all.values().zip(snapshot) {
-            var.set(value)?;
+            var.set(&value.to_device(var.device())?)?;
         }
         Ok(())
     }
@@ -228,9 +228,4 @@ fn canonical_name(name: &str, names: &Names) -> String {
         }
         _ => name,
     }
-}
-
-/// candle's errors may carry a backtrace behind their first line.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{
-    TASK_ELEMENTS, elements,
+    TASK_ELEMENTS, composed, elements, is_fused,
     math::{exp, normal_distribution, vectorized},
     tensor, with_elements,
 };
@@ -91,9 +91,12 @@ fn sigmoid(x: f32) -> f32 {
 /// The activation of each element.
 ///
 /// # Errors
-/// If `x` is not contiguous `f32` on the CPU.
+/// If `x` is not contiguous.
 pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    x.apply_op1(activation)
+    match is_fused(x) {
+        true => x.apply_op1(activation),
+        false => composed::activation(x, activation),
+    }
 }
 
 impl CustomOp1 for Activation {

@@ -6,8 +6,9 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
+    composed,
     dropout::Dropout,
-    elements,
+    elements, is_fused,
     math::{dot, exp, sum, vectorized},
     matmul::{Matrix, Threads, matmul},
     tensor, with_elements,
@@ -30,9 +31,12 @@ pub struct Attention {
 /// the heads side by side in a row. Result: `[query rows, hidden]`.
 ///
 /// # Errors
-/// If shapes and offsets disagree or a tensor is not contiguous `f32` on the CPU.
+/// If shapes and offsets disagree, or a tensor is not contiguous.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: Attention) -> Result<Tensor> {
-    q.apply_op3(k, v, attention)
+    match is_fused(q) {
+        true => q.apply_op3(k, v, attention),
+        false => composed::attention(q, k, v, &attention),
+    }
 }
 
 /// One text's rows, and where it starts in the numbering of attention probabilities (for dropout).
@@ -95,7 +99,7 @@ impl Attention {
     }
 
     /// The dimension of a row, checked against the offsets.
-    fn hidden(&self, q: &Shape, k: &Shape, v: &Shape) -> Result<usize> {
+    pub(super) fn hidden(&self, q: &Shape, k: &Shape, v: &Shape) -> Result<usize> {
         let (q_rows, hidden) = q.dims2()?;
         let fits = k == v
             && k.dims2()? == (self.keys.last().copied().unwrap_or(0), hidden)

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::{
-    TASK_ELEMENTS, elements,
+    TASK_ELEMENTS, composed, elements, is_fused,
     math::{random_bits, vectorized},
 };
 
@@ -44,10 +44,11 @@ impl Dropout {
 /// x with dropout; without one, x itself.
 ///
 /// # Errors
-/// If `x` is not contiguous `f32` on the CPU.
+/// If `x` is not contiguous.
 pub fn dropout(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
     match dropout {
-        Some(dropout) => x.apply_op1(dropout),
+        Some(dropout) if is_fused(x) => x.apply_op1(dropout),
+        Some(dropout) => composed::dropout(x, dropout),
         None => Ok(x.clone()),
     }
 }
@@ -55,10 +56,11 @@ pub fn dropout(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
 /// residual + dropout(x), both of the same shape.
 ///
 /// # Errors
-/// If the shapes differ or a tensor is not contiguous `f32` on the CPU.
+/// If the shapes differ, or a tensor is not contiguous.
 pub fn dropout_add(x: &Tensor, residual: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
     match dropout {
-        Some(dropout) => x.apply_op2(residual, dropout),
+        Some(dropout) if is_fused(x) => x.apply_op2(residual, dropout),
+        Some(dropout) => composed::dropout(x, dropout)? + residual,
         None => x + residual,
     }
 }

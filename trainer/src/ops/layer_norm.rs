@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
-    TASK_ELEMENTS, elements,
+    TASK_ELEMENTS, composed, elements, is_fused,
     math::{dot, sum, vectorized},
     tensor, with_elements,
 };
@@ -13,9 +13,12 @@ use super::{
 /// The variance is the biased one, as in PyTorch.
 ///
 /// # Errors
-/// If the shapes disagree or a tensor is not contiguous `f32` on the CPU.
+/// If the shapes disagree, or a tensor is not contiguous.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
-    x.apply_op3(weight, bias, LayerNorm { eps })
+    match is_fused(x) {
+        true => x.apply_op3(weight, bias, LayerNorm { eps }),
+        false => composed::layer_norm(x, weight, bias, eps),
+    }
 }
 
 struct LayerNorm {

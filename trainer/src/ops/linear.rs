@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, TensorId
 use rayon::prelude::*;
 
 use super::{
-    elements,
+    composed, elements, is_fused,
     matmul::{Matrix, Threads, matmul},
     tensor, with_elements,
 };
@@ -44,12 +44,15 @@ impl GradientSink {
 }
 
 /// x `[rows, in]` times weight `[out, in]` (Hugging Face's and PyTorch's layout) transposed, plus bias `[out]`:
-/// `[rows, out]`. With a sink, the gradients of weight and bias go there instead of into candle's store.
+/// `[rows, out]`. With a sink, the fused form leaves the gradients of weight and bias there instead of in candle's store.
 ///
 /// # Errors
-/// If the shapes disagree or a tensor is not contiguous `f32` on the CPU.
+/// If the shapes disagree, or a tensor is not contiguous.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor, sink: Option<&GradientSink>) -> Result<Tensor> {
-    x.apply_op3(weight, bias, Linear { sink: sink.cloned() })
+    match is_fused(x) {
+        true => x.apply_op3(weight, bias, Linear { sink: sink.cloned() }),
+        false => composed::linear(x, weight, bias),
+    }
 }
 
 struct Linear {

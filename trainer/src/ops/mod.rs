@@ -4,11 +4,12 @@
 //! every elementary operation, on one thread. Each operation here reads its inputs once and writes its output once;
 //! what the backward pass needs beyond inputs and output is computed again rather than kept.
 //!
-//! All of them work on contiguous `f32` tensors on the CPU, without padding: the rows of `[tokens, hidden]` are the
-//! tokens of all texts of a batch, one text after the other.
+//! All of them work without padding: the rows of `[tokens, hidden]` are the tokens of all texts of a batch, one text
+//! after the other. The fused forms are for `f32` on the CPU; elsewhere the composed ones run.
 
 mod activation;
 mod attention;
+mod composed;
 mod dropout;
 mod layer_norm;
 mod linear;
@@ -17,7 +18,7 @@ mod matmul;
 
 pub(crate) use math::vectorized;
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
 pub use activation::{Activation, activation};
@@ -29,6 +30,11 @@ pub use linear::{GradientSink, linear};
 
 /// Elements that one task of a parallel loop handles: some microseconds of work, and a multiple of every vector width.
 const TASK_ELEMENTS: usize = 1 << 14;
+
+/// Whether the fused forms know the tensor's device and number format.
+fn is_fused(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
 
 /// The elements of a contiguous `f32` CPU storage.
 fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -62,6 +68,14 @@ pub(crate) fn square_sum(values: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
+/// The same of a tensor of any device, in the order that suits the device.
+pub(crate) fn tensor_square_sum(tensor: &Tensor) -> Result<f64> {
+    match is_fused(tensor) {
+        true => with_elements([tensor], |[values]| Ok(square_sum(values))),
+        false => Ok(tensor.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?.into()),
+    }
+}
+
 /// A tensor of `shape` on the CPU, outside of any graph: the form of a gradient.
 fn tensor(values: Vec<f32>, shape: &candle_core::Shape) -> Result<Tensor> {
     Tensor::from_vec(values, shape, &candle_core::Device::Cpu)
@@ -69,9 +83,10 @@ fn tensor(values: Vec<f32>, shape: &candle_core::Shape) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
-    //! Each operation against candle's composed form, which is differentiable and slow: values and gradients.
+    //! Each fused operation against its composed form, and the composed form's gradients, in `f64`, against finite
+    //! differences.
 
-    use candle_core::{D, DType, Device, Var};
+    use candle_core::{Device, Var};
 
     use super::*;
 
@@ -98,11 +113,46 @@ mod tests {
         }
     }
 
+    /// The gradients of `f` at random `f64` inputs are what moving each input a little does to a weighted sum of `f`.
+    fn assert_differences<const N: usize>(shapes: [(usize, usize); N], f: impl Fn([&Tensor; N]) -> Result<Tensor>) {
+        const STEP: f64 = 1e-5;
+        let normal = |shape: (usize, usize)| Tensor::randn(0f64, 1.0, shape, &Device::Cpu).unwrap();
+        let inputs = shapes.map(|shape| Var::from_tensor(&normal(shape)).unwrap());
+        let weights = normal(f(inputs.each_ref().map(Var::as_tensor)).unwrap().dims2().unwrap());
+        let value = |inputs: [&Tensor; N]| (f(inputs).unwrap() * &weights).unwrap().sum_all().unwrap();
+        let gradients = value(inputs.each_ref().map(Var::as_tensor)).backward().unwrap();
+        for (index, input) in inputs.iter().enumerate() {
+            let gradient = gradients.get(input).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            let values = input.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            // Every seventh element: all of them would take a minute.
+            for element in (0..values.len()).step_by(7) {
+                let moved = |step: f64| {
+                    let mut values = values.clone();
+                    values[element] += step;
+                    let moved = Tensor::from_vec(values, input.shape(), &Device::Cpu).unwrap();
+                    let mut inputs = inputs.each_ref().map(Var::as_tensor);
+                    inputs[index] = &moved;
+                    value(inputs).to_scalar::<f64>().unwrap()
+                };
+                let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                let error = (difference - gradient[element]).abs();
+                assert!(
+                    error < 1e-6,
+                    "gradient {index}, element {element}: {} by differences {difference}",
+                    gradient[element]
+                );
+            }
+        }
+    }
+
     #[test]
     fn linear_agrees() {
         let (x, weight, bias) = (random((37, 24)), random((19, 24)), random_vector(19));
-        let composed = x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
+        let composed = composed::linear(&x, &weight, &bias).unwrap();
         assert_same(&linear(&x, &weight, &bias, None).unwrap(), &composed, &[&x, &weight, &bias]);
+        assert_differences([(5, 4), (3, 4), (1, 3)], |[x, weight, bias]| {
+            composed::linear(x, weight, &bias.squeeze(0)?)
+        });
     }
 
     #[test]
@@ -124,25 +174,21 @@ mod tests {
     #[test]
     fn activations_agree() {
         let x = random((50, 401));
-        let composed = [
-            (Activation::Gelu, x.gelu_erf().unwrap()),
-            (Activation::GeluTanh, x.gelu().unwrap()),
-            (Activation::Relu, x.relu().unwrap()),
-            (Activation::Tanh, x.tanh().unwrap()),
-        ];
-        for (function, composed) in composed {
+        for function in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
+            let composed = composed::activation(&x, function).unwrap();
             assert_same(&activation(&x, function).unwrap(), &composed, &[&x]);
+            assert_differences([(4, 9)], |[x]| composed::activation(x, function));
         }
     }
 
     #[test]
     fn layer_norm_agrees() {
         let (x, weight, bias) = (random((67, 384)), random_vector(384), random_vector(384));
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1).unwrap()).unwrap();
-        let variance = centred.sqr().unwrap().mean_keepdim(D::Minus1).unwrap();
-        let normalized = centred.broadcast_div(&(variance + 1e-5).unwrap().sqrt().unwrap()).unwrap();
-        let composed = normalized.broadcast_mul(&weight).unwrap().broadcast_add(&bias).unwrap();
+        let composed = composed::layer_norm(&x, &weight, &bias, 1e-5).unwrap();
         assert_same(&layer_norm(&x, &weight, &bias, 1e-5).unwrap(), &composed, &[&x, &weight, &bias]);
+        assert_differences([(3, 6), (1, 6), (1, 6)], |[x, weight, bias]| {
+            composed::layer_norm(x, &weight.squeeze(0)?, &bias.squeeze(0)?, 1e-5)
+        });
     }
 
     /// `queries` rows a text; none: as many as the text has tokens.
@@ -161,28 +207,11 @@ mod tests {
         let hidden = heads * width;
         let rows: usize = query_lengths.iter().sum();
         let (q, k, v) = (random((rows, hidden)), random((23, hidden)), random((23, hidden)));
-        let (mut texts, mut first_probability) = (Vec::new(), 0u32);
-        for text in 0..lengths.len() {
-            let heads_of = |x: &Tensor, offsets: &[usize]| {
-                let rows = offsets[text + 1] - offsets[text];
-                let x = x.narrow(0, offsets[text], rows).unwrap().reshape((rows, heads, width)).unwrap();
-                x.transpose(0, 1).unwrap().contiguous().unwrap()
-            };
-            let (q, k, v) = (heads_of(&q, &setting.queries), heads_of(&k, &setting.keys), heads_of(&v, &setting.keys));
-            let scores = (q.matmul(&k.t().unwrap()).unwrap() / (width as f64).sqrt()).unwrap();
-            let exponentials = scores.exp().unwrap();
-            let mut p = exponentials.broadcast_div(&exponentials.sum_keepdim(D::Minus1).unwrap()).unwrap();
-            if let Some(dropout) = dropped {
-                let count = p.elem_count() as u32;
-                let factors: Vec<f32> = (0..count).map(|i| dropout.factor(first_probability + i)).collect();
-                first_probability += count;
-                p = (&p * Tensor::from_vec(factors, p.shape(), &Device::Cpu).unwrap()).unwrap();
-            }
-            let context = p.matmul(&v).unwrap().transpose(0, 1).unwrap();
-            texts.push(context.reshape((query_lengths[text], hidden)).unwrap());
-        }
-        let composed = Tensor::cat(&texts, 0).unwrap();
-        assert_same(&attention(&q, &k, &v, setting).unwrap(), &composed, &[&q, &k, &v]);
+        let composed = composed::attention(&q, &k, &v, &setting).unwrap();
+        assert_same(&attention(&q, &k, &v, setting.clone()).unwrap(), &composed, &[&q, &k, &v]);
+        assert_differences([(rows, hidden), (23, hidden), (23, hidden)], |[q, k, v]| {
+            composed::attention(q, k, v, &setting)
+        });
     }
 
     #[test]

@@ -108,9 +108,13 @@ impl Work<'_> {
         let problem_type = self.export_config.problem_type;
         let config = DistillConfig::default();
         let teacher = Teacher { model: &teacher_model, layers: kept, problem_type, config };
-        let trained = self.train(&student, Some(&teacher), None)?;
+        let checkpoints = self.student_checkpoints(layers, student.model.config.vocab_size);
+        let trained = self.train(&student, Some(&teacher), checkpoints.as_ref())?;
         match trained.training.stopped {
-            Some(reason) => Err(reason.into()),
+            Some(reason) => {
+                self.tell_of_resume(&reason);
+                Err(reason.into())
+            }
             None => Ok(student),
         }
     }
