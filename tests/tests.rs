@@ -3,6 +3,7 @@
 mod bad_input;
 mod classify;
 mod end_to_end;
+mod export;
 mod features;
 mod graph;
 mod hub;

@@ -73,14 +73,23 @@ pub struct FileEntry {
 }
 
 /// One graph of the bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Variant {
+    /// What it is called: `cpu-int8`, `cpu-fp32`, `gpu-fp16`, `tensorrt-fp16`, `tensorrt-int8`.
+    #[serde(default)]
+    pub name: String,
     /// Number format of the weights.
     pub precision: Precision,
-    /// The execution provider it was made for: `cpu`.
+    /// The execution provider it was made for: `cpu`, `cuda` or `tensorrt`.
     pub execution_provider: String,
-    /// Its file name.
+    /// Its file name. Large tensors may lie in a second file of that name and the ending `.data`.
     pub file: String,
+    /// The largest difference from fp32 (of an fp32 graph: from the trained model) that was measured before packing.
+    #[serde(default)]
+    pub max_logit_difference: Option<f32>,
+    /// The accuracy that was measured with it.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
 }
 
 /// Number format of a graph's weights.
@@ -90,6 +99,8 @@ pub struct Variant {
 pub enum Precision {
     /// 32-bit floating point.
     Fp32,
+    /// 16-bit floating point.
+    Fp16,
     /// 8-bit integers, one scale a channel.
     Int8,
 }
@@ -98,6 +109,7 @@ impl std::fmt::Display for Precision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
             Self::Int8 => "int8",
         })
     }

@@ -53,7 +53,11 @@ impl Compute {
             _ => return Err(Error::setting("--device", "cpu, cuda, cuda:N or metal", device)),
         };
         if device.is_cpu() && dtype != DType::F32 {
-            return Err(Error::setting("--compute-dtype", "fp32 on the CPU", format!("{dtype:?}").to_lowercase()));
+            return Err(Error::setting(
+                "--compute-dtype",
+                "fp32 on the CPU",
+                if dtype == DType::BF16 { "bf16" } else { "fp16" },
+            ));
         }
         Ok(Self { device, dtype })
     }

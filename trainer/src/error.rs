@@ -72,7 +72,7 @@ pub enum Error {
     #[error("export refused: {check}: expected {expected}, found {got}")]
     Gate {
         /// What was compared.
-        check: &'static str,
+        check: String,
         /// The bound.
         expected: String,
         /// The figures that were measured.

@@ -45,7 +45,7 @@ pub fn page(run: Run<'_>) -> Page {
     let held_out = held_out(sources, judged);
     let expected: Vec<&[u32]> = held_out.rows.iter().map(|source| source.labels.as_slice()).collect();
     let metrics = Metrics::new(&sources.labels, decision, &expected, &held_out.scores);
-    let (shipped, split) = (&judged.variants[judged.variants.len() - 1], held_out.split);
+    let (shipped, split) = (judged.shipped(), held_out.split);
     let mut summary = vec![
         (format!("accuracy ({split})"), percent(Some(metrics.accuracy))),
         (format!("macro F1 ({split})"), format!("{:.4}", metrics.macro_f1)),
@@ -54,7 +54,7 @@ pub fn page(run: Run<'_>) -> Page {
     ];
     summary.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), format!("{mcc:.4}"))));
     summary.extend(metrics.roc_auc.map(|auc| ("ROC-AUC".to_owned(), format!("{auc:.4}"))));
-    summary.push(("graph".to_owned(), format!("{:.1} MB {}", shipped.bytes as f64 / 1e6, shipped.precision)));
+    summary.push(("graph".to_owned(), format!("{:.1} MB {}", shipped.bytes as f64 / 1e6, shipped.kind)));
     let threshold = |id: usize| decision.label_thresholds.as_ref().map(|thresholds| f64::from(thresholds[id]));
     let labels = metrics.labels.iter().enumerate().map(|(id, label)| LabelRow {
         label: label.label.clone(),
@@ -156,7 +156,7 @@ fn mistakes(sources: &Sources, decision: &Decision, held_out: &HeldOut<'_>) -> V
 
 fn variant_row(figures: &VariantFigures) -> VariantRow {
     VariantRow {
-        name: figures.precision.to_string(),
+        name: figures.kind.to_string(),
         bytes: figures.bytes,
         accuracy: figures.accuracy,
         max_logit_difference: Some(f64::from(figures.max_logit_difference)),

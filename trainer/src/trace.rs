@@ -46,12 +46,10 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
     let mut model = onnx::read(&model_path)?;
     // A copy of the graph that also answers with the layers' outputs.
     let graph = model.graph.get_or_insert_default();
-    let is_layer_output = |name: &str| {
-        name == "embeddings/output"
-            || (name.starts_with("layer.") && name.ends_with("/output") && name.matches('/').count() == 1)
-    };
-    let names: Vec<String> =
-        graph.node.iter().flat_map(|node| &node.output).filter(|name| is_layer_output(name)).cloned().collect();
+    // The input of a layer is the output of what is before it, moved by a bias that the layer adds.
+    let is_hidden_state = |name: &str| name == "head/input" || (name.starts_with("layer.") && name.ends_with("/input"));
+    let values = graph.node.iter().flat_map(|node| &node.output);
+    let names: Vec<String> = values.filter(|name| is_hidden_state(name)).cloned().collect();
     graph.output.extend(names.iter().map(|name| onnx::float_output(name)));
     let scratch = tempfile::tempdir().map_err(|error| Error::io(&std::env::temp_dir(), error))?;
     let path = scratch.path().join("trace.onnx");
@@ -66,13 +64,14 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
         return Err(Error::model(&model_path, expected, logits.len().to_string()));
     }
     let root_mean_square = |values: &[f32]| (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
-    let layers = names.iter().zip(results);
     let decision = bundle.decision();
     Ok(Trace {
         tokens: encoding.input_ids.iter().map(|&id| tokenizer.token(id)).collect(),
         encoding,
-        hidden_states: layers
-            .map(|(name, output)| (layer_name(name), output.shape, root_mean_square(&output.values)))
+        hidden_states: results
+            .into_iter()
+            .enumerate()
+            .map(|(index, output)| (state_name(index), output.shape, root_mean_square(&output.values)))
             .collect(),
         logits,
         labels: bundle.config.labels,
@@ -81,9 +80,9 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
     })
 }
 
-/// `layer.3/output` → `layer 3`
-fn layer_name(value: &str) -> String {
-    value.trim_end_matches("/output").replace('.', " ")
+/// Of the hidden states in order.
+fn state_name(index: usize) -> String {
+    index.checked_sub(1).map_or("embeddings".to_owned(), |layer| format!("layer {layer}"))
 }
 
 fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
@@ -97,9 +96,8 @@ fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
     let batch = PackedBatch::new([&encoding]);
     let hidden_states = model.encode(&batch, true, None)?.hidden_states;
     let described = hidden_states.iter().enumerate().map(|(index, state)| {
-        let name = if index == 0 { "embeddings".to_owned() } else { format!("layer {}", index - 1) };
         let root_mean_square = state.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt();
-        Ok((name, state.dims().to_vec(), root_mean_square))
+        Ok((state_name(index), state.dims().to_vec(), root_mean_square))
     });
     Ok(Trace {
         tokens: encoding.input_ids.iter().map(|&id| tokenizer.token(id)).collect(),

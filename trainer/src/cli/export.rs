@@ -12,7 +12,7 @@ use nimbert::{
 use nimbert_trainer::{
     dataloader::Example,
     dataset::Dataset,
-    export::{Contents, Evidence, judge, pack},
+    export::{Contents, Evidence, ExportData, judge, pack},
     hub,
     model::{EncoderConfig, SequenceClassifier},
     prepare::{encode_all, open_tokenizer},
@@ -24,7 +24,8 @@ use nimbert_trainer::{
 Example:
   nimbert-train export my-fine-tuned-bert --data reviews.csv --out bundle
 
-Without --data the graph is compared with the model on synthetic texts, and no accuracy is measured.")]
+Without --data the graphs are compared with the model on synthetic texts, no accuracy is measured, and int8 graphs have
+int8 weights but compute in fp32: the ranges of activations come from text.")]
 pub(super) struct Args {
     /// A trained classifier: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), or a name on the hub
     model: String,
@@ -60,9 +61,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             rows.map(|(windows, labels)| Example { windows, labels }).collect()
         }
     };
-    let evidence = match args.data.is_empty() {
-        true => Evidence { labels: None, ..Evidence::new("synthetic", &examples) },
-        false => Evidence::new("test", &examples),
+    let data = match args.data.is_empty() {
+        true => ExportData {
+            evidence: Evidence { labels: None, ..Evidence::new("synthetic", &examples) },
+            test: None,
+            calibration_texts: Vec::new(),
+        },
+        false => ExportData {
+            evidence: Evidence::new("test", &examples),
+            test: None,
+            calibration_texts: examples.iter().map(|example| example.windows.as_slice()).collect(),
+        },
     };
     let contents = Contents {
         tokenizer: folder.join(TOKENIZER),
@@ -76,7 +85,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         },
         files: Vec::new(),
     };
-    let judged = judge(&model, &evidence, None, &export_config, &stop)?;
+    let judged = judge(&model, &data, &export_config, &stop)?;
+    write!(io::stdout(), "{}", report::quantization_stages(&judged, export_config.sensitivity))?;
     let bundle = pack(&model, judged, &contents, &export_config, &args.export.out, &stop)?;
     Ok(write!(io::stdout(), "{}", report::bundle_stages(&bundle))?)
 }

@@ -20,7 +20,7 @@ use nimbert_trainer::{
     checkpoint::{CheckpointConfig, Record},
     compress::{self, Compressed, parse_size, trim_vocabulary},
     compute::Compute,
-    export::{Contents, Evidence, ExportConfig, Judged, judge, pack, save_model},
+    export::{Contents, Evidence, ExportConfig, ExportData, Judged, judge, pack, save_model},
     html, hub,
     loss::{Loss, balanced_weights},
     model::{EncoderConfig, SequenceClassifier},
@@ -594,8 +594,14 @@ impl Work<'_> {
             // shows what each has lost.
             config.max_accuracy_drop = 100.0;
         }
-        let test = (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test));
-        judge(model, &evidence(examples), test.as_ref(), &config, self.stop)
+        let data = ExportData {
+            evidence: evidence(examples),
+            test: (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test)),
+            calibration_texts: examples.train.iter().map(|example| example.windows.as_slice()).collect(),
+        };
+        let judged = judge(model, &data, &config, self.stop)?;
+        tell(&report::quantization_stages(&judged, config.sensitivity));
+        Ok(judged)
     }
 
     fn save_model(&self, candidate: &Candidate) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use nimbert::ProblemType;
-use nimbert_trainer::{Error, dataset::Columns};
+use nimbert_trainer::{Error, dataset::Columns, export::VariantKind, onnx::Calibration};
 
 /// Fine-tunes BERT text classifiers and exports them as bundles for nimbert.
 #[derive(Parser)]
@@ -106,10 +106,19 @@ struct ExportArgs {
     /// Replace a bundle that is already there
     #[arg(long)]
     overwrite: bool,
-    /// Number format of the shipped graph
+    /// Number format of the default graph, for the CPU
     #[arg(long, value_enum, default_value_t = Precision::Int8)]
     precision: Precision,
-    /// Refuse the export if the shipped graph loses more accuracy than this against fp32, in percentage points; one row
+    /// The graphs of the bundle, the default first: cpu-int8, cpu-fp32, gpu-fp16, tensorrt-fp16, tensorrt-int8
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with = "precision")]
+    variants: Vec<VariantKind>,
+    /// How the ranges of int8 activations are found: min-max, entropy, percentile (99.99) or percentile:P
+    #[arg(long, default_value_t = Calibration::MinMax, value_name = "METHOD")]
+    calibration: Calibration,
+    /// Show what quantizing each activation costs
+    #[arg(long)]
+    verbose: bool,
+    /// Refuse the export if a graph loses more accuracy than this against fp32, in percentage points; one row
     /// never counts, however few there are
     #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
     max_accuracy_drop: f64,
@@ -125,6 +134,21 @@ enum Precision {
 }
 
 impl ExportArgs {
+    /// The graphs, the default first.
+    fn variants(&self) -> Result<Vec<VariantKind>, Error> {
+        let repeated = self.variants.iter().enumerate().find(|(index, kind)| self.variants[..*index].contains(kind));
+        match (repeated, self.variants.is_empty(), self.precision) {
+            (Some((_, kind)), ..) => Err(Error::Setting {
+                setting: "--variants",
+                expected: "each graph once".to_owned(),
+                got: format!("{kind} twice"),
+            }),
+            (None, false, _) => Ok(self.variants.clone()),
+            (None, true, Precision::Fp32) => Ok(vec![VariantKind::CpuFp32]),
+            (None, true, Precision::Int8) => Ok(vec![VariantKind::CpuInt8]),
+        }
+    }
+
     /// Checks what can be checked before long work begins: the target, the settings, ONNX Runtime.
     fn config(
         &self,
@@ -142,10 +166,9 @@ impl ExportArgs {
             problem_type,
             abstain_precision: None,
             storage: nimbert_trainer::onnx::Storage::Bytes,
-            precision: match self.precision {
-                Precision::Fp32 => nimbert::Precision::Fp32,
-                Precision::Int8 => nimbert::Precision::Int8,
-            },
+            variants: self.variants()?,
+            calibration: self.calibration,
+            sensitivity: self.verbose,
             max_accuracy_drop: self.max_accuracy_drop,
             overwrite,
             ort_lib: self.ort_lib.clone(),

@@ -1,40 +1,208 @@
-//! The graph of a classifier of the BERT family, in standard operators.
+//! The graph of a classifier of the BERT family.
 //!
-//! Layer normalization, GELU and attention are spelled out the way PyTorch's exporter does. ONNX Runtime's optimizer
-//! knows these patterns and replaces each by one operator when it loads the graph (a test counts them); readers
-//! without such an optimizer find operators that all of them have.
+//! It is built for speed, and gives the answers of the model:
+//!
+//! - Only what the classifier reads is computed: in the last layer, queries, output and feed-forward of each text's first
+//!   token. Keys and values of that layer are never computed: with q the query of a head, q·(W_k x) = (W_kᵀ q)·x and
+//!   Σ p (W_v x) = W_v (Σ p x), so that one product with each text's x replaces two of all tokens. The key's bias adds the
+//!   same to all scores of a text, which softmax does not see.
+//! - The bias of a projection whose result is added to a residual is moved into the bias of the layer normalization that
+//!   makes the residual, and taken out again from the biases of all else that reads it. With that, the residual is the
+//!   summand that `Gemm` starts from, and no addition is left.
+//!
+//! With ONNX Runtime's own operators ([`Operators::Microsoft`]) there is nothing left for its optimizer to search for.
+//! Its attention knows the mask as one length a text, so padding must follow the text.
+//!
+//! In int8, weights have one scale a channel, and activations one scale and zero point each that were found beforehand
+//! ([`Ranges`]): nothing depends on the batch.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Tensor};
 use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
 
-use super::graph::{Axis, GraphBuilder, int_attribute, ints_attribute};
+use super::{
+    graph::{Axis, GraphBuilder, OpsetVersions, float_attribute, int_attribute, ints_attribute},
+    integers::{MAX_BYTE, MAX_MATMUL_WEIGHT, best_scale, channel_integers, row_integers, scale},
+    packing,
+};
 use crate::{
     error::Result,
     model::{EncoderConfig, Names, SequenceClassifier},
     ops::{Activation, GELU_CUBIC, ROOT_TWO_OVER_PI},
 };
 
-/// What is added to the attention scores of padding. Softmax turns it into exactly 0, and ONNX Runtime's attention
-/// fusion asks for this value.
+/// The standard has LayerNormalization since 17.
+const OPSET: i64 = 17;
+
+/// What is added to the attention scores of padding: softmax turns it into 0.
 const MASK_VALUE: f32 = -10_000.0;
 
-/// The graph of `model` in fp32: inputs `input_ids`, `attention_mask` and, where the architecture has token types,
-/// `token_type_ids` (`int64 [batch, sequence]`), output `logits` (`float [batch, labels]`). The output of layer i is the value `layer.i/output`.
+/// Smallest and largest value of an activation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range {
+    /// The smallest, at most 0.
+    pub min: f32,
+    /// The largest, at least 0.
+    pub max: f32,
+}
+
+/// The ranges of activations, by the name of the value in the fp32 graph: what is quantized, and how.
+pub type Ranges = BTreeMap<String, Range>;
+
+/// Whose operators a graph is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operators {
+    /// Those of ONNX. Integers are written as pairs of QuantizeLinear and DequantizeLinear around 0, which TensorRT
+    /// asks for.
+    Standard,
+    /// ONNX Runtime's own too.
+    Microsoft,
+}
+
+/// What a graph has in 8 bits.
+#[derive(Debug, Clone, Copy)]
+pub enum Int8<'a> {
+    /// Nothing.
+    No,
+    /// Weights and embeddings as they are stored. ONNX Runtime multiplies the weights out when it loads the graph, and
+    /// computes in fp32.
+    Weights,
+    /// Those, and the products whose input has a range; the others are computed in fp32.
+    Products(&'a Ranges),
+}
+
+/// How integers are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// A byte each.
+    #[default]
+    Bytes,
+    /// 6 bits for weights, 4 for embeddings: smaller by a third, and less exact. ONNX Runtime unpacks the weights when it
+    /// loads the graph, and computes with bytes.
+    Packed,
+}
+
+/// How a graph is built.
+#[derive(Debug, Clone, Copy)]
+pub struct GraphConfig<'a> {
+    /// Whose operators it is made of.
+    pub operators: Operators,
+    /// What it has in 8 bits.
+    pub int8: Int8<'a>,
+    /// How those are stored.
+    pub storage: Storage,
+}
+
+impl GraphConfig<'_> {
+    /// fp32 in ONNX Runtime's operators.
+    pub const FP32: Self = Self { operators: Operators::Microsoft, int8: Int8::No, storage: Storage::Bytes };
+}
+
+/// The graph of `model`: inputs `input_ids`, `attention_mask` and, where the architecture has token types,
+/// `token_type_ids` (`int64 [batch, sequence]`), output `logits` (`float [batch, labels]`).
 ///
 /// # Errors
 /// [`crate::Error::Tensor`].
-pub fn export(model: &SequenceClassifier) -> Result<ModelProto> {
-    let mut exporter = Exporter { builder: GraphBuilder::default(), model };
+pub fn export(model: &SequenceClassifier, config: GraphConfig<'_>) -> Result<ModelProto> {
+    let mut exporter =
+        Exporter { builder: GraphBuilder::default(), model, config, quantized_and_back: BTreeSet::new() };
     exporter.classifier()?;
-    Ok(exporter.builder.finish("sequence-classification"))
+    let microsoft = config.operators == Operators::Microsoft;
+    Ok(exporter.builder.finish("sequence-classification", OpsetVersions { onnx: OPSET, microsoft }))
 }
+
+/// The names of all activations that [`export`] can quantize, in the order in which they are computed.
+///
+/// Those of the last layer and of the head are not among them. They are rows of first tokens, a small part of the work;
+/// and their products sum in an order that depends on the size of the batch. In fp32 that moves logits by 1e-6; before a
+/// quantization it would move a rounding now and then, and a logit by a thousandth.
+pub fn quantizable(model: &SequenceClassifier) -> Vec<String> {
+    let of_layer =
+        |index: usize| ["input", "context", "attended", "activated"].map(|part| format!("layer.{index}/{part}"));
+    (0..model.config.num_hidden_layers - 1).flat_map(of_layer).collect()
+}
+
+const HEAD_INPUT: &str = "head/input";
+/// Constants with fewer elements stay in fp32: the gain would be a few kilobytes.
+const MIN_ELEMENTS: usize = 1 << 13;
+/// `[batch, sequence, hidden]`
+const SHAPE_3D: &str = "shape/3d";
+/// `[batch, sequence, heads, width]`
+const SHAPE_4D: &str = "shape/4d";
+/// `[tokens, hidden]`
+const SHAPE_2D: &str = "shape/2d";
 
 struct Exporter<'a> {
     builder: GraphBuilder,
     model: &'a SequenceClassifier,
+    config: GraphConfig<'a>,
+    /// Values that have been quantized and brought back: queries, keys and values share one.
+    quantized_and_back: BTreeSet<String>,
+}
+
+/// A linear layer's parameters, the weight as `[in, out]`.
+struct Linear {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// The same function of x for an input that is x + `shift`.
+    fn of_shifted(self, shift: &Tensor) -> Result<Self> {
+        Ok(Self { bias: self.bias_of_shifted(shift)?, weight: self.weight })
+    }
+
+    fn bias_of_shifted(&self, shift: &Tensor) -> Result<Tensor> {
+        let moved = shift.unsqueeze(0)?.matmul(&self.weight)?.squeeze(0)?;
+        Ok((&self.bias - moved)?)
+    }
+}
+
+/// The linear layers of an encoder layer.
+struct Layer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    rest: BehindAttention,
+}
+
+/// Those behind attention.
+struct BehindAttention {
+    attention_output: Linear,
+    intermediate: Linear,
+    output: Linear,
+}
+
+/// What the graph knows of the attention mask.
+struct Mask {
+    /// Tokens of each text: `int32 [batch]`.
+    lengths: String,
+    /// What the scores of each key are moved by, for the first tokens: `[batch, 1, sequence]`.
+    first_scores: String,
+    /// The same for all tokens, by head: `[batch, 1, 1, sequence]`.
+    all_scores: String,
 }
 
 impl Exporter<'_> {
-    fn config(&self) -> &EncoderConfig {
+    /// The range by which `x` is quantized, if it is.
+    fn range(&self, x: &str) -> Option<Range> {
+        match self.config.int8 {
+            Int8::Products(ranges) => ranges.get(x).copied(),
+            Int8::No | Int8::Weights => None,
+        }
+    }
+
+    fn is_standard(&self) -> bool {
+        self.config.operators == Operators::Standard
+    }
+
+    /// Whether constants are stored in 8 bits or less.
+    fn is_stored_small(&self) -> bool {
+        !self.is_standard() && !matches!(self.config.int8, Int8::No)
+    }
+
+    fn encoder(&self) -> &EncoderConfig {
         &self.model.config
     }
 
@@ -42,184 +210,457 @@ impl Exporter<'_> {
         self.model.config.architecture.names()
     }
 
-    /// The parameter `name` as a constant; a matrix is transposed, so that it multiplies from the right.
-    fn parameter(&mut self, name: &str, transpose: bool) -> Result<String> {
-        let tensor = self.model.parameters().get(name).expect("a parameter of the model").as_detached_tensor();
-        let tensor = if transpose { tensor.t()? } else { tensor };
-        self.builder.floats(name, &tensor)
+    fn parameter(&self, name: &str) -> Tensor {
+        self.model.parameters().get(name).expect("a parameter of the model").as_detached_tensor()
     }
 
-    /// x `[…, in]` → `[…, out]`
-    fn linear(&mut self, prefix: &str, parameter: &str, x: &str) -> Result<String> {
-        self.named_linear(prefix, parameter, x, &format!("{prefix}/add"))
+    fn linear(&self, name: &str) -> Result<Linear> {
+        let weight = self.parameter(&format!("{name}.weight")).t()?.contiguous()?;
+        Ok(Linear { weight, bias: self.parameter(&format!("{name}.bias")) })
     }
 
-    /// The same; the last node is called `output`.
-    fn named_linear(&mut self, prefix: &str, parameter: &str, x: &str, output: &str) -> Result<String> {
-        let weight = self.parameter(&format!("{parameter}.weight"), true)?;
-        let bias = self.parameter(&format!("{parameter}.bias"), false)?;
-        let product = self.builder.node(&format!("{prefix}/matmul"), "MatMul", &[x, &weight], vec![]);
-        Ok(self.builder.node(output, "Add", &[&product, &bias], vec![]))
+    fn layer(&self, index: usize) -> Result<Layer> {
+        let names = self.names();
+        let linear = |part: &str| self.linear(&names.in_layer(index, part));
+        Ok(Layer {
+            query: linear(names.query)?,
+            key: linear(names.key)?,
+            value: linear(names.value)?,
+            rest: BehindAttention {
+                attention_output: linear(names.attention_output)?,
+                intermediate: linear(names.intermediate)?,
+                output: linear(names.output)?,
+            },
+        })
     }
 
-    /// Layer normalization over the last axis; the last node is called `output`.
-    fn layer_norm(&mut self, prefix: &str, parameter: &str, x: &str, output: &str) -> Result<String> {
-        let weight = self.parameter(&format!("{parameter}.weight"), false)?;
-        let bias = self.parameter(&format!("{parameter}.bias"), false)?;
-        let eps = self.config().layer_norm_eps;
+    /// The bias that the residual of layer `index`'s attention carries; nothing behind the last layer.
+    fn residual_bias(&self, index: usize) -> Option<Tensor> {
+        let names = self.names();
+        let is_layer = index < self.encoder().num_hidden_layers;
+        is_layer.then(|| self.parameter(&format!("{}.bias", names.in_layer(index, names.attention_output))))
+    }
+
+    /// x `[…, in]` times `weight` `[in, out]`, without bias.
+    fn product(&mut self, name: &str, x: &str, weight: &Tensor) -> Result<String> {
+        match (self.range(x), self.config.operators) {
+            (None, _) => {
+                let weight = self.stored(name, weight)?;
+                Ok(self.builder.node(name, "MatMul", &[x, &weight], vec![]))
+            }
+            (Some(range), Operators::Standard) => {
+                let x = self.quantized_and_back(x, range);
+                let weight = self.dequantized(name, weight)?;
+                Ok(self.builder.node(name, "MatMul", &[&x, &weight], vec![]))
+            }
+            (Some(range), Operators::Microsoft) => {
+                let [quantized, scale, zero_point] = self.quantized(x, range);
+                let [weight, weight_scale] = self.integers(name, weight, MAX_MATMUL_WEIGHT)?;
+                let inputs = [&quantized, &weight, &scale, &weight_scale, &zero_point].map(String::as_str);
+                Ok(self.builder.contrib(name, "MatMulIntegerToFloat", &inputs, vec![]))
+            }
+        }
+    }
+
+    /// x `[n, in]` times `weight` `[in, out]` plus `summand` `[n, out]` or `[out]`.
+    fn product_plus(&mut self, name: &str, x: &str, weight: &Tensor, summand: &str) -> Result<String> {
+        if self.range(x).is_some() {
+            let product = self.product(&format!("{name}/product"), x, weight)?;
+            return Ok(self.builder.node(name, "Add", &[&product, summand], vec![]));
+        }
+        let weight = self.stored(name, weight)?;
+        Ok(self.builder.node(name, "Gemm", &[x, &weight, summand], vec![]))
+    }
+
+    /// x as unsigned bytes, its scale and its zero point.
+    fn quantized(&mut self, x: &str, range: Range) -> [String; 3] {
+        let scale = ((range.max - range.min) / 255.0).max(f32::MIN_POSITIVE);
+        let zero_point = (-range.min / scale).round_ties_even().clamp(0.0, 255.0) as u8;
         let b = &mut self.builder;
-        let name = |part: &str| format!("{prefix}/{part}");
-        let last_axis = || vec![ints_attribute("axes", &[-1])];
-        let two = b.scalar(&name("two"), 2.0);
-        let eps = b.scalar(&name("eps"), eps);
-        let mean = b.node(&name("mean"), "ReduceMean", &[x], last_axis());
-        let centred = b.node(&name("centred"), "Sub", &[x, &mean], vec![]);
-        let squared = b.node(&name("squared"), "Pow", &[&centred, &two], vec![]);
-        let variance = b.node(&name("variance"), "ReduceMean", &[&squared], last_axis());
-        let shifted = b.node(&name("shifted"), "Add", &[&variance, &eps], vec![]);
-        let deviation = b.node(&name("deviation"), "Sqrt", &[&shifted], vec![]);
-        let normalized = b.node(&name("normalized"), "Div", &[&centred, &deviation], vec![]);
-        let scaled = b.node(&name("scaled"), "Mul", &[&normalized, &weight], vec![]);
-        Ok(b.node(output, "Add", &[&scaled, &bias], vec![]))
+        let scale = b.scalar(&format!("{x}/scale"), scale);
+        let zero_point = b.byte(&format!("{x}/zero_point"), zero_point);
+        let quantized = b.node(&format!("{x}/quantized"), "QuantizeLinear", &[x, &scale, &zero_point], vec![]);
+        [quantized, scale, zero_point]
     }
 
-    /// The activation of each element.
-    fn activation(&mut self, prefix: &str, x: &str, activation: Activation) -> String {
+    /// x as signed bytes around 0, and back in fp32: TensorRT computes in int8 between such pairs.
+    fn quantized_and_back(&mut self, x: &str, range: Range) -> String {
+        let output = format!("{x}/dequantized");
+        if !self.quantized_and_back.insert(x.to_owned()) {
+            return output;
+        }
+        let scale = (range.max.max(-range.min) / MAX_BYTE).max(f32::MIN_POSITIVE);
         let b = &mut self.builder;
-        let name = |part: &str| format!("{prefix}/{part}");
-        match activation {
-            Activation::Relu => b.node(&name("relu"), "Relu", &[x], vec![]),
-            Activation::Tanh => b.node(&name("tanh"), "Tanh", &[x], vec![]),
+        let scale = b.scalar(&format!("{x}/scale"), scale);
+        let zero = b.signed_byte(&format!("{x}/zero_point"), 0);
+        let quantized = b.node(&format!("{x}/quantized"), "QuantizeLinear", &[x, &scale, &zero], vec![]);
+        b.node(&output, "DequantizeLinear", &[&quantized, &scale, &zero], vec![])
+    }
+
+    /// A weight `[in, out]` as signed bytes with one scale a channel, and back in fp32.
+    fn dequantized(&mut self, name: &str, weight: &Tensor) -> Result<String> {
+        let [integers, scales] = self.integers(name, weight, MAX_BYTE)?;
+        let zeros = self.builder.bytes(&format!("{name}/weight_zero"), &[weight.dim(1)?], vec![0; weight.dim(1)?]);
+        let inputs = [&integers, &scales, &zeros].map(String::as_str);
+        let axis = vec![int_attribute("axis", 1)];
+        Ok(self.builder.node(&format!("{name}/weight_dequantized"), "DequantizeLinear", &inputs, axis))
+    }
+
+    /// A weight `[in, out]` as integers of at most `max`, and their scales by channel.
+    fn integers(&mut self, name: &str, weight: &Tensor, max: f32) -> Result<[String; 2]> {
+        let (rows, columns) = weight.dims2()?;
+        let values = values(weight)?;
+        let name = format!("{name}/weight");
+        let (integers, scales) = match self.is_packed(columns, 4) {
+            true => channel_integers(&values, columns, packing::MAX_MATRIX, best_scale),
+            false => channel_integers(&values, columns, max, scale),
+        };
+        let scales = self.builder.float_values(&format!("{name}_scale"), &[columns], &scales);
+        let integers = match self.is_packed(columns, 4) {
+            false => self.builder.bytes(&name, &[rows, columns], integers),
+            true => {
+                let dims = [3, rows, columns / 4];
+                let packed = packing::pack_matrix(&integers, columns);
+                let packed = self.builder.unsigned_bytes(&format!("{name}_packed"), &dims, packed);
+                packing::unpack_matrix(&mut self.builder, &packed, &name, rows, columns)
+            }
+        };
+        Ok([integers, scales])
+    }
+
+    /// Whether rows of `columns` integers are packed, `step` of them at a time.
+    fn is_packed(&self, columns: usize, step: usize) -> bool {
+        self.config.storage == Storage::Packed && !self.is_standard() && columns.is_multiple_of(step)
+    }
+
+    /// A weight `[in, out]` that fp32 arithmetic reads. Where it is stored as integers, ONNX Runtime multiplies it out
+    /// when it loads the graph.
+    fn stored(&mut self, name: &str, weight: &Tensor) -> Result<String> {
+        if !self.is_stored_small() || weight.elem_count() < MIN_ELEMENTS {
+            return self.builder.floats(&format!("{name}/weight"), weight);
+        }
+        let [integers, scales] = self.integers(name, weight, MAX_BYTE)?;
+        let b = &mut self.builder;
+        let to_float = vec![int_attribute("to", DataType::Float as i64)];
+        let floats = b.node(&format!("{name}/weight_float"), "Cast", &[&integers], to_float);
+        Ok(b.node(&format!("{name}/weight_scaled"), "Mul", &[&floats, &scales], vec![]))
+    }
+
+    /// Layer normalization over the last axis; `shift` is added to the result.
+    fn layer_norm(&mut self, output: &str, parameter: &str, x: &str, shift: Option<&Tensor>) -> Result<String> {
+        let [weight, bias] = self.norm_parameters(output, parameter, shift)?;
+        let eps = float_attribute("epsilon", self.encoder().layer_norm_eps);
+        Ok(self.builder.node(output, "LayerNormalization", &[x, &weight, &bias], vec![int_attribute("axis", -1), eps]))
+    }
+
+    fn norm_parameters(&mut self, output: &str, parameter: &str, shift: Option<&Tensor>) -> Result<[String; 2]> {
+        let bias = self.parameter(&format!("{parameter}.bias"));
+        let bias = shift.map_or(Ok(bias.clone()), |shift| bias + shift)?;
+        let weight =
+            self.builder.floats(&format!("{output}/gamma"), &self.parameter(&format!("{parameter}.weight")))?;
+        Ok([weight, self.builder.floats(&format!("{output}/beta"), &bias)?])
+    }
+
+    /// The activation of x + bias.
+    fn activation(&mut self, output: &str, x: &str, bias: &Tensor, activation: Activation) -> Result<String> {
+        let is_standard = self.is_standard();
+        let bias = self.builder.floats(&format!("{output}/bias"), bias)?;
+        let b = &mut self.builder;
+        let name = |part: &str| format!("{output}/{part}");
+        match (activation, is_standard) {
+            (Activation::Gelu, false) => return Ok(b.contrib(output, "BiasGelu", &[x, &bias], vec![])),
+            (Activation::GeluTanh, false) => return Ok(b.contrib(output, "FastGelu", &[x, &bias], vec![])),
+            _ => {}
+        }
+        let x = b.node(&name("sum"), "Add", &[x, &bias], vec![]);
+        let half_of_one_plus = |b: &mut GraphBuilder, value: &str| {
+            let (one, half) = (b.scalar(&name("one"), 1.0), b.scalar(&name("half"), 0.5));
+            let shifted = b.node(&name("shifted"), "Add", &[value, &one], vec![]);
+            let product = b.node(&name("product"), "Mul", &[&x, &shifted], vec![]);
+            b.node(output, "Mul", &[&product, &half], vec![])
+        };
+        Ok(match activation {
+            Activation::Relu => b.node(output, "Relu", &[&x], vec![]),
+            Activation::Tanh => b.node(output, "Tanh", &[&x], vec![]),
             // x · ½ (1 + erf(x / √2))
             Activation::Gelu => {
-                let root_two = b.scalar(&name("root_two"), std::f32::consts::SQRT_2);
-                let (one, half) = (b.scalar(&name("one"), 1.0), b.scalar(&name("half"), 0.5));
-                let scaled = b.node(&name("scaled"), "Div", &[x, &root_two], vec![]);
+                let root_half = b.scalar(&name("root_half"), std::f32::consts::FRAC_1_SQRT_2);
+                let scaled = b.node(&name("scaled"), "Mul", &[&x, &root_half], vec![]);
                 let erf = b.node(&name("erf"), "Erf", &[&scaled], vec![]);
-                let shifted = b.node(&name("shifted"), "Add", &[&erf, &one], vec![]);
-                let product = b.node(&name("product"), "Mul", &[x, &shifted], vec![]);
-                b.node(&name("gelu"), "Mul", &[&product, &half], vec![])
+                half_of_one_plus(b, &erf)
             }
             // ½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))
             Activation::GeluTanh => {
-                let (three, cubic) = (b.scalar(&name("three"), 3.0), b.scalar(&name("cubic"), GELU_CUBIC));
-                let root = b.scalar(&name("root"), ROOT_TWO_OVER_PI);
-                let (one, half) = (b.scalar(&name("one"), 1.0), b.scalar(&name("half"), 0.5));
-                let cube = b.node(&name("cube"), "Pow", &[x, &three], vec![]);
+                let (cubic, root) = (b.scalar(&name("cubic"), GELU_CUBIC), b.scalar(&name("root"), ROOT_TWO_OVER_PI));
+                let square = b.node(&name("square"), "Mul", &[&x, &x], vec![]);
+                let cube = b.node(&name("cube"), "Mul", &[&square, &x], vec![]);
                 let cube = b.node(&name("scaled_cube"), "Mul", &[&cube, &cubic], vec![]);
-                let sum = b.node(&name("sum"), "Add", &[x, &cube], vec![]);
+                let sum = b.node(&name("cubic_sum"), "Add", &[&x, &cube], vec![]);
                 let argument = b.node(&name("argument"), "Mul", &[&sum, &root], vec![]);
                 let tanh = b.node(&name("tanh"), "Tanh", &[&argument], vec![]);
-                let shifted = b.node(&name("shifted"), "Add", &[&tanh, &one], vec![]);
-                let product = b.node(&name("product"), "Mul", &[x, &shifted], vec![]);
-                b.node(&name("gelu"), "Mul", &[&product, &half], vec![])
+                half_of_one_plus(b, &tanh)
             }
-        }
+        })
     }
 
-    /// word + position + token type embeddings, normalized, and brought to the encoder's width:
-    /// `[batch, sequence, hidden]`
+    fn reshaped(&mut self, name: &str, x: &str, shape: &str) -> String {
+        self.builder.node(name, "Reshape", &[x, shape], vec![])
+    }
+
+    /// Lengths and score shifts, from `attention_mask`.
+    fn mask(&mut self, attention_mask: &str) -> Mask {
+        let is_standard = self.is_standard();
+        let b = &mut self.builder;
+        let cast = |data_type: DataType| vec![int_attribute("to", data_type as i64)];
+        let axis = b.integers("mask/axis", &[1]);
+        let lengths = match is_standard {
+            true => String::new(),
+            false => {
+                let integers = b.node("mask/int32", "Cast", &[attention_mask], cast(DataType::Int32));
+                b.node("mask/lengths", "ReduceSum", &[&integers, &axis], vec![int_attribute("keepdims", 0)])
+            }
+        };
+        let floats = b.node("mask/float", "Cast", &[attention_mask], cast(DataType::Float));
+        let (one, value) = (b.scalar("mask/one", 1.0), b.scalar("mask/value", MASK_VALUE));
+        let inverted = b.node("mask/inverted", "Sub", &[&one, &floats], vec![]);
+        let shifts = b.node("mask/shifts", "Mul", &[&inverted, &value], vec![]);
+        let first_scores = b.node("mask/first_scores", "Unsqueeze", &[&shifts, &axis], vec![]);
+        let all_scores = match is_standard {
+            true => b.node("mask/all_scores", "Unsqueeze", &[&first_scores, &axis], vec![]),
+            false => String::new(),
+        };
+        Mask { lengths, first_scores, all_scores }
+    }
+
+    /// Rows of a table: as they are, or stored as integers with one scale a row.
+    fn rows(
+        &mut self,
+        name: &str,
+        table: &Tensor,
+        pick: impl Fn(&mut GraphBuilder, &str, &str) -> String,
+    ) -> Result<String> {
+        let part = |part: &str| format!("{name}/{part}");
+        if !self.is_stored_small() || table.elem_count() < MIN_ELEMENTS {
+            let table = self.builder.floats(&part("table"), table)?;
+            return Ok(pick(&mut self.builder, name, &table));
+        }
+        let (rows, columns) = table.dims2()?;
+        let is_packed = self.is_packed(columns, 2);
+        let values = values(table)?;
+        let b = &mut self.builder;
+        let (integers, scales) = match is_packed {
+            true => row_integers(&values, columns, packing::MAX_TABLE, best_scale),
+            false => row_integers(&values, columns, MAX_BYTE, scale),
+        };
+        let scales = b.float_values(&part("table_scale"), &[rows, 1], &scales);
+        let scale = pick(b, &part("scale"), &scales);
+        let floats = match is_packed {
+            true => {
+                let packed = packing::pack_table(&integers, columns);
+                let packed = b.unsigned_bytes(&part("table"), &[rows, columns / 2], packed);
+                let picked = pick(b, &part("packed"), &packed);
+                packing::unpack_rows(b, &picked, &part("float"))
+            }
+            false => {
+                let integers = b.bytes(&part("table"), &[rows, columns], integers);
+                let picked = pick(b, &part("int8"), &integers);
+                b.node(&part("float"), "Cast", &[&picked], vec![int_attribute("to", DataType::Float as i64)])
+            }
+        };
+        Ok(b.node(name, "Mul", &[&floats, &scale], vec![]))
+    }
+
+    /// Embeddings, `[tokens, hidden]`, moved by the first residual's bias.
     fn embeddings(&mut self, input_ids: &str, token_type_ids: Option<&str>) -> Result<String> {
         let names = self.names();
-        let words = self.parameter(&names.word_embeddings(), false)?;
-        let positions = self.parameter(&names.position_embeddings(), false)?;
-        let token_types = match token_type_ids {
-            Some(ids) => Some((self.parameter(&names.token_type_embeddings(), false)?, ids)),
-            None => None,
-        };
-        let offset = self.config().position_offset as i64;
+        let (hidden, embedding) = (self.encoder().hidden_size, self.encoder().embedding_size);
+        let offset = self.encoder().position_offset;
+        let (heads, is_standard) = (self.encoder().num_attention_heads, self.is_standard());
+        let shift = self.residual_bias(0);
         let b = &mut self.builder;
-        let rows = || vec![int_attribute("axis", 0)];
-        let mut sum = b.node("embeddings/word", "Gather", &[&words, input_ids], rows());
-        if let Some((token_types, ids)) = token_types {
-            let token_type = b.node("embeddings/token_type", "Gather", &[&token_types, ids], rows());
-            sum = b.node("embeddings/word_token_type", "Add", &[&sum, &token_type], vec![]);
+        let [zero, one, two] = [0, 1, 2].map(|index| b.integers(&format!("embeddings/{index}"), &[index]));
+        let shape = b.node("shape/ids", "Shape", &[input_ids], vec![]);
+        let length = b.node("shape/length", "Slice", &[&shape, &one, &two, &zero], vec![]);
+        let size = b.integers("shape/hidden", &[hidden as i64]);
+        b.node(SHAPE_3D, "Concat", &[&shape, &size], vec![int_attribute("axis", 0)]);
+        b.integers(SHAPE_2D, &[-1, hidden as i64]);
+        if is_standard {
+            let head_sizes = b.integers("shape/heads", &[heads as i64, (hidden / heads) as i64]);
+            b.node(SHAPE_4D, "Concat", &[&shape, &head_sizes], vec![int_attribute("axis", 0)]);
         }
-        // The token at place i of a text has row offset + i: the same `sequence` rows serve every text.
-        let shape = b.node("embeddings/shape", "Shape", &[input_ids], vec![]);
-        let (zero, one, two) = (
-            b.integers("embeddings/zero", &[0]),
-            b.integers("embeddings/one", &[1]),
-            b.integers("embeddings/two", &[2]),
-        );
-        let length = b.node("embeddings/length", "Slice", &[&shape, &one, &two, &zero], vec![]);
-        let start = b.integers("embeddings/start", &[offset]);
-        let end = match offset {
-            0 => length,
-            _ => b.node("embeddings/end", "Add", &[&length, &start], vec![]),
-        };
-        let position = b.node("embeddings/position", "Slice", &[&positions, &start, &end, &zero], vec![]);
-        let sum = b.node("embeddings/sum", "Add", &[&sum, &position], vec![]);
-        let is_projected = self.config().embedding_size != self.config().hidden_size;
-        let norm_output = if is_projected { "embeddings/normalized" } else { "embeddings/output" };
-        let normalized = self.layer_norm("embeddings/norm", &names.embeddings_norm(), &sum, norm_output)?;
-        match is_projected {
-            true => {
-                let parameter = names.embeddings_project();
-                self.named_linear("embeddings/project", &parameter, &normalized, "embeddings/output")
+
+        let words = self.parameter(&names.word_embeddings());
+        let axis = || vec![int_attribute("axis", 0)];
+        let words =
+            self.rows("embeddings/word", &words, |b, name, table| b.node(name, "Gather", &[table, input_ids], axis()))?;
+        // The token at place i of a text has row offset + i: the same rows serve every text.
+        let positions = self.parameter(&names.position_embeddings());
+        let positions = positions.narrow(0, offset, positions.dim(0)? - offset)?.contiguous()?;
+        let token_types = token_type_ids.map(|ids| (self.parameter(&names.token_type_embeddings()), ids));
+        let positions = self.rows("embeddings/position", &positions, |b, name, table| {
+            b.node(name, "Slice", &[table, &zero, &length, &zero], vec![])
+        })?;
+        let b = &mut self.builder;
+        let mut sum = b.node("embeddings/word_position", "Add", &[&words, &positions], vec![]);
+        if let Some((table, ids)) = token_types {
+            let table = b.floats("embeddings/token_type/table", &table)?;
+            let rows = b.node("embeddings/token_type", "Gather", &[&table, ids], axis());
+            sum = b.node("embeddings/sum", "Add", &[&sum, &rows], vec![]);
+        }
+        if embedding == hidden {
+            let x = self.layer_norm("embeddings/norm", &names.embeddings_norm(), &sum, shift.as_ref())?;
+            return Ok(self.reshaped("layer.0/input", &x, SHAPE_2D));
+        }
+        let x = self.layer_norm("embeddings/norm", &names.embeddings_norm(), &sum, None)?;
+        let narrow = self.builder.integers("shape/2d_embedding", &[-1, embedding as i64]);
+        let x = self.reshaped("embeddings/rows", &x, &narrow);
+        let Linear { weight, bias } = self.linear(&names.embeddings_project())?;
+        let bias = shift.map_or(Ok(bias.clone()), |shift| bias + shift)?;
+        let bias = self.builder.floats("embeddings/project/bias", &bias)?;
+        self.product_plus("layer.0/input", &x, &weight, &bias)
+    }
+
+    /// Self-attention of all tokens: x `[tokens, hidden]` → the heads' contexts, `[tokens, hidden]`.
+    fn attention(&mut self, index: usize, x: &str, projections: [Linear; 3], mask: &Mask) -> Result<String> {
+        let name = |part: &str| format!("layer.{index}/{part}");
+        let [query, key, value] = projections;
+        if self.is_standard() {
+            return self.spelled_attention(index, x, [query, key, value], mask);
+        }
+        let weight = Tensor::cat(&[&query.weight, &key.weight, &value.weight], 1)?;
+        let bias = Tensor::cat(&[&query.bias, &key.bias, &value.bias], 0)?;
+        let bias = self.builder.floats(&name("attention/bias"), &bias)?;
+        let heads = vec![int_attribute("num_heads", self.encoder().num_attention_heads as i64)];
+        let context = match self.range(x) {
+            None => {
+                let weight = self.stored(&name("attention"), &weight)?;
+                let x = self.reshaped(&name("texts"), x, SHAPE_3D);
+                self.builder.contrib(&name("attention"), "Attention", &[&x, &weight, &bias, &mask.lengths], heads)
             }
-            false => Ok(normalized),
-        }
-    }
-
-    /// What is added to attention scores, `[batch, 1, 1, sequence]`: 0 for tokens, [`MASK_VALUE`] for padding.
-    fn mask(&mut self, attention_mask: &str) -> String {
-        let b = &mut self.builder;
-        let axis = |axis| vec![ints_attribute("axes", &[axis])];
-        let mask = b.node("mask/unsqueezed_1", "Unsqueeze", &[attention_mask], axis(1));
-        let mask = b.node("mask/unsqueezed_2", "Unsqueeze", &[&mask], axis(2));
-        let mask = b.node("mask/float", "Cast", &[&mask], vec![int_attribute("to", DataType::Float as i64)]);
-        let (one, value) = (b.scalar("mask/one", 1.0), b.scalar("mask/value", MASK_VALUE));
-        let inverted = b.node("mask/inverted", "Sub", &[&one, &mask], vec![]);
-        b.node("mask/output", "Mul", &[&inverted, &value], vec![])
-    }
-
-    /// `[batch, sequence, hidden]` → the same
-    fn attention(&mut self, prefix: &str, index: usize, x: &str, mask: &str) -> Result<String> {
-        let names = self.names();
-        let (heads, hidden) = (self.config().num_attention_heads, self.config().hidden_size);
-        let name = |part: &str| format!("{prefix}/{part}");
-        let query = self.linear(&name("query"), &names.in_layer(index, names.query), x)?;
-        let key = self.linear(&name("key"), &names.in_layer(index, names.key), x)?;
-        let value = self.linear(&name("value"), &names.in_layer(index, names.value), x)?;
-        let b = &mut self.builder;
-        let split_shape = b.integers(&name("split_shape"), &[0, 0, heads as i64, (hidden / heads) as i64]);
-        let merged_shape = b.integers(&name("merged_shape"), &[0, 0, hidden as i64]);
-        // [batch, sequence, hidden] → [batch, heads, sequence, width], keys [batch, heads, width, sequence]
-        let mut split = |part: &str, x: &str, permutation: &[i64]| {
-            let reshaped = b.node(&name(&format!("{part}/reshaped")), "Reshape", &[x, &split_shape], vec![]);
-            let permutation = vec![ints_attribute("perm", permutation)];
-            b.node(&name(&format!("{part}/transposed")), "Transpose", &[&reshaped], permutation)
+            Some(range) => {
+                let [quantized, scale, zero_point] = self.quantized(x, range);
+                let [weight, weight_scale] = self.integers(&name("attention"), &weight, MAX_MATMUL_WEIGHT)?;
+                let x = self.reshaped(&name("texts"), &quantized, SHAPE_3D);
+                let inputs = [&x, &weight, &bias, &scale, &weight_scale, &mask.lengths, &zero_point];
+                self.builder.contrib(&name("attention"), "QAttention", &inputs.map(String::as_str), heads)
+            }
         };
-        let query = split("query", &query, &[0, 2, 1, 3]);
-        let key = split("key", &key, &[0, 2, 3, 1]);
-        let value = split("value", &value, &[0, 2, 1, 3]);
-        let root_width = b.scalar(&name("root_width"), ((hidden / heads) as f32).sqrt());
-        let scores = b.node(&name("scores"), "MatMul", &[&query, &key], vec![]);
-        let scaled = b.node(&name("scaled"), "Div", &[&scores, &root_width], vec![]);
-        let masked = b.node(&name("masked"), "Add", &[&scaled, mask], vec![]);
-        let probabilities = b.node(&name("probabilities"), "Softmax", &[&masked], vec![int_attribute("axis", 3)]);
-        let context = b.node(&name("context"), "MatMul", &[&probabilities, &value], vec![]);
-        let transposed =
-            b.node(&name("context/transposed"), "Transpose", &[&context], vec![ints_attribute("perm", &[0, 2, 1, 3])]);
-        let merged = b.node(&name("context/merged"), "Reshape", &[&transposed, &merged_shape], vec![]);
-        self.linear(&name("output"), &names.in_layer(index, names.attention_output), &merged)
+        Ok(self.reshaped(&name("context"), &context, SHAPE_2D))
     }
 
-    /// `[batch, sequence, hidden]` → the same
-    fn layer(&mut self, index: usize, x: &str, mask: &str) -> Result<String> {
+    /// The same in standard operators.
+    fn spelled_attention(&mut self, index: usize, x: &str, projections: [Linear; 3], mask: &Mask) -> Result<String> {
+        let name = |part: &str| format!("layer.{index}/{part}");
+        let (heads, hidden) = (self.encoder().num_attention_heads, self.encoder().hidden_size);
+        let width = hidden / heads;
+        let [mut query, key, value] = projections;
+        let scale = 1.0 / (width as f64).sqrt();
+        query = Linear { weight: (query.weight * scale)?, bias: (query.bias * scale)? };
+        let mut split = Vec::new();
+        let parts = [("query", query, [0, 2, 1, 3]), ("key", key, [0, 2, 3, 1]), ("value", value, [0, 2, 1, 3])];
+        for (part, Linear { weight, bias }, permutation) in parts {
+            let bias = self.builder.floats(&name(&format!("{part}/bias")), &bias)?;
+            let rows = self.product(&name(&format!("{part}/product")), x, &weight)?;
+            let b = &mut self.builder;
+            let rows = b.node(&name(part), "Add", &[&rows, &bias], vec![]);
+            let texts = b.node(&name(&format!("{part}/texts")), "Reshape", &[&rows, SHAPE_4D], vec![]);
+            let permutation = vec![ints_attribute("perm", &permutation)];
+            split.push(b.node(&name(&format!("{part}/by_head")), "Transpose", &[&texts], permutation));
+        }
+        let b = &mut self.builder;
+        let scores = b.node(&name("scores"), "MatMul", &[&split[0], &split[1]], vec![]);
+        let masked = b.node(&name("masked"), "Add", &[&scores, &mask.all_scores], vec![]);
+        let p = b.node(&name("probabilities"), "Softmax", &[&masked], vec![int_attribute("axis", -1)]);
+        let context = b.node(&name("context/by_head"), "MatMul", &[&p, &split[2]], vec![]);
+        let permutation = vec![ints_attribute("perm", &[0, 2, 1, 3])];
+        let context = b.node(&name("context/texts"), "Transpose", &[&context], permutation);
+        Ok(self.reshaped(&name("context"), &context, SHAPE_2D))
+    }
+
+    /// Attention of each text's first token: its row `first` `[batch, hidden]`, all rows `x` `[tokens, hidden]`, both
+    /// moved by `shift` → `[batch, hidden]`.
+    fn first_attention(
+        &mut self,
+        index: usize,
+        [x, first]: [&str; 2],
+        projections: [Linear; 3],
+        shift: &Tensor,
+        mask: &Mask,
+    ) -> Result<String> {
+        let name = |part: &str| format!("layer.{index}/{part}");
+        let (heads, hidden) = (self.encoder().num_attention_heads, self.encoder().hidden_size);
+        let width = hidden / heads;
+        let [query, key, value] = projections;
+        let scale = 1.0 / (width as f64).sqrt();
+        let query = Linear { weight: (query.weight * scale)?, bias: (query.bias * scale)? }.of_shifted(shift)?;
+        let bias = self.builder.floats(&name("query/bias"), &query.bias)?;
+        let q = self.product_plus(&name("query"), first, &query.weight, &bias)?;
+        let key = self.stored(&name("key"), &key.weight)?;
+        let value_bias = value.bias_of_shifted(shift)?;
+        let value = self.stored(&name("value"), &value.weight)?;
+        let texts = self.reshaped(&name("texts"), x, SHAPE_3D);
+        let is_standard = self.is_standard();
+        let b = &mut self.builder;
+        let value_bias = b.floats(&name("context/bias"), &value_bias)?;
+        let permuted = |b: &mut GraphBuilder, part: &str, x: &str, permutation: &[i64]| {
+            b.node(&name(part), "Transpose", &[x], vec![ints_attribute("perm", permutation)])
+        };
+        let sizes = [heads as i64, width as i64, hidden as i64];
+        // Of constants, so that they are computed once: [hidden, heads · width] → [heads, width, hidden], and
+        // → [heads, hidden, width].
+        let key_shape = b.integers(&name("key/shape"), &sizes);
+        let key = permuted(b, "key/transposed", &key, &[1, 0]);
+        let key = b.node(&name("key/by_head"), "Reshape", &[&key, &key_shape], vec![]);
+        let value_shape = b.integers(&name("value/shape"), &[sizes[2], sizes[0], sizes[1]]);
+        let value = b.node(&name("value/heads"), "Reshape", &[&value, &value_shape], vec![]);
+        let value = permuted(b, "value/by_head", &value, &[1, 0, 2]);
+
+        let by_head = b.integers(&name("query/shape"), &[-1, sizes[0], sizes[1]]);
+        let q = b.node(&name("query/heads"), "Reshape", &[&q, &by_head], vec![]);
+        let q = permuted(b, "query/by_head", &q, &[1, 0, 2]);
+        let u = b.node(&name("key_query"), "MatMul", &[&q, &key], vec![]);
+        // [batch, heads, hidden]
+        let u = permuted(b, "key_query/by_text", &u, &[1, 0, 2]);
+        let scores = match is_standard {
+            true => {
+                let columns = permuted(b, "texts/transposed", &texts, &[0, 2, 1]);
+                b.node(&name("scores"), "MatMul", &[&u, &columns], vec![])
+            }
+            false => b.contrib(&name("scores"), "FusedMatMul", &[&u, &texts], vec![int_attribute("transB", 1)]),
+        };
+        let masked = b.node(&name("masked"), "Add", &[&scores, &mask.first_scores], vec![]);
+        let p = b.node(&name("probabilities"), "Softmax", &[&masked], vec![int_attribute("axis", -1)]);
+        let mean = b.node(&name("mean"), "MatMul", &[&p, &texts], vec![]);
+        let mean = permuted(b, "mean/by_head", &mean, &[1, 0, 2]);
+        let context = b.node(&name("context/by_head"), "MatMul", &[&mean, &value], vec![]);
+        let context = permuted(b, "context/heads", &context, &[1, 0, 2]);
+        let context = b.node(&name("context/rows"), "Reshape", &[&context, SHAPE_2D], vec![]);
+        Ok(b.node(&name("context"), "Add", &[&context, &value_bias], vec![]))
+    }
+
+    /// Everything behind attention: `context` and `residual` `[n, hidden]` → `[n, hidden]`, called `output`.
+    fn feed_forward(
+        &mut self,
+        index: usize,
+        layer: BehindAttention,
+        context: &str,
+        residual: &str,
+        output: &str,
+    ) -> Result<String> {
         let names = self.names();
         let name = |part: &str| format!("layer.{index}/{part}");
-        let parameter = |part: &str| names.in_layer(index, part);
-        let attended = self.attention(&name("attention"), index, x, mask)?;
-        let residual = self.builder.node(&name("attention/residual"), "Add", &[&attended, x], vec![]);
-        let norm = parameter(names.attention_norm);
-        let attended = self.layer_norm(&name("attention/norm"), &norm, &residual, &name("attention/normalized"))?;
-        let intermediate = self.linear(&name("intermediate"), &parameter(names.intermediate), &attended)?;
-        let activated = self.activation(&name("intermediate/activation"), &intermediate, self.config().hidden_act);
-        let output = self.linear(&name("feed_forward"), &parameter(names.output), &activated)?;
-        let residual = self.builder.node(&name("feed_forward/residual"), "Add", &[&output, &attended], vec![]);
-        self.layer_norm(&name("feed_forward/norm"), &parameter(names.output_norm), &residual, &name("output"))
+        let BehindAttention { attention_output, intermediate, output: second } = layer;
+        let sum = self.product_plus(&name("attention/output"), context, &attention_output.weight, residual)?;
+        let norm = names.in_layer(index, names.attention_norm);
+        let attended = self.layer_norm(&name("attended"), &norm, &sum, Some(&second.bias))?;
+        let intermediate = intermediate.of_shifted(&second.bias)?;
+        let product = self.product(&name("intermediate"), &attended, &intermediate.weight)?;
+        let hidden_act = self.encoder().hidden_act;
+        let activated = self.activation(&name("activated"), &product, &intermediate.bias, hidden_act)?;
+        let sum = self.product_plus(&name("output"), &activated, &second.weight, &attended)?;
+        let norm = names.in_layer(index, names.output_norm);
+        let shift = self.residual_bias(index + 1);
+        self.layer_norm(output, &norm, &sum, shift.as_ref())
     }
 
     fn classifier(&mut self) -> Result<()> {
@@ -227,21 +668,39 @@ impl Exporter<'_> {
         let mut input = |name: &str| self.builder.input(name, DataType::Int64, &axes());
         let (input_ids, attention_mask) = (input("input_ids"), input("attention_mask"));
         let token_type_ids = (self.model.config.type_vocab_size > 0).then(|| input("token_type_ids"));
-        let mut x = self.embeddings(&input_ids, token_type_ids.as_deref())?;
         let mask = self.mask(&attention_mask);
-        for index in 0..self.config().num_hidden_layers {
-            x = self.layer(index, &x, &mask)?;
+        let mut x = self.embeddings(&input_ids, token_type_ids.as_deref())?;
+        let last = self.encoder().num_hidden_layers - 1;
+        for index in 0..=last {
+            let Layer { query, key, value, rest } = self.layer(index)?;
+            let shift = rest.attention_output.bias.clone();
+            if index < last {
+                let projections = [query.of_shifted(&shift)?, key.of_shifted(&shift)?, value.of_shifted(&shift)?];
+                let context = self.attention(index, &x, projections, &mask)?;
+                x = self.feed_forward(index, rest, &context, &x, &format!("layer.{}/input", index + 1))?;
+            } else {
+                let texts = self.reshaped(&format!("layer.{index}/all"), &x, SHAPE_3D);
+                let zero = self.builder.integer("first/index", 0);
+                let axis = vec![int_attribute("axis", 1)];
+                let first = self.builder.node(&format!("layer.{index}/first"), "Gather", &[&texts, &zero], axis);
+                let context = self.first_attention(index, [&x, &first], [query, key, value], &shift, &mask)?;
+                x = self.feed_forward(index, rest, &context, &first, HEAD_INPUT)?;
+            }
         }
-        // [batch, sequence, hidden] → the first token's [batch, hidden]
-        let b = &mut self.builder;
-        let first = b.integer("first_token/index", 0);
-        let first_token = b.node("first_token", "Gather", &[&x, &first], vec![int_attribute("axis", 1)]);
         let names = self.names();
-        let dense = self.linear("head/dense", names.head_dense, &first_token)?;
-        let activated = self.activation("head", &dense, self.config().architecture.head_activation());
-        self.named_linear("head/output", names.head_output, &activated, "logits")?;
+        let dense = self.linear(names.head_dense)?;
+        let product = self.product("head/dense", &x, &dense.weight)?;
+        let activation = self.encoder().architecture.head_activation();
+        let activated = self.activation("head/activated", &product, &dense.bias, activation)?;
+        let output = self.linear(names.head_output)?;
+        let bias = self.builder.floats("logits/bias", &output.bias)?;
+        self.product_plus("logits", &activated, &output.weight, &bias)?;
         let labels = self.model.labels.len();
         self.builder.output("logits", DataType::Float, &[Axis::Named("batch"), Axis::Size(labels)]);
         Ok(())
     }
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }

@@ -8,11 +8,24 @@ use candle_onnx::onnx::{
 
 use crate::error::Result;
 
-/// The operator set. ONNX Runtime 1.31 replaces spelled-out attention by its own operator only in the form that
-/// exporters gave it up to opset 12, with the axes of Unsqueeze as an attribute.
-const OPSET: i64 = 12;
-/// The version of the file format that belongs to it.
-const IR_VERSION: i64 = 7;
+/// ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+
+/// The versions of the operators that a graph is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpsetVersions {
+    /// Of the standard operators.
+    pub(super) onnx: i64,
+    /// Whether there are ONNX Runtime's own among them.
+    pub(super) microsoft: bool,
+}
+
+impl OpsetVersions {
+    /// The version of the file format that belongs to them.
+    fn ir_version(self) -> i64 {
+        if self.onnx > 14 { 8 } else { 7 }
+    }
+}
 
 /// Collects nodes in the order in which they run. Values are known by their names.
 #[derive(Debug, Default)]
@@ -48,12 +61,55 @@ impl GraphBuilder {
         name.to_owned()
     }
 
+    /// The same with one of ONNX Runtime's own operators.
+    pub(super) fn contrib(
+        &mut self,
+        name: &str,
+        op_type: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
+        let node = node(name, op_type, inputs, &[name], attributes);
+        self.graph.node.push(NodeProto { domain: MICROSOFT.to_owned(), ..node });
+        name.to_owned()
+    }
+
     /// A constant of 32-bit floating-point numbers.
     pub(super) fn floats(&mut self, name: &str, tensor: &Tensor) -> Result<String> {
         let dims: Vec<usize> = tensor.dims().to_vec();
         let values = tensor.contiguous()?.flatten_all()?.to_vec1::<f32>()?;
         self.graph.initializer.push(float_tensor(name, &dims, &values));
         Ok(name.to_owned())
+    }
+
+    /// The same from numbers, row-major.
+    pub(super) fn float_values(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
+        self.graph.initializer.push(float_tensor(name, dims, values));
+        name.to_owned()
+    }
+
+    /// A constant of signed bytes.
+    pub(super) fn bytes(&mut self, name: &str, dims: &[usize], values: Vec<i8>) -> String {
+        let bytes = values.into_iter().map(i8::cast_unsigned).collect();
+        self.graph.initializer.push(tensor(name, DataType::Int8, dims, bytes));
+        name.to_owned()
+    }
+
+    /// A constant of unsigned bytes.
+    pub(super) fn unsigned_bytes(&mut self, name: &str, dims: &[usize], values: Vec<u8>) -> String {
+        self.graph.initializer.push(tensor(name, DataType::Uint8, dims, values));
+        name.to_owned()
+    }
+
+    /// A constant scalar signed byte: a zero point.
+    pub(super) fn signed_byte(&mut self, name: &str, value: i8) -> String {
+        self.bytes(name, &[], vec![value])
+    }
+
+    /// A constant scalar unsigned byte: a zero point.
+    pub(super) fn byte(&mut self, name: &str, value: u8) -> String {
+        self.graph.initializer.push(tensor(name, DataType::Uint8, &[], vec![value]));
+        name.to_owned()
     }
 
     /// A constant scalar.
@@ -75,11 +131,14 @@ impl GraphBuilder {
         name.to_owned()
     }
 
-    pub(super) fn finish(mut self, name: &str) -> ModelProto {
+    pub(super) fn finish(mut self, name: &str, opsets: OpsetVersions) -> ModelProto {
         name.clone_into(&mut self.graph.name);
         ModelProto {
-            ir_version: IR_VERSION,
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+            ir_version: opsets.ir_version(),
+            opset_import: std::iter::once(("", opsets.onnx))
+                .chain(opsets.microsoft.then_some((MICROSOFT, 1)))
+                .map(|(domain, version)| OperatorSetIdProto { domain: domain.to_owned(), version })
+                .collect(),
             producer_name: env!("CARGO_PKG_NAME").to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
@@ -108,6 +167,10 @@ pub(super) fn node(
 
 pub(super) fn int_attribute(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: name.to_owned(), r#type: AttributeType::Int as i32, i: value, ..AttributeProto::default() }
+}
+
+pub(super) fn float_attribute(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), r#type: AttributeType::Float as i32, f: value, ..AttributeProto::default() }
 }
 
 pub(super) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
@@ -163,4 +226,9 @@ fn value_info(name: &str, data_type: DataType, axes: &[Axis]) -> ValueInfoProto 
         r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor_type)), ..TypeProto::default() }),
         ..ValueInfoProto::default()
     }
+}
+
+/// The elements of a float constant that this crate wrote.
+pub(super) fn floats(tensor: &TensorProto) -> Vec<f32> {
+    tensor.raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }

@@ -4,9 +4,9 @@
 //! ONNX has. Those of a matrix have only constants as inputs, so ONNX Runtime computes them once, when it loads the graph,
 //! and a product is as fast as with bytes. Those of a table work on the rows that a text picks.
 
-use candle_onnx::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
+use candle_onnx::onnx::tensor_proto::DataType;
 
-use super::graph::{float_tensor, int_attribute, ints_attribute, node, tensor};
+use super::graph::{GraphBuilder, int_attribute, ints_attribute};
 
 /// The largest integer of a packed matrix: 6 bits hold -32 to 31.
 pub(super) const MAX_MATRIX: f32 = 31.0;
@@ -14,27 +14,6 @@ pub(super) const MAX_MATRIX: f32 = 31.0;
 pub(super) const MAX_TABLE: f32 = 7.0;
 const MATRIX_OFFSET: i8 = 32;
 const TABLE_OFFSET: i8 = 8;
-
-/// What all nodes share.
-const SIXTEEN: &str = "packed/16";
-const INVERSE_SIXTEEN: &str = "packed/inverse_16";
-const SIXTY_FOUR: &str = "packed/64";
-const INVERSE_SIXTY_FOUR: &str = "packed/inverse_64";
-const PLACES: &str = "packed/places";
-const MATRIX_MIDDLE: &str = "packed/32";
-const TABLE_MIDDLE: &str = "packed/8";
-
-pub(super) fn shared_constants() -> Vec<TensorProto> {
-    vec![
-        float_tensor(SIXTEEN, &[], &[16.0]),
-        float_tensor(INVERSE_SIXTEEN, &[], &[1.0 / 16.0]),
-        float_tensor(SIXTY_FOUR, &[], &[64.0]),
-        float_tensor(INVERSE_SIXTY_FOUR, &[], &[1.0 / 64.0]),
-        float_tensor(PLACES, &[3, 1, 1], &[1.0, 4.0, 16.0]),
-        float_tensor(MATRIX_MIDDLE, &[], &[f32::from(MATRIX_OFFSET)]),
-        float_tensor(TABLE_MIDDLE, &[], &[f32::from(TABLE_OFFSET)]),
-    ]
-}
 
 /// A matrix `[rows, columns]` of integers from -32 to 31, its columns in four quarters: each of the first three is the
 /// lower six bits of a layer of bytes, and the fourth has two bits in each of the layers' upper ones.
@@ -53,33 +32,28 @@ pub(super) fn pack_matrix(integers: &[i8], columns: usize) -> Vec<u8> {
     (0..3).flat_map(layer).collect()
 }
 
-/// The nodes and constants that turn the bytes `packed` of [`pack_matrix`] into the matrix `output` of int8.
-pub(super) fn unpack_matrix(
-    packed: &str,
-    output: &str,
-    rows: usize,
-    columns: usize,
-) -> (Vec<NodeProto>, Vec<TensorProto>) {
+/// Adds the nodes that turn the bytes `packed` of [`pack_matrix`] into the matrix `output` of int8.
+pub(super) fn unpack_matrix(b: &mut GraphBuilder, packed: &str, output: &str, rows: usize, columns: usize) -> String {
     let name = |part: &str| format!("{output}/{part}");
-    let [float, shifted, upper, upper_bits, lower] = ["float", "shifted", "upper", "upper_bits", "lower"].map(name);
-    let [placed, last, quarters, centred, ordered, matrix, shape] =
-        ["placed", "last", "quarters", "centred", "ordered", "matrix", "shape"].map(name);
-    let dims = [rows, columns].iter().flat_map(|&size| (size as i64).to_le_bytes()).collect();
-    let nodes = vec![
-        node(&float, "Cast", &[packed], &[&float], vec![int_attribute("to", DataType::Float as i64)]),
-        node(&shifted, "Mul", &[&float, INVERSE_SIXTY_FOUR], &[&shifted], vec![]),
-        node(&upper, "Floor", &[&shifted], &[&upper], vec![]),
-        node(&upper_bits, "Mul", &[&upper, SIXTY_FOUR], &[&upper_bits], vec![]),
-        node(&lower, "Sub", &[&float, &upper_bits], &[&lower], vec![]),
-        node(&placed, "Mul", &[&upper, PLACES], &[&placed], vec![]),
-        node(&last, "ReduceSum", &[&placed], &[&last], vec![ints_attribute("axes", &[0])]),
-        node(&quarters, "Concat", &[&lower, &last], &[&quarters], vec![int_attribute("axis", 0)]),
-        node(&centred, "Sub", &[&quarters, MATRIX_MIDDLE], &[&centred], vec![]),
-        node(&ordered, "Transpose", &[&centred], &[&ordered], vec![ints_attribute("perm", &[1, 0, 2])]),
-        node(&matrix, "Reshape", &[&ordered, &shape], &[&matrix], vec![]),
-        node(output, "Cast", &[&matrix], &[output], vec![int_attribute("to", DataType::Int8 as i64)]),
-    ];
-    (nodes, vec![tensor(&shape, DataType::Int64, &[2], dims)])
+    let cast = |data_type: DataType| vec![int_attribute("to", data_type as i64)];
+    let sixty_four = b.scalar(&name("64"), 64.0);
+    let inverse = b.scalar(&name("inverse_64"), 1.0 / 64.0);
+    let places = b.float_values(&name("places"), &[3, 1, 1], &[1.0, 4.0, 16.0]);
+    let middle = b.scalar(&name("32"), f32::from(MATRIX_OFFSET));
+    let axis = b.integers(&name("axis"), &[0]);
+    let shape = b.integers(&name("shape"), &[rows as i64, columns as i64]);
+    let float = b.node(&name("float"), "Cast", &[packed], cast(DataType::Float));
+    let shifted = b.node(&name("shifted"), "Mul", &[&float, &inverse], vec![]);
+    let upper = b.node(&name("upper"), "Floor", &[&shifted], vec![]);
+    let upper_bits = b.node(&name("upper_bits"), "Mul", &[&upper, &sixty_four], vec![]);
+    let lower = b.node(&name("lower"), "Sub", &[&float, &upper_bits], vec![]);
+    let placed = b.node(&name("placed"), "Mul", &[&upper, &places], vec![]);
+    let last = b.node(&name("last"), "ReduceSum", &[&placed, &axis], vec![]);
+    let quarters = b.node(&name("quarters"), "Concat", &[&lower, &last], vec![int_attribute("axis", 0)]);
+    let centred = b.node(&name("centred"), "Sub", &[&quarters, &middle], vec![]);
+    let ordered = b.node(&name("ordered"), "Transpose", &[&centred], vec![ints_attribute("perm", &[1, 0, 2])]);
+    let matrix = b.node(&name("matrix"), "Reshape", &[&ordered, &shape], vec![]);
+    b.node(output, "Cast", &[&matrix], cast(DataType::Int8))
 }
 
 /// A table `[rows, columns]` of integers from -8 to 7: the first half of each row in the upper four bits, the second in
@@ -92,20 +66,19 @@ pub(super) fn pack_table(integers: &[i8], columns: usize) -> Vec<u8> {
     integers.chunks_exact(columns).flat_map(row).collect()
 }
 
-/// The nodes that turn picked rows of [`pack_table`] into floats that are the integers.
-pub(super) fn unpack_rows(packed: &str, output: &str) -> Vec<NodeProto> {
+/// Adds the nodes that turn picked rows of [`pack_table`] into floats that are the integers.
+pub(super) fn unpack_rows(b: &mut GraphBuilder, packed: &str, output: &str) -> String {
     let name = |part: &str| format!("{output}/{part}");
-    let [float, shifted, upper, upper_bits, lower, halves] =
-        ["float", "shifted", "upper", "upper_bits", "lower", "halves"].map(name);
-    vec![
-        node(&float, "Cast", &[packed], &[&float], vec![int_attribute("to", DataType::Float as i64)]),
-        node(&shifted, "Mul", &[&float, INVERSE_SIXTEEN], &[&shifted], vec![]),
-        node(&upper, "Floor", &[&shifted], &[&upper], vec![]),
-        node(&upper_bits, "Mul", &[&upper, SIXTEEN], &[&upper_bits], vec![]),
-        node(&lower, "Sub", &[&float, &upper_bits], &[&lower], vec![]),
-        node(&halves, "Concat", &[&upper, &lower], &[&halves], vec![int_attribute("axis", -1)]),
-        node(output, "Sub", &[&halves, TABLE_MIDDLE], &[output], vec![]),
-    ]
+    let sixteen = b.scalar(&name("16"), 16.0);
+    let inverse = b.scalar(&name("inverse_16"), 1.0 / 16.0);
+    let middle = b.scalar(&name("8"), f32::from(TABLE_OFFSET));
+    let float = b.node(&name("float"), "Cast", &[packed], vec![int_attribute("to", DataType::Float as i64)]);
+    let shifted = b.node(&name("shifted"), "Mul", &[&float, &inverse], vec![]);
+    let upper = b.node(&name("upper"), "Floor", &[&shifted], vec![]);
+    let upper_bits = b.node(&name("upper_bits"), "Mul", &[&upper, &sixteen], vec![]);
+    let lower = b.node(&name("lower"), "Sub", &[&float, &upper_bits], vec![]);
+    let halves = b.node(&name("halves"), "Concat", &[&upper, &lower], vec![int_attribute("axis", -1)]);
+    b.node(output, "Sub", &[&halves, &middle], vec![])
 }
 
 #[cfg(test)]

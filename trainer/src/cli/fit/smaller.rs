@@ -128,7 +128,7 @@ fn too_small(bytes: usize) -> Error {
 fn size(judged: &Judged, tokenizer_bytes: u64) -> usize {
     /// Report, metrics, manifest, model card and configuration.
     const REST: u64 = 100_000;
-    (judged.variants[judged.variants.len() - 1].bytes + tokenizer_bytes + REST) as usize
+    (judged.shipped().bytes + tokenizer_bytes + REST) as usize
 }
 
 fn table() -> Table {
@@ -137,7 +137,7 @@ fn table() -> Table {
 }
 
 fn row(name: &str, judged: &Judged, vocabulary: usize, tokenizer_bytes: Option<u64>) -> Vec<String> {
-    let shipped = &judged.variants[judged.variants.len() - 1];
+    let shipped = judged.shipped();
     let share = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{:.2} %", share * 100.0));
     vec![
         name.to_owned(),

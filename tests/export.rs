@@ -1,0 +1,166 @@
+//! What an export promises: answers that do not depend on the batch, and foreign folders with the answers of the
+//! program that made them.
+
+use nimbert::{Batch, Classifier, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer, bundle::Bundle};
+use nimbert_tests::{Dir, finish, program, workspace};
+use nimbert_trainer::{
+    export::{Contents, Evidence, ExportConfig, ExportData, VariantKind, judge, pack},
+    model::{EncoderConfig, SequenceClassifier},
+    onnx::{Calibration, Storage},
+};
+use std::sync::atomic::AtomicBool;
+
+/// Real sentences, one of each so many.
+fn movie_sentences(count: usize) -> Vec<String> {
+    let file = std::fs::read_to_string(workspace(".setup/data/movieReviewSnippets_GroundTruth.txt")).unwrap();
+    let lines: Vec<&str> = file.lines().collect();
+    let text = |line: &&&str| line.rsplit('\t').next().unwrap().to_owned();
+    lines.iter().step_by(lines.len() / count).take(count).map(|line| text(&line)).collect()
+}
+
+/// Random numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+/// A batch with `further` columns of padding, filled with whatever.
+fn padded(encodings: &[&Encoding], further: usize, filling: u32) -> Batch {
+    let mut batch = Batch::pad(encodings.iter().copied(), filling);
+    let wide = |values: &[i64], filling: i64| -> Vec<i64> {
+        let row = |row: &[i64]| row.iter().copied().chain(std::iter::repeat_n(filling, further)).collect::<Vec<_>>();
+        values.chunks_exact(batch.columns).flat_map(row).collect()
+    };
+    let input_ids = wide(&batch.input_ids, filling.into());
+    let [attention_mask, token_type_ids] = [wide(&batch.attention_mask, 0), wide(&batch.token_type_ids, 0)];
+    batch.columns += further;
+    Batch { input_ids, attention_mask, token_type_ids, ..batch }
+}
+
+fn scores(logits: &[f32]) -> [f32; 2] {
+    let positive = 1.0 / (1.0 + (logits[0] - logits[1]).exp());
+    [1.0 - positive, positive]
+}
+
+#[test]
+fn five_hundred_texts_get_the_same_answers_in_every_batch() {
+    let folder = workspace("models/minilm");
+    let config = EncoderConfig::open(&folder.join("config.json")).unwrap();
+    let tokenizer = Tokenizer::open(&folder.join("tokenizer.json"), 128).unwrap();
+    let labels = ["negative", "positive"].map(String::from);
+    let (model, _) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0).unwrap();
+    let head =
+        candle_core::safetensors::load(workspace("tests/data/minilm/head.safetensors"), &candle_core::Device::Cpu);
+    for (name, value) in head.unwrap() {
+        model.parameters().get(&name).unwrap().set(&value).unwrap();
+    }
+    let encodings: Vec<Encoding> = movie_sentences(500).iter().map(|text| tokenizer.encode(text).unwrap()).collect();
+    let texts: Vec<&[Encoding]> = encodings.iter().map(std::slice::from_ref).collect();
+    let data = ExportData {
+        evidence: Evidence { split: "synthetic", texts: texts[..64].to_vec(), labels: None },
+        test: None,
+        calibration_texts: texts[..128].to_vec(),
+    };
+    let config = ExportConfig {
+        problem_type: ProblemType::SingleLabel,
+        abstain_precision: None,
+        variants: vec![VariantKind::CpuInt8, VariantKind::CpuFp32],
+        calibration: Calibration::MinMax,
+        sensitivity: false,
+        storage: Storage::Bytes,
+        max_accuracy_drop: 1.0,
+        overwrite: false,
+        ort_lib: None,
+    };
+    let stop = AtomicBool::new(false);
+    let judged = judge(&model, &data, &config, &stop).unwrap();
+    let dir = Dir::default();
+    let contents = Contents {
+        tokenizer: folder.join("tokenizer.json"),
+        max_length: 128,
+        stride: None,
+        provenance: nimbert::bundle::Provenance {
+            base_model: "minilm".to_owned(),
+            data_sha256: None,
+            seed: None,
+            producer: "a test".to_owned(),
+        },
+        files: Vec::new(),
+    };
+    let bundle = pack(&model, judged, &contents, &config, &dir.path("bundle"), &stop).unwrap();
+    for variant in &bundle.manifest.variants {
+        let path = bundle.path.join(&variant.file);
+        let mut session = Session::open(&path, &SessionOptions::default()).unwrap();
+        let alone: Vec<[f32; 2]> = encodings
+            .iter()
+            .map(|encoding| scores(&session.run(&Batch::pad(std::iter::once(encoding), 0)).unwrap()))
+            .collect();
+        let (mut random, mut order) = (Random(7), (0..encodings.len()).collect::<Vec<_>>());
+        for place in (1..order.len()).rev() {
+            order.swap(place, random.below(place + 1));
+        }
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let (indices, further) = rest.split_at((1 + random.below(40)).min(rest.len()));
+            rest = further;
+            let rows: Vec<&Encoding> = indices.iter().map(|&index| &encodings[index]).collect();
+            let batch = padded(&rows, random.below(3) * random.below(60), random.below(1000) as u32);
+            for (&index, logits) in indices.iter().zip(session.run(&batch).unwrap().chunks_exact(2)) {
+                let (got, expected) = (scores(logits), alone[index]);
+                assert!(
+                    (got[1] - expected[1]).abs() <= 1e-4,
+                    "{}, text {index}: {got:?}, alone {expected:?}",
+                    variant.name
+                );
+                assert_eq!(got[1] > got[0], expected[1] > expected[0], "{}, text {index}", variant.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn foreign_folders_of_all_architectures_keep_their_logits() {
+    for name in ["bert", "distilbert", "electra", "roberta"] {
+        let folder = workspace(&format!("tests/data/tiny-{name}"));
+        let reference: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap();
+        let dir = Dir::default();
+        let mut command = program("nimbert-train");
+        command.arg("export").arg(&folder).arg("--out").arg(dir.path("bundle")).args(["--max-length", "32"]);
+        finish(command.args(["--variants", "cpu-fp32,cpu-int8,gpu-fp16,tensorrt-fp16,tensorrt-int8"])).success();
+        let bundle = Bundle::open(dir.path("bundle")).unwrap();
+        assert_eq!(bundle.manifest.variants.len(), 5);
+        let max_length = reference["max_length"].as_u64().unwrap() as usize;
+        let tokenizer = Tokenizer::open(&folder.join("tokenizer.json"), max_length).unwrap();
+        let path = bundle.model_path(None).unwrap();
+        let mut session = Session::open(&path, &SessionOptions::default()).unwrap();
+        let texts = reference["texts"].as_array().unwrap().iter().zip(reference["single_logits"].as_array().unwrap());
+        for (text, expected) in texts {
+            let encoding = tokenizer.encode(text.as_str().unwrap()).unwrap();
+            let logits = session.run(&Batch::pad(std::iter::once(&encoding), bundle.config.pad_token_id)).unwrap();
+            for (got, expected) in logits.iter().zip(expected.as_array().unwrap()) {
+                assert!((f64::from(*got) - expected.as_f64().unwrap()).abs() <= 1e-4, "{name}, {text}: {logits:?}");
+            }
+        }
+        // And the whole way, as a user goes it.
+        Classifier::open(dir.path("bundle"), &Options::default()).unwrap().classify("great acting").unwrap();
+    }
+}
+
+#[test]
+fn a_variant_that_there_is_not_is_refused_by_name() {
+    let folder = workspace("tests/data/tiny-bert");
+    let dir = Dir::default();
+    let export = |variants: &str| {
+        let mut command = program("nimbert-train");
+        command.arg("export").arg(&folder).arg("--out").arg(dir.path("bundle")).args(["--variants", variants]);
+        finish(&mut command)
+    };
+    export("cpu-int4").failure(2, &["cpu-int4", "cpu-int8", "tensorrt-fp16"]);
+    export("cpu-int8,cpu-int8").failure(2, &["--variants", "each graph once", "cpu-int8 twice"]);
+    assert!(!dir.path("bundle").exists());
+}

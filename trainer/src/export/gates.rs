@@ -1,0 +1,202 @@
+//! What a graph must pass before it is packed. A bundle with one that fails is not written.
+
+use std::collections::BTreeMap;
+
+use nimbert::Precision;
+
+use crate::{
+    error::{Error, Result},
+    onnx::{Comparison, ModelProto},
+};
+
+use super::VariantKind;
+
+/// The largest difference between a logit of the fp32 graph and of the trained model, as a share of the largest logit
+/// (or of 1, if that is larger). Both compute in 32 bits but sum in different orders; six layers of that differ by about
+/// 1e-6, and a wrong operator or weight by far more than this.
+pub const FP32_TOLERANCE: f32 = 1e-4;
+
+/// The same for fp16, whose numbers have 11 bits: each of some dozen roundings in a row is off by 5e-4 at most.
+pub const FP16_TOLERANCE: f32 = 2e-2;
+
+/// The root mean square of the differences between int8 and fp32 logits, as a share of that of the fp32 logits around
+/// their mean. Eight bits cost a few hundredths; a scale that cuts what matters costs much more, and so does a wrong
+/// weight.
+pub const INT8_TOLERANCE: f32 = 0.3;
+
+/// The largest difference between logits of a text alone and of the same text in a batch, as a share of the largest logit
+/// (or of 1). Sums may be taken in another order; in int8 that may move a rounding now and then.
+pub const BATCH_TOLERANCE: f32 = 1e-4;
+
+/// The same for graphs that are made for other devices. They are tried on the CPU, which rounds between operators that
+/// the device computes as one; in 11 bits, or before a quantization, that moves a logit by more.
+pub const FOREIGN_BATCH_TOLERANCE: f32 = 1e-2;
+
+/// Rows that a message shows.
+const SHOWN: usize = 3;
+
+/// Logits of the same rows, to be compared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pair<'a> {
+    pub(super) logits: &'a [Vec<f32>],
+    pub(super) reference: &'a [Vec<f32>],
+    /// What the rows are called.
+    pub(super) split: &'a str,
+}
+
+impl Pair<'_> {
+    /// The rows that differ most, for a message.
+    fn worst(&self) -> String {
+        let distance = |index: usize| {
+            let pairs = self.logits[index].iter().zip(&self.reference[index]);
+            let largest = pairs.map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+            // max() ignores NaN.
+            if self.logits[index].iter().any(|logit| logit.is_nan()) { f32::INFINITY } else { largest }
+        };
+        let mut rows: Vec<usize> = (0..self.logits.len()).collect();
+        rows.sort_by(|a, b| distance(*b).total_cmp(&distance(*a)));
+        let show = |row: &usize| {
+            let (logits, reference) = (&self.logits[*row], &self.reference[*row]);
+            format!("{} {} has {logits:.4?} instead of {reference:.4?}", self.split, row + 1)
+        };
+        rows.iter().take(SHOWN).map(show).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The graph computes what the reference does.
+pub(super) fn logits(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>) -> Result<()> {
+    let (figure, bound, what) = match kind.precision() {
+        Precision::Fp32 => (comparison.max_logit_difference, FP32_TOLERANCE * comparison.max_logit.max(1.0), "largest"),
+        Precision::Fp16 => (comparison.max_logit_difference, FP16_TOLERANCE * comparison.max_logit.max(1.0), "largest"),
+        _ => (comparison.relative_error, INT8_TOLERANCE, "relative root mean square"),
+    };
+    // NaN is not within a bound.
+    match figure <= bound {
+        true => Ok(()),
+        false => Err(Error::Gate {
+            check: format!("logits of {kind}"),
+            expected: format!("a {what} difference of at most {bound:.1e}"),
+            got: format!("{figure:.1e}; {}", pair.worst()),
+        }),
+    }
+}
+
+/// A text's answer does not depend on the texts beside it.
+pub(super) fn batch_invariance(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>) -> Result<()> {
+    let tolerance = if kind.execution_provider() == "cpu" { BATCH_TOLERANCE } else { FOREIGN_BATCH_TOLERANCE };
+    let bound = tolerance * comparison.max_logit.max(1.0);
+    match comparison.max_logit_difference <= bound {
+        true => Ok(()),
+        false => Err(Error::Gate {
+            check: format!("{kind} in batches against single texts"),
+            expected: format!("logits within {bound:.1e}"),
+            got: format!("{:.1e}; {}", comparison.max_logit_difference, pair.worst()),
+        }),
+    }
+}
+
+/// The graph must be as accurate as fp32. One row more or less is no evidence, however few rows there are.
+pub(super) fn accuracy(kind: VariantKind, [fp32_hits, hits]: [usize; 2], max_drop: f64, pair: Pair<'_>) -> Result<()> {
+    let rows = pair.logits.len();
+    let lost = fp32_hits.saturating_sub(hits);
+    let points = |hits: usize| 100.0 * hits as f64 / rows as f64;
+    match lost <= 1 || points(lost) <= max_drop {
+        true => Ok(()),
+        false => Err(Error::Gate {
+            check: format!("accuracy of {kind}"),
+            expected: format!("at most {max_drop} points (--max-accuracy-drop), or one row, under fp32"),
+            got: format!(
+                "{:.2} % instead of {:.2} %: {:.2} points on {rows} rows; {}",
+                points(hits),
+                points(fp32_hits),
+                points(lost),
+                pair.worst()
+            ),
+        }),
+    }
+}
+
+/// How often a graph has each operator.
+pub fn operator_counts(graph: &ModelProto) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for node in graph.graph.iter().flat_map(|graph| &graph.node) {
+        *counts.entry(node.op_type.as_str()).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// The graph has the operators of so many layers, and those of its kind.
+pub(super) fn operators(kind: VariantKind, graph: &ModelProto, layers: usize) -> Result<()> {
+    let counts = operator_counts(graph);
+    let count = |names: &[&str]| names.iter().filter_map(|name| counts.get(name)).sum::<usize>();
+    let is_standard = kind.execution_provider() == "tensorrt";
+    let own = ["Attention", "QAttention", "BiasGelu", "FastGelu", "FusedMatMul", "MatMulIntegerToFloat"];
+    let expected = [
+        ("LayerNormalization", count(&["LayerNormalization"]), 2 * layers + 1),
+        // One a layer, except that the last is spelled out.
+        ("Attention and QAttention", count(&own[..2]), if is_standard { 0 } else { layers - 1 }),
+        ("Softmax", count(&["Softmax"]), if is_standard { layers } else { 1 }),
+    ];
+    let foreign = if is_standard { count(&own) } else { 0 };
+    let wrong = expected.into_iter().find(|(_, found, expected)| found != expected);
+    let wrong = wrong.or((foreign > 0).then_some(("operators of ONNX Runtime alone", foreign, 0)));
+    match wrong {
+        None => Ok(()),
+        Some((names, found, expected)) => Err(Error::Gate {
+            check: format!("operators of {kind}"),
+            expected: format!("{expected} of {names}"),
+            got: format!("{found}; the graph has {counts:?}"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::compare;
+
+    const KIND: VariantKind = VariantKind::CpuInt8;
+
+    fn pair<'a>(logits: &'a [Vec<f32>], reference: &'a [Vec<f32>]) -> Pair<'a> {
+        Pair { logits, reference, split: "test row" }
+    }
+
+    #[test]
+    fn accuracy_may_drop_by_the_bound_or_by_one_row() {
+        let gate = |fp32, hits, rows: usize, drop| {
+            let logits = vec![vec![0.0, 1.0]; rows];
+            accuracy(KIND, [fp32, hits], drop, pair(&logits, &logits)).is_ok()
+        };
+        assert!(gate(90, 89, 100, 0.5));
+        assert!(!gate(90, 88, 100, 1.0));
+        assert!(gate(900, 890, 1000, 1.0));
+        assert!(!gate(900, 889, 1000, 1.0));
+        assert!(gate(88, 90, 100, 0.0));
+    }
+
+    #[test]
+    fn fp32_logits_may_differ_by_a_share_of_the_largest() {
+        let gate = |difference: f32, size: f32| {
+            let (logits, reference) = ([vec![size + difference, 0.0]], [vec![size, 0.0]]);
+            logits_gate(VariantKind::CpuFp32, &logits, &reference)
+        };
+        fn logits_gate(kind: VariantKind, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> Result<()> {
+            super::logits(kind, &compare(logits, reference), pair(logits, reference))
+        }
+        assert!(gate(2e-4, 1.0).is_err());
+        assert!(gate(2e-4, 5.0).is_ok());
+        let message = gate(f32::NAN, 5.0).unwrap_err().to_string();
+        assert!(message.contains("logits of cpu-fp32") && message.contains("test row 1 has [NaN"), "{message}");
+    }
+
+    #[test]
+    fn the_message_shows_the_rows_that_differ_most() {
+        let (logits, reference) = ([vec![1.0, 0.0], vec![0.0, 3.0]], [vec![1.0, 0.5], vec![0.0, 1.0]]);
+        let comparison = compare(&logits, &reference);
+        let message = batch_invariance(KIND, &comparison, pair(&logits, &reference)).unwrap_err().to_string();
+        assert!(
+            message.contains("test row 2 has [0.0000, 3.0000] instead of [0.0000, 1.0000]; test row 1"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,625 @@
+//! From a trained model to a bundle. A graph that is not as good as the model is refused, and nothing is written.
+
+mod calibration;
+mod gates;
+mod variant;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use nimbert::{
+    Batch, Decision, Encoding, Precision, ProblemType, Session, SessionOptions,
+    bundle::{
+        Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, MODEL, Manifest, Provenance, TOKENIZER, Variant,
+    },
+};
+
+use crate::{
+    calibrate::calibrate,
+    dataloader::Example,
+    error::{Error, Result},
+    evaluate::{predict, predict_session},
+    model::SequenceClassifier,
+    onnx::{self, Calibration, Comparison, ModelProto, Ranges, Storage, compare},
+    report::percent,
+    train::undecided,
+};
+
+pub use calibration::Sensitivity;
+pub use gates::{
+    BATCH_TOLERANCE, FOREIGN_BATCH_TOLERANCE, FP16_TOLERANCE, FP32_TOLERANCE, INT8_TOLERANCE, operator_counts,
+};
+pub use variant::VariantKind;
+
+/// Rows a batch while graphs are compared.
+const BATCH_SIZE: usize = 32;
+/// Texts by which a graph's answers alone and in batches are compared.
+const INVARIANCE_TEXTS: usize = 64;
+/// Activations are looked at one by one where int8 differs from fp32 by more than this ([`Comparison::relative_error`]).
+const FAITHFUL: f32 = 0.15;
+/// Where they are, one that alone costs more than this stays in fp32.
+const MAX_SENSITIVITY: f32 = 0.03;
+
+/// How a model is exported.
+#[derive(Debug, Clone)]
+pub struct ExportConfig {
+    /// Whether a text has one label or any number of them.
+    pub problem_type: ProblemType,
+    /// The classifier abstains where, by the validation rows, less than this share of the answers is right; none: never.
+    pub abstain_precision: Option<f64>,
+    /// The graphs, the default first; at least one.
+    pub variants: Vec<VariantKind>,
+    /// How the ranges of activations are found.
+    pub calibration: Calibration,
+    /// Whether what quantizing each activation costs is measured in any case, to be shown.
+    pub sensitivity: bool,
+    /// How an int8 graph stores its integers.
+    pub storage: Storage,
+    /// A graph may lose this much accuracy against fp32, in percentage points.
+    pub max_accuracy_drop: f64,
+    /// Whether a bundle that is already there is replaced.
+    pub overwrite: bool,
+    /// ONNX Runtime's library; none: it is searched for.
+    pub ort_lib: Option<PathBuf>,
+}
+
+/// The texts by which a graph is judged.
+#[derive(Debug, Clone)]
+pub struct Evidence<'a> {
+    /// Where they come from: `validation`, `test`, `train`, or `synthetic` where there was no data.
+    pub split: &'static str,
+    /// The texts, each of one window or several.
+    pub texts: Vec<&'a [Encoding]>,
+    /// Their labels; none if they have none.
+    pub labels: Option<Vec<&'a [u32]>>,
+}
+
+impl<'a> Evidence<'a> {
+    /// Examples of a split.
+    pub fn new(split: &'static str, examples: &'a [Example]) -> Self {
+        Self {
+            split,
+            texts: examples.iter().map(|example| example.windows.as_slice()).collect(),
+            labels: Some(examples.iter().map(|example| example.labels.as_slice()).collect()),
+        }
+    }
+}
+
+/// The rows that an export sees.
+#[derive(Debug, Clone)]
+pub struct ExportData<'a> {
+    /// Those by which graphs are judged; on validation rows the answers are calibrated too.
+    pub evidence: Evidence<'a>,
+    /// Those that are measured and used for nothing.
+    pub test: Option<Evidence<'a>>,
+    /// Texts by which the ranges of activations are found. Without any, int8 graphs have int8 weights and compute in
+    /// fp32.
+    pub calibration_texts: Vec<&'a [Encoding]>,
+}
+
+/// What a bundle holds besides the graph.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    /// The model's `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// Texts are truncated to this many tokens, or read in windows of so many.
+    pub max_length: usize,
+    /// Tokens that windows share; none: texts are truncated.
+    pub stride: Option<usize>,
+    /// Where the model comes from.
+    pub provenance: Provenance,
+    /// Further files, by name.
+    pub files: Vec<(&'static str, String)>,
+}
+
+/// Graphs that have been found good enough, and what was measured.
+#[derive(Debug)]
+pub struct Judged {
+    /// Those that ship, the default first.
+    graphs: Vec<(VariantKind, ModelProto)>,
+    /// The figures that admit the default.
+    pub acceptance: Acceptance,
+    /// How its logits become an answer.
+    pub decision: Decision,
+    /// What was measured of each graph: fp32, then the others that ship.
+    pub variants: Vec<VariantFigures>,
+    /// What quantizing each activation costs, the most costly first, if it was measured.
+    pub sensitivity: Vec<Sensitivity>,
+    /// Activations that stayed in fp32 for that.
+    pub in_fp32: Vec<String>,
+    /// The default graph's logits of the evidence.
+    pub logits: Vec<Vec<f32>>,
+    /// The default graph's logits of the test rows, if there are any.
+    pub test_logits: Option<Vec<Vec<f32>>>,
+}
+
+impl Judged {
+    /// What was measured of the default graph.
+    pub fn shipped(&self) -> &VariantFigures {
+        let (kind, _) = self.graphs[0];
+        self.variants.iter().find(|figures| figures.kind == kind).expect("every graph was measured")
+    }
+}
+
+/// What was measured of one graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VariantFigures {
+    /// The graph.
+    pub kind: VariantKind,
+    /// Size of the file.
+    pub bytes: u64,
+    /// On the evidence, if it has labels.
+    pub accuracy: Option<f64>,
+    /// The largest difference from the trained model (fp32) or from the fp32 graph.
+    pub max_logit_difference: f32,
+    /// The share of the texts that get fp32's label.
+    pub label_agreement: f64,
+    /// The median time of one text alone on this machine's CPU, in milliseconds, tokenization not counted.
+    pub milliseconds: f64,
+}
+
+/// A graph that was tried.
+struct Tried {
+    kind: VariantKind,
+    graph: ModelProto,
+    session: Session,
+    logits: Vec<Vec<f32>>,
+    comparison: Comparison,
+    hits: Option<usize>,
+}
+
+/// Builds the graphs of `model` and judges each by the evidence. Once `stop` is true, the next stage ends it.
+///
+/// # Errors
+/// [`Error::Gate`] with the figures and the rows that differ most if a graph is not good enough;
+/// [`Error::Interrupted`]; [`Error::Runtime`].
+pub fn judge(
+    model: &SequenceClassifier,
+    data: &ExportData<'_>,
+    config: &ExportConfig,
+    stop: &AtomicBool,
+) -> Result<Judged> {
+    // Graphs are tried outside of the bundle: what has not been judged is not in it.
+    let scratch = tempfile::tempdir().map_err(|error| Error::io(&std::env::temp_dir(), error))?;
+    let ExportData { evidence, test, calibration_texts } = data;
+    let judge = Judge { model, evidence, calibration_texts, config, scratch: scratch.path(), stop };
+    let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
+    let mut fp32 = judge.tried(VariantKind::CpuFp32, None, &trained)?;
+    judge.gates(&mut fp32, &trained, None)?;
+
+    let quantizes = config.variants.iter().any(|kind| kind.is_quantized()) && !calibration_texts.is_empty();
+    let mut quantization = match quantizes {
+        true => Some(judge.quantization(&fp32)?),
+        false => None,
+    };
+    let ranges = quantization.as_ref().map(|quantization| &quantization.ranges);
+    let mut tried = vec![fp32];
+    for &kind in config.variants.iter().filter(|kind| **kind != VariantKind::CpuFp32) {
+        let mut variant = judge.tried(kind, ranges, &tried[0].logits)?;
+        judge.gates(&mut variant, &tried[0].logits, tried[0].hits)?;
+        tried.push(variant);
+    }
+
+    let mut variants = Vec::new();
+    for variant in &mut tried {
+        variants.push(judge.figures(variant)?);
+    }
+    let kinds: Vec<VariantKind> = tried.iter().map(|tried| tried.kind).collect();
+    let place = |kind: VariantKind| kinds.iter().position(|other| *other == kind).expect("every kind was tried");
+    let default = place(config.variants[0]);
+    let test_logits = test.as_ref().map(|test| judge.logits(&mut tried[default].session, &test.texts)).transpose()?;
+    let (fp32, shipped) = (&tried[0], &tried[default]);
+    let decision = match (&evidence.labels, evidence.split) {
+        (Some(labels), "validation") => {
+            calibrate(config.problem_type, &shipped.logits, labels, config.abstain_precision)
+        }
+        _ => undecided(config.problem_type),
+    };
+    let difference = compare(&shipped.logits, &fp32.logits);
+    let acceptance = Acceptance {
+        split: evidence.split.to_owned(),
+        rows: evidence.texts.len(),
+        fp32_max_logit_difference: fp32.comparison.max_logit_difference,
+        fp32_accuracy: judge.share(fp32.hits),
+        shipped_max_logit_difference: difference.max_logit_difference,
+        shipped_accuracy: judge.share(shipped.hits),
+        label_agreement: difference.label_agreement,
+    };
+    let logits = shipped.logits.clone();
+    let mut graphs: Vec<(VariantKind, ModelProto)> = Vec::new();
+    for &kind in &config.variants {
+        graphs.push((kind, std::mem::take(&mut tried[place(kind)].graph)));
+    }
+    let (sensitivity, in_fp32) = quantization
+        .as_mut()
+        .map(|quantization| (std::mem::take(&mut quantization.sensitivity), std::mem::take(&mut quantization.in_fp32)))
+        .unwrap_or_default();
+    Ok(Judged { graphs, acceptance, decision, variants, sensitivity, in_fp32, logits, test_logits })
+}
+
+/// How activations are quantized.
+struct Quantization {
+    ranges: Ranges,
+    /// What each costs, if it was measured.
+    sensitivity: Vec<Sensitivity>,
+    in_fp32: Vec<String>,
+}
+
+/// Runs graphs on the rows.
+struct Judge<'a> {
+    model: &'a SequenceClassifier,
+    evidence: &'a Evidence<'a>,
+    calibration_texts: &'a [&'a [Encoding]],
+    config: &'a ExportConfig,
+    scratch: &'a Path,
+    stop: &'a AtomicBool,
+}
+
+impl Judge<'_> {
+    fn check_stop(&self) -> Result<()> {
+        check_stop(self.stop)
+    }
+
+    fn session(&self, graph: &ModelProto, name: &str) -> Result<Session> {
+        self.check_stop()?;
+        let path = self.scratch.join(format!("{name}.onnx"));
+        onnx::write(graph, &path)?;
+        let options = SessionOptions { ort_lib: self.config.ort_lib.clone(), ..SessionOptions::default() };
+        Ok(Session::open(&path, &options)?)
+    }
+
+    fn logits(&self, session: &mut Session, texts: &[&[Encoding]]) -> Result<Vec<Vec<f32>>> {
+        self.check_stop()?;
+        predict_session(session, texts.iter().copied(), self.model.config.pad_token_id, BATCH_SIZE)
+    }
+
+    /// Builds a graph and tries it.
+    fn tried(&self, kind: VariantKind, ranges: Option<&Ranges>, reference: &[Vec<f32>]) -> Result<Tried> {
+        self.tried_graph(kind, kind.build(self.model, ranges, self.config.storage)?, reference)
+    }
+
+    fn tried_graph(&self, kind: VariantKind, graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
+        let mut session = self.session(&graph, kind.name())?;
+        let logits = self.logits(&mut session, &self.evidence.texts)?;
+        let comparison = compare(&logits, reference);
+        let hits = self.evidence.labels.as_ref();
+        let hits = hits.map(|labels| count_hits(&undecided(self.config.problem_type), &logits, labels));
+        Ok(Tried { kind, graph, session, logits, comparison, hits })
+    }
+
+    /// Everything that a graph must pass. `fp32_hits` are those of the fp32 graph; none where this is it.
+    fn gates(&self, tried: &mut Tried, reference: &[Vec<f32>], fp32_hits: Option<usize>) -> Result<()> {
+        let Tried { kind, graph, logits, comparison, hits, .. } = tried;
+        let pair = gates::Pair { logits, reference, split: self.evidence.split };
+        gates::operators(*kind, graph, self.model.config.num_hidden_layers)?;
+        gates::logits(*kind, comparison, pair)?;
+        if let (Some(fp32_hits), Some(hits)) = (fp32_hits, hits) {
+            gates::accuracy(*kind, [fp32_hits, *hits], self.config.max_accuracy_drop, pair)?;
+        }
+        self.invariance_gate(tried)
+    }
+
+    /// Its answers in batches must be those of single texts.
+    fn invariance_gate(&self, tried: &mut Tried) -> Result<()> {
+        let texts = &self.evidence.texts[..self.evidence.texts.len().min(INVARIANCE_TEXTS)];
+        let single = predict_session(&mut tried.session, texts.iter().copied(), self.model.config.pad_token_id, 1)?;
+        let in_batches = &tried.logits[..texts.len()];
+        let pair = gates::Pair { logits: in_batches, reference: &single, split: self.evidence.split };
+        gates::batch_invariance(tried.kind, &compare(in_batches, &single), pair)
+    }
+
+    /// The ranges of all activations; without the costly ones, or without any, where the graph would be refused.
+    fn quantization(&self, fp32: &Tried) -> Result<Quantization> {
+        let mut ranges = self.ranges(self.config.calibration)?;
+        let mut sensitivity = match self.config.sensitivity {
+            true => self.sensitivity(&ranges)?,
+            false => Vec::new(),
+        };
+        let all: Vec<String> = ranges.keys().cloned().collect();
+        if !self.is_faithful(&ranges, fp32)? {
+            if sensitivity.is_empty() {
+                sensitivity = self.sensitivity(&ranges)?;
+            }
+            for Sensitivity { activation, relative_error, .. } in &sensitivity {
+                // NaN is too much.
+                if !(*relative_error <= MAX_SENSITIVITY) {
+                    ranges.remove(activation);
+                }
+            }
+            if !self.is_faithful(&ranges, fp32)? {
+                ranges.clear();
+            }
+        }
+        let in_fp32 = all.into_iter().filter(|activation| !ranges.contains_key(activation)).collect();
+        Ok(Quantization { ranges, sensitivity, in_fp32 })
+    }
+
+    /// Whether a graph with these ranges is near enough to fp32, and will be accurate enough.
+    fn is_faithful(&self, ranges: &Ranges, fp32: &Tried) -> Result<bool> {
+        let tried = self.tried(VariantKind::CpuInt8, Some(ranges), &fp32.logits)?;
+        let pair = gates::Pair { logits: &tried.logits, reference: &fp32.logits, split: self.evidence.split };
+        let is_accurate = fp32.hits.zip(tried.hits).is_none_or(|(fp32, int8)| {
+            gates::accuracy(VariantKind::CpuInt8, [fp32, int8], self.config.max_accuracy_drop, pair).is_ok()
+        });
+        Ok(is_accurate && tried.comparison.relative_error <= FAITHFUL)
+    }
+
+    fn share(&self, hits: Option<usize>) -> Option<f64> {
+        hits.map(|hits| hits as f64 / self.evidence.texts.len() as f64)
+    }
+
+    fn figures(&self, tried: &mut Tried) -> Result<VariantFigures> {
+        let path = self.scratch.join(format!("{}.onnx", tried.kind));
+        Ok(VariantFigures {
+            kind: tried.kind,
+            bytes: std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len(),
+            accuracy: self.share(tried.hits),
+            max_logit_difference: tried.comparison.max_logit_difference,
+            label_agreement: tried.comparison.label_agreement,
+            milliseconds: self.milliseconds(&mut tried.session)?,
+        })
+    }
+
+    /// The median time of a text alone, over the first few.
+    fn milliseconds(&self, session: &mut Session) -> Result<f64> {
+        const TEXTS: usize = 21;
+        let mut times = Vec::new();
+        for text in self.evidence.texts.iter().take(TEXTS) {
+            let batch = Batch::pad(text.iter(), self.model.config.pad_token_id);
+            let started = Instant::now();
+            session.run(&batch)?;
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times.get(times.len() / 2).copied().unwrap_or(f64::NAN))
+    }
+}
+
+/// Writes judged graphs and everything else that a bundle holds to `out`, unless `stop` is true.
+///
+/// # Errors
+/// [`Error::Interrupted`]; [`Error::Runtime`]; [`Error::Io`]. `out` is then as it was.
+pub fn pack(
+    model: &SequenceClassifier,
+    judged: Judged,
+    contents: &Contents,
+    config: &ExportConfig,
+    out: &Path,
+    stop: &AtomicBool,
+) -> Result<Bundle> {
+    let file = |index: usize, kind: VariantKind| match index {
+        0 => MODEL.to_owned(),
+        _ => format!("model.{kind}.onnx"),
+    };
+    let figures = |kind: VariantKind| judged.variants.iter().find(|figures| figures.kind == kind);
+    let variants = judged.graphs.iter().enumerate().map(|(index, (kind, _))| Variant {
+        name: kind.name().to_owned(),
+        precision: kind.precision(),
+        execution_provider: kind.execution_provider().to_owned(),
+        file: file(index, *kind),
+        max_logit_difference: figures(*kind).map(|figures| figures.max_logit_difference),
+        accuracy: figures(*kind).and_then(|figures| figures.accuracy),
+    });
+    let manifest = Manifest {
+        format_version: FORMAT_VERSION,
+        files: Default::default(),
+        max_length: contents.max_length,
+        variants: variants.collect(),
+        stride: contents.stride,
+        temperature: judged.decision.temperature,
+        abstain_threshold: judged.decision.abstain_threshold,
+        label_thresholds: judged.decision.label_thresholds,
+        acceptance: judged.acceptance,
+        provenance: contents.provenance.clone(),
+    };
+    let writer = BundleWriter::create(out, config.overwrite)?;
+    for (variant, (kind, graph)) in manifest.variants.iter().zip(judged.graphs) {
+        let path = writer.staging().join(&variant.file);
+        match kind.precision() {
+            // Large tensors beside the graph, where ONNX Runtime maps them instead of reading them.
+            Precision::Fp32 | Precision::Fp16 => onnx::write_external(graph, &path)?,
+            _ => onnx::write(&graph, &path)?,
+        }
+    }
+    let tokenizer = std::fs::read(&contents.tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
+    writer.write(TOKENIZER, tokenizer)?;
+    writer.write(CONFIG, config_json(model, config.problem_type))?;
+    writer.write("README.md", model_card(model, &manifest))?;
+    for (name, content) in &contents.files {
+        writer.write(name, content)?;
+    }
+    check_stop(stop)?;
+    Ok(writer.finish(manifest)?)
+}
+
+/// Writes the trained model itself, in fp32, as a Hugging Face folder: `config.json`, `tokenizer.json`,
+/// `model.safetensors`. The folder is made where it is missing.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Tensor`].
+pub fn save_model(model: &SequenceClassifier, problem_type: ProblemType, tokenizer: &Path, out: &Path) -> Result<()> {
+    std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
+    model.parameters().save(&out.join("model.safetensors"))?;
+    std::fs::copy(tokenizer, out.join(TOKENIZER)).map_err(|error| Error::io(tokenizer, error))?;
+    std::fs::write(out.join(CONFIG), config_json(model, problem_type)).map_err(|error| Error::io(out, error))
+}
+
+fn config_json(model: &SequenceClassifier, problem_type: ProblemType) -> String {
+    let json = model.config.classifier_json(&model.labels, problem_type);
+    serde_json::to_string_pretty(&json).expect("a JSON object has only string keys") + "\n"
+}
+
+fn check_stop(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted { during: "the export".to_owned() }),
+        false => Ok(()),
+    }
+}
+
+fn count_hits(decision: &Decision, logits: &[Vec<f32>], labels: &[&[u32]]) -> usize {
+    let is_hit = |(logits, labels): &(&Vec<f32>, &&[u32])| {
+        let predicted = decision.label_ids(&decision.scores(logits));
+        predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
+    };
+    logits.iter().zip(labels).filter(is_hit).count()
+}
+
+/// `README.md` of the bundle.
+fn model_card(model: &SequenceClassifier, manifest: &Manifest) -> String {
+    let Manifest { acceptance, provenance, variants, max_length, .. } = manifest;
+    let labels: String = model.labels.iter().map(|label| format!("- {label}\n")).collect();
+    format!(
+        "# Text classifier\n\n\
+         Made by {producer} from {base}. Texts are read up to {max_length} tokens.\n\n\
+         ## Labels\n\n{labels}\n\
+         ## Measured before packing\n\n\
+         | | fp32 | shipped ({shipped_name}) |\n|---|---|---|\n\
+         | accuracy on {rows} rows ({split}) | {fp32} | {shipped} |\n\
+         | largest logit difference | {fp32_difference:.1e} from the trained model | {difference:.1e} from fp32 |\n\
+         | same label | | {agreement:.2} % |\n\n\
+         ## Use\n\n    nimbert classify . \"a text\"\n",
+        producer = provenance.producer,
+        base = provenance.base_model,
+        shipped_name = variants[0].name,
+        rows = acceptance.rows,
+        split = acceptance.split,
+        fp32 = percent(acceptance.fp32_accuracy),
+        shipped = percent(acceptance.shipped_accuracy),
+        fp32_difference = acceptance.fp32_max_logit_difference,
+        difference = acceptance.shipped_max_logit_difference,
+        agreement = acceptance.label_agreement * 100.0,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    //! Each gate against a graph with a planted fault.
+
+    use candle_onnx::onnx::{NodeProto, TensorProto};
+
+    use super::*;
+    use crate::model::EncoderConfig;
+
+    /// Judges the tiny BERT's graph of that kind, after `plant` has changed it; texts are labelled as fp32 answers.
+    fn judged(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> Result<()> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-bert");
+        let encoder = EncoderConfig::open(&folder.join(CONFIG)).unwrap();
+        let tokenizer = nimbert::Tokenizer::open(&folder.join(TOKENIZER), 60).unwrap();
+        let labels = ["negative", "positive"].map(String::from);
+        let (model, _) = SequenceClassifier::load(&folder.join("model.safetensors"), encoder, &labels, 0).unwrap();
+        let words = ["great", "acting", "a", "thin", "plot", "the", "movie", "worse", "of", "film", "!", "it"];
+        let text = |index: usize| -> String {
+            (0..2 + index % 17).map(|place| words[(index * 7 + place * place) % words.len()].to_owned() + " ").collect()
+        };
+        let encodings: Vec<Encoding> = (0..80).map(|index| tokenizer.encode(&text(index)).unwrap()).collect();
+        let texts: Vec<&[Encoding]> = encodings.iter().map(std::slice::from_ref).collect();
+        let config = ExportConfig {
+            problem_type: ProblemType::SingleLabel,
+            abstain_precision: None,
+            variants: vec![kind],
+            calibration: Calibration::MinMax,
+            sensitivity: false,
+            storage: Storage::Bytes,
+            // Other gates are meant to fire.
+            max_accuracy_drop: 100.0,
+            overwrite: false,
+            ort_lib: None,
+        };
+        let trained = predict(&model, texts.iter().copied(), BATCH_SIZE).unwrap();
+        let answers: Vec<[u32; 1]> = trained.iter().map(|logits| [u32::from(logits[1] > logits[0])]).collect();
+        let labels = Some(answers.iter().map(<[u32; 1]>::as_slice).collect());
+        let evidence = Evidence { split: "test row", texts: texts.clone(), labels };
+        let scratch = tempfile::tempdir().unwrap();
+        let judge = Judge {
+            model: &model,
+            evidence: &evidence,
+            calibration_texts: &texts,
+            config: &config,
+            scratch: scratch.path(),
+            stop: &AtomicBool::new(false),
+        };
+        let ranges = judge.ranges(Calibration::MinMax).unwrap();
+        let mut graph = kind.build(&model, Some(&ranges), Storage::Bytes).unwrap();
+        plant(&mut graph);
+        let mut tried = judge.tried_graph(kind, graph, &trained)?;
+        judge.gates(&mut tried, &trained, Some(texts.len()))
+    }
+
+    fn message(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> String {
+        judged(kind, plant).expect_err("the gate has not fired").to_string()
+    }
+
+    fn constant<'a>(graph: &'a mut ModelProto, name: &str) -> &'a mut TensorProto {
+        graph.graph.as_mut().unwrap().initializer.iter_mut().find(|tensor| tensor.name == name).expect("a constant")
+    }
+
+    fn multiply(tensor: &mut TensorProto, factor: f32) {
+        for bytes in tensor.raw_data.as_chunks_mut().0 {
+            *bytes = (f32::from_le_bytes(*bytes) * factor).to_le_bytes();
+        }
+    }
+
+    #[test]
+    fn graphs_without_a_fault_pass() {
+        for kind in VariantKind::ALL {
+            judged(kind, |_| {}).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_wrong_weight_is_found_by_the_logits() {
+        let message = message(VariantKind::CpuFp32, |graph| multiply(constant(graph, "layer.0/output/weight"), 1.01));
+        assert!(message.contains("logits of cpu-fp32: expected a largest difference of at most"), "{message}");
+        assert!(message.contains("; test row ") && message.contains(" instead of ["), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_weight_is_found_by_the_logits_of_int8() {
+        let message = message(VariantKind::CpuInt8, |graph| {
+            multiply(constant(graph, "layer.0/intermediate/weight_scale"), -1.0);
+        });
+        assert!(message.contains("logits of cpu-int8: expected a relative root mean square difference"), "{message}");
+    }
+
+    #[test]
+    fn a_scale_that_saturates_is_found() {
+        let message = message(VariantKind::CpuInt8, |graph| multiply(constant(graph, "layer.0/attended/scale"), 0.02));
+        assert!(message.contains("of cpu-int8"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_operator_is_counted() {
+        let message = message(VariantKind::CpuFp32, |graph| {
+            let nodes = &mut graph.graph.as_mut().unwrap().node;
+            let norm = nodes.iter_mut().find(|node| node.op_type == "LayerNormalization").unwrap();
+            "Softmax".clone_into(&mut norm.op_type);
+            norm.input.truncate(1);
+            norm.attribute.retain(|attribute| attribute.name == "axis");
+        });
+        assert!(message.contains("operators of cpu-fp32: expected 5 of LayerNormalization"), "{message}");
+    }
+
+    #[test]
+    fn a_scale_for_the_whole_batch_is_found() {
+        let message = message(VariantKind::CpuInt8, |graph| {
+            let nodes = &mut graph.graph.as_mut().unwrap().node;
+            for node in nodes.iter_mut().filter(|node| node.op_type == "QuantizeLinear") {
+                let x = node.input[0].clone();
+                *node = NodeProto {
+                    op_type: "DynamicQuantizeLinear".to_owned(),
+                    input: vec![x.clone()],
+                    output: ["quantized", "scale", "zero_point"].map(|part| format!("{x}/{part}")).to_vec(),
+                    name: node.name.clone(),
+                    ..NodeProto::default()
+                };
+            }
+            let graph = graph.graph.as_mut().unwrap();
+            let computed: Vec<String> = graph.node.iter().flat_map(|node| node.output.clone()).collect();
+            graph.initializer.retain(|tensor| !computed.contains(&tensor.name));
+        });
+        assert!(message.contains("cpu-int8 in batches against single texts: expected logits within"), "{message}");
+    }
+}
