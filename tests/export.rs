@@ -1,7 +1,10 @@
 //! What an export promises: answers that do not depend on the batch, and foreign folders with the answers of the
 //! program that made them.
 
-use nimbert::{Batch, Classifier, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer, bundle::Bundle};
+use nimbert::{
+    Batch, Classifier, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer, bundle::Bundle,
+    session::Device,
+};
 use nimbert_tests::{Dir, finish, program, workspace};
 use nimbert_trainer::{
     export::{Contents, Evidence, ExportConfig, ExportData, VariantKind, judge, pack},
@@ -136,7 +139,7 @@ fn foreign_folders_of_all_architectures_keep_their_logits() {
         assert_eq!(bundle.manifest.variants.len(), 5);
         let max_length = reference["max_length"].as_u64().unwrap() as usize;
         let tokenizer = Tokenizer::open(&folder.join("tokenizer.json"), max_length).unwrap();
-        let path = bundle.model_path(None).unwrap();
+        let path = bundle.path.join(&bundle.variant(None, Device::Cpu).unwrap().file);
         let mut session = Session::open(&path, &SessionOptions::default()).unwrap();
         let texts = reference["texts"].as_array().unwrap().iter().zip(reference["single_logits"].as_array().unwrap());
         for (text, expected) in texts {

@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 import onnxruntime as ort
+from onnx import TensorProto, helper
 from tokenizers import Tokenizer
 
 BATCH = 32
@@ -52,6 +53,30 @@ def batch(encodings, names):
         "token_type_ids": padded([encoding.type_ids for encoding in encodings]),
     }
     return {name: inputs[name] for name in names}
+
+
+def peak(op_type, left, right, threads):
+    """10⁹ operations a second of a product of two square matrices, the best of some."""
+    edge = 1024
+    shape = [edge, edge]
+    b = helper.make_tensor("b", right, shape, np.ones(shape, dtype=helper.tensor_dtype_to_np_dtype(right)).tobytes(), raw=True)
+    output = TensorProto.FLOAT if op_type == "MatMul" else TensorProto.INT32
+    graph = helper.make_graph(
+        [helper.make_node(op_type, ["a", "b"], ["c"])],
+        "peak",
+        [helper.make_tensor_value_info("a", left, shape)],
+        [helper.make_tensor_value_info("c", output, shape)],
+        [b],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    product = session(model.SerializeToString(), threads)
+    a = np.ones(shape, dtype=helper.tensor_dtype_to_np_dtype(left))
+    times = []
+    for _ in range(20):
+        started = time.perf_counter()
+        product.run(None, {"a": a})
+        times.append(time.perf_counter() - started)
+    return 2 * edge**3 / min(times) / 1e9
 
 
 def size(path):
@@ -121,8 +146,17 @@ def main():
             "max_logit_difference": float(difference.max()),
             "differs_most": int(difference.argmax()),
         }
-    lengths = [len(encoding.ids) for encoding in encodings]
-    print(json.dumps({"tokens": sum(lengths), "single_tokens": statistics.mean(lengths[: args.texts]), "graphs": result}))
+    print(
+        json.dumps(
+            {
+                "texts": len(rows),
+                "tokens": sum(len(encoding.ids) for encoding in encodings),
+                "fp32_gflops": peak("MatMul", TensorProto.FLOAT, TensorProto.FLOAT, args.threads),
+                "int8_gflops": peak("MatMulInteger", TensorProto.UINT8, TensorProto.INT8, args.threads),
+                "graphs": result,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ use crate::{
     config::ModelConfig,
     error::{Error, Result},
     prediction::Decision,
+    session::Device,
     tokenizer::Tokenizer,
 };
 
@@ -258,21 +259,27 @@ impl Bundle {
         Ok(())
     }
 
-    /// The graph that `precision` names, or the default one.
+    /// The graph of that name; without one, the first that was made for `device`, or else the default.
     ///
     /// # Errors
     /// [`Error::Format`] if the bundle has no such graph.
-    pub fn model_path(&self, precision: Option<Precision>) -> Result<PathBuf> {
+    pub fn variant(&self, name: Option<&str>, device: Device) -> Result<&Variant> {
         let variants = &self.manifest.variants;
-        let variant = match precision {
-            None => variants.first(),
-            Some(precision) => variants.iter().find(|variant| variant.precision == precision),
+        let provider = device.to_string();
+        let found = match name {
+            Some(name) => variants.iter().find(|variant| variant.name == name),
+            None => variants.iter().find(|variant| variant.execution_provider == provider).or(variants.first()),
         };
-        variant.map(|variant| self.path.join(&variant.file)).ok_or_else(|| {
-            let has: Vec<_> = variants.iter().map(|variant| variant.precision.to_string()).collect();
-            let wanted = precision.map_or("any".to_owned(), |precision| precision.to_string());
-            Error::format(&self.path, format!("a graph with {wanted} weights"), format!("only {}", has.join(", ")))
+        found.ok_or_else(|| {
+            let has: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
+            Error::format(&self.path, format!("a graph called {}", name.unwrap_or("any")), has.join(", "))
         })
+    }
+
+    /// Size of a graph in bytes, with the file of its large tensors where there is one.
+    pub fn graph_bytes(&self, variant: &Variant) -> u64 {
+        let bytes = |name: &str| self.manifest.files.get(name).map_or(0, |entry| entry.bytes);
+        bytes(&variant.file) + bytes(&format!("{}.data", variant.file))
     }
 }
 

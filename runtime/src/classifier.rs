@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     batch::{Batch, length_sorted},
-    bundle::{Bundle, Precision},
+    bundle::Bundle,
     error::{Error, Result},
     prediction::{Decision, Prediction, mean_logits},
     session::{Session, SessionOptions},
@@ -19,15 +19,15 @@ use crate::{
 pub struct Options {
     /// Device, threads and library.
     pub session: SessionOptions,
-    /// Which graph; none: the bundle's default.
-    pub precision: Option<Precision>,
+    /// The graph's name in the manifest; none: the first that was made for the device, or else the bundle's default.
+    pub variant: Option<String>,
     /// Texts a run of the graph. More need more memory and, past 32, gain little on a CPU.
     pub batch_size: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { session: SessionOptions::default(), precision: None, batch_size: 32 }
+        Self { session: SessionOptions::default(), variant: None, batch_size: 32 }
     }
 }
 
@@ -50,7 +50,8 @@ impl Classifier {
         let bundle = Bundle::open(path)?;
         let tokenizer = bundle.tokenizer()?;
         let decision = bundle.decision();
-        let session = Session::open(&bundle.model_path(options.precision)?, &options.session)?;
+        let file = &bundle.variant(options.variant.as_deref(), options.session.device)?.file;
+        let session = Session::open(&bundle.path.join(file), &options.session)?;
         Ok(Self { bundle, tokenizer, decision, session: Mutex::new(session), batch_size: options.batch_size.max(1) })
     }
 

@@ -225,7 +225,7 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
     let acceptance = &bundle.manifest.acceptance;
     let precision = bundle.manifest.variants[0].precision;
     let bytes: u64 = bundle.manifest.files.values().map(|file| file.bytes).sum();
-    let graph = &bundle.manifest.files[&bundle.manifest.variants[0].file];
+    let graph_bytes = bundle.graph_bytes(&bundle.manifest.variants[0]);
     let rows = format!("{} rows ({})", acceptance.rows, acceptance.split);
     let Manifest { temperature, abstain_threshold, label_thresholds, .. } = &bundle.manifest;
     let thresholds = bundle.config.labels.iter().zip(label_thresholds.iter().flatten());
@@ -263,7 +263,7 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
                 "{}: {:.1} MB, of which the {precision} graph {:.1} MB",
                 bundle.path.display(),
                 bytes as f64 / 1e6,
-                graph.bytes as f64 / 1e6
+                graph_bytes as f64 / 1e6
             ),
         ),
     ]

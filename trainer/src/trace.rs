@@ -42,7 +42,7 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
     let bundle = Bundle::open(folder)?;
     let tokenizer = Tokenizer::open(&folder.join(bundle::TOKENIZER), bundle.manifest.max_length)?;
     let encoding = tokenizer.encode(text)?;
-    let model_path = bundle.model_path(None)?;
+    let model_path = folder.join(&bundle.manifest.variants[0].file);
     let mut model = onnx::read(&model_path)?;
     // A copy of the graph that also answers with the layers' outputs.
     let graph = model.graph.get_or_insert_default();
@@ -76,7 +76,7 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
         logits,
         labels: bundle.config.labels,
         decision,
-        computed_by: format!("ONNX Runtime, {}", bundle.manifest.variants[0].precision),
+        computed_by: format!("ONNX Runtime, {}", bundle.manifest.variants[0].name),
     })
 }
 

@@ -20,6 +20,7 @@ cargo xtask COMMAND
   guard            check that the runtime depends on no candle, prost, TLS or HTTP crate
   bench train      speed, memory and accuracy of training, beside transformers' (half an hour; needs PyPI)
   bench tasks      tweets, product reviews and news, several labels, pairs, long texts, beside transformers (the same)
+  bench graphs     the exported graphs beside optimum's, and other ways to quantize (minutes)
   bench size       how small the movie classifier can be made (minutes)
 ";
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["guard"] => guard(),
         ["bench", "train"] => bench::train(),
         ["bench", "tasks"] => bench::tasks(),
+        ["bench", "graphs"] => bench::graphs(),
         ["bench", "size"] => bench::size(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

@@ -17,7 +17,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let Bundle { manifest, config, .. } = Bundle::open(&args.bundle)?;
+    let bundle = Bundle::open(&args.bundle)?;
+    let Bundle { manifest, config, .. } = &bundle;
     let mut out = io::stdout().lock();
     if args.json {
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&manifest)?)?);
@@ -32,11 +33,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     writeln!(out, "max length   {} tokens", manifest.max_length)?;
     writeln!(out, "size         {:.1} MB in {} files", bytes as f64 / 1e6, manifest.files.len() + 1)?;
     for variant in &manifest.variants {
-        let size = manifest.files[&variant.file].bytes as f64 / 1e6;
+        let size = bundle.graph_bytes(variant) as f64 / 1e6;
         writeln!(
             out,
-            "graph        {} {} {} ({size:.1} MB)",
-            variant.file, variant.precision, variant.execution_provider
+            "graph        {} for {}, {}: {} ({size:.1} MB)",
+            variant.name, variant.execution_provider, variant.precision, variant.file
         )?;
     }
     let acceptance = &manifest.acceptance;

@@ -20,7 +20,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     bundle.verify()?;
     for variant in &bundle.manifest.variants {
         let options =
-            Options { session: args.session.options(), precision: Some(variant.precision), ..Options::default() };
+            Options { session: args.session.options(), variant: Some(variant.name.clone()), ..Options::default() };
         Classifier::open(&args.bundle, &options)?.classify("verify")?;
     }
     let files = bundle.manifest.files.len();

@@ -68,12 +68,36 @@ pub fn write_external(mut model: ModelProto, path: &Path) -> Result<()> {
     write(&model, path)
 }
 
-/// Reads an ONNX file.
+/// Reads an ONNX file, with the tensors that lie beside it.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Model`] if it is none.
 pub fn read(path: &Path) -> Result<ModelProto> {
     let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-    prost::Message::decode(bytes.as_slice())
-        .map_err(|error: prost::DecodeError| Error::model(path, "an ONNX model", error.to_string()))
+    let mut model: ModelProto = prost::Message::decode(bytes.as_slice())
+        .map_err(|error: prost::DecodeError| Error::model(path, "an ONNX model", error.to_string()))?;
+    let data_path = path.with_added_extension("data");
+    let mut data = None;
+    for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+        if tensor.data_location != DataLocation::External as i32 {
+            continue;
+        }
+        let data: &Vec<u8> = match &mut data {
+            Some(data) => data,
+            none => none.insert(std::fs::read(&data_path).map_err(|error| Error::io(&data_path, error))?),
+        };
+        let number = |key: &str| {
+            let entry = tensor.external_data.iter().find(|entry| entry.key == key)?;
+            entry.value.parse::<usize>().ok()
+        };
+        let range = number("offset").zip(number("length"));
+        let bytes = range.and_then(|(offset, length)| data.get(offset..offset.checked_add(length)?));
+        let Some(bytes) = bytes else {
+            return Err(Error::model(&data_path, format!("the tensor {}", tensor.name), "a file that ends before it"));
+        };
+        tensor.raw_data = bytes.to_vec();
+        tensor.external_data.clear();
+        tensor.data_location = DataLocation::Default as i32;
+    }
+    Ok(model)
 }

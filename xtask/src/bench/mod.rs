@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the same work by nimbert and by its Python peers, in turn, in one run.
 
 mod datasets;
+mod graphs;
 mod tasks;
 mod train;
 
@@ -17,12 +18,16 @@ use serde_json::Value;
 
 use crate::{build, command, demo, output, release_program, run, setup, show, workspace};
 
+pub(crate) use graphs::graphs;
 pub(crate) use tasks::tasks;
 pub(crate) use train::train;
 
 /// The peers' versions.
 const TORCH: &str = "torch==2.15.0";
 const TRANSFORMERS: &str = "transformers==4.57.6";
+/// What reads and makes ONNX graphs.
+pub(crate) const ONNX_PEERS: [&str; 4] =
+    ["onnx==1.23.2", "onnxruntime==1.31.1", "optimum==2.1.0", "optimum-onnx==0.1.0"];
 /// Where data and bundles of a benchmark lie.
 const FOLDER: &str = ".setup/bench";
 
@@ -176,6 +181,18 @@ fn measured(program: &mut Command) -> Result<(String, f64)> {
         bail!("{shown}: {status}");
     }
     Ok((printed, peak))
+}
+
+/// The same environment with what reads and makes ONNX graphs.
+pub(crate) fn onnx_peers() -> Result<PathBuf> {
+    let python = python_peers()?;
+    let check = "import onnx, onnxruntime, optimum.onnxruntime";
+    if !command(&python, &["-c", check]).output().is_ok_and(|output| output.status.success()) {
+        eprintln!("bench: installing {}", ONNX_PEERS.join(", "));
+        let pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", TORCH, TRANSFORMERS];
+        run(&mut command(&python, &[&pip[..], &ONNX_PEERS].concat()))?;
+    }
+    Ok(python)
 }
 
 /// A Python environment with the peers, made once.
