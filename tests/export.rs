@@ -1,17 +1,15 @@
 //! What an export promises: answers that do not depend on the batch, and foreign folders with the answers of the
 //! program that made them.
 
-use nimbert::{
-    Batch, Classifier, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer, bundle::Bundle,
-    session::Device,
-};
+use std::sync::atomic::AtomicBool;
+
+use nimbert::{Batch, Bundle, Classifier, Device, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer};
 use nimbert_tests::{Dir, finish, program, workspace};
 use nimbert_trainer::{
     export::{Contents, Evidence, ExportConfig, ExportData, VariantKind, judge, pack},
     model::{EncoderConfig, SequenceClassifier},
     onnx::{Calibration, Storage},
 };
-use std::sync::atomic::AtomicBool;
 
 /// Real sentences, one of each so many.
 fn movie_sentences(count: usize) -> Vec<String> {
@@ -134,9 +132,9 @@ fn foreign_folders_of_all_architectures_keep_their_logits() {
         let dir = Dir::default();
         let mut command = program("nimbert-train");
         command.arg("export").arg(&folder).arg("--out").arg(dir.path("bundle")).args(["--max-length", "32"]);
-        finish(command.args(["--variants", "cpu-fp32,cpu-int8,gpu-fp16,tensorrt-fp16,tensorrt-int8"])).success();
+        finish(command.args(["--variants", "cpu-fp32,cpu-int8,gpu-fp16,tensorrt-fp16"])).success();
         let bundle = Bundle::open(dir.path("bundle")).unwrap();
-        assert_eq!(bundle.manifest.variants.len(), 5);
+        assert_eq!(bundle.manifest.variants.len(), 4);
         let max_length = reference["max_length"].as_u64().unwrap() as usize;
         let tokenizer = Tokenizer::open(&folder.join("tokenizer.json"), max_length).unwrap();
         let path = bundle.path.join(&bundle.variant(None, Device::Cpu).unwrap().file);
@@ -164,6 +162,52 @@ fn a_variant_that_there_is_not_is_refused_by_name() {
         finish(&mut command)
     };
     export("cpu-int4").failure(2, &["cpu-int4", "cpu-int8", "tensorrt-fp16"]);
+    export("tensorrt-int8").failure(2, &["--variants", "--data", "tensorrt-int8"]);
     export("cpu-int8,cpu-int8").failure(2, &["--variants", "each graph once", "cpu-int8 twice"]);
     assert!(!dir.path("bundle").exists());
+}
+
+#[test]
+fn a_bundle_with_large_tensors_beside_its_graph_can_be_used_in_every_way() {
+    let dir = Dir::default();
+    let bundle = dir.path("bundle");
+    let mut command = program("nimbert-train");
+    command.arg("export").arg(workspace("models/minilm-classifier-that-is-not-there")).arg("--out").arg(&bundle);
+    finish(&mut command).failure(2, &["minilm-classifier-that-is-not-there"]);
+
+    let data = dir.write("data.csv", nimbert_tests::small_csv(24));
+    let mut command = nimbert_tests::fit(&workspace("models/minilm"), &data, &bundle);
+    command.args(["--epochs", "1", "--freeze-layers", "6", "--max-length", "16", "--no-checkpoint"]);
+    finish(command.args(["--variants", "cpu-fp32,cpu-int8", "--max-accuracy-drop", "100"])).success();
+    assert!(std::fs::metadata(bundle.join("model.onnx")).unwrap().len() < 1_000_000);
+    assert!(std::fs::metadata(bundle.join("model.onnx.data")).unwrap().len() > 80_000_000);
+    finish(program("nimbert").arg("verify").arg(&bundle)).success();
+    let info = finish(program("nimbert").arg("info").arg(&bundle)).success();
+    assert!(info.contains("cpu-fp32 for cpu, fp32: model.onnx (90.") && info.contains("cpu-int8"), "{info}");
+    let trace = finish(program("nimbert-train").arg("trace").arg(&bundle).arg("great acting")).success();
+    assert!(trace.contains("ONNX Runtime, cpu-fp32") && trace.contains("layer 5"), "{trace}");
+    let classify = |variant: &str| {
+        finish(program("nimbert").arg("classify").arg(&bundle).args(["great acting", "--variant", variant]))
+    };
+    let (fp32, int8) = (classify("cpu-fp32").success(), classify("cpu-int8").success());
+    assert_ne!(fp32, "");
+    assert_ne!(int8, "");
+    classify("gpu-fp16").failure(2, &["a graph called gpu-fp16", "cpu-fp32, cpu-int8"]);
+}
+
+#[test]
+fn a_model_repository_for_triton_appears_when_it_is_complete() {
+    let dir = Dir::default();
+    let export = || {
+        let mut command = program("nimbert-train");
+        command.arg("export").arg(workspace("tests/data/tiny-distilbert")).arg("--out").arg(dir.path("repository"));
+        finish(command.args(["--layout", "triton", "--max-length", "32"]))
+    };
+    export().success();
+    let folder = dir.path("repository/classifier");
+    let config = std::fs::read_to_string(folder.join("config.pbtxt")).unwrap();
+    assert!(config.contains("dims: [ 2 ]") && !config.contains("token_type_ids"), "{config}");
+    Session::open(&folder.join("1/model.onnx"), &SessionOptions::default()).unwrap();
+    export().failure(2, &["repository", "other files, which are never replaced"]);
+    assert_eq!(dir.names(), ["repository"]);
 }

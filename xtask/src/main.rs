@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod interop;
 mod setup;
 
 use std::{
@@ -17,6 +18,7 @@ cargo xtask COMMAND
   setup            fetch ONNX Runtime, the base model, the demo data and protoc; what is there already is kept
   demo             setup, build, then train, export, trace and classify on 1,000 movie sentences (minutes)
   test             setup, build, then all tests
+  interop          other programs read our bundles: onnx, optimum, transformers.js, Triton (minutes; needs PyPI, npm)
   guard            check that the runtime depends on no candle, prost, TLS or HTTP crate
   bench train      speed, memory and accuracy of training, beside transformers' (half an hour; needs PyPI)
   bench tasks      tweets, product reviews and news, several labels, pairs, long texts, beside transformers (the same)
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ["setup"] => setup::setup(),
         ["demo"] => demo::demo(),
         ["test"] => test(),
+        ["interop"] => interop::interop(),
         ["guard"] => guard(),
         ["bench", "train"] => bench::train(),
         ["bench", "tasks"] => bench::tasks(),

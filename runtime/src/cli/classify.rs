@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Where results go; a file appears when it is complete
     #[arg(long, default_value = "-", value_name = "FILE")]
     output: PathBuf,
+    /// The bundle's graph of that name [default: the first that was made for the device]
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
     /// Show the N most likely labels
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     top_k: Option<u16>,
@@ -73,7 +76,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         None => Box::new(args.texts.iter().map(|text| Ok(Text { text: text.clone(), pair: None }))),
         Some(path) => open_input(path, Columns { text: &args.text_column, pair: args.text_pair_column.as_deref() })?,
     };
-    let options = Options { session: args.session.options(), ..Options::default() };
+    let options = Options { session: args.session.options(), variant: args.variant.clone(), ..Options::default() };
     let classifier = Classifier::open(&args.bundle, &options)?;
     if args.output == Path::new("-") {
         return write_all(&classifier, texts, args, &mut BufWriter::new(io::stdout().lock()));

@@ -12,7 +12,7 @@ use nimbert::{
 use nimbert_trainer::{
     dataloader::Example,
     dataset::Dataset,
-    export::{Contents, Evidence, ExportData, judge, pack},
+    export::{Contents, Evidence, ExportData, TRITON_MODEL_NAME, judge, pack, pack_triton},
     hub,
     model::{EncoderConfig, SequenceClassifier},
     prepare::{encode_all, open_tokenizer},
@@ -21,8 +21,10 @@ use nimbert_trainer::{
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
   nimbert-train export my-fine-tuned-bert --data reviews.csv --out bundle
+  nimbert-train export my-fine-tuned-bert --data reviews.csv --variants cpu-int8,gpu-fp16,tensorrt-int8 --out bundle
+  nimbert-train export my-fine-tuned-bert --data reviews.csv --variants gpu-fp16 --layout triton --out repository
 
 Without --data the graphs are compared with the model on synthetic texts, no accuracy is measured, and int8 graphs have
 int8 weights but compute in fp32: the ranges of activations come from text.")]
@@ -37,8 +39,17 @@ pub(super) struct Args {
     /// Texts are cut to this many tokens, special ones included
     #[arg(long, default_value_t = 128, value_name = "TOKENS")]
     max_length: usize,
+    /// What is written: a bundle, or a model repository for Triton with the first graph
+    #[arg(long, value_enum, default_value_t = Layout::Bundle)]
+    layout: Layout,
     #[command(flatten)]
     export: super::ExportArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Layout {
+    Bundle,
+    Triton,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
@@ -87,6 +98,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let judged = judge(&model, &data, &export_config, &stop)?;
     write!(io::stdout(), "{}", report::quantization_stages(&judged, export_config.sensitivity))?;
+    if args.layout == Layout::Triton {
+        pack_triton(&model, judged, &contents, &args.export.out, &stop)?;
+        let text = format!("{}: {TRITON_MODEL_NAME}/config.pbtxt and its graph", args.export.out.display());
+        return Ok(write!(io::stdout(), "{}", report::stage("repository", &text))?);
+    }
     let bundle = pack(&model, judged, &contents, &export_config, &args.export.out, &stop)?;
     Ok(write!(io::stdout(), "{}", report::bundle_stages(&bundle))?)
 }

@@ -2,6 +2,7 @@
 
 mod calibration;
 mod gates;
+mod triton;
 mod variant;
 
 use std::{
@@ -32,8 +33,11 @@ pub use calibration::Sensitivity;
 pub use gates::{
     BATCH_TOLERANCE, FOREIGN_BATCH_TOLERANCE, FP16_TOLERANCE, FP32_TOLERANCE, INT8_TOLERANCE, operator_counts,
 };
+pub use triton::{MODEL_NAME as TRITON_MODEL_NAME, pack_triton};
 pub use variant::VariantKind;
 
+/// The file name of the tokenizer's settings for other programs.
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Rows a batch while graphs are compared.
 const BATCH_SIZE: usize = 32;
 /// Texts by which a graph's answers alone and in batches are compared.
@@ -182,6 +186,10 @@ pub fn judge(
     config: &ExportConfig,
     stop: &AtomicBool,
 ) -> Result<Judged> {
+    if config.variants.contains(&VariantKind::TensorrtInt8) && data.calibration_texts.is_empty() {
+        let expected = "graphs that need no ranges of activations, or --data to find them by";
+        return Err(Error::setting("--variants", expected, VariantKind::TensorrtInt8));
+    }
     // Graphs are tried outside of the bundle: what has not been judged is not in it.
     let scratch = tempfile::tempdir().map_err(|error| Error::io(&std::env::temp_dir(), error))?;
     let ExportData { evidence, test, calibration_texts } = data;
@@ -418,21 +426,26 @@ pub fn pack(
     let writer = BundleWriter::create(out, config.overwrite)?;
     for (variant, (kind, graph)) in manifest.variants.iter().zip(judged.graphs) {
         let path = writer.staging().join(&variant.file);
-        match kind.precision() {
-            // Large tensors beside the graph, where ONNX Runtime maps them instead of reading them.
-            Precision::Fp32 | Precision::Fp16 => onnx::write_external(graph, &path)?,
-            _ => onnx::write(&graph, &path)?,
-        }
+        write_graph(kind, graph, &path)?;
     }
     let tokenizer = std::fs::read(&contents.tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
     writer.write(TOKENIZER, tokenizer)?;
     writer.write(CONFIG, config_json(model, config.problem_type))?;
+    writer.write(TOKENIZER_CONFIG, tokenizer_config_json(model, contents.max_length))?;
     writer.write("README.md", model_card(model, &manifest))?;
     for (name, content) in &contents.files {
         writer.write(name, content)?;
     }
     check_stop(stop)?;
     Ok(writer.finish(manifest)?)
+}
+
+/// Writes a graph; large tensors of fp32 and fp16 beside it, where ONNX Runtime maps them instead of reading them.
+fn write_graph(kind: VariantKind, graph: ModelProto, path: &Path) -> Result<()> {
+    match kind.precision() {
+        Precision::Fp32 | Precision::Fp16 => onnx::write_external(graph, path),
+        _ => onnx::write(&graph, path),
+    }
 }
 
 /// Writes the trained model itself, in fp32, as a Hugging Face folder: `config.json`, `tokenizer.json`,
@@ -449,6 +462,15 @@ pub fn save_model(model: &SequenceClassifier, problem_type: ProblemType, tokeniz
 
 fn config_json(model: &SequenceClassifier, problem_type: ProblemType) -> String {
     let json = model.config.classifier_json(&model.labels, problem_type);
+    serde_json::to_string_pretty(&json).expect("a JSON object has only string keys") + "\n"
+}
+
+/// What transformers and transformers.js want to know of a tokenizer besides `tokenizer.json`.
+fn tokenizer_config_json(model: &SequenceClassifier, max_length: usize) -> String {
+    let json = serde_json::json!({
+        "tokenizer_class": model.config.tokenizer_class(),
+        "model_max_length": max_length,
+    });
     serde_json::to_string_pretty(&json).expect("a JSON object has only string keys") + "\n"
 }
 

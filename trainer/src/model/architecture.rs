@@ -163,6 +163,17 @@ impl Architecture {
         u32::from(self == Self::Roberta)
     }
 
+    /// transformers' class of the tokenizer.
+    pub(super) fn tokenizer_class(self, model_type: &str) -> &'static str {
+        match self {
+            Self::Bert => "BertTokenizer",
+            Self::Distilbert => "DistilBertTokenizer",
+            Self::Electra => "ElectraTokenizer",
+            Self::Roberta if model_type == "xlm-roberta" => "XLMRobertaTokenizer",
+            Self::Roberta => "RobertaTokenizer",
+        }
+    }
+
     /// transformers' class of a classifier.
     pub(super) fn classifier_class(self, model_type: &str) -> &'static str {
         match self {

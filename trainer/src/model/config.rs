@@ -161,13 +161,21 @@ impl EncoderConfig {
         Self { hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0, classifier_dropout: 0.0, ..self }
     }
 
+    /// transformers' class of the tokenizer.
+    pub(crate) fn tokenizer_class(&self) -> &'static str {
+        self.architecture.tokenizer_class(self.model_type())
+    }
+
+    fn model_type(&self) -> &str {
+        self.json.get("model_type").and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// `config.json` of a classifier with `labels`: the base's, with the architecture's name, the label names, and the
     /// sizes as they are now.
     pub fn classifier_json(&self, labels: &[String], problem_type: ProblemType) -> serde_json::Map<String, Value> {
         let mut json = self.json.clone();
-        let model_type = self.json.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
         json.remove("_name_or_path");
-        json.insert("architectures".into(), serde_json::json!([self.architecture.classifier_class(&model_type)]));
+        json.insert("architectures".into(), serde_json::json!([self.architecture.classifier_class(self.model_type())]));
         json.insert("problem_type".into(), serde_json::json!(problem_type));
         // A smaller model than the base has fewer layers or words.
         let layers_key = if json.contains_key("n_layers") { "n_layers" } else { "num_hidden_layers" };

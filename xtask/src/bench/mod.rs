@@ -26,8 +26,8 @@ pub(crate) use train::train;
 const TORCH: &str = "torch==2.15.0";
 const TRANSFORMERS: &str = "transformers==4.57.6";
 /// What reads and makes ONNX graphs.
-pub(crate) const ONNX_PEERS: [&str; 4] =
-    ["onnx==1.23.2", "onnxruntime==1.31.1", "optimum==2.1.0", "optimum-onnx==0.1.0"];
+pub(crate) const ONNX_PEERS: [&str; 5] =
+    ["onnx==1.23.2", "onnx-ir==1.1.0", "onnxruntime==1.31.1", "optimum==2.1.0", "optimum-onnx==0.1.0"];
 /// Where data and bundles of a benchmark lie.
 const FOLDER: &str = ".setup/bench";
 
@@ -186,7 +186,7 @@ fn measured(program: &mut Command) -> Result<(String, f64)> {
 /// The same environment with what reads and makes ONNX graphs.
 pub(crate) fn onnx_peers() -> Result<PathBuf> {
     let python = python_peers()?;
-    let check = "import onnx, onnxruntime, optimum.onnxruntime";
+    let check = "import onnx, onnx_ir, onnxruntime, optimum.onnxruntime";
     if !command(&python, &["-c", check]).output().is_ok_and(|output| output.status.success()) {
         eprintln!("bench: installing {}", ONNX_PEERS.join(", "));
         let pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", TORCH, TRANSFORMERS];
