@@ -283,6 +283,23 @@ fn shorten(line: &str, width: usize) -> String {
     }
 }
 
+/// What stayed in fp32, and with `all` what quantizing each activation costs.
+pub fn quantization_stages(judged: &Judged, all: bool) -> String {
+    let mut text = String::new();
+    if all && !judged.sensitivity.is_empty() {
+        text += &stage("int8", "what quantizing each activation alone does to the logits (relative root mean square)");
+        for Sensitivity { activation, range, relative_error } in &judged.sensitivity {
+            let Range { min, max } = range;
+            text +=
+                &stage("", &format!("{activation:<22} {min:>9.3} to {max:>9.3}   {:>8.4} %", relative_error * 100.0));
+        }
+    }
+    if !judged.in_fp32.is_empty() {
+        text += &stage("int8", &format!("in fp32, since int8 would cost too much: {}", judged.in_fp32.join(", ")));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,21 +358,4 @@ mod tests {
         assert_eq!(shorten("ééééé\n", 4), "ééé…\n");
         assert_eq!(shorten("éé\n", 4), "éé\n");
     }
-}
-
-/// What stayed in fp32, and with `all` what quantizing each activation costs.
-pub fn quantization_stages(judged: &Judged, all: bool) -> String {
-    let mut text = String::new();
-    if all && !judged.sensitivity.is_empty() {
-        text += &stage("int8", "what quantizing each activation alone does to the logits (relative root mean square)");
-        for Sensitivity { activation, range, relative_error } in &judged.sensitivity {
-            let Range { min, max } = range;
-            text +=
-                &stage("", &format!("{activation:<22} {min:>9.3} to {max:>9.3}   {:>8.4} %", relative_error * 100.0));
-        }
-    }
-    if !judged.in_fp32.is_empty() {
-        text += &stage("int8", &format!("in fp32, since int8 would cost too much: {}", judged.in_fp32.join(", ")));
-    }
-    text
 }

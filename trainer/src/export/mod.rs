@@ -332,8 +332,7 @@ impl Judge<'_> {
                 sensitivity = self.sensitivity(&ranges)?;
             }
             for Sensitivity { activation, relative_error, .. } in &sensitivity {
-                // NaN is too much.
-                if !(*relative_error <= MAX_SENSITIVITY) {
+                if relative_error.is_nan() || *relative_error > MAX_SENSITIVITY {
                     ranges.remove(activation);
                 }
             }
