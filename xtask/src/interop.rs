@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bench, build, command, demo, release_program, run, setup, workspace};
+use crate::{bench, build, command, release_program, run, setup, workspace};
 
 const FOLDER: &str = ".setup/interop";
 const TRANSFORMERS_JS: &str = "@huggingface/transformers@4.3.1";
@@ -24,12 +24,10 @@ pub(crate) fn interop() -> Result<()> {
             fs::remove_dir_all(&folder)?;
         }
     }
-    let [data, texts, answers] = ["data.csv", "texts.txt", "answers"].map(|name| format!("{FOLDER}/{name}"));
-    let rows = demo::movies(0)?;
-    let quoted = |text: &str| text.replace('"', "\"\"");
-    let csv = rows.iter().take(TRAIN).map(|(text, label)| format!("\"{}\",{label}\n", quoted(text)));
-    fs::write(workspace(&data), "text,label\n".to_owned() + &csv.collect::<String>())?;
-    let lines = rows.iter().skip(TRAIN).take(ASKED).map(|(text, _)| format!("{text}\n"));
+    let [texts, answers] = ["texts.txt", "answers"].map(|name| format!("{FOLDER}/{name}"));
+    let rows = bench::movie_rows(0)?;
+    let data = bench::write_csv("interop.csv", "text,label", &rows[..TRAIN])?;
+    let lines = rows[TRAIN..TRAIN + ASKED].iter().map(|row| format!("{}\n", row[0]));
     fs::write(workspace(&texts), lines.collect::<String>())?;
 
     let [bundle, tiny, triton, model, trained] =
@@ -58,7 +56,7 @@ pub(crate) fn interop() -> Result<()> {
 fn install(python: &Path) -> Result<()> {
     let has_triton = command(python, &["-c", "import tritonclient.grpc"]).output()?.status.success();
     if !has_triton {
-        run(&mut command(python, &["-m", "pip", "--disable-pip-version-check", "install", "--quiet", TRITON_CLIENT]))?;
+        bench::pip_install(python, &[TRITON_CLIENT])?;
     }
     let folder = workspace(FOLDER);
     fs::create_dir_all(&folder)?;

@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{FOLDER, ONNX_PEERS, machine, onnx_peers, prepare, write_csv};
-use crate::{command, demo, output, release_program, run, workspace};
+use super::{FOLDER, ONNX_PEERS, machine, movie_rows, onnx_peers, prepare, write_csv};
+use crate::{command, output, release_program, run, workspace};
 
 const TRAIN: usize = 1000;
 const TEST: usize = 2000;
@@ -18,8 +18,7 @@ const HIDDEN: f64 = 384.0;
 pub(crate) fn graphs() -> Result<()> {
     prepare()?;
     let python = onnx_peers()?;
-    let rows: Vec<Vec<String>> =
-        demo::movies(0)?.into_iter().map(|(text, label)| vec![text, label.to_owned()]).collect();
+    let rows = movie_rows(0)?;
     let train = write_csv("graphs-train.csv", "text,label", &rows[..TRAIN])?;
     let test = write_csv("graphs-test.csv", "text,label", &rows[TRAIN..TRAIN + TEST])?;
     let folder = format!("{FOLDER}/graphs");

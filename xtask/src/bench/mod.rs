@@ -8,7 +8,7 @@ mod train;
 use std::{
     fs,
     io::Read,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -37,8 +37,7 @@ pub(crate) fn size() -> Result<()> {
     build()?;
     fs::create_dir_all(workspace(FOLDER))?;
     println!("{}\n", machine());
-    let rows: Vec<Vec<String>> =
-        demo::movies(0)?.into_iter().map(|(text, label)| vec![text, label.to_owned()]).collect();
+    let rows = movie_rows(0)?;
     let train = write_csv("train.csv", "text,label", &rows[..800])?;
     let test = write_csv("test.csv", "text,label", &rows[800..2800])?;
     for (name, further) in [("full", &[][..]), ("small", &["--target-size", "10MB"])] {
@@ -118,7 +117,7 @@ impl Training<'_> {
     }
 
     /// By transformers.
-    fn transformers(&self, python: &std::path::Path) -> Result<Outcome> {
+    fn transformers(&self, python: &Path) -> Result<Outcome> {
         let (seed, epochs) = (self.seed.to_string(), self.epochs.to_string());
         let script = ["benches/compare/train.py", self.base, self.train, self.test.unwrap_or("-")];
         let mut program = command(python, &script);
@@ -189,8 +188,7 @@ pub(crate) fn onnx_peers() -> Result<PathBuf> {
     let check = "import onnx, onnx_ir, onnxruntime, optimum.onnxruntime";
     if !command(&python, &["-c", check]).output().is_ok_and(|output| output.status.success()) {
         eprintln!("bench: installing {}", ONNX_PEERS.join(", "));
-        let pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", TORCH, TRANSFORMERS];
-        run(&mut command(&python, &[&pip[..], &ONNX_PEERS].concat()))?;
+        pip_install(&python, &[&[TORCH, TRANSFORMERS][..], &ONNX_PEERS].concat())?;
     }
     Ok(python)
 }
@@ -203,19 +201,28 @@ fn python_peers() -> Result<PathBuf> {
     if !works("import torch, transformers") {
         eprintln!("bench: making a Python environment with {TORCH} and {TRANSFORMERS} (some gigabytes)");
         run(&mut command(setup::python()?, &["-m", "venv", &venv.to_string_lossy()]))?;
-        run(&mut command(
-            &python,
-            &["-m", "pip", "--disable-pip-version-check", "install", "--quiet", TORCH, TRANSFORMERS],
-        ))?;
+        pip_install(&python, &[TORCH, TRANSFORMERS])?;
     }
     Ok(python)
 }
 
+/// Installs packages into the environment of `python`.
+pub(crate) fn pip_install(python: &Path, packages: &[&str]) -> Result<()> {
+    let pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet"];
+    run(&mut command(python, &[&pip, packages].concat()))
+}
+
+/// The movie sentences and their labels, as rows for [`write_csv`].
+pub(crate) fn movie_rows(seed: u64) -> Result<Vec<Vec<String>>> {
+    Ok(demo::movies(seed)?.into_iter().map(|(text, label)| vec![text, label.to_owned()]).collect())
+}
+
 /// Rows of a table of labelled text: a header and cells, as CSV in the benchmark's folder. Returns the path.
-fn write_csv(name: &str, header: &str, rows: &[Vec<String>]) -> Result<String> {
+pub(crate) fn write_csv(name: &str, header: &str, rows: &[Vec<String>]) -> Result<String> {
     let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
     let line = |row: &Vec<String>| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
     let path = format!("{FOLDER}/{name}");
+    fs::create_dir_all(workspace(FOLDER))?;
     fs::write(workspace(&path), format!("{header}\n{}", rows.iter().map(line).collect::<String>()))?;
     Ok(path)
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{FOLDER, Outcome, TORCH, TRANSFORMERS, Training, machine, percent, prepare, write_csv};
-use crate::{command, demo, output, run, workspace};
+use super::{FOLDER, Outcome, TORCH, TRANSFORMERS, Training, machine, movie_rows, percent, prepare, write_csv};
+use crate::{command, output, run, workspace};
 
 /// Rows that are trained on, and tested on.
 const TRAIN: usize = 1000;
@@ -44,8 +44,7 @@ pub(crate) fn train() -> Result<()> {
     println!("|---|---|---|---|---|---|---|");
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for seed in 0..SEEDS {
-        let rows: Vec<Vec<String>> =
-            demo::movies(seed)?.into_iter().map(|(text, label)| vec![text, label.to_owned()]).collect();
+        let rows = movie_rows(seed)?;
         let train = write_csv("train.csv", "text,label", &rows[..TRAIN])?;
         let test = write_csv("test.csv", "text,label", &rows[TRAIN..TRAIN + TEST])?;
         let training = Training { test: Some(&test), seed, epochs: 5, ..speed_only("models/minilm", &train) };
@@ -77,8 +76,7 @@ pub(crate) fn train() -> Result<()> {
     print_ratio(&MINILM, &ours, &theirs, peak);
     for size in RANDOM {
         let base = random_model(&python, &size)?;
-        let rows: Vec<Vec<String>> =
-            demo::movies(0)?.into_iter().map(|(text, label)| vec![text, label.to_owned()]).collect();
+        let rows = movie_rows(0)?;
         let train = write_csv("random.csv", "text,label", &rows[..RANDOM_ROWS])?;
         let training = speed_only(&base, &train);
         let ours = training.nimbert(&["--precision", "fp32"])?;
@@ -126,9 +124,7 @@ fn random_model(python: &Path, size: &Size) -> Result<String> {
 
 /// What the machine's matrix products reach at best, in 10⁹ operations a second.
 fn sgemm_peak(python: &Path) -> Result<f64> {
-    let rows: Vec<Vec<String>> =
-        demo::movies(0)?.into_iter().take(8).map(|(text, label)| vec![text, label.to_owned()]).collect();
-    let train = write_csv("sgemm.csv", "text,label", &rows)?;
+    let train = write_csv("sgemm.csv", "text,label", &movie_rows(0)?[..8])?;
     let script = ["benches/compare/train.py", "models/minilm", &train, "-", "--seed", "0", "--epochs", "1", "--sgemm"];
     let printed = output(&mut command(python, &script))?;
     let result: Value = serde_json::from_str(printed.lines().last().unwrap_or_default())?;
