@@ -118,7 +118,6 @@ const SECOND: &str = "second_moment/";
 /// [`Error::Io`] if the disk is full, or no file can be made there; an older checkpoint is then as it was.
 pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> {
     let partial = config.path.with_added_extension(format!("partial-{}", std::process::id()));
-    let names = || state.parameters.iter().map(|(name, _)| name);
     let data = |prefix: &str, name: &str, tensor: &Tensor| -> Result<_> {
         Ok((format!("{prefix}{name}"), Data::on_cpu(tensor)?))
     };
@@ -138,7 +137,7 @@ pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> 
             None => {}
         }
     }
-    for (name, tensor) in names().zip(state.best.unwrap_or_default()) {
+    for ((name, _), tensor) in state.parameters.iter().zip(state.best.unwrap_or_default()) {
         tensors.push(data(BEST, name, tensor)?);
     }
     let progress = serde_json::to_string(state.progress).expect("a record has only string keys");

@@ -43,14 +43,15 @@ impl Compute {
                 Error::setting("--device", expected, name)
             })
         };
+        let unknown = || Err(Error::setting("--device", "cpu, cuda, cuda:N or metal", name));
         let device = match device.split_once(':').unwrap_or((device, "0")) {
             ("cpu", "0") => Device::Cpu,
-            ("cuda", ordinal) if ordinal.parse::<u16>().is_ok() => {
-                let ordinal = ordinal.parse().unwrap_or_default();
-                open(Device::new_cuda(ordinal), "cuda")?
-            }
+            ("cuda", ordinal) => match ordinal.parse::<u16>() {
+                Ok(ordinal) => open(Device::new_cuda(ordinal.into()), "cuda")?,
+                Err(_) => return unknown(),
+            },
             ("metal", "0") => open(Device::new_metal(0), "metal")?,
-            _ => return Err(Error::setting("--device", "cpu, cuda, cuda:N or metal", device)),
+            _ => return unknown(),
         };
         if device.is_cpu() && dtype != DType::F32 {
             return Err(Error::setting(

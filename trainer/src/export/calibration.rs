@@ -6,7 +6,7 @@ use nimbert::Batch;
 
 use crate::{
     error::Result,
-    onnx::{self, Calibration, GraphConfig, Histogram, Int8, Operators, Range, Ranges, Storage, compare},
+    onnx::{self, Calibration, GraphConfig, Histogram, Int8, Range, Ranges, compare},
 };
 
 use super::Judge;
@@ -54,8 +54,7 @@ impl Judge<'_> {
     pub(super) fn sensitivity(&self, ranges: &Ranges) -> Result<Vec<Sensitivity>> {
         let texts = &self.calibration_texts[..self.calibration_texts.len().min(SENSITIVITY_TEXTS)];
         let logits = |int8: Int8<'_>| {
-            let config = GraphConfig { operators: Operators::Microsoft, int8, storage: Storage::Bytes };
-            let graph = onnx::export(self.model, config)?;
+            let graph = onnx::export(self.model, GraphConfig { int8, ..GraphConfig::FP32 })?;
             self.logits(&mut self.session(&graph, "sensitivity")?, texts)
         };
         // Weights are rounded in all of them.

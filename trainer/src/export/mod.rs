@@ -203,10 +203,14 @@ pub fn judge(
         true => Some(judge.quantization(&fp32)?),
         false => None,
     };
+    let mut trial = quantization.as_mut().and_then(|quantization| quantization.trial.take());
     let ranges = quantization.as_ref().map(|quantization| &quantization.ranges);
     let mut tried = vec![fp32];
     for &kind in config.variants.iter().filter(|kind| **kind != VariantKind::CpuFp32) {
-        let mut variant = judge.tried(kind, ranges, &tried[0].logits)?;
+        let mut variant = match trial.take_if(|trial| trial.kind == kind) {
+            Some(trial) => trial,
+            None => judge.tried(kind, ranges, &tried[0].logits)?,
+        };
         judge.gates(&mut variant, &tried[0].logits, tried[0].hits)?;
         tried.push(variant);
     }
@@ -241,16 +245,16 @@ pub fn judge(
     for &kind in &config.variants {
         graphs.push((kind, std::mem::take(&mut tried[place(kind)].graph)));
     }
-    let (sensitivity, in_fp32) = quantization
-        .as_mut()
-        .map(|quantization| (std::mem::take(&mut quantization.sensitivity), std::mem::take(&mut quantization.in_fp32)))
-        .unwrap_or_default();
+    let Quantization { sensitivity, in_fp32, .. } = quantization.unwrap_or_default();
     Ok(Judged { graphs, acceptance, decision, variants, sensitivity, in_fp32, logits, test_logits })
 }
 
 /// How activations are quantized.
+#[derive(Default)]
 struct Quantization {
     ranges: Ranges,
+    /// The int8 graph that was found good enough with them; none if none was.
+    trial: Option<Tried>,
     /// What each costs, if it was measured.
     sensitivity: Vec<Sensitivity>,
     in_fp32: Vec<String>,
@@ -327,7 +331,8 @@ impl Judge<'_> {
             false => Vec::new(),
         };
         let all: Vec<String> = ranges.keys().cloned().collect();
-        if !self.is_faithful(&ranges, fp32)? {
+        let mut trial = self.faithful(&ranges, fp32)?;
+        if trial.is_none() {
             if sensitivity.is_empty() {
                 sensitivity = self.sensitivity(&ranges)?;
             }
@@ -336,22 +341,24 @@ impl Judge<'_> {
                     ranges.remove(activation);
                 }
             }
-            if !self.is_faithful(&ranges, fp32)? {
+            trial = self.faithful(&ranges, fp32)?;
+            if trial.is_none() {
                 ranges.clear();
             }
         }
         let in_fp32 = all.into_iter().filter(|activation| !ranges.contains_key(activation)).collect();
-        Ok(Quantization { ranges, sensitivity, in_fp32 })
+        Ok(Quantization { ranges, trial, sensitivity, in_fp32 })
     }
 
-    /// Whether a graph with these ranges is near enough to fp32, and will be accurate enough.
-    fn is_faithful(&self, ranges: &Ranges, fp32: &Tried) -> Result<bool> {
+    /// The int8 graph with these ranges, if it is near enough to fp32, and will be accurate enough.
+    fn faithful(&self, ranges: &Ranges, fp32: &Tried) -> Result<Option<Tried>> {
         let tried = self.tried(VariantKind::CpuInt8, Some(ranges), &fp32.logits)?;
         let pair = gates::Pair { logits: &tried.logits, reference: &fp32.logits, split: self.evidence.split };
         let is_accurate = fp32.hits.zip(tried.hits).is_none_or(|(fp32, int8)| {
             gates::accuracy(VariantKind::CpuInt8, [fp32, int8], self.config.max_accuracy_drop, pair).is_ok()
         });
-        Ok(is_accurate && tried.comparison.relative_error <= FAITHFUL)
+        let is_faithful = is_accurate && tried.comparison.relative_error <= FAITHFUL;
+        Ok(is_faithful.then_some(tried))
     }
 
     fn share(&self, hits: Option<usize>) -> Option<f64> {
