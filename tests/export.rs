@@ -180,7 +180,7 @@ fn a_bundle_with_large_tensors_beside_its_graph_can_be_used_in_every_way() {
     command.args(["--epochs", "1", "--freeze-layers", "6", "--max-length", "16", "--no-checkpoint"]);
     finish(command.args(["--variants", "cpu-fp32,cpu-int8", "--max-accuracy-drop", "100"])).success();
     assert!(std::fs::metadata(bundle.join("model.onnx")).unwrap().len() < 1_000_000);
-    assert!(std::fs::metadata(bundle.join("model.onnx.data")).unwrap().len() > 80_000_000);
+    assert!(std::fs::metadata(bundle.join("model.onnx_data")).unwrap().len() > 80_000_000);
     finish(program("nimbert").arg("verify").arg(&bundle)).success();
     let info = finish(program("nimbert").arg("info").arg(&bundle)).success();
     assert!(info.contains("cpu-fp32 for cpu, fp32: model.onnx (90.") && info.contains("cpu-int8"), "{info}");

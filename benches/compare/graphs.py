@@ -81,7 +81,7 @@ def peak(op_type, left, right, threads):
 
 def size(path):
     """The graph and the file of its large tensors, where there is one."""
-    return sum(os.path.getsize(name) for name in (path, path + ".data") if os.path.exists(name))
+    return sum(os.path.getsize(name) for name in (path, path + "_data") if os.path.exists(name))
 
 
 def main():

@@ -83,7 +83,7 @@ pub struct Variant {
     pub precision: Precision,
     /// The execution provider it was made for: `cpu`, `cuda` or `tensorrt`.
     pub execution_provider: String,
-    /// Its file name. Large tensors may lie in a second file of that name and the ending `.data`.
+    /// Its file name. Large tensors may lie in a second file of that name and the ending `_data`.
     pub file: String,
     /// The largest difference from fp32 (of an fp32 graph: from the trained model) that was measured before packing.
     #[serde(default)]
@@ -279,7 +279,7 @@ impl Bundle {
     /// Size of a graph in bytes, with the file of its large tensors where there is one.
     pub fn graph_bytes(&self, variant: &Variant) -> u64 {
         let bytes = |name: &str| self.manifest.files.get(name).map_or(0, |entry| entry.bytes);
-        bytes(&variant.file) + bytes(&format!("{}.data", variant.file))
+        bytes(&variant.file) + bytes(&format!("{}_data", variant.file))
     }
 }
 

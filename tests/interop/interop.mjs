@@ -2,7 +2,7 @@
 //
 //     node interop.mjs FOLDER BUNDLE ANSWERS.jsonl TEXTS.txt
 //
-// The bundle is the folder FOLDER/BUNDLE; its default graph is int8 in one file.
+// The bundle is the folder FOLDER/BUNDLE; its default graph is int8, its config.json says that there is a second file.
 import fs from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";

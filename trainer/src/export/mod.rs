@@ -12,7 +12,7 @@ use std::{
 };
 
 use nimbert::{
-    Batch, Decision, Encoding, Precision, ProblemType, Session, SessionOptions,
+    Batch, Decision, Encoding, ProblemType, Session, SessionOptions,
     bundle::{
         Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, MODEL, Manifest, Provenance, TOKENIZER, Variant,
     },
@@ -430,13 +430,17 @@ pub fn pack(
         provenance: contents.provenance.clone(),
     };
     let writer = BundleWriter::create(out, config.overwrite)?;
-    for (variant, (kind, graph)) in manifest.variants.iter().zip(judged.graphs) {
-        let path = writer.staging().join(&variant.file);
-        write_graph(kind, graph, &path)?;
+    for (variant, (_, graph)) in manifest.variants.iter().zip(judged.graphs) {
+        onnx::write_external(graph, &writer.staging().join(&variant.file))?;
     }
     let tokenizer = std::fs::read(&contents.tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
     writer.write(TOKENIZER, tokenizer)?;
-    writer.write(CONFIG, config_json(model, config.problem_type))?;
+    let mut config_json = model.config.classifier_json(&model.labels, config.problem_type);
+    if onnx::external_path(&writer.staging().join(MODEL)).exists() {
+        // transformers.js does not see from the graph that there is a second file.
+        config_json.insert("transformers.js_config".into(), serde_json::json!({ "use_external_data_format": true }));
+    }
+    writer.write(CONFIG, pretty_json(&config_json))?;
     writer.write(TOKENIZER_CONFIG, tokenizer_config_json(model, contents.max_length))?;
     writer.write("README.md", model_card(model, &manifest))?;
     for (name, content) in &contents.files {
@@ -444,14 +448,6 @@ pub fn pack(
     }
     check_stop(stop)?;
     Ok(writer.finish(manifest)?)
-}
-
-/// Writes a graph; large tensors of fp32 and fp16 beside it, where ONNX Runtime maps them instead of reading them.
-fn write_graph(kind: VariantKind, graph: ModelProto, path: &Path) -> Result<()> {
-    match kind.precision() {
-        Precision::Fp32 | Precision::Fp16 => onnx::write_external(graph, path),
-        _ => onnx::write(&graph, path),
-    }
 }
 
 /// Writes the trained model itself, in fp32, as a Hugging Face folder: `config.json`, `tokenizer.json`,
@@ -467,17 +463,19 @@ pub fn save_model(model: &SequenceClassifier, problem_type: ProblemType, tokeniz
 }
 
 fn config_json(model: &SequenceClassifier, problem_type: ProblemType) -> String {
-    let json = model.config.classifier_json(&model.labels, problem_type);
-    serde_json::to_string_pretty(&json).expect("a JSON object has only string keys") + "\n"
+    pretty_json(&model.config.classifier_json(&model.labels, problem_type))
+}
+
+fn pretty_json(json: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(json).expect("a JSON object has only string keys") + "\n"
 }
 
 /// What transformers and transformers.js want to know of a tokenizer besides `tokenizer.json`.
 fn tokenizer_config_json(model: &SequenceClassifier, max_length: usize) -> String {
-    let json = serde_json::json!({
+    pretty_json(&serde_json::json!({
         "tokenizer_class": model.config.tokenizer_class(),
         "model_max_length": max_length,
-    });
-    serde_json::to_string_pretty(&json).expect("a JSON object has only string keys") + "\n"
+    }))
 }
 
 fn check_stop(stop: &AtomicBool) -> Result<()> {

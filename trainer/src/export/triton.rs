@@ -5,10 +5,11 @@ use std::{path::Path, sync::atomic::AtomicBool};
 
 use nimbert::bundle::{BundleWriter, CONFIG, MODEL, TOKENIZER};
 
-use super::{Contents, Judged, check_stop, config_json, write_graph};
+use super::{Contents, Judged, check_stop, config_json};
 use crate::{
     error::{Error, Result},
     model::SequenceClassifier,
+    onnx,
 };
 
 /// The model's name in the repository.
@@ -50,8 +51,8 @@ pub fn pack_triton(
     write(CONFIG, config_json(model, judged.decision.problem_type))?;
     let tokenizer = folder.join(TOKENIZER);
     std::fs::copy(&contents.tokenizer, &tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
-    let (kind, graph) = judged.graphs.into_iter().next().expect("at least one graph");
-    write_graph(kind, graph, &version.join(MODEL))?;
+    let (_, graph) = judged.graphs.into_iter().next().expect("at least one graph");
+    onnx::write_external(graph, &version.join(MODEL))?;
     check_stop(stop)?;
     std::fs::rename(staging.path(), &absolute).map_err(|error| Error::io(&absolute, error))?;
     // Renamed, it is no longer ours to remove.

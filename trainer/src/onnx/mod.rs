@@ -16,7 +16,7 @@ pub(crate) use graph::float_output;
 pub use ranges::{Calibration, Histogram};
 pub use validate::{Comparison, compare};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -28,32 +28,44 @@ pub fn write(model: &ModelProto, path: &Path) -> Result<()> {
     std::fs::write(path, prost::Message::encode_to_vec(model)).map_err(|error| Error::io(path, error))
 }
 
-/// Tensors of at least this many bytes lie beside the graph, each at a multiple of it: the largest page size in use, so
-/// that each can be mapped.
-const EXTERNAL_ALIGNMENT: usize = 1 << 16;
+/// Tensors of at least this many bytes lie beside the graph.
+const EXTERNAL_BYTES: usize = 1 << 16;
 
-/// Writes a model as an ONNX file, with its large tensors in a second file of the same name and the ending `.data`.
+/// Tensors beside the graph begin at multiples of it: a page, so that none begins in the last page of another. Where
+/// pages are larger, ONNX Runtime maps from the page's start.
+const EXTERNAL_ALIGNMENT: usize = 1 << 12;
+
+/// The file beside the graph: the name under which Hugging Face's libraries look for it, `model.onnx_data`.
+pub fn external_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push("_data");
+    path.with_file_name(name)
+}
+
+/// Writes a model as an ONNX file, with its large tensors in a second file ([`external_path`]), which ONNX Runtime maps:
+/// they are neither read nor copied when the graph is loaded, and processes share them.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn write_external(mut model: ModelProto, path: &Path) -> Result<()> {
-    let is_large = |tensor: &TensorProto| tensor.raw_data.len() >= EXTERNAL_ALIGNMENT;
+    let is_large = |tensor: &TensorProto| tensor.raw_data.len() >= EXTERNAL_BYTES;
     if !model.graph.iter().flat_map(|graph| &graph.initializer).any(is_large) {
         return write(&model, path);
     }
-    let data_path = path.with_added_extension("data");
+    let data_path = external_path(path);
     let location = data_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = std::fs::File::create(&data_path).map_err(|error| Error::io(&data_path, error))?;
     let mut file = std::io::BufWriter::new(file);
-    let mut offset = 0;
+    let mut offset = 0_usize;
     for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
         if !is_large(tensor) {
             continue;
         }
         let bytes = std::mem::take(&mut tensor.raw_data);
-        let padding = vec![0; bytes.len().next_multiple_of(EXTERNAL_ALIGNMENT) - bytes.len()];
-        std::io::Write::write_all(&mut file, &bytes)
-            .and_then(|()| std::io::Write::write_all(&mut file, &padding))
+        let padding = vec![0; offset.next_multiple_of(EXTERNAL_ALIGNMENT) - offset];
+        offset += padding.len();
+        std::io::Write::write_all(&mut file, &padding)
+            .and_then(|()| std::io::Write::write_all(&mut file, &bytes))
             .map_err(|error| Error::io(&data_path, error))?;
         let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
         tensor.data_location = DataLocation::External as i32;
@@ -62,7 +74,7 @@ pub fn write_external(mut model: ModelProto, path: &Path) -> Result<()> {
             entry("offset", offset.to_string()),
             entry("length", bytes.len().to_string()),
         ];
-        offset += bytes.len() + padding.len();
+        offset += bytes.len();
     }
     std::io::Write::flush(&mut file).map_err(|error| Error::io(&data_path, error))?;
     write(&model, path)
@@ -76,7 +88,7 @@ pub fn read(path: &Path) -> Result<ModelProto> {
     let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
     let mut model: ModelProto = prost::Message::decode(bytes.as_slice())
         .map_err(|error: prost::DecodeError| Error::model(path, "an ONNX model", error.to_string()))?;
-    let data_path = path.with_added_extension("data");
+    let data_path = external_path(path);
     let mut data = None;
     for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
         if tensor.data_location != DataLocation::External as i32 {
