@@ -59,8 +59,8 @@ impl Tokenizer {
     /// [`Error::Io`]; [`Error::Format`] if it is no tokenizer; [`Error::Tokenizer`] if `max_length` leaves no room for text.
     pub fn open(path: &Path, max_length: usize) -> Result<Self> {
         let content = read_capped(path)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&content)
-            .map_err(|error| Error::format(path, "a Hugging Face tokenizer.json", error.to_string()))?;
+        let mut inner =
+            parse(&content).map_err(|error| Error::format(path, "a Hugging Face tokenizer.json", error.to_string()))?;
         inner.with_padding(None);
         let mut tokenizer = Self { inner, max_length, stride: None };
         let special = tokenizer.special_tokens(false);
@@ -187,6 +187,31 @@ impl Tokenizer {
     /// The largest id plus one: the number of rows that the model's word embeddings must have.
     pub fn id_bound(&self) -> usize {
         self.inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
+    }
+}
+
+/// Parses `tokenizer.json`. The library alone takes any model by trying one type after the other, for which it first
+/// builds a tree of the whole vocabulary: several times the time and the memory of parsing the type that is there.
+fn parse(content: &[u8]) -> serde_json::Result<tokenizers::Tokenizer> {
+    type WordPieceTokenizer = tokenizers::TokenizerImpl<
+        tokenizers::models::wordpiece::WordPiece,
+        tokenizers::NormalizerWrapper,
+        tokenizers::PreTokenizerWrapper,
+        tokenizers::PostProcessorWrapper,
+        tokenizers::DecoderWrapper,
+    >;
+    #[derive(serde::Deserialize)]
+    struct File {
+        model: Model,
+    }
+    #[derive(serde::Deserialize)]
+    struct Model {
+        r#type: Option<String>,
+    }
+    let File { model } = serde_json::from_slice(content)?;
+    match model.r#type.as_deref() {
+        Some("WordPiece") => Ok(serde_json::from_slice::<WordPieceTokenizer>(content)?.into()),
+        _ => serde_json::from_slice(content),
     }
 }
 
