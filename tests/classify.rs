@@ -110,7 +110,7 @@ fn bad_input_is_named() {
     let latin = dir.write("latin.txt", b"caf\xe9\n");
     run(latin.to_str().unwrap(), &[]).failure(2, &["latin.txt:1"]);
     let short = dir.write("short.csv", "id,text\n1,fine\n2\n");
-    run(short.to_str().unwrap(), &[]).failure(2, &["short.csv", "line: 3"]);
+    run(short.to_str().unwrap(), &[]).failure(2, &["short.csv:3: expected 2 fields"]);
 }
 
 #[test]
@@ -187,4 +187,14 @@ fn malformed_bundles_are_refused() {
     }
     let nowhere = Dir::default().path("nowhere");
     assert!(matches!(Classifier::open(nowhere, &Options::default()), Err(Error::Io { .. })));
+}
+
+/// Written by the first version that had this format; made anew, it would prove nothing.
+#[test]
+fn a_bundle_of_format_1_is_read_for_ever() {
+    let bundle = workspace("tests/data/bundle-1");
+    nimbert::Bundle::open(&bundle).unwrap().verify().unwrap();
+    let prediction = Classifier::open(&bundle, &Options::default()).unwrap().classify("a great film").unwrap();
+    assert_eq!(prediction.label, "positive");
+    assert!((prediction.score - 0.819_857).abs() < 1e-4, "{}", prediction.score);
 }

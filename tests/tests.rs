@@ -7,5 +7,7 @@ mod export;
 mod features;
 mod graph;
 mod hub;
+mod odd_texts;
 mod reference;
 mod resume;
+mod runtime;

@@ -15,9 +15,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     config::ModelConfig,
+    device::Device,
     error::{Error, Result},
     prediction::Decision,
-    session::Device,
     tokenizer::Tokenizer,
 };
 
@@ -265,7 +265,7 @@ impl Bundle {
     /// [`Error::Format`] if the bundle has no such graph.
     pub fn variant(&self, name: Option<&str>, device: Device) -> Result<&Variant> {
         let variants = &self.manifest.variants;
-        let provider = device.to_string();
+        let provider = device.execution_provider().unwrap_or_default();
         let found = match name {
             Some(name) => variants.iter().find(|variant| variant.name == name),
             None => variants.iter().find(|variant| variant.execution_provider == provider).or(variants.first()),
@@ -399,7 +399,7 @@ fn split_target(target: &Path) -> Result<(PathBuf, String)> {
 }
 
 /// Makes a hidden folder that was not there before: process ids repeat in containers, and after a crash.
-fn create_hidden(parent: &Path, name: &str, purpose: &str) -> Result<PathBuf> {
+pub(crate) fn create_hidden(parent: &Path, name: &str, purpose: &str) -> Result<PathBuf> {
     for attempt in 0.. {
         let path = parent.join(format!(".{name}.{purpose}-{}-{attempt}", std::process::id()));
         match fs::create_dir(&path) {

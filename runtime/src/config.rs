@@ -20,6 +20,12 @@ pub struct ModelConfig {
     pub pad_token_id: u32,
     /// The most positions (tokens, special ones included) that the model has embeddings for.
     pub max_position_embeddings: usize,
+    /// Width of a token's state.
+    pub hidden_size: usize,
+    /// Width between the two products of a feed-forward part.
+    pub intermediate_size: usize,
+    /// Attention heads a layer.
+    pub num_attention_heads: usize,
 }
 
 /// How many of the labels a text has, under Hugging Face's names.
@@ -42,6 +48,12 @@ struct Json {
     id2label: Map<String, Value>,
     pad_token_id: Option<u32>,
     max_position_embeddings: usize,
+    #[serde(alias = "dim")]
+    hidden_size: usize,
+    #[serde(alias = "hidden_dim")]
+    intermediate_size: usize,
+    #[serde(alias = "n_heads")]
+    num_attention_heads: usize,
 }
 
 impl ModelConfig {
@@ -57,6 +69,9 @@ impl ModelConfig {
             model_type: json.model_type,
             pad_token_id: json.pad_token_id.unwrap_or(0),
             max_position_embeddings: json.max_position_embeddings,
+            hidden_size: json.hidden_size,
+            intermediate_size: json.intermediate_size,
+            num_attention_heads: json.num_attention_heads,
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::device::Device;
+
 /// What can go wrong while a bundle is opened or a text is classified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,6 +72,32 @@ pub enum Error {
         /// ONNX Runtime's reason.
         message: String,
     },
+    /// As many texts wait as may; try again later.
+    #[error("{limit} texts are waiting already, as many as may wait")]
+    QueueFull {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The call was cancelled before its texts were classified.
+    #[error("cancelled")]
+    Cancelled,
+    /// The call's deadline passed before its texts were classified.
+    #[error("not classified before the deadline")]
+    DeadlinePassed,
+    /// A text needs more memory than may be used.
+    #[error(
+        "a text of {tokens} tokens needs about {:.1} MB of memory, expected at most the {:.1} MB that the graph and the program leave of --memory-limit",
+        *needed as f64 / 1e6,
+        *available as f64 / 1e6
+    )]
+    MemoryLimit {
+        /// The text's length.
+        tokens: usize,
+        /// What a run with it needs, in bytes.
+        needed: u64,
+        /// What the limit leaves for a run, in bytes.
+        available: u64,
+    },
 }
 
 /// `Result` with this crate's [`Error`].
@@ -82,5 +110,25 @@ impl Error {
 
     pub(crate) fn format(path: &Path, expected: impl Into<String>, got: impl Into<String>) -> Self {
         Self::Format { path: path.to_owned(), expected: expected.into(), got: got.into() }
+    }
+
+    pub(crate) fn session(path: &Path, message: impl std::fmt::Display) -> Self {
+        Self::Session { path: path.to_owned(), message: message.to_string() }
+    }
+
+    /// A device that ONNX Runtime cannot use, with its reason: what its own message says of its source is left out.
+    pub(crate) fn device(device: Device, reason: impl std::fmt::Display) -> Self {
+        let reason = reason.to_string();
+        let message = reason.rsplit_once(" : FAIL : ").map_or(reason.as_str(), |(_, message)| message);
+        Self::Device { device: device.to_string(), message: message.trim().to_owned() }
+    }
+
+    /// The same error once more, for each of the calls that shared a run.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            Self::Session { path, message } => Self::session(path, message),
+            Self::Format { path, expected, got } => Self::format(path, expected, got),
+            other => Self::session(Path::new(""), other),
+        }
     }
 }

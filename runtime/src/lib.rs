@@ -21,19 +21,25 @@
 pub mod batch;
 pub mod bundle;
 mod classifier;
+pub mod compiled;
 pub mod config;
+pub mod device;
 mod error;
 mod library;
+mod memory;
+pub mod placement;
 pub mod prediction;
+mod scheduler;
 pub mod session;
 pub mod tokenizer;
 
 pub use batch::Batch;
 pub use bundle::{Bundle, Manifest, Precision};
-pub use classifier::{Classifier, Options};
+pub use classifier::{CallOptions, Classifier, Options, Parallelism, Timing};
 pub use config::ProblemType;
+pub use device::Device;
 pub use error::{Error, Result};
 pub use library::{LIBRARY_VARIABLE, load_library};
 pub use prediction::{Decision, Prediction};
-pub use session::{Device, Session, SessionOptions};
+pub use session::{Session, SessionOptions};
 pub use tokenizer::{Encoding, TextInput, Tokenizer};

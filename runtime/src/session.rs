@@ -1,20 +1,27 @@
 //! A graph loaded into ONNX Runtime: batches in, logits out. No type of ort shows in its interface.
 
+#![expect(clippy::result_large_err, reason = "ort's builder comes back in its errors")]
+
 use std::{
+    borrow::Cow,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use ort::{
-    ep,
-    session::{Session as OrtSession, SessionInputValue, builder::GraphOptimizationLevel},
+    session::{
+        RunOptions, Session as OrtSession, SessionInputValue,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
     value::TensorRef,
 };
 
 use crate::{
     batch::Batch,
+    compiled::Entry,
+    device::{Device, GpuOptions, execution_providers},
     error::{Error, Result},
     library,
+    placement::Placement,
 };
 
 /// How a session is made. [`SessionOptions::default`] is right for a desktop: the CPU, all cores.
@@ -22,48 +29,27 @@ use crate::{
 pub struct SessionOptions {
     /// ONNX Runtime's library; none: it is searched for (see `nimbert classify --help`). The first session of a process decides.
     pub ort_lib: Option<PathBuf>,
-    /// Where the graph runs. A device that cannot be used is an error, never a silent fall-back.
+    /// Where the graph runs. A device that cannot be used is an error, never a silent fall-back; [`Device::Auto`] is
+    /// resolved by [`crate::Classifier`], and is the CPU here.
     pub device: Device,
-    /// Threads for one run; none: as many as there are physical cores, ONNX Runtime's default.
+    /// Threads for one run; none: as many as the process may use ([`available_threads`]).
     pub threads: Option<usize>,
+    /// Whether threads keep their core busy for a while after a run, in case another comes. Default: only within a run,
+    /// where they wait for each other by the microsecond: a third faster than sleeping there, and idle when there is
+    /// nothing to do.
+    pub spinning: bool,
+    /// What a GPU may use.
+    pub gpu: GpuOptions,
+    /// Writes a trace of all runs when the session is dropped, for `chrome://tracing` or Perfetto: the name begins so,
+    /// ONNX Runtime appends the time and `.json`.
+    pub profile: Option<PathBuf>,
     /// Writes the graph as ONNX Runtime optimized it for this machine: for looking at, or for counting operators.
     pub optimized_model: Option<PathBuf>,
 }
 
-/// Where a graph runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Device {
-    /// The processor.
-    #[default]
-    Cpu,
-    /// An NVIDIA GPU through CUDA.
-    Cuda,
-    /// An NVIDIA GPU through TensorRT.
-    Tensorrt,
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(name: &str) -> std::result::Result<Self, String> {
-        match name {
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda),
-            "tensorrt" => Ok(Self::Tensorrt),
-            _ => Err(format!("expected cpu, cuda or tensorrt, found {name}")),
-        }
-    }
-}
-
-impl std::fmt::Display for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-            Self::Tensorrt => "tensorrt",
-        })
-    }
+/// How many threads the process may use: cores, less what affinity and, on Linux, its control group forbid.
+pub fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A loaded graph with the inputs `input_ids`, `attention_mask` and, where the model has it, `token_type_ids`
@@ -72,6 +58,7 @@ impl std::fmt::Display for Device {
 pub struct Session {
     inner: OrtSession,
     path: PathBuf,
+    is_profiled: bool,
 }
 
 impl Session {
@@ -81,40 +68,57 @@ impl Session {
     /// [`Error::LibraryNotFound`], [`Error::Device`], [`Error::Session`], and [`Error::Format`] for a graph with other
     /// inputs or outputs.
     pub fn open(path: &Path, options: &SessionOptions) -> Result<Self> {
-        if let Err(error) = std::fs::File::open(path) {
-            return Err(Error::io(path, error));
-        }
-        let environment = library::environment(options.ort_lib.as_deref())?;
-        let session_error = |error: String| Error::Session { path: path.to_owned(), message: error };
-        let mut builder = OrtSession::builder(&environment)
-            .map_err(|error| session_error(error.to_string()))?
-            .with_optimization_level(GraphOptimizationLevel::All)
-            .map_err(|error| session_error(error.to_string()))?;
-        if let Some(threads) = options.threads {
-            builder = builder.with_intra_threads(threads).map_err(|error| session_error(error.to_string()))?;
-        }
+        let mut builder = Builder::new(path, options)?;
         if let Some(optimized) = &options.optimized_model {
-            builder = builder.with_optimized_model_path(optimized).map_err(|error| session_error(error.to_string()))?;
+            builder = builder.with(|builder| builder.with_optimized_model_path(optimized))?;
         }
-        let provider = match options.device {
-            Device::Cpu => None,
-            Device::Cuda => Some(ep::CUDA::default().build()),
-            Device::Tensorrt => Some(ep::TensorRT::default().build()),
+        builder.commit(path, options)
+    }
+
+    /// Loads the graph at `path` in the form that an earlier process compiled for this machine, or compiles it now. Only
+    /// for the CPU; where the form cannot be kept, or cannot be read, the graph itself is loaded.
+    ///
+    /// # Errors
+    /// Those of [`Session::open`].
+    pub(crate) fn open_compiled(path: &Path, entry: &Entry, options: &SessionOptions) -> Result<Self> {
+        let open_entry = || {
+            let builder = Builder::new(path, options)?;
+            let level = GraphOptimizationLevel::Disable;
+            builder.with(|builder| builder.with_optimization_level(level))?.commit(&entry.graph(), options)
         };
-        if let Some(provider) = provider {
-            builder = builder
-                .with_execution_providers([provider.error_on_failure()])
-                .map_err(|error| Error::Device { device: options.device.to_string(), message: error.to_string() })?;
+        let unprofiled = SessionOptions { profile: None, ..options.clone() };
+        let compile = |graph: &Path, data_name: &str| {
+            let builder = Builder::new(path, &unprofiled)?;
+            let configs = [
+                ("session.save_external_prepacked_constant_initializers", "1"),
+                ("session.optimized_model_external_initializers_file_name", data_name),
+                ("session.optimized_model_external_initializers_min_size_in_bytes", "4096"),
+            ];
+            let builder = builder.with(|builder| builder.with_optimized_model_path(graph))?;
+            let builder = configs.iter().try_fold(builder, |builder, (key, value)| {
+                builder.with(|builder| builder.with_config_entry(key, value))
+            })?;
+            builder.commit(path, &unprofiled)
+        };
+        if entry.is_there() {
+            if let Ok(session) = open_entry() {
+                entry.touch();
+                return Ok(session);
+            }
+            entry.remove();
         }
-        let inner = builder.commit_from_file(path).map_err(|error| session_error(error.to_string()))?;
-        let session = Self { inner, path: path.to_owned() };
-        session.validate()?;
-        Ok(session)
+        #[cfg(feature = "tracing")]
+        tracing::debug!(graph = %path.display(), entry = %entry.graph().display(), "compiling the graph");
+        // The form that is mapped needs less memory than the session that made it.
+        match entry.create(compile) {
+            Ok(()) => open_entry().or_else(|_| Self::open(path, options)),
+            Err(_) => Self::open(path, options),
+        }
     }
 
     fn validate(&self) -> Result<()> {
         const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
-        let inputs: Vec<&str> = self.inner.inputs().iter().map(|input| input.name()).collect();
+        let inputs = self.inputs();
         if !INPUTS[..2].iter().all(|name| inputs.contains(name)) || !inputs.iter().all(|name| INPUTS.contains(name)) {
             let expected = format!("a graph with the inputs {} (the last is optional)", INPUTS.join(", "));
             return Err(Error::format(&self.path, expected, inputs.join(", ")));
@@ -126,12 +130,22 @@ impl Session {
         Ok(())
     }
 
+    /// The names of the graph's inputs.
+    pub fn inputs(&self) -> Vec<&str> {
+        self.inner.inputs().iter().map(|input| input.name()).collect()
+    }
+
     /// Runs the graph: logits row-major `[batch.rows, labels]`.
     ///
     /// # Errors
     /// [`Error::Session`] if the run fails, [`Error::Format`] if the graph's logits are not `[rows, labels]` floats.
     pub fn run(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let logits = self.run_outputs(batch, &["logits"])?.remove(0);
+        self.run_and(AfterRun::KeepMemory, batch)
+    }
+
+    /// Runs the graph, and says what happens to the memory that it needed.
+    pub(crate) fn run_and(&mut self, after: AfterRun, batch: &Batch) -> Result<Vec<f32>> {
+        let logits = self.run_outputs_and(after, batch, &["logits"])?.remove(0);
         if logits.shape.len() != 2 || logits.shape[0] != batch.rows {
             let expected = format!("logits of shape [{}, labels]", batch.rows);
             return Err(Error::format(&self.path, expected, format!("{:?}", logits.shape)));
@@ -144,10 +158,14 @@ impl Session {
     /// # Errors
     /// [`Error::Session`] if the run fails or an output is none of floats, [`Error::Format`] if the graph has it not.
     pub fn run_outputs(&mut self, batch: &Batch, names: &[&str]) -> Result<Vec<Output>> {
-        let Self { inner, path } = self;
-        let session_error = |error: ort::Error| Error::Session { path: path.clone(), message: error.to_string() };
+        self.run_outputs_and(AfterRun::KeepMemory, batch, names)
+    }
+
+    fn run_outputs_and(&mut self, after: AfterRun, batch: &Batch, names: &[&str]) -> Result<Vec<Output>> {
+        let Self { inner, path, .. } = self;
+        let session_error = |error: ort::Error| Error::session(path, error);
         let shape = [batch.rows, batch.columns];
-        let mut inputs: Vec<(String, SessionInputValue<'_>)> = Vec::with_capacity(3);
+        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(3);
         for input in inner.inputs() {
             let data = match input.name() {
                 "input_ids" => &batch.input_ids,
@@ -155,9 +173,13 @@ impl Session {
                 _ => &batch.token_type_ids,
             };
             let tensor = TensorRef::from_array_view((shape, data.as_slice())).map_err(session_error)?;
-            inputs.push((input.name().to_owned(), tensor.into()));
+            inputs.push((input.name().to_owned().into(), tensor.into()));
         }
-        let outputs = inner.run(inputs).map_err(session_error)?;
+        let mut options = RunOptions::new().map_err(session_error)?;
+        if after == AfterRun::ReleaseMemory {
+            options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(session_error)?;
+        }
+        let outputs = inner.run_with_options(inputs, &options).map_err(session_error)?;
         let extract = |&name: &&str| {
             let Some(output) = outputs.get(name) else {
                 return Err(Error::format(path, format!("a graph with the output {name}"), "none"));
@@ -167,6 +189,38 @@ impl Session {
         };
         names.iter().map(extract).collect()
     }
+
+    /// Runs `batch` on a session of its own, and reads from its trace which execution provider computed what.
+    ///
+    /// # Errors
+    /// Those of [`Session::open`] and [`Session::run`]; [`Error::Io`] if the trace cannot be written.
+    pub fn placement(path: &Path, options: &SessionOptions, batch: &Batch) -> Result<Placement> {
+        let prefix = std::env::temp_dir().join(format!("nimbert-placement-{}", std::process::id()));
+        let mut session = Self::open(path, &SessionOptions { profile: Some(prefix), ..options.clone() })?;
+        session.run(batch)?;
+        session.is_profiled = false;
+        let trace = session.inner.end_profiling().map_err(|error| Error::session(path, error))?;
+        let placement = Placement::read(Path::new(&trace));
+        // A file in the folder for temporary ones; the placement matters, not whether it could be removed.
+        let _ = std::fs::remove_file(&trace);
+        placement
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.is_profiled {
+            // Without it the file stays empty; there is nobody to tell that it could not be written.
+            let _ = self.inner.end_profiling();
+        }
+    }
+}
+
+/// What happens to the memory that a run needed: kept, the next run finds it at once, a quarter faster for a large batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterRun {
+    KeepMemory,
+    ReleaseMemory,
 }
 
 /// One output of a run.
@@ -176,4 +230,61 @@ pub struct Output {
     pub shape: Vec<usize>,
     /// Its elements, row-major.
     pub values: Vec<f32>,
+}
+
+/// ort's builder, with the graph's path for its errors.
+struct Builder<'a> {
+    inner: SessionBuilder,
+    path: &'a Path,
+}
+
+impl<'a> Builder<'a> {
+    /// What every session has.
+    fn new(path: &'a Path, options: &SessionOptions) -> Result<Self> {
+        if let Err(error) = std::fs::File::open(path) {
+            return Err(Error::io(path, error));
+        }
+        let environment = library::environment(options.ort_lib.as_deref())?;
+        let inner = OrtSession::builder(&environment).map_err(|error| Error::session(path, error))?;
+        let mut builder = Self { inner, path }
+            .with(|builder| builder.with_optimization_level(GraphOptimizationLevel::All))?
+            .with(|builder| builder.with_intra_threads(options.threads.unwrap_or_else(available_threads)))?
+            .with(|builder| {
+                let stops = if options.spinning { "0" } else { "1" };
+                builder.with_config_entry("session.force_spinning_stop", stops)
+            })?
+            // One plan of memory for every shape of a batch would be kept, and there are many shapes.
+            .with(|builder| builder.with_memory_pattern(false))?;
+        if let Some(prefix) = &options.profile {
+            builder = builder.with(|builder| builder.with_profiling(prefix))?;
+        }
+        let providers = execution_providers(options.device, &options.gpu);
+        if !providers.is_empty() {
+            let refused = |error: ort::Error<_>| Error::device(options.device, error);
+            builder.inner = builder.inner.with_execution_providers(providers).map_err(refused)?;
+        }
+        Ok(builder)
+    }
+
+    fn with<E: std::fmt::Display>(
+        self,
+        step: impl FnOnce(SessionBuilder) -> std::result::Result<SessionBuilder, E>,
+    ) -> Result<Self> {
+        let Self { inner, path } = self;
+        Ok(Self { inner: step(inner).map_err(|error| Error::session(path, error))?, path })
+    }
+
+    /// Loads `graph`, which is the builder's path or another form of it.
+    fn commit(mut self, graph: &Path, options: &SessionOptions) -> Result<Session> {
+        let inner = self.inner.commit_from_file(graph).map_err(|error| match options.device {
+            Device::Cpu | Device::Auto => Error::session(self.path, error),
+            // Some of a GPU's libraries are looked for only now.
+            device => Error::device(device, error),
+        })?;
+        let session = Session { inner, path: self.path.to_owned(), is_profiled: options.profile.is_some() };
+        session.validate()?;
+        #[cfg(feature = "tracing")]
+        tracing::debug!(graph = %graph.display(), device = %options.device, threads = options.threads, "session opened");
+        Ok(session)
+    }
 }

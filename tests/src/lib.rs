@@ -68,6 +68,7 @@ pub fn program(name: &str) -> Command {
     // Wherever the target folder is, and whatever the user has set: the library that setup has fetched.
     let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     command.env("ORT_DYLIB_PATH", workspace(".setup/lib").join(library));
+    command.env("NIMBERT_CACHE", workspace(".setup/cache"));
     command
 }
 

@@ -1,9 +1,10 @@
 //! What one writes in an hour with ort and tokenizers, as fastembed does it: parse tokenizer.json, load the graph, and
-//! run texts in the order in which they come, padded by batches of 32. `cargo xtask bench runtime` measures nimbert
-//! beside it.
+//! run texts in the order in which they come, padded by batches. `cargo xtask bench runtime` measures nimbert beside it.
 //!
-//!     bare GRAPH.onnx TOKENIZER.json TEXT…       the index of each text's label
-//!     bare GRAPH.onnx TOKENIZER.json -           the same for each line of standard input
+//! ```text
+//! bare GRAPH.onnx TOKENIZER.json BATCH_SIZE TEXT…       the index of each text's label
+//! bare GRAPH.onnx TOKENIZER.json BATCH_SIZE -           the same for each line of standard input
+//! ```
 
 use std::io::{BufRead, Write};
 
@@ -14,14 +15,14 @@ use ort::{
 };
 use tokenizers::{PaddingParams, Tokenizer, TruncationParams};
 
-const BATCH_SIZE: usize = 32;
 const MAX_LENGTH: usize = 128;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [graph, tokenizer, texts @ ..] = &arguments[..] else {
-        anyhow::bail!("usage: bare GRAPH.onnx TOKENIZER.json TEXT…|-");
+    let [graph, tokenizer, batch_size, texts @ ..] = &arguments[..] else {
+        anyhow::bail!("usage: bare GRAPH.onnx TOKENIZER.json BATCH_SIZE TEXT…|-");
     };
+    let batch_size: usize = batch_size.parse().context("BATCH_SIZE")?;
     let library = std::env::var("ORT_DYLIB_PATH").context("ORT_DYLIB_PATH")?;
     let environment = ort::init_from(library)?.build()?;
     let threads = std::thread::available_parallelism()?.get();
@@ -39,13 +40,14 @@ fn main() -> Result<()> {
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     loop {
-        let batch: Vec<String> = lines.by_ref().take(BATCH_SIZE).collect();
+        let batch: Vec<String> = lines.by_ref().take(batch_size).collect();
         if batch.is_empty() {
-            return Ok(out.flush()?);
+            return Ok(());
         }
         for label in classify(&mut session, &tokenizer, batch)? {
             writeln!(out, "{label}")?;
         }
+        out.flush()?;
     }
 }
 
@@ -53,7 +55,7 @@ fn classify(session: &mut Session, tokenizer: &Tokenizer, texts: Vec<String>) ->
     let encodings = tokenizer.encode_batch(texts, true).map_err(anyhow::Error::msg)?;
     let shape = [encodings.len(), encodings[0].len()];
     let tensor = |values: fn(&tokenizers::Encoding) -> &[u32]| {
-        let values: Vec<i64> = encodings.iter().flat_map(|encoding| values(encoding)).map(|&id| id.into()).collect();
+        let values: Vec<i64> = encodings.iter().flat_map(values).map(|&id| id.into()).collect();
         Tensor::from_array((shape, values))
     };
     let outputs = session.run(ort::inputs! {

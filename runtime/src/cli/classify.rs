@@ -1,34 +1,52 @@
 //! `nimbert classify`: texts from arguments, a file or standard input; a line of result for each, in input order.
 
 use std::{
-    fs,
-    io::{self, BufRead, BufReader, BufWriter, Write},
+    io::{IsTerminal, stderr},
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
-use nimbert::{Classifier, Options, Prediction, TextInput};
+use anyhow::bail;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use nimbert::{CallOptions, Classifier, Options, Parallelism, bundle::MANIFEST, bundle::sha256_file};
 
-use super::OutputError;
+use super::{
+    input::{BadRow, Columns, Rows, Text},
+    interrupt,
+    output::{Format, Output},
+};
 
-/// Texts that are read, classified and written together: memory stays bounded however long the input is.
-const WINDOW: usize = 1024;
+/// Texts that are read, classified and written together: enough that those of one length meet, and memory stays bounded
+/// however long the input is.
+const WINDOW_ROWS: usize = 2048;
+const WINDOW_BYTES: usize = 8 << 20;
+/// So many bad rows are shown when they are skipped; the others are counted.
+const SHOWN_BAD_ROWS: u64 = 10;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without --json a line of output is: label, tab, score, tab, the text with its line breaks written as \\n. The label is
 \"unsure\" under the bundle's threshold; where a text may have several labels, those that hold, or \"none\".
-With --json it is one object: {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}")]
+With --json, or to a .jsonl file, it is one object: {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}
+A .csv file gets the columns text, label, score, and the score of each label; so does a .parquet or .arrow file (a build
+with the feature parquet).
+
+Examples:
+  nimbert classify reviews-bundle \"I love this movie!\"
+  nimbert classify reviews-bundle --input reviews.csv --text-column body --output labels.csv
+  nimbert classify reviews-bundle --input reviews.jsonl --output labels.jsonl --on-error skip --resume")]
 pub(super) struct Args {
     /// The bundle's folder
     bundle: PathBuf,
     /// Texts to classify
     #[arg(value_name = "TEXT", conflicts_with = "input", required_unless_present = "input")]
     texts: Vec<String>,
-    /// A file of texts: .csv or .tsv (with a header), .jsonl, else one text a line; - for lines on standard input
+    /// A file of texts: .csv or .tsv (with a header), .jsonl, .parquet (a build with that feature), else one text a line;
+    /// - for lines on standard input
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Column or key of the text in a .csv, .tsv or .jsonl file
+    /// Column or key of the text in a file that has such
     #[arg(long, default_value = "text", value_name = "NAME")]
     text_column: String,
     /// Column or key of the second text, for a classifier of pairs
@@ -37,9 +55,12 @@ pub(super) struct Args {
     /// Where results go; a file appears when it is complete
     #[arg(long, default_value = "-", value_name = "FILE")]
     output: PathBuf,
-    /// The bundle's graph of that name [default: the first that was made for the device]
-    #[arg(long, value_name = "NAME")]
-    variant: Option<String>,
+    /// Go on with an output that was interrupted: its complete results are kept
+    #[arg(long, requires = "input")]
+    resume: bool,
+    /// What a row that cannot be read does: stop, or skip it with a message
+    #[arg(long, value_enum, default_value_t = OnError::Stop)]
+    on_error: OnError,
     /// Show the N most likely labels
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     top_k: Option<u16>,
@@ -47,151 +68,182 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    session: super::SessionArgs,
+    open: super::OpenArgs,
 }
 
-/// A text, and the second one of a pair.
-struct Text {
-    text: String,
-    pair: Option<String>,
-}
-
-impl<'a> From<&'a Text> for TextInput<'a> {
-    fn from(Text { text, pair }: &'a Text) -> Self {
-        Self { text, pair: pair.as_deref() }
-    }
-}
-
-/// Texts in input order; an error names file and line.
-type Texts<'a> = Box<dyn Iterator<Item = anyhow::Result<Text>> + 'a>;
-
-/// The names of the columns that are read.
-struct Columns<'a> {
-    text: &'a str,
-    pair: Option<&'a str>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnError {
+    Stop,
+    Skip,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let texts: Texts<'_> = match &args.input {
-        None => Box::new(args.texts.iter().map(|text| Ok(Text { text: text.clone(), pair: None }))),
-        Some(path) => open_input(path, Columns { text: &args.text_column, pair: args.text_pair_column.as_deref() })?,
-    };
-    let options = Options { session: args.session.options(), variant: args.variant.clone(), ..Options::default() };
-    let classifier = Classifier::open(&args.bundle, &options)?;
-    if args.output == Path::new("-") {
-        return write_all(&classifier, texts, args, &mut BufWriter::new(io::stdout().lock()));
+    let Some(input) = &args.input else { return run_texts(args) };
+    let columns = Columns { text: args.text_column.clone(), pair: args.text_pair_column.clone() };
+    let rows = Rows::open(input, columns)?;
+    let stop = interrupt::flag();
+    let options = Options { parallelism: Parallelism::Throughput, ..args.open.options() };
+    let classifier = super::open(&args.bundle, &options)?;
+    let (mut output, done) = Output::open(&args.output, args.format(&classifier)?, &args.note(input)?, args.resume)?;
+    if done > 0 {
+        eprintln!("nimbert: {done} results are there already");
     }
-    // Behind a link, so that the link stays; a device or a pipe is written to, not replaced.
-    let output = fs::canonicalize(&args.output).unwrap_or_else(|_| args.output.clone());
-    let cannot_write = |reason: io::Error| OutputError { path: args.output.clone(), reason };
-    if fs::metadata(&output).is_ok_and(|metadata| !metadata.is_file()) {
-        let file = fs::OpenOptions::new().write(true).open(&output).map_err(cannot_write)?;
-        return write_all(&classifier, texts, args, &mut BufWriter::new(file));
+    match classify_rows(&classifier, rows, &mut output, done, args.on_error, stop) {
+        Ok(skipped) => {
+            if skipped > 0 {
+                eprintln!("nimbert: {skipped} rows were skipped");
+            }
+            Ok(output.finish()?)
+        }
+        Err(error) => {
+            // Bad input is mended, and is another input then; everything else may be tried again.
+            if let Some(partial) = output.abandon(super::exit_status(&error) != 2) {
+                eprintln!("nimbert: {} has the results so far; --resume goes on", partial.display());
+            }
+            Err(error)
+        }
     }
-    let partial = output.with_added_extension(format!("partial-{}", std::process::id()));
-    let file = fs::File::create(&partial).map_err(cannot_write)?;
-    let result = write_all(&classifier, texts, args, &mut BufWriter::new(file))
-        .and_then(|()| Ok(fs::rename(&partial, &output).map_err(cannot_write)?));
-    if result.is_err() {
-        // The error that is being reported says more than one of removing what may not be there.
-        let _ = fs::remove_file(&partial);
-    }
-    result
 }
 
-fn write_all(
+fn run_texts(args: &Args) -> anyhow::Result<()> {
+    let classifier = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
+    let texts: Vec<Text> = args.texts.iter().map(|text| Text { text: text.clone(), pair: None }).collect();
+    let predictions = classifier.classify_batch(&texts)?;
+    let (mut output, _) = Output::open(&args.output, args.format(&classifier)?, "texts", false)?;
+    for (text, prediction) in texts.iter().zip(&predictions) {
+        output.write(text, prediction)?;
+    }
+    Ok(output.finish()?)
+}
+
+impl Args {
+    fn format(&self, classifier: &Classifier) -> anyhow::Result<Format> {
+        let top_k = self.top_k.map(usize::from);
+        let extension = self.output.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        match extension.as_str() {
+            "jsonl" | "ndjson" => Ok(Format::Json { top_k }),
+            _ if self.json => Ok(Format::Json { top_k }),
+            "parquet" | "arrow" => self.columns(classifier),
+            "csv" if top_k.is_some() => bail!("a .csv file has the scores of all labels: expected no --top-k"),
+            "csv" => Ok(Format::Csv { labels: classifier.labels().to_vec() }),
+            _ => Ok(Format::Lines { top_k }),
+        }
+    }
+
+    #[cfg(feature = "parquet")]
+    fn columns(&self, classifier: &Classifier) -> anyhow::Result<Format> {
+        use super::columns::Kind;
+        let is_arrow = self.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("arrow"));
+        if self.json || self.top_k.is_some() {
+            bail!("{}: has the scores of all labels in columns: expected no --json, no --top-k", self.output.display());
+        }
+        let kind = if is_arrow { Kind::Arrow } else { Kind::Parquet };
+        Ok(Format::Columns { kind, labels: classifier.labels().to_vec() })
+    }
+
+    #[cfg(not(feature = "parquet"))]
+    fn columns(&self, _: &Classifier) -> anyhow::Result<Format> {
+        bail!("{}: this nimbert writes no Parquet or Arrow: build it with --features parquet", self.output.display());
+    }
+
+    /// What is being done, as far as results depend on it: that and nothing else can be resumed.
+    fn note(&self, input: &Path) -> anyhow::Result<String> {
+        let bytes = std::fs::metadata(input).map_or(0, |metadata| metadata.len());
+        let note = serde_json::json!({
+            "input": input,
+            "input_bytes": bytes,
+            "columns": [Some(&self.text_column), self.text_pair_column.as_ref()],
+            "bundle": sha256_file(&self.bundle.join(MANIFEST))?,
+            "variant": self.open.variant,
+            "json": self.json,
+            "top_k": self.top_k,
+        });
+        Ok(note.to_string())
+    }
+}
+
+/// Classifies all rows but the first `done`, which were classified before. Returns how many were skipped.
+fn classify_rows(
     classifier: &Classifier,
-    mut texts: Texts<'_>,
-    args: &Args,
-    output: &mut impl Write,
-) -> anyhow::Result<()> {
-    let cannot_write = |reason: io::Error| OutputError { path: args.output.clone(), reason };
+    rows: Rows,
+    output: &mut Output,
+    done: u64,
+    on_error: OnError,
+    stop: &AtomicBool,
+) -> anyhow::Result<u64> {
+    let progress = Progress::new(&rows);
+    let (mut left, mut skipped) = (done, 0);
     loop {
-        let window: Vec<Text> = texts.by_ref().take(WINDOW).collect::<anyhow::Result<_>>()?;
+        let window = rows.window(WINDOW_ROWS, WINDOW_BYTES, stop)?;
         if window.is_empty() {
-            return Ok(output.flush().map_err(cannot_write)?);
+            progress.bar.finish_and_clear();
+            return Ok(skipped);
         }
-        for (text, prediction) in window.iter().zip(classifier.classify_batch(&window)?) {
-            write_line(output, &text.text, &prediction, args).map_err(cannot_write)?;
-        }
-    }
-}
-
-fn write_line(output: &mut impl Write, text: &str, prediction: &Prediction, args: &Args) -> io::Result<()> {
-    let top_k = args.top_k.map(usize::from);
-    if args.json {
-        return writeln!(output, "{}", prediction.to_json(top_k));
-    }
-    match top_k {
-        None => write!(output, "{}\t{:.4}\t", prediction.summary(), prediction.score)?,
-        Some(k) => {
-            for (label, score) in prediction.top(k) {
-                write!(output, "{label}\t{score:.4}\t")?;
+        let mut texts = Vec::with_capacity(window.len());
+        let mut bad = None;
+        for row in window {
+            match row {
+                Ok(_) if left > 0 => left -= 1,
+                Ok(text) => texts.push(text),
+                Err(row) if on_error == OnError::Skip => {
+                    skipped += 1;
+                    progress.skip(&row, skipped);
+                }
+                Err(row) => {
+                    bad = Some(row);
+                    break;
+                }
             }
         }
-    }
-    writeln!(output, "{}", text.replace('\r', "\\r").replace('\n', "\\n"))
-}
-
-fn open_input<'a>(path: &'a Path, columns: Columns<'a>) -> anyhow::Result<Texts<'a>> {
-    let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
-    let has_columns = matches!(extension.as_deref(), Some("csv" | "tsv" | "jsonl" | "ndjson"));
-    if columns.pair.is_some() && !has_columns {
-        bail!("{}: expected a .csv, .tsv or .jsonl file for --text-pair-column", path.display());
-    }
-    let one = |line: anyhow::Result<String>| Ok(Text { text: line?, pair: None });
-    if path == Path::new("-") {
-        return Ok(Box::new(lines(io::stdin().lock(), "standard input".into()).map(one)));
-    }
-    let file = fs::File::open(path).with_context(|| format!("{}", path.display()))?;
-    let name = path.display().to_string();
-    match extension.as_deref() {
-        Some("csv") => csv_columns(file, name, columns, b','),
-        Some("tsv") => csv_columns(file, name, columns, b'\t'),
-        Some("jsonl" | "ndjson") => {
-            let rows = lines(BufReader::new(file), name.clone()).enumerate();
-            Ok(Box::new(rows.filter(|(_, line)| !matches!(line, Ok(line) if line.trim().is_empty())).map(
-                move |(index, line)| {
-                    let value: serde_json::Value = serde_json::from_str(&line?).map_err(|error| {
-                        let column = error.column();
-                        anyhow::anyhow!("{name}:{}:{column}: expected a JSON object, found none", index + 1)
-                    })?;
-                    let field = |column: &str| match value.get(column) {
-                        Some(serde_json::Value::String(text)) => Ok(text.clone()),
-                        Some(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => {
-                            Ok(value.to_string())
-                        }
-                        _ => bail!("{name}:{}: expected an object with the string {column:?}", index + 1),
-                    };
-                    Ok(Text { text: field(columns.text)?, pair: columns.pair.map(field).transpose()? })
-                },
-            )))
+        let options = CallOptions { cancel: Some(stop), ..CallOptions::default() };
+        let (predictions, _) = classifier.classify_with(&texts, options)?;
+        for (text, prediction) in texts.iter().zip(&predictions) {
+            output.write(text, prediction)?;
         }
-        _ => Ok(Box::new(lines(BufReader::new(file), name).map(one))),
+        output.flush()?;
+        progress.show(&rows, texts.len());
+        if let Some(bad) = bad {
+            return Err(bad.into());
+        }
     }
 }
 
-fn lines<'a>(reader: impl BufRead + 'a, name: String) -> impl Iterator<Item = anyhow::Result<String>> + 'a {
-    reader.lines().enumerate().map(move |(index, line)| {
-        let line = line.with_context(|| format!("{name}:{}", index + 1))?;
-        // A byte order mark belongs to the file, not to its first line.
-        Ok(if index == 0 { line.trim_start_matches('\u{feff}').to_owned() } else { line })
-    })
+/// A bar where standard error is a terminal: part of the input, rows a second, time left.
+struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    rows: std::cell::Cell<u64>,
 }
 
-fn csv_columns<'a>(file: fs::File, name: String, columns: Columns<'_>, delimiter: u8) -> anyhow::Result<Texts<'a>> {
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
-    let headers = reader.headers().with_context(|| name.clone())?.clone();
-    let position = |column: &str, option: &str| {
-        headers.iter().position(|header| header == column).with_context(|| {
-            let found: Vec<_> = headers.iter().collect();
-            format!("{name}:1: expected a column {column:?} (see {option}), found {}", found.join(", "))
-        })
-    };
-    let text = position(columns.text, "--text-column")?;
-    let pair = columns.pair.map(|column| position(column, "--text-pair-column")).transpose()?;
-    Ok(Box::new(reader.into_records().map(move |record| {
-        let record = record.with_context(|| name.clone())?;
-        Ok(Text { text: record[text].to_owned(), pair: pair.map(|pair| record[pair].to_owned()) })
-    })))
+impl Progress {
+    fn new(rows: &Rows) -> Self {
+        let target = match stderr().is_terminal() {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(rows.total, target);
+        let style = match rows.total {
+            Some(_) => "{bar:30} {percent:>3} % {msg}, {eta} left",
+            None => "{spinner} {msg}",
+        };
+        bar.set_style(ProgressStyle::with_template(style).expect("a template of indicatif"));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar, started: Instant::now(), rows: std::cell::Cell::new(0) }
+    }
+
+    fn show(&self, rows: &Rows, classified: usize) {
+        self.rows.set(self.rows.get() + classified as u64);
+        let rate = self.rows.get() as f64 / self.started.elapsed().as_secs_f64();
+        self.bar.set_position(rows.position());
+        self.bar.set_message(format!("{} rows, {rate:.0} a second", self.rows.get()));
+    }
+
+    fn skip(&self, row: &BadRow, skipped: u64) {
+        if skipped <= SHOWN_BAD_ROWS {
+            self.bar.suspend(|| eprintln!("nimbert: skipped: {row}"));
+        }
+        if skipped == SHOWN_BAD_ROWS {
+            self.bar.suspend(|| eprintln!("nimbert: further rows that are skipped are counted only"));
+        }
+    }
 }

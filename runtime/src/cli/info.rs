@@ -1,11 +1,11 @@
-//! `nimbert info`: what a bundle holds, from its manifest; no graph is loaded.
+//! `nimbert info`: what a bundle holds, from its manifest; with `--device`, where its graph is computed.
 
 use std::{
     io::{self, Write},
     path::PathBuf,
 };
 
-use nimbert::Bundle;
+use nimbert::{Batch, Bundle, Device, Session, SessionOptions};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -14,6 +14,15 @@ pub(super) struct Args {
     /// Print the manifest as JSON
     #[arg(long)]
     json: bool,
+    /// Load the graph for that device, run it, and show which execution provider computes what
+    #[arg(long, conflicts_with = "json")]
+    device: Option<Device>,
+    /// The graph of that name, for --device [default: the first that was made for it]
+    #[arg(long, value_name = "NAME", requires = "device")]
+    variant: Option<String>,
+    /// ONNX Runtime's library, for --device
+    #[arg(long, value_name = "FILE", requires = "device")]
+    ort_lib: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
@@ -55,5 +64,27 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         acceptance.shipped_max_logit_difference,
         acceptance.label_agreement * 100.0
     )?;
+    match args.device {
+        None => Ok(()),
+        Some(device) => placement(args, &bundle, device, &mut out),
+    }
+}
+
+/// Runs a text and shows what was computed where.
+fn placement(args: &Args, bundle: &Bundle, device: Device, out: &mut impl Write) -> anyhow::Result<()> {
+    let variant = bundle.variant(args.variant.as_deref(), device)?;
+    let options = SessionOptions { ort_lib: args.ort_lib.clone(), device, ..SessionOptions::default() };
+    let encoding = bundle.tokenizer()?.encode("where is it computed?")?;
+    let batch = Batch::pad([&encoding].into_iter(), bundle.config.pad_token_id);
+    let placement = Session::placement(&bundle.path.join(&variant.file), &options, &batch)?;
+    writeln!(out, "device       {device}, graph {}", variant.name)?;
+    for (provider, operators) in &placement.counts {
+        let operators: Vec<String> = operators.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        writeln!(out, "  {provider}: {}", operators.join(", "))?;
+    }
+    let left = placement.left_on_cpu();
+    if device != Device::Cpu && !left.is_empty() {
+        writeln!(out, "  left to the processor: {}", left.join(", "))?;
+    }
     Ok(())
 }

@@ -1,17 +1,28 @@
 //! The command line: argument types, and the mapping from errors to exit status.
 
+mod bench;
 mod classify;
+#[cfg(feature = "parquet")]
+mod columns;
 mod info;
+mod input;
+mod interrupt;
+mod output;
+#[cfg(feature = "serve")]
+mod serve;
 mod verify;
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
+    str::FromStr,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
-use nimbert::{Device, SessionOptions};
+use indicatif::ProgressBar;
+use nimbert::{Classifier, Device, Options, SessionOptions, compiled::default_cache, device::GpuOptions};
 
 /// Classifies text with a bundle made by nimbert-train.
 #[derive(Parser)]
@@ -20,8 +31,11 @@ use nimbert::{Device, SessionOptions};
     after_help = "\
 Examples:
   nimbert classify reviews-bundle \"I love this movie!\" \"dull\"
-  nimbert classify reviews-bundle --input reviews.csv --json --output labels.jsonl
-  cat lines.txt | nimbert classify reviews-bundle --input -
+  nimbert classify reviews-bundle --input reviews.csv --output labels.csv
+  nimbert classify reviews-bundle --input reviews.jsonl --output labels.jsonl --resume
+  cat lines.txt | nimbert classify reviews-bundle --input - --json
+  nimbert info reviews-bundle --device cuda
+  nimbert bench reviews-bundle --data reviews.csv
   nimbert verify reviews-bundle"
 )]
 struct Cli {
@@ -35,32 +49,121 @@ enum Command {
     Classify(classify::Args),
     /// Show what a bundle holds and how it was tested
     Info(info::Args),
+    /// Measure start, speed and memory on your own texts
+    Bench(bench::Args),
+    /// Answer requests over HTTP
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
     /// Compare every file of a bundle with its recorded checksum, then load it
     Verify(verify::Args),
 }
 
 /// Options of every command that loads a graph.
 #[derive(clap::Args)]
-struct SessionArgs {
-    /// Where the graph runs: cpu, cuda or tensorrt; one that cannot be used is an error
+#[command(next_help_heading = "Running the graph")]
+struct OpenArgs {
+    /// Where the graph runs: cpu, cuda[:N], tensorrt[:N], or auto: the best that can be used. One that was asked for and
+    /// cannot be used is an error
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
-    /// Threads for one run [default: one a physical core]
+    /// The bundle's graph of that name [default: the first that was made for the device]
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+    /// Threads [default: as many as the process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Keep cores busy for a while after a run, in case another comes
+    #[arg(long)]
+    spinning: bool,
+    /// The most memory that the process may have, such as 300MB: batches become smaller, and a text that needs more is
+    /// refused
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<Size>,
+    /// The most memory of the GPU, such as 2GB [default: all]
+    #[arg(long, value_name = "SIZE")]
+    gpu_memory_limit: Option<Size>,
+    /// Record a run's GPU kernels once and replay them; for batches of one shape
+    #[arg(long)]
+    cuda_graph: bool,
+    /// Do not keep the graph in the form compiled for this machine (in $NIMBERT_CACHE, or the system's folder for caches)
+    #[arg(long)]
+    no_cache: bool,
+    /// Write a trace of all runs, for chrome://tracing or Perfetto; the time and .json are appended to the name
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
 }
 
-impl SessionArgs {
-    fn options(&self) -> SessionOptions {
-        SessionOptions {
+impl OpenArgs {
+    fn options(&self) -> Options {
+        let bytes = |size: Option<Size>| size.map(|Size(bytes)| bytes);
+        let gpu = GpuOptions {
+            memory_limit: bytes(self.gpu_memory_limit),
+            cuda_graph: self.cuda_graph,
+            ..GpuOptions::default()
+        };
+        let session = SessionOptions {
             ort_lib: self.ort_lib.clone(),
             device: self.device,
             threads: self.threads.map(usize::from),
+            spinning: self.spinning,
+            gpu,
+            profile: self.profile.clone(),
             optimized_model: None,
+        };
+        Options {
+            session,
+            variant: self.variant.clone(),
+            memory_limit: bytes(self.memory_limit),
+            cache: if self.no_cache { None } else { default_cache() },
+            ..Options::default()
         }
+    }
+}
+
+/// Opens a bundle, and says where it runs if that was left open.
+fn open(bundle: &std::path::Path, options: &Options) -> nimbert::Result<Classifier> {
+    let spinner = ProgressBar::new_spinner();
+    if matches!(options.session.device, Device::Tensorrt(_)) && io::stderr().is_terminal() {
+        spinner.set_message("TensorRT builds an engine for this GPU, which takes minutes the first time");
+        spinner.enable_steady_tick(Duration::from_millis(200));
+    }
+    let classifier = Classifier::open(bundle, options);
+    spinner.finish_and_clear();
+    let classifier = classifier?;
+    if options.session.device == Device::Auto {
+        for error in classifier.fallbacks() {
+            eprintln!("nimbert: not used: {error}");
+        }
+        eprintln!("nimbert: device {}", classifier.device());
+    }
+    Ok(classifier)
+}
+
+/// A number of bytes as people write it: 300MB, 2GB, 64MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size(u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("expected a size such as 300MB, 2GB or 64MiB, found {text}");
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let number: u64 = text[..digits].parse().map_err(|_| unknown())?;
+        let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kb" => 1000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "kib" => 1 << 10,
+            "mib" => 1 << 20,
+            "gib" => 1 << 30,
+            _ => return Err(unknown()),
+        };
+        number.checked_mul(unit).filter(|&bytes| bytes > 0).map(Self).ok_or_else(unknown)
     }
 }
 
@@ -69,6 +172,9 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Classify(args) => classify::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match result {
@@ -77,11 +183,18 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => {
             // Where standard error is closed, the exit status still tells.
             let _ = writeln!(io::stderr(), "nimbert: error: {error:#}");
-            // Everything but a failing run of the graph, or a full disk, is something that the caller gave.
-            let run_failed =
-                error.is::<OutputError>() || matches!(error.downcast_ref(), Some(nimbert::Error::Session { .. }));
-            ExitCode::from(if run_failed { 1 } else { 2 })
+            ExitCode::from(exit_status(&error))
         }
+    }
+}
+
+/// Everything but a failing run of the graph, or a full disk, is something that the caller gave.
+fn exit_status(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(nimbert::Error::Cancelled) => 130,
+        Some(nimbert::Error::Session { .. }) => 1,
+        _ if error.is::<OutputError>() => 1,
+        _ => 2,
     }
 }
 
@@ -100,4 +213,25 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         None => error.downcast_ref::<io::Error>(),
     };
     reason.is_some_and(|reason| reason.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let bytes = |text: &str| text.parse::<Size>().map(|Size(bytes)| bytes);
+        assert_eq!(bytes("300MB"), Ok(300_000_000));
+        assert_eq!(bytes("2 GiB"), Ok(2 << 30));
+        assert_eq!(bytes("4096"), Ok(4096));
+        for wrong in ["", "MB", "0MB", "-1MB", "3 apples", "99999999999999999999", "99999999999GB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
 }

@@ -1,0 +1,317 @@
+//! Results on standard output or in a file: lines for people, CSV, JSON Lines; Parquet and Arrow in a build with that
+//! feature.
+//!
+//! A file is written under another name beside its place and renamed when it is complete. What an interrupted run has
+//! written stays under that name, so that `--resume` can go on: with it lies a note of what was being done.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead, BufReader, BufWriter, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use nimbert::Prediction;
+
+#[cfg(feature = "parquet")]
+use super::columns::{Columns, Kind};
+use super::{
+    OutputError,
+    input::{Text, beside},
+};
+
+/// How a result is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Label, score and text, separated by tabs; or the most likely labels and their scores.
+    Lines { top_k: Option<usize> },
+    /// A header and rows: text, label, score, and the score of each label.
+    Csv { labels: Vec<String> },
+    /// One object a line.
+    Json { top_k: Option<usize> },
+    /// A Parquet or Arrow file with the columns of CSV.
+    #[cfg(feature = "parquet")]
+    Columns { kind: Kind, labels: Vec<String> },
+}
+
+impl Format {
+    /// What stands before the results.
+    fn header(&self) -> Option<String> {
+        let Self::Csv { labels } = self else { return None };
+        let scores = labels.iter().map(|label| format!("score {label}"));
+        let columns: Vec<String> = ["text", "label", "score"].map(str::to_owned).into_iter().chain(scores).collect();
+        Some(csv_line(columns))
+    }
+
+    /// Whether what is there of an interrupted file can be used. The end of a file of columns tells where they are; without
+    /// it, it is none.
+    fn can_be_resumed(&self) -> bool {
+        match self {
+            #[cfg(feature = "parquet")]
+            Self::Columns { .. } => false,
+            Self::Lines { .. } | Self::Csv { .. } | Self::Json { .. } => true,
+        }
+    }
+
+    /// One result, with its line break; none for what is no text.
+    fn row(&self, text: &Text, prediction: &Prediction) -> String {
+        match self {
+            Self::Json { top_k } => format!("{}\n", prediction.to_json(*top_k)),
+            Self::Csv { .. } => {
+                let fixed = [text.text.clone(), prediction.summary(), format!("{:.6}", prediction.score)];
+                csv_line(fixed.into_iter().chain(prediction.scores.iter().map(|(_, score)| format!("{score:.6}"))))
+            }
+            Self::Lines { top_k } => {
+                let labels = match top_k {
+                    None => format!("{}\t{:.4}\t", prediction.summary(), prediction.score),
+                    Some(k) => {
+                        prediction.top(*k).iter().map(|(label, score)| format!("{label}\t{score:.4}\t")).collect()
+                    }
+                };
+                format!("{labels}{}\n", text.text.replace('\r', "\\r").replace('\n', "\\n"))
+            }
+            #[cfg(feature = "parquet")]
+            Self::Columns { .. } => String::new(),
+        }
+    }
+
+    /// How many results a file holds, and the bytes that they take: what was written of a last one is none.
+    fn count(&self, file: &File) -> io::Result<(u64, u64)> {
+        let mut reader = BufReader::new(file);
+        let (mut rows, mut bytes, mut complete) = (0, 0, 0);
+        let mut is_quoted = false;
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if reader.read_until(b'\n', &mut line)? == 0 || !line.ends_with(b"\n") {
+                break;
+            }
+            bytes += line.len() as u64;
+            // In CSV a text may have line breaks, between quotes.
+            let is_csv = matches!(self, Self::Csv { .. });
+            is_quoted ^= is_csv && line.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
+            if !is_quoted {
+                (rows, complete) = (rows + 1, bytes);
+            }
+        }
+        let header = u64::from(self.header().is_some());
+        Ok(if rows < header { (0, 0) } else { (rows - header, complete) })
+    }
+}
+
+fn csv_line(cells: impl IntoIterator<Item = String>) -> String {
+    let quoted = |cell: String| match cell.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell,
+    };
+    cells.into_iter().map(quoted).collect::<Vec<_>>().join(",") + "\n"
+}
+
+/// Where results go.
+pub(super) struct Output {
+    writer: Box<dyn Write>,
+    /// What is written in columns, instead of by the writer.
+    #[cfg(feature = "parquet")]
+    columns: Option<Columns>,
+    format: Format,
+    path: PathBuf,
+    /// None for what is written to directly: standard output, a pipe, a device.
+    file: Option<Partial>,
+}
+
+/// A file that is not complete yet.
+struct Partial {
+    target: PathBuf,
+    rows: PathBuf,
+    note: PathBuf,
+    /// Locked, so that two runs do not write one file.
+    lock: File,
+}
+
+impl Output {
+    /// Opens the output, and says how many results of an earlier run it begins with. `note` is what was asked for: a run
+    /// that asked for something else cannot be resumed.
+    pub(super) fn open(path: &Path, format: Format, note: &str, resume: bool) -> anyhow::Result<(Self, u64)> {
+        let cannot_write = |reason: io::Error| OutputError { path: path.to_owned(), reason };
+        let direct = |writer: Box<dyn Write>, format: Format| Self {
+            writer,
+            #[cfg(feature = "parquet")]
+            columns: None,
+            format,
+            path: path.to_owned(),
+            file: None,
+        };
+        if resume && !format.can_be_resumed() {
+            bail!("{}: expected a .csv, .jsonl or text file for --resume", path.display());
+        }
+        // Behind a link, so that the link stays; a device or a pipe is written to, not replaced.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file());
+        if path == Path::new("-") || is_special {
+            if resume {
+                bail!("{}: expected a file for --resume", path.display());
+            }
+            let writer: Box<dyn Write> = match path == Path::new("-") {
+                true => Box::new(BufWriter::new(io::stdout().lock())),
+                false => Box::new(BufWriter::new(File::options().write(true).open(&target).map_err(cannot_write)?)),
+            };
+            let mut output = direct(writer, format);
+            output.write_header()?;
+            return Ok((output, 0));
+        }
+        let (rows, note_path) = (beside(&target, "partial"), beside(&target, "partial.json"));
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&rows).map_err(cannot_write)?;
+        if file.try_lock().is_err() {
+            bail!("{}: another nimbert is writing it", rows.display());
+        }
+        let (done, bytes) = if resume { resumable(&rows, &note_path, note, &format, &file)? } else { (0, 0) };
+        file.set_len(bytes).map_err(cannot_write)?;
+        let mut writer = file.try_clone().map_err(cannot_write)?;
+        writer.seek(io::SeekFrom::Start(bytes)).map_err(cannot_write)?;
+        fs::write(&note_path, note).map_err(cannot_write)?;
+        #[cfg(feature = "parquet")]
+        let columns = match &format {
+            Format::Columns { kind, labels } => {
+                let file = file.try_clone().map_err(cannot_write)?;
+                Some(Columns::new(file, *kind, labels).map_err(cannot_write)?)
+            }
+            _ => None,
+        };
+        let partial = Partial { target, rows, note: note_path, lock: file };
+        let mut output = Self {
+            file: Some(partial),
+            #[cfg(feature = "parquet")]
+            columns,
+            ..direct(Box::new(BufWriter::new(writer)), format)
+        };
+        if bytes == 0 {
+            output.write_header()?;
+        }
+        Ok((output, done))
+    }
+
+    fn write_header(&mut self) -> Result<(), OutputError> {
+        let header = self.format.header().unwrap_or_default();
+        self.writer.write_all(header.as_bytes()).map_err(|reason| self.error(reason))
+    }
+
+    fn error(&self, reason: io::Error) -> OutputError {
+        OutputError { path: self.path.clone(), reason }
+    }
+
+    /// Writes one result.
+    pub(super) fn write(&mut self, text: &Text, prediction: &Prediction) -> Result<(), OutputError> {
+        #[cfg(feature = "parquet")]
+        if let Some(columns) = &mut self.columns {
+            columns.push(&text.text, prediction);
+            return Ok(());
+        }
+        self.writer.write_all(self.format.row(text, prediction).as_bytes()).map_err(|reason| self.error(reason))
+    }
+
+    /// Hands on what was written, so that it can be read, or is kept if the process is killed.
+    pub(super) fn flush(&mut self) -> Result<(), OutputError> {
+        #[cfg(feature = "parquet")]
+        if let Some(columns) = &mut self.columns {
+            return columns.flush().map_err(|reason| self.error(reason));
+        }
+        self.writer.flush().map_err(|reason| self.error(reason))
+    }
+
+    /// Puts the file in its place.
+    pub(super) fn finish(mut self) -> Result<(), OutputError> {
+        self.flush()?;
+        #[cfg(feature = "parquet")]
+        if let Some(columns) = self.columns.take() {
+            columns.finish().map_err(|reason| self.error(reason))?;
+        }
+        let Some(Partial { target, rows, note, lock }) = self.file.take() else { return Ok(()) };
+        lock.sync_all().and_then(|()| fs::rename(rows, target)).map_err(|reason| self.error(reason))?;
+        // The results are in their place; a note that cannot be removed is no failure.
+        let _ = fs::remove_file(note);
+        Ok(())
+    }
+
+    /// Gives up: what can be resumed is kept, anything else is removed. Returns where it lies.
+    pub(super) fn abandon(mut self, keep: bool) -> Option<PathBuf> {
+        let is_flushed = self.writer.flush().is_ok();
+        let Partial { rows, note, .. } = self.file?;
+        if keep && is_flushed && self.format.can_be_resumed() {
+            return Some(rows);
+        }
+        // The error that is being reported says more than one of removing what may not be there.
+        let _ = fs::remove_file(note);
+        let _ = fs::remove_file(rows);
+        None
+    }
+}
+
+/// How many results an earlier run has left, and their bytes.
+fn resumable(rows: &Path, note_path: &Path, note: &str, format: &Format, file: &File) -> anyhow::Result<(u64, u64)> {
+    match fs::read_to_string(note_path) {
+        Ok(earlier) if earlier == note => {}
+        Ok(earlier) => {
+            bail!("{}: expected the results of the same work, {note}, found those of {earlier}", rows.display())
+        }
+        // Nothing to resume: from the beginning.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        Err(error) => return Err(error).with_context(|| note_path.display().to_string()),
+    }
+    format.count(file).with_context(|| rows.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn count(format: &Format, content: &str) -> (u64, u64) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content.as_bytes()).unwrap();
+        file.rewind().unwrap();
+        format.count(&file).unwrap()
+    }
+
+    #[test]
+    fn only_complete_results_count() {
+        let json = Format::Json { top_k: None };
+        assert_eq!(count(&json, "{}\n{}\n{\"la"), (2, 6));
+        assert_eq!(count(&json, ""), (0, 0));
+        let csv = Format::Csv { labels: vec!["a".to_owned(), "b".to_owned()] };
+        let header = csv.header().unwrap();
+        assert_eq!(header, "text,label,score,score a,score b\n");
+        let bytes = header.len() as u64;
+        assert_eq!(count(&csv, &header), (0, bytes));
+        assert_eq!(count(&csv, &header[..9]), (0, 0));
+        // A text with a line break is one result, and half of it is none.
+        assert_eq!(count(&csv, &format!("{header}\"x\ny\",a,1,1,0\n")), (1, bytes + 14));
+        assert_eq!(count(&csv, &format!("{header}z,a,1,1,0\n\"x\n")), (1, bytes + 10));
+    }
+
+    #[test]
+    fn a_file_appears_when_it_is_complete_and_only_the_same_work_is_resumed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        let json = || Format::Json { top_k: None };
+        let files = || fs::read_dir(folder.path()).unwrap().count();
+        let (mut output, done) = Output::open(&path, json(), "work", true).unwrap();
+        assert_eq!(done, 0);
+        output.writer.write_all(b"{}\n{\"half").unwrap();
+        assert!(Output::open(&path, json(), "work", true).err().unwrap().to_string().contains("another nimbert"));
+        let rows = output.abandon(true).unwrap();
+        assert!(rows.exists() && !path.exists());
+        let other = Output::open(&path, json(), "other work", true).err().unwrap();
+        assert!(other.to_string().contains("other work"), "{other}");
+        let (mut output, done) = Output::open(&path, json(), "work", true).unwrap();
+        assert_eq!(done, 1);
+        output.writer.write_all(b"[]\n").unwrap();
+        output.finish().unwrap();
+        let mut content = String::new();
+        File::open(&path).unwrap().read_to_string(&mut content).unwrap();
+        assert_eq!((content.as_str(), files()), ("{}\n[]\n", 1));
+        let (output, _) = Output::open(&path, json(), "work", false).unwrap();
+        assert_eq!((output.abandon(false), files()), (None, 1));
+    }
+}

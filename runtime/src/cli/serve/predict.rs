@@ -1,0 +1,184 @@
+//! `POST /predict`, as text-embeddings-inference has it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Json,
+    extract::{State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use nimbert::{CallOptions, Error, Prediction, TextInput};
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Server};
+
+/// A request's body. Further keys of text-embeddings-inference's are taken and change nothing: texts are always cut on
+/// the right, and scores are always probabilities.
+#[derive(Debug, Deserialize)]
+pub(super) struct Body {
+    inputs: Inputs,
+    #[serde(default)]
+    raw_scores: bool,
+}
+
+/// One text, a pair of two texts, or a list of either: `"a"`, `["a", "b"]`, `[["a"], ["b"]]`, `[["a", "b"], ["c", "d"]]`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Inputs {
+    One(String),
+    Pair(String, String),
+    List(Vec<Vec<String>>),
+}
+
+/// A text, and the second one of a pair.
+type Input = (String, Option<String>);
+
+/// One label of an answer.
+#[derive(Debug, Serialize)]
+struct Score {
+    score: f32,
+    label: String,
+}
+
+/// Tells a call that nobody waits for its answer any more.
+struct HangUp(Arc<AtomicBool>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+pub(super) async fn predict(State(server): State<Arc<Server>>, body: Result<Json<Body>, JsonRejection>) -> Response {
+    let response = match answer(&server, body).await {
+        Ok(response) => response,
+        Err(failure) => failure.into_response(),
+    };
+    server.metrics.answered(response.status().as_u16());
+    response
+}
+
+async fn answer(server: &Arc<Server>, body: Result<Json<Body>, JsonRejection>) -> Result<Response, Failure> {
+    let Json(Body { inputs, raw_scores }) = body.map_err(|error| {
+        // Too large stays what it is; all else is a body of another form.
+        let status = if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            error.status()
+        } else {
+            StatusCode::UNPROCESSABLE_ENTITY
+        };
+        Failure::new(status, "validation", error.body_text())
+    })?;
+    if raw_scores {
+        return Err(Failure::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "validation",
+            "expected no raw_scores: scores are probabilities",
+        ));
+    }
+    let is_list = matches!(inputs, Inputs::List(_));
+    let texts = texts(inputs, server.max_client_batch_size)?;
+    let Ok(permit) = server.requests.try_acquire() else {
+        return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "too many requests are being answered"));
+    };
+    let in_flight = server.metrics.begin();
+    let cancel = Arc::new(AtomicBool::new(false));
+    // Dropped with this future, as when the client hangs up.
+    let _hang_up = HangUp(Arc::clone(&cancel));
+    let called = Arc::clone(server);
+    let classified = tokio::task::spawn_blocking(move || {
+        let options = CallOptions { cancel: Some(&cancel), ..CallOptions::default() };
+        let inputs = texts.iter().map(|(text, pair)| TextInput { text, pair: pair.as_deref() });
+        let (predictions, timing) = called.classifier.classify_with(inputs, options)?;
+        called.metrics.classified(predictions.len(), &timing);
+        Ok(predictions)
+    });
+    let predictions: Vec<Prediction> = match classified.await {
+        Ok(result) => result.map_err(failure)?,
+        Err(error) => return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "backend", error.to_string())),
+    };
+    drop((permit, in_flight));
+    let mut answers: Vec<Vec<Score>> = predictions.iter().map(scores).collect();
+    Ok(match is_list {
+        true => Json(answers).into_response(),
+        false => Json(answers.remove(0)).into_response(),
+    })
+}
+
+fn texts(inputs: Inputs, max: usize) -> Result<Vec<Input>, Failure> {
+    let invalid = |status, message: String| Err(Failure::new(status, "validation", message));
+    let texts = match inputs {
+        Inputs::One(text) => vec![(text, None)],
+        Inputs::Pair(text, pair) => vec![(text, Some(pair))],
+        Inputs::List(list) => {
+            let mut texts = Vec::with_capacity(list.len());
+            for (index, mut parts) in list.into_iter().enumerate() {
+                let second = if parts.len() == 2 { parts.pop() } else { None };
+                match (parts.pop(), parts.is_empty()) {
+                    (Some(text), true) => texts.push((text, second)),
+                    _ => {
+                        let message = format!("inputs[{index}]: expected one text or two");
+                        return invalid(StatusCode::UNPROCESSABLE_ENTITY, message);
+                    }
+                }
+            }
+            texts
+        }
+    };
+    match texts.len() {
+        0 => invalid(StatusCode::UNPROCESSABLE_ENTITY, "inputs: expected at least one text".to_owned()),
+        count if count > max => {
+            let message = format!("inputs: expected at most {max} texts, found {count}");
+            invalid(StatusCode::PAYLOAD_TOO_LARGE, message)
+        }
+        _ => Ok(texts),
+    }
+}
+
+/// The labels, the most likely first.
+fn scores(prediction: &Prediction) -> Vec<Score> {
+    let all = prediction.top(prediction.scores.len()).into_iter();
+    all.map(|(label, score)| Score { score, label: label.to_owned() }).collect()
+}
+
+fn failure(error: Error) -> Failure {
+    let (status, kind) = match error {
+        Error::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+        Error::Tokenizer(_) | Error::MemoryLimit { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "tokenizer"),
+        _ => (StatusCode::FAILED_DEPENDENCY, "backend"),
+    };
+    Failure::new(status, kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(json: &str) -> Result<Vec<Input>, (u16, String)> {
+        let body: Body = serde_json::from_str(json).map_err(|error| (0, error.to_string()))?;
+        texts(body.inputs, 2).map_err(|failure| (failure.status.as_u16(), failure.message))
+    }
+
+    #[test]
+    fn inputs_are_a_text_a_pair_or_a_list_of_either() {
+        let (a, b) = (|| "a".to_owned(), || "b".to_owned());
+        assert_eq!(parsed(r#"{"inputs": "a", "truncate": true}"#), Ok(vec![(a(), None)]));
+        assert_eq!(parsed(r#"{"inputs": ["a", "b"]}"#), Ok(vec![(a(), Some(b()))]));
+        assert_eq!(parsed(r#"{"inputs": [["a"], ["b"]]}"#), Ok(vec![(a(), None), (b(), None)]));
+        assert_eq!(parsed(r#"{"inputs": [["a", "b"]]}"#), Ok(vec![(a(), Some(b()))]));
+    }
+
+    #[test]
+    fn what_is_wrong_with_inputs_is_said() {
+        let status = |json: &str| parsed(json).unwrap_err().0;
+        assert_eq!(status(r#"{"inputs": []}"#), 422);
+        assert_eq!(status(r#"{"inputs": [["a"], []]}"#), 422);
+        assert_eq!(parsed(r#"{"inputs": [["a", "b", "c"]]}"#).unwrap_err().1, "inputs[0]: expected one text or two");
+        assert_eq!(status(r#"{"inputs": [["a"], ["b"], ["c"]]}"#), 413);
+        assert_eq!(status(r#"{"inputs": 5}"#), 0);
+        assert_eq!(status(r#"{}"#), 0);
+    }
+}

@@ -1,0 +1,52 @@
+//! How much memory a run of the graph needs: an estimate from its shape, so that a batch can be refused before it is run.
+
+use crate::config::ModelConfig;
+
+/// The sizes that a run's memory depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RunMemory {
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) heads: usize,
+}
+
+impl RunMemory {
+    pub(crate) fn of(config: &ModelConfig) -> Self {
+        let &ModelConfig { hidden_size, intermediate_size, num_attention_heads: heads, .. } = config;
+        Self { hidden_size, intermediate_size, heads }
+    }
+
+    /// Bytes that a run of `rows` texts of `columns` tokens needs at its peak, with some to spare.
+    ///
+    /// Either the feed-forward part is the largest (its input and residual, and twice what is between its products: before
+    /// and behind the activation), or attention is (queries, keys, values and their product, and the scores of all pairs of
+    /// tokens). In 32 bits all of it.
+    pub(crate) fn bytes(&self, rows: usize, columns: usize) -> u64 {
+        let tokens = rows * columns;
+        let feed_forward = tokens * (3 * self.hidden_size + 2 * self.intermediate_size);
+        let attention = tokens * 8 * self.hidden_size + 2 * rows * self.heads * columns * columns;
+        // A quarter for what quantization and ONNX Runtime's own buffers add.
+        (feed_forward.max(attention) * 4 * 5 / 4) as u64
+    }
+}
+
+/// Bytes of memory that the process holds now. None where the system does not say it in a file.
+pub(crate) fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_grows_with_the_square_of_the_length() {
+        let memory = RunMemory { hidden_size: 384, intermediate_size: 1536, heads: 12 };
+        assert_eq!(memory.bytes(1, 32), 32 * (3 * 384 + 2 * 1536) * 5);
+        let (short, long) = (memory.bytes(1, 512), memory.bytes(1, 1024));
+        assert!(long > 3 * short, "{short} {long}");
+        assert_eq!(memory.bytes(4, 64), 4 * memory.bytes(1, 64));
+    }
+}

@@ -1,0 +1,529 @@
+//! Joins the texts of all calls into batches and runs them.
+//!
+//! Every call puts its encodings into one queue and waits. Workers, each a thread with a session of its own, take from it
+//! texts of like length and run them together. There are two kinds of workers:
+//!
+//! - One *wide*, whose session uses all threads for one run: the shortest time for a text that comes alone.
+//! - As many *narrow* ones as there are threads, whose sessions use one each. Two such runs at once do a third more than
+//!   two threads on one run, and a text's time is hardly longer where others would wait before it. They are made when
+//!   calls first overlap.
+//!
+//! On the CPU a batch is small ([`Settings::max_batch_tokens`]): past some hundred tokens it only leaves the processor's
+//! caches. What counts there is that texts of one length meet.
+
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    batch::Batch,
+    error::{Error, Result},
+    memory::RunMemory,
+    session::{AfterRun, Session},
+    tokenizer::Encoding,
+};
+
+/// So many of the waiting texts are looked at for a batch: those behind come into one of the next.
+const LOOK_AHEAD: usize = 1024;
+/// How often a call that may be cancelled looks whether it is.
+const CANCEL_POLL: Duration = Duration::from_millis(10);
+/// The memory of a batch of so many tokens is given back once nothing waits.
+const LARGE_BATCH: usize = 256;
+
+/// How batches are formed.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Texts a run.
+    pub(crate) batch_size: usize,
+    /// Tokens a run, padding included. A text that is longer alone is run alone.
+    pub(crate) max_batch_tokens: usize,
+    /// A text joins a batch only if it brings no more padding than this, in tokens, its own and that of the others.
+    pub(crate) max_padding: usize,
+    /// How long a text waits for others before its batch is run.
+    pub(crate) max_wait: Duration,
+    /// How many texts may wait; none: any number.
+    pub(crate) queue_limit: Option<usize>,
+    /// What a run may need; none: any amount.
+    pub(crate) memory: Option<(RunMemory, u64)>,
+    /// What fills a batch's shorter rows.
+    pub(crate) pad_token_id: u32,
+}
+
+/// Which workers there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Workers {
+    /// Whether there is a wide one.
+    pub(crate) wide: bool,
+    /// How many narrow ones there may be.
+    pub(crate) narrow: usize,
+}
+
+/// Opens a session that uses so many threads for a run; none: all.
+pub(crate) type OpenSession = dyn Fn(Option<usize>) -> Result<Session> + Send + Sync;
+
+/// When and how long a call's texts were run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// Until the first of them was taken from the queue.
+    pub(crate) queue: Duration,
+    /// From then until the last of them was done.
+    pub(crate) inference: Duration,
+}
+
+/// What makes a call give up.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct GiveUp<'a> {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) cancel: Option<&'a AtomicBool>,
+}
+
+/// The queue and its workers. Dropping it ends them; there is no call then that waits.
+pub(crate) struct Scheduler {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    settings: Settings,
+    workers: Workers,
+    open: Box<OpenSession>,
+    state: Mutex<State>,
+    /// There is something new in the state.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    wide_is_busy: bool,
+    /// Narrow workers whose thread was started, whose session is open, that run a batch.
+    narrow_started: usize,
+    narrow_ready: usize,
+    narrow_busy: usize,
+    is_closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    Wide,
+    Narrow,
+}
+
+/// One encoding that waits.
+struct Job {
+    encoding: Encoding,
+    /// Its place among those of its call.
+    index: usize,
+    call: Arc<Call>,
+    since: Instant,
+    is_answered: bool,
+}
+
+/// One call that waits for its encodings.
+struct Call {
+    progress: Mutex<Progress>,
+    done: Condvar,
+}
+
+struct Progress {
+    logits: Vec<Vec<f32>>,
+    missing: usize,
+    error: Option<Error>,
+    started: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+impl Scheduler {
+    /// Opens the first session; the others are opened when they are needed.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub(crate) fn new(settings: Settings, workers: Workers, open: Box<OpenSession>) -> Result<Self> {
+        let first = if workers.wide { Width::Wide } else { Width::Narrow };
+        let session = open(if workers.wide { None } else { Some(1) })?;
+        let mut state = State::default();
+        if first == Width::Narrow {
+            (state.narrow_started, state.narrow_ready) = (1, 1);
+        }
+        let shared = Shared { settings, workers, open, state: Mutex::new(state), changed: Condvar::new() };
+        let scheduler = Self { shared: Arc::new(shared), threads: Mutex::new(Vec::new()) };
+        scheduler
+            .spawn(move |shared| shared.work(first, session))
+            .map_err(|error| Error::session(Path::new("a worker"), error))?;
+        Ok(scheduler)
+    }
+
+    fn spawn(&self, work: impl FnOnce(&Shared) + Send + 'static) -> std::io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name("nimbert".to_owned()).spawn(move || work(&shared))?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// The logits of each encoding, in order.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`], [`Error::MemoryLimit`] before anything is run; [`Error::Cancelled`],
+    /// [`Error::DeadlinePassed`]; what a run gives.
+    pub(crate) fn logits(&self, encodings: Vec<Encoding>, give_up: GiveUp<'_>) -> Result<(Vec<Vec<f32>>, Times)> {
+        let since = Instant::now();
+        if let Some((memory, available)) = self.shared.settings.memory
+            && let Some(tokens) = encodings.iter().map(|encoding| encoding.input_ids.len()).max()
+            && memory.bytes(1, tokens) > available
+        {
+            return Err(Error::MemoryLimit { tokens, needed: memory.bytes(1, tokens), available });
+        }
+        let progress = Progress {
+            logits: vec![Vec::new(); encodings.len()],
+            missing: encodings.len(),
+            error: None,
+            started: None,
+            ended: None,
+        };
+        let call = Arc::new(Call { progress: Mutex::new(progress), done: Condvar::new() });
+        let mut jobs: Vec<Job> = encodings
+            .into_iter()
+            .enumerate()
+            .map(|(index, encoding)| Job { encoding, index, call: Arc::clone(&call), since, is_answered: false })
+            .collect();
+        // The longest first: what comes last is short, so that all workers end at the same time.
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.encoding.input_ids.len()));
+        self.push(jobs)?;
+        call.wait(&self.shared, give_up, since)
+    }
+
+    fn push(&self, jobs: Vec<Job>) -> Result<()> {
+        let Shared { settings, workers, .. } = &*self.shared;
+        let mut state = self.shared.lock();
+        if let Some(limit) = settings.queue_limit
+            && !state.waiting.is_empty()
+            && state.waiting.len() + jobs.len() > limit
+        {
+            drop(state);
+            // They were not queued, and their call does not wait.
+            jobs.into_iter().for_each(|mut job| job.is_answered = true);
+            return Err(Error::QueueFull { limit });
+        }
+        state.waiting.extend(jobs);
+        let overlaps = state.waiting.len() > 1 || state.wide_is_busy;
+        let wanted = if overlaps { workers.narrow.min(state.waiting.len()) } else { 0 };
+        let new = wanted.saturating_sub(state.narrow_started);
+        state.narrow_started += new;
+        drop(state);
+        self.shared.changed.notify_all();
+        for _ in 0..new {
+            // Where no further thread or session can be had, those that are there do the work.
+            let _ = self.spawn(|shared| {
+                if let Ok(session) = (shared.open)(Some(1)) {
+                    shared.lock().narrow_ready += 1;
+                    shared.work(Width::Narrow, session);
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.shared.lock().is_closed = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A worker that has panicked has said so on standard error.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scheduler")
+            .field("settings", &self.shared.settings)
+            .field("workers", &self.shared.workers)
+            .finish()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs batches until the scheduler is dropped.
+    fn work(&self, width: Width, mut session: Session) {
+        // Whether the session keeps the memory of a large batch.
+        let mut is_grown = false;
+        let mut state = self.lock();
+        loop {
+            match state.next(width, self.workers.wide, &self.settings) {
+                Next::Batch(jobs) => {
+                    state.busy(width, true);
+                    let is_last = state.waiting.is_empty();
+                    drop(state);
+                    let batch = Batch::pad(jobs.iter().map(|job| &job.encoding), self.settings.pad_token_id);
+                    is_grown |= batch.rows * batch.columns >= LARGE_BATCH;
+                    let after = if is_grown && is_last { AfterRun::ReleaseMemory } else { AfterRun::KeepMemory };
+                    is_grown &= !is_last;
+                    run(&mut session, &batch, jobs, after);
+                    state = self.lock();
+                    state.busy(width, false);
+                    // The other kind of worker may wait for this one.
+                    self.changed.notify_all();
+                }
+                Next::Nothing if state.is_closed => return,
+                Next::Nothing => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Next::After(time) => {
+                    state = self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+    }
+}
+
+/// What a worker does next.
+enum Next {
+    Batch(Vec<Job>),
+    Nothing,
+    /// Looks again after this time: the batch is not full, and may still become so.
+    After(Duration),
+}
+
+impl State {
+    fn busy(&mut self, width: Width, is_busy: bool) {
+        match (width, is_busy) {
+            (Width::Wide, _) => self.wide_is_busy = is_busy,
+            (Width::Narrow, true) => self.narrow_busy += 1,
+            (Width::Narrow, false) => self.narrow_busy -= 1,
+        }
+    }
+
+    /// What a worker of that width does next, where there is a wide one or not.
+    fn next(&mut self, width: Width, has_wide: bool, settings: &Settings) -> Next {
+        let Some(oldest) = self.waiting.front() else { return Next::Nothing };
+        let is_alone = self.waiting.len() == 1 && self.narrow_busy == 0;
+        let is_mine = match width {
+            Width::Wide => is_alone || self.narrow_ready == 0,
+            Width::Narrow => !is_alone || self.wide_is_busy || !has_wide,
+        };
+        if !is_mine {
+            return Next::Nothing;
+        }
+        let age = oldest.since.elapsed();
+        let indices = joined(&self.waiting, settings);
+        if age < settings.max_wait && indices.len() < settings.batch_size && !self.is_closed {
+            return Next::After(settings.max_wait - age);
+        }
+        Next::Batch(self.take(indices))
+    }
+
+    fn take(&mut self, mut indices: Vec<usize>) -> Vec<Job> {
+        indices.sort_unstable_by(|a, b| b.cmp(a));
+        indices.into_iter().filter_map(|index| self.waiting.remove(index)).collect()
+    }
+}
+
+/// The texts, by their places in `waiting`, that are run with the oldest one: those whose length is next to its own, as
+/// many as a run may have.
+fn joined(waiting: &VecDeque<Job>, settings: &Settings) -> Vec<usize> {
+    let length = |index: usize| waiting[index].encoding.input_ids.len();
+    let mut candidates: Vec<usize> = (1..waiting.len().min(LOOK_AHEAD)).collect();
+    candidates.sort_by_key(|&index| length(index).abs_diff(length(0)));
+    let (mut longest, mut tokens) = (length(0), length(0));
+    let mut indices = vec![0];
+    for index in candidates {
+        let rows = indices.len() + 1;
+        let max = longest.max(length(index));
+        let padding = rows * max - (tokens + length(index));
+        let before = (rows - 1) * longest - tokens;
+        let fits = rows <= settings.batch_size
+            && rows * max <= settings.max_batch_tokens
+            && padding - before <= settings.max_padding
+            && settings.memory.is_none_or(|(memory, available)| memory.bytes(rows, max) <= available);
+        if !fits {
+            break;
+        }
+        (longest, tokens) = (max, tokens + length(index));
+        indices.push(index);
+    }
+    indices
+}
+
+/// Runs a batch and answers each of its jobs.
+fn run(session: &mut Session, batch: &Batch, jobs: Vec<Job>, after: AfterRun) {
+    let started = Instant::now();
+    let logits = session.run_and(after, batch);
+    let ended = Instant::now();
+    #[cfg(feature = "tracing")]
+    tracing::trace!(rows = batch.rows, columns = batch.columns, time = ?(ended - started), "batch run");
+    for (row, job) in jobs.into_iter().enumerate() {
+        let logits = match &logits {
+            Ok(logits) => {
+                let labels = logits.len() / batch.rows;
+                Ok(logits[row * labels..][..labels].to_vec())
+            }
+            Err(error) => Err(error.duplicate()),
+        };
+        job.answer(logits, started, ended);
+    }
+}
+
+impl Job {
+    fn answer(mut self, logits: Result<Vec<f32>>, started: Instant, ended: Instant) {
+        self.is_answered = true;
+        let mut progress = self.call.lock();
+        match logits {
+            Ok(logits) => progress.logits[self.index] = logits,
+            Err(error) => progress.error = Some(error),
+        }
+        progress.missing -= 1;
+        progress.started = Some(progress.started.map_or(started, |first| first.min(started)));
+        progress.ended = Some(ended);
+        self.call.done.notify_all();
+    }
+}
+
+impl Drop for Job {
+    /// A worker that panics must not leave a call waiting for ever.
+    fn drop(&mut self) {
+        if !self.is_answered {
+            let mut progress = self.call.lock();
+            progress.missing -= 1;
+            progress.error.get_or_insert(Error::Cancelled);
+            self.call.done.notify_all();
+        }
+    }
+}
+
+impl Call {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(self: &Arc<Self>, shared: &Shared, give_up: GiveUp<'_>, since: Instant) -> Result<(Vec<Vec<f32>>, Times)> {
+        let mut progress = self.lock();
+        loop {
+            if let Some(error) = progress.error.take() {
+                drop(progress);
+                self.withdraw(shared);
+                return Err(error);
+            }
+            if progress.missing == 0 {
+                let (started, ended) = (progress.started.unwrap_or(since), progress.ended.unwrap_or(since));
+                let times = Times { queue: started - since, inference: ended - started };
+                return Ok((std::mem::take(&mut progress.logits), times));
+            }
+            let left = give_up.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                progress.error = Some(Error::DeadlinePassed);
+            } else if give_up.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+                progress.error = Some(Error::Cancelled);
+            } else {
+                let poll = give_up.cancel.map(|_| CANCEL_POLL);
+                progress = match left.into_iter().chain(poll).min() {
+                    None => self.done.wait(progress).unwrap_or_else(PoisonError::into_inner),
+                    Some(time) => self.done.wait_timeout(progress, time).unwrap_or_else(PoisonError::into_inner).0,
+                };
+            }
+        }
+    }
+
+    /// Takes what still waits out of the queue; what is being run is run, and nobody looks at the result.
+    fn withdraw(self: &Arc<Self>, shared: &Shared) {
+        let mut state = shared.lock();
+        let (mine, others) =
+            std::mem::take(&mut state.waiting).into_iter().partition(|job| Arc::ptr_eq(&job.call, self));
+        state.waiting = others;
+        drop(state);
+        let mine: VecDeque<Job> = mine;
+        drop(mine);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(lengths: &[usize]) -> VecDeque<Job> {
+        let progress = Progress { logits: Vec::new(), missing: lengths.len(), error: None, started: None, ended: None };
+        let call = Arc::new(Call { progress: Mutex::new(progress), done: Condvar::new() });
+        let job = |(index, &length): (usize, &usize)| Job {
+            encoding: Encoding { input_ids: vec![1; length], token_type_ids: vec![0; length], truncated: false },
+            index,
+            call: Arc::clone(&call),
+            since: Instant::now(),
+            is_answered: false,
+        };
+        lengths.iter().enumerate().map(job).collect()
+    }
+
+    const SETTINGS: Settings = Settings {
+        batch_size: 4,
+        max_batch_tokens: 64,
+        max_padding: 3,
+        max_wait: Duration::ZERO,
+        queue_limit: None,
+        memory: None,
+        pad_token_id: 0,
+    };
+
+    #[test]
+    fn the_oldest_text_is_joined_by_those_of_its_length() {
+        let join = |lengths: &[usize], settings: &Settings| joined(&waiting(lengths), settings);
+        assert_eq!(join(&[10, 30, 11, 9, 10], &SETTINGS), [0, 4, 2, 3]);
+        // With 12, both others would be padded by 2 and 3.
+        assert_eq!(join(&[10, 9, 12], &SETTINGS), [0, 1]);
+        // Three texts of 20 tokens are 60, four are more than 64.
+        assert_eq!(join(&[20, 20, 20, 20], &SETTINGS).len(), 3);
+        assert_eq!(join(&[100, 100], &SETTINGS), [0]);
+        let memory = RunMemory { hidden_size: 8, intermediate_size: 32, heads: 2 };
+        let limited = Settings { memory: Some((memory, memory.bytes(2, 10))), ..SETTINGS };
+        assert_eq!(join(&[10, 10, 10, 10], &limited).len(), 2);
+    }
+
+    #[test]
+    fn a_text_alone_is_for_the_wide_worker_and_others_for_narrow_ones() {
+        let state = |lengths: &[usize], narrow_ready: usize, narrow_busy: usize, wide_is_busy: bool| State {
+            waiting: waiting(lengths),
+            narrow_ready,
+            narrow_busy,
+            wide_is_busy,
+            ..State::default()
+        };
+        let takes = |mut state: State, width: Width, has_wide: bool| {
+            matches!(state.next(width, has_wide, &SETTINGS), Next::Batch(_))
+        };
+        assert!(takes(state(&[5], 2, 0, false), Width::Wide, true));
+        assert!(!takes(state(&[5], 2, 0, false), Width::Narrow, true));
+        assert!(takes(state(&[5], 2, 0, true), Width::Narrow, true));
+        assert!(!takes(state(&[5, 9], 2, 1, false), Width::Wide, true));
+        assert!(takes(state(&[5, 9], 2, 1, false), Width::Narrow, true));
+        // Until a narrow one is ready, the wide one does everything; and where there is none, narrow ones do.
+        assert!(takes(state(&[5, 9], 0, 0, false), Width::Wide, true));
+        assert!(takes(state(&[5], 2, 0, false), Width::Narrow, false));
+    }
+
+    #[test]
+    fn a_batch_that_may_become_fuller_waits_for_its_time() {
+        let settings = Settings { max_wait: Duration::from_secs(3600), ..SETTINGS };
+        let mut state = State { waiting: waiting(&[5, 5]), ..State::default() };
+        assert!(matches!(state.next(Width::Narrow, false, &settings), Next::After(_)));
+        state.waiting = waiting(&[5, 5, 5, 5]);
+        assert!(matches!(state.next(Width::Narrow, false, &settings), Next::Batch(jobs) if jobs.len() == 4));
+    }
+
+    #[test]
+    fn a_job_that_nobody_answers_ends_its_call() {
+        let jobs = waiting(&[5]);
+        let call = Arc::clone(&jobs[0].call);
+        drop(jobs);
+        let progress = call.lock();
+        assert!(progress.missing == 0 && matches!(progress.error, Some(Error::Cancelled)));
+    }
+}

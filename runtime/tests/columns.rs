@@ -1,0 +1,87 @@
+//! Parquet and Arrow files, in and out.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+use arrow_array::{Array, Float32Array, Int32Array, RecordBatch, StringArray};
+use arrow_ipc::reader::FileReader;
+use arrow_schema::{DataType, Field, Schema};
+use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+
+fn workspace(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
+}
+
+/// Exit status and messages of a run.
+fn classify(input: &Path, output: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nimbert"));
+    command.env("ORT_DYLIB_PATH", workspace(".setup/lib").join(library));
+    command.env("NIMBERT_CACHE", workspace(".setup/cache"));
+    command.arg("classify").arg(workspace("tests/data/bundle-1"));
+    let finished = command.arg("--input").arg(input).arg("--output").arg(output).args(arguments).output().unwrap();
+    (finished.status.code(), String::from_utf8(finished.stderr).unwrap())
+}
+
+/// Three rows: a number, and a text that one of them has not.
+fn write(path: &Path) {
+    let fields = [Field::new("id", DataType::Int32, false), Field::new("text", DataType::Utf8, true)];
+    let schema = Arc::new(Schema::new(fields.to_vec()));
+    let ids = Arc::new(Int32Array::from(vec![1, 2, 3]));
+    let texts = Arc::new(StringArray::from(vec![Some("a great film"), None, Some("terrible")]));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![ids, texts]).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+fn check(batch: &RecordBatch, texts: &[&str]) {
+    let schema = batch.schema();
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(names, ["text", "label", "score", "score negative", "score positive"]);
+    let strings = |column: usize| batch.column(column).as_any().downcast_ref::<StringArray>().unwrap().clone();
+    assert_eq!(strings(0).iter().flatten().collect::<Vec<_>>(), texts);
+    assert!(strings(1).iter().all(|label| label == Some("positive")));
+    let scores = batch.column(2).as_any().downcast_ref::<Float32Array>().unwrap();
+    assert!((scores.value(0) - 0.819_857).abs() < 1e-4, "{}", scores.value(0));
+}
+
+#[test]
+fn a_file_of_columns_is_read_and_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let [input, parquet, arrow] = ["in.parquet", "out.parquet", "out.arrow"].map(|name| folder.path().join(name));
+    write(&input);
+    let (status, message) = classify(&input, &parquet, &[]);
+    assert!(status == Some(2) && message.contains("in.parquet:2: expected a string as \"text\""), "{message}");
+    for output in [&parquet, &arrow] {
+        assert_eq!(classify(&input, output, &["--on-error", "skip"]).0, Some(0));
+    }
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&parquet).unwrap()).unwrap().build().unwrap();
+    reader.for_each(|batch| check(&batch.unwrap(), &["a great film", "terrible"]));
+    let reader = FileReader::try_new(File::open(&arrow).unwrap(), None).unwrap();
+    reader.for_each(|batch| check(&batch.unwrap(), &["a great film", "terrible"]));
+    // A number is a text too.
+    assert_eq!(classify(&input, &arrow, &["--text-column", "id"]).0, Some(0));
+    let names = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(names, 3, "only the files that were asked for");
+}
+
+#[test]
+fn what_columns_cannot_do_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let [input, output] = ["in.parquet", "out.parquet"].map(|name| folder.path().join(name));
+    write(&input);
+    let fails = |arguments: &[&str], expected: &str| {
+        let (status, message) = classify(&input, &output, arguments);
+        assert!(status == Some(2) && message.contains(expected), "{message}");
+    };
+    fails(&["--resume"], "for --resume");
+    fails(&["--top-k", "1"], "no --top-k");
+    fails(&["--text-column", "body"], "the columns id, text");
+    std::fs::write(&input, "no parquet").unwrap();
+    fails(&[], "expected a Parquet file");
+}

@@ -1,0 +1,182 @@
+//! `nimbert serve`, over a real socket.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+fn workspace(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nimbert"));
+    command.env("ORT_DYLIB_PATH", workspace(".setup/lib").join(library));
+    command.env("NIMBERT_CACHE", workspace(".setup/cache"));
+    command.arg("serve").arg(workspace("tests/data/bundle-1")).args(arguments);
+    command
+}
+
+/// A server that is killed with its owner.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = command(&["--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
+        Self { child, address }
+    }
+
+    /// Status and body of an answer.
+    fn request(&self, request: &str) -> (u16, String) {
+        exchange(TcpStream::connect(&self.address).unwrap(), request)
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.request(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+    }
+
+    fn predict(&self, body: &Value) -> (u16, Value) {
+        let (status, body) = self.request(&post(&body.to_string(), ""));
+        (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+}
+
+fn post(body: &str, headers: &str) -> String {
+    format!(
+        "POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> (u16, String) {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+#[test]
+fn predict_has_the_form_of_text_embeddings_inference() {
+    let server = Server::start(&[]);
+    assert_eq!(server.get("/health").0, 200);
+    let (status, one) = server.predict(&json!({ "inputs": "a great film" }));
+    assert_eq!(status, 200);
+    let labels: Vec<&str> = one.as_array().unwrap().iter().map(|score| score["label"].as_str().unwrap()).collect();
+    assert_eq!(labels.len(), 2);
+    assert!(one[0]["score"].as_f64() >= one[1]["score"].as_f64());
+    let (_, many) = server.predict(&json!({ "inputs": [["a great film"], ["terrible"]], "truncate": true }));
+    let (first, again) = (one[0]["score"].as_f64().unwrap(), many[0][0]["score"].as_f64().unwrap());
+    assert!((first - again).abs() < 1e-5 && many[1][0]["label"].is_string());
+    assert_eq!(server.predict(&json!({ "inputs": ["a question", "its answer"] })).0, 200);
+    let (status, wrong) = server.predict(&json!({ "input": "a" }));
+    assert_eq!((status, wrong["error_type"].as_str()), (422, Some("validation")));
+    assert_eq!(server.get("/nowhere").0, 404);
+    let (status, info) = server.get("/info");
+    assert!(status == 200 && info.contains("\"max_input_length\""), "{info}");
+    let (_, metrics) = server.get("/metrics");
+    for line in [
+        "nimbert_requests_total{status=\"200\"} 3",
+        "nimbert_requests_total{status=\"422\"} 1",
+        "nimbert_texts_total 4",
+    ] {
+        assert!(metrics.contains(line), "no {line} in {metrics}");
+    }
+    for part in ["tokenization", "queue", "inference"] {
+        assert!(metrics.contains(&format!("nimbert_{part}_seconds_count 3")), "{metrics}");
+    }
+}
+
+#[test]
+fn what_is_too_large_or_too_much_is_refused() {
+    let server = Server::start(&["--max-body", "1KB", "--max-client-batch-size", "2"]);
+    assert_eq!(server.predict(&json!({ "inputs": "x".repeat(2000) })).0, 413);
+    assert_eq!(server.predict(&json!({ "inputs": [["a"], ["b"], ["c"]] })).0, 413);
+    // One text is run, one may wait, and there are more.
+    let full = Server::start(&["--max-concurrent-requests", "1"]);
+    let slow = json!({ "inputs": vec![["word ".repeat(60)]; 32] });
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..32).map(|_| scope.spawn(|| full.predict(&slow).0)).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)) && statuses.contains(&200), "{statuses:?}");
+    assert!(statuses.contains(&429), "{statuses:?}");
+}
+
+#[test]
+fn a_key_is_asked_for() {
+    let server = Server::start(&["--api-key", "secret"]);
+    let body = json!({ "inputs": "a" }).to_string();
+    let status = |headers: &str| server.request(&post(&body, headers)).0;
+    assert_eq!(status(""), 401);
+    assert_eq!(status("Authorization: Bearer guess\r\n"), 401);
+    assert_eq!(status("Authorization: Bearer secret\r\n"), 200);
+    assert_eq!((server.get("/health").0, server.get("/metrics").0), (200, 401));
+}
+
+#[cfg(unix)]
+#[test]
+fn requests_in_flight_are_answered_before_it_ends() {
+    let mut server = Server::start(&[]);
+    let body = json!({ "inputs": vec![["word ".repeat(60)]; 32] }).to_string();
+    let mut streams: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
+    for stream in &mut streams {
+        stream.write_all(post(&body, "").as_bytes()).unwrap();
+    }
+    // All have come when the first is answered.
+    let mut first = String::new();
+    streams[0].read_to_string(&mut first).unwrap();
+    let ended = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
+    assert!(ended.success() && first.contains("200 OK"), "{first}");
+    for stream in &mut streams[1..] {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("200 OK"), "{answer}");
+    }
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_unix_socket_will_do() {
+    use std::os::unix::net::UnixStream;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    // One that a killed process has left is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut child = command(&["--unix-socket"]).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut server = Server { child, address: String::new() };
+    let (status, answer) = exchange(UnixStream::connect(&path).unwrap(), &post("{\"inputs\": \"a\"}", ""));
+    assert!(status == 200 && answer.contains("score"), "{answer}");
+    Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
+    assert!(server.child.wait().unwrap().success() && !path.exists());
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error() {
+    let server = Server::start(&[]);
+    let output = command(&["--listen", &server.address]).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && message.contains(&server.address), "{message}");
+}

@@ -1,0 +1,228 @@
+//! The runtime under what happens to it: many threads, full queues, impatient callers, little memory, a kill.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nimbert::{CallOptions, Classifier, Error, Options, Parallelism, SessionOptions};
+use nimbert_tests::{Dir, finish, program, workspace};
+
+/// A bundle of the tiny BERT in `dir`.
+fn bundle(dir: &Dir) -> PathBuf {
+    let bundle = dir.path("bundle");
+    let mut command = program("nimbert-train");
+    command.arg("export").arg(workspace("tests/data/tiny-bert")).arg("--out").arg(&bundle);
+    finish(&mut command).success();
+    bundle
+}
+
+/// Different texts of 1 to 60 words.
+fn texts(count: usize) -> Vec<String> {
+    let words = ["film", "great", "one", "the", "year", "best", "acting", "terrible"];
+    let text = |row: usize| {
+        let word = |place: usize| words[(row * 7 + place * place) % words.len()];
+        (0..1 + row * 13 % 60).map(word).collect::<Vec<_>>().join(" ")
+    };
+    (0..count).map(text).collect()
+}
+
+#[test]
+fn calls_from_many_threads_get_the_answers_of_calls_alone() {
+    let dir = Dir::default();
+    let bundle = bundle(&dir);
+    let texts = texts(200);
+    let alone =
+        Classifier::open(&bundle, &Options { parallelism: Parallelism::Latency, ..Options::default() }).unwrap();
+    let expected: Vec<_> = texts.iter().map(|text| alone.classify(text).unwrap()).collect();
+    for parallelism in [Parallelism::Auto, Parallelism::Latency, Parallelism::Throughput] {
+        let classifier = Classifier::open(&bundle, &Options { parallelism, ..Options::default() }).unwrap();
+        let check = |thread: usize| {
+            for (text, expected) in texts.iter().zip(&expected).skip(thread).step_by(8) {
+                let got = classifier.classify(text).unwrap();
+                assert_eq!(got.label, expected.label);
+                assert!((got.score - expected.score).abs() < 1e-5, "{} and {}", got.score, expected.score);
+            }
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || check(thread));
+            }
+        });
+    }
+}
+
+#[test]
+fn a_full_queue_is_an_error_and_a_call_that_is_alone_may_be_large() {
+    let dir = Dir::default();
+    let session = SessionOptions { threads: Some(1), ..SessionOptions::default() };
+    let options = Options { queue_limit: Some(4), session, ..Options::default() };
+    let classifier = Classifier::open(bundle(&dir), &options).unwrap();
+    assert_eq!(classifier.classify_batch(&texts(100)).unwrap().len(), 100);
+    let refused = AtomicBool::new(false);
+    let many = texts(20_000);
+    std::thread::scope(|scope| {
+        let large = scope.spawn(|| classifier.classify_batch(&many));
+        while !large.is_finished() && !refused.load(Ordering::Relaxed) {
+            match classifier.classify("film") {
+                Ok(_) => {}
+                Err(Error::QueueFull { limit: 4 }) => refused.store(true, Ordering::Relaxed),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(large.join().unwrap().is_ok());
+    });
+    assert!(refused.into_inner(), "the queue was never full");
+}
+
+#[test]
+fn a_call_may_be_cancelled_or_have_a_deadline() {
+    let dir = Dir::default();
+    let classifier = Arc::new(Classifier::open(bundle(&dir), &Options::default()).unwrap());
+    let many = texts(200_000);
+    let cancel = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            let options = CallOptions { cancel: Some(&cancel), ..CallOptions::default() };
+            classifier.classify_with(&many, options).map(drop)
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        cancel.store(true, Ordering::Relaxed);
+        assert!(matches!(call.join().unwrap(), Err(Error::Cancelled)));
+    });
+    let deadline = Some(Instant::now());
+    let late = classifier.classify_with(&many[..100], CallOptions { deadline, ..CallOptions::default() });
+    assert!(matches!(late, Err(Error::DeadlinePassed)));
+    // Nothing of those calls is left in the way of this one.
+    let started = Instant::now();
+    classifier.classify("film").unwrap();
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_text_that_needs_too_much_memory_is_refused() {
+    let dir = Dir::default();
+    let bundle = bundle(&dir);
+    let options = |memory_limit| Options { memory_limit: Some(memory_limit), ..Options::default() };
+    let enough = Classifier::open(&bundle, &options(8 << 30)).unwrap();
+    assert_eq!(enough.classify_batch(&texts(50)).unwrap().len(), 50);
+    let little = Classifier::open(&bundle, &options(1 << 20)).unwrap();
+    let error = little.classify("film").unwrap_err();
+    assert!(matches!(error, Error::MemoryLimit { .. }) && error.to_string().contains("--memory-limit"), "{error}");
+}
+
+#[test]
+fn a_graph_that_was_compiled_gives_the_same_answers_and_a_broken_one_is_made_again() {
+    let dir = Dir::default();
+    let bundle = bundle(&dir);
+    let cache = dir.path("cache");
+    let plain = Classifier::open(&bundle, &Options::default()).unwrap();
+    let open = || Classifier::open(&bundle, &Options { cache: Some(cache.clone()), ..Options::default() }).unwrap();
+    let check = |classifier: &Classifier| {
+        for text in texts(20) {
+            let (expected, got) = (plain.classify(&text).unwrap(), classifier.classify(&text).unwrap());
+            assert!((expected.score - got.score).abs() < 1e-5);
+        }
+    };
+    check(&open());
+    let entry = || fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(entry().len(), 1);
+    check(&open());
+    let graph = entry()[0].join("graph.onnx");
+    fs::write(&graph, "no graph").unwrap();
+    check(&open());
+    assert_ne!(fs::read(&graph).unwrap(), b"no graph");
+    // A cache that cannot be written is no reason to fail.
+    let blocked = dir.write("blocked", "a file");
+    check(&Classifier::open(&bundle, &Options { cache: Some(blocked), ..Options::default() }).unwrap());
+}
+
+fn classify(bundle: &Path, input: &Path, output: &Path, arguments: &[&str]) -> Command {
+    let mut command = program("nimbert");
+    command.arg("classify").arg(bundle).arg("--input").arg(input).arg("--output").arg(output).args(arguments);
+    command
+}
+
+#[test]
+fn what_was_killed_is_resumed_and_ends_with_the_same_output() {
+    let dir = Dir::default();
+    let bundle = bundle(&dir);
+    let rows = texts(40_000);
+    let csv: String = rows.iter().enumerate().map(|(row, text)| format!("{row},\"{text}\nend\"\n")).collect();
+    let input = dir.write("rows.csv", format!("id,text\n{csv}"));
+    for name in ["out.csv", "out.jsonl"] {
+        let whole = dir.path(&format!("whole-{name}"));
+        finish(&mut classify(&bundle, &input, &whole, &[])).success();
+        let output = dir.path(name);
+        let partial = dir.path(&format!("{name}.partial"));
+        let mut killed = 0;
+        for _ in 0..4 {
+            let mut command = classify(&bundle, &input, &output, &["--resume"]);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let before = fs::metadata(&partial).map_or(0, |metadata| metadata.len());
+            let started = Instant::now();
+            while fs::metadata(&partial).map_or(0, |metadata| metadata.len()) <= before
+                && child.try_wait().unwrap().is_none()
+                && started.elapsed() < Duration::from_secs(60)
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            killed += u32::from(child.try_wait().unwrap().is_none());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(killed > 0, "it ended before it was killed");
+        let finished = finish(&mut classify(&bundle, &input, &output, &["--resume"]));
+        assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+        assert!(finished.stderr.contains("are there already"), "{}", finished.stderr);
+        assert!(fs::read(&output).unwrap() == fs::read(&whole).unwrap(), "{name} differs");
+        assert!(!partial.exists());
+    }
+    // Another input is other work.
+    let (output, other) = (dir.path("out.jsonl"), dir.write("other.csv", "text\nfilm\n"));
+    fs::write(dir.path("out.jsonl.partial"), "{}\n").unwrap();
+    fs::write(dir.path("out.jsonl.partial.json"), "{}").unwrap();
+    finish(&mut classify(&bundle, &other, &output, &["--resume"])).failure(2, &["same work"]);
+}
+
+#[test]
+fn bad_rows_are_skipped_if_asked() {
+    let dir = Dir::default();
+    let bundle = bundle(&dir);
+    let input = dir.write("rows.jsonl", "{\"text\": \"film\"}\nbroken\n{\"body\": 1}\n{\"text\": \"great\"}\n");
+    let output = dir.path("labels.csv");
+    finish(&mut classify(&bundle, &input, &output, &[])).failure(2, &["rows.jsonl:2:1: expected a JSON object"]);
+    let finished = finish(&mut classify(&bundle, &input, &output, &["--on-error", "skip"]));
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    for message in ["rows.jsonl:2:1", "rows.jsonl:3: expected a key \"text\"", "2 rows were skipped"] {
+        assert!(finished.stderr.contains(message), "{}", finished.stderr);
+    }
+    let csv = fs::read_to_string(&output).unwrap();
+    assert_eq!(csv.lines().next(), Some("text,label,score,score negative,score positive"));
+    assert_eq!(csv.lines().count(), 3);
+}
+
+/// A line is answered when it has come, not when many have.
+#[test]
+fn lines_that_come_slowly_are_answered_at_once() {
+    use std::io::{BufRead, BufReader, Write};
+    let dir = Dir::default();
+    let mut command = program("nimbert");
+    command.arg("classify").arg(bundle(&dir)).args(["--input", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    for text in ["film", "great"] {
+        writeln!(stdin, "{text}").unwrap();
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert!(line.ends_with(&format!("\t{text}\n")), "{line:?}");
+    }
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
