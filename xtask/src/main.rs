@@ -23,6 +23,7 @@ cargo xtask COMMAND
   bench train      speed, memory and accuracy of training, beside transformers' (half an hour; needs PyPI)
   bench tasks      tweets, product reviews and news, several labels, pairs, long texts, beside transformers (the same)
   bench graphs     the exported graphs beside optimum's, and other ways to quantize (minutes)
+  bench runtime    start, speed, memory and server, beside optimum and a bare program (half an hour; needs PyPI)
   bench size       how small the movie classifier can be made (minutes)
 ";
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         ["bench", "train"] => bench::train(),
         ["bench", "tasks"] => bench::tasks(),
         ["bench", "graphs"] => bench::graphs(),
+        ["bench", "runtime"] => bench::runtime(),
         ["bench", "size"] => bench::size(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -66,6 +68,8 @@ fn workspace(path: &str) -> PathBuf {
 fn command(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(workspace("."));
+    // Nothing outside of the workspace.
+    command.env("NIMBERT_CACHE", workspace(".setup/cache"));
     if std::env::var_os("ORT_DYLIB_PATH").is_none() {
         // The programs find it by themselves, unless CARGO_TARGET_DIR puts them elsewhere.
         command.env("ORT_DYLIB_PATH", workspace(&setup::onnx_runtime_library()));
@@ -114,19 +118,25 @@ fn show(command: &Command) -> String {
 
 /// Builds both programs.
 fn build() -> Result<()> {
-    run(&mut cargo(&["build", "--release", "--package", "nimbert", "--package", "nimbert-trainer"]))
+    // All at once, the benches' program too: another selection would compile what they share with other features.
+    let packages = ["nimbert", "nimbert-trainer", "nimbert-benches"];
+    run(cargo(&["build", "--release"]).args(packages.iter().flat_map(|package| ["--package", package])))
 }
 
 fn test() -> Result<()> {
     setup::setup()?;
-    // The integration tests run the programs themselves.
-    build()?;
     let packages = ["--release", "--workspace", "--exclude", "xtask"];
+    // What the lean program has not.
+    let features = ["--release", "--package", "nimbert", "--features", "serve,parquet,tracing"];
     let has_nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
     if has_nextest {
+        run(cargo(&["nextest", "run"]).args(features))?;
+        build()?;
         run(cargo(&["nextest", "run"]).args(packages))?;
         return run(cargo(&["test", "--doc"]).args(packages));
     }
+    run(cargo(&["test"]).args(features))?;
+    build()?;
     run(cargo(&["test"]).args(packages))
 }
 

@@ -75,6 +75,45 @@ fn onnx_runtime() -> Result<Package> {
     })
 }
 
+/// The library with the providers for NVIDIA's GPUs, to see what they say where there is none. Returns its path.
+pub(crate) fn onnx_runtime_gpu() -> Result<String> {
+    const FOLDER: &str = ".setup/gpu";
+    if (std::env::consts::OS, std::env::consts::ARCH) != ("linux", "x86_64") {
+        bail!("the wheel onnxruntime-gpu is fetched for Linux on x86-64 only");
+    }
+    let file = |member: &'static str, name: &str, sha256| File { member, target: format!("{FOLDER}/{name}"), sha256 };
+    let library = "libonnxruntime.so";
+    let package = Package {
+        what: "ONNX Runtime for GPUs",
+        name: "onnxruntime-gpu==1.31.1",
+        files: vec![
+            file(
+                "onnxruntime/capi/libonnxruntime.so.1.31.1",
+                library,
+                "5104254339ecadae808da771bd0b63b240f0dbd466514234905e54372435c303",
+            ),
+            file(
+                "onnxruntime/capi/libonnxruntime_providers_shared.so",
+                "libonnxruntime_providers_shared.so",
+                "086ec1d5388f64153d9c63470d126693db9a182c8ce236d3a1119068471b8a0d",
+            ),
+            file(
+                "onnxruntime/capi/libonnxruntime_providers_cuda.so",
+                "libonnxruntime_providers_cuda.so",
+                "8387867e857499e045caff5d13ac6a5de29571c801562fa2dde0e45f1f31de52",
+            ),
+            file(
+                "onnxruntime/capi/libonnxruntime_providers_tensorrt.so",
+                "libonnxruntime_providers_tensorrt.so",
+                "1882ee49fdb0e6fc2d272b00cfaf9a3310bf8580a34385c0eec4d82014ea172e",
+            ),
+        ],
+        ..onnx_runtime()?
+    };
+    package.install().with_context(|| format!("{} ({})", package.what, package.name))?;
+    Ok(format!("{FOLDER}/{library}"))
+}
+
 /// Where ONNX Runtime's library goes.
 pub(crate) fn onnx_runtime_library() -> String {
     format!(".setup/lib/{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)

@@ -15,38 +15,77 @@ const TEST: usize = 2000;
 const LAYERS: f64 = 6.0;
 const HIDDEN: f64 = 384.0;
 
+/// One trained classifier, exported by nimbert and by optimum: the folders.
+pub(super) struct Exported {
+    /// Rows that were not trained on, as CSV.
+    pub(super) test: String,
+    /// The trained model, as a Hugging Face folder.
+    pub(super) model: String,
+    /// Our bundle, with an int8 and an fp32 graph.
+    pub(super) ours: String,
+    /// Our bundle with int8 weights and fp32 arithmetic.
+    weights: String,
+    /// optimum's graphs.
+    pub(super) optimum: String,
+    pub(super) optimum_int8: String,
+    /// Where all of them lie, and those that were quantized in other ways.
+    folder: String,
+}
+
+/// The classifier of an earlier run, or a new one.
+pub(super) fn kept_or_exported(python: &Path) -> Result<Exported> {
+    let kept = Exported::in_folder()?;
+    match workspace(&kept.optimum_int8).exists() && workspace(&kept.ours).exists() {
+        true => Ok(kept),
+        false => exported(python),
+    }
+}
+
+impl Exported {
+    fn in_folder() -> Result<Self> {
+        let rows = movie_rows(0)?;
+        let test = write_csv("graphs-test.csv", "text,label", &rows[TRAIN..TRAIN + TEST])?;
+        let folder = format!("{FOLDER}/graphs");
+        let [model, ours, weights, optimum, optimum_int8] =
+            ["model", "ours", "weights", "optimum", "optimum-int8"].map(|name| format!("{folder}/{name}"));
+        Ok(Self { test, model, ours, weights, optimum, optimum_int8, folder })
+    }
+}
+
+/// Trains the classifier and exports it.
+fn exported(python: &Path) -> Result<Exported> {
+    let exported = Exported::in_folder()?;
+    let Exported { model, ours, weights, optimum, optimum_int8, folder, .. } = &exported;
+    let train = write_csv("graphs-train.csv", "text,label", &movie_rows(0)?[..TRAIN])?;
+    let trained = format!("{folder}/trained");
+    if workspace(folder).exists() {
+        fs::remove_dir_all(workspace(folder))?;
+    }
+    fs::create_dir_all(workspace(folder))?;
+    let nimbert = |arguments: &[&str]| run(&mut command(release_program("nimbert-train"), arguments));
+    let fit = ["fit", "--base", "models/minilm", "--data", &train, "--test-size", "0", "--validation-size", "0"];
+    nimbert(&[&fit[..], &["--no-checkpoint", "--out", &trained, "--save-model", model]].concat())?;
+    nimbert(&["export", model, "--data", &train, "--out", ours, "--variants", "cpu-int8,cpu-fp32"])?;
+    // Without text there are no ranges: int8 weights, fp32 arithmetic.
+    nimbert(&["export", model, "--out", weights])?;
+    export_by_optimum(python, model, [optimum, optimum_int8], folder)?;
+    Ok(exported)
+}
+
 pub(crate) fn graphs() -> Result<()> {
     prepare()?;
     let python = onnx_peers()?;
-    let rows = movie_rows(0)?;
-    let train = write_csv("graphs-train.csv", "text,label", &rows[..TRAIN])?;
-    let test = write_csv("graphs-test.csv", "text,label", &rows[TRAIN..TRAIN + TEST])?;
-    let folder = format!("{FOLDER}/graphs");
-    if workspace(&folder).exists() {
-        fs::remove_dir_all(workspace(&folder))?;
-    }
-    fs::create_dir_all(workspace(&folder))?;
-    let [model, trained, ours, weights] =
-        ["model", "trained", "ours", "weights"].map(|name| format!("{folder}/{name}"));
-    let nimbert = |arguments: &[&str]| run(&mut command(release_program("nimbert-train"), arguments));
-    let fit = ["fit", "--base", "models/minilm", "--data", &train, "--test-size", "0", "--validation-size", "0"];
-    nimbert(&[&fit[..], &["--no-checkpoint", "--out", &trained, "--save-model", &model]].concat())?;
-    nimbert(&["export", &model, "--data", &train, "--out", &ours, "--variants", "cpu-int8,cpu-fp32"])?;
-    // Without text there are no ranges: int8 weights, fp32 arithmetic.
-    nimbert(&["export", &model, "--out", &weights])?;
-    optimum(&python, &model, &folder)?;
-
-    let graph = |name: &str, path: &str| format!("{name}={folder}/{path}");
+    let Exported { test, model, ours, weights, optimum, optimum_int8, folder } = exported(&python)?;
     let graphs = [
-        graph("optimum fp32", "optimum/model.onnx"),
-        graph("nimbert cpu-fp32", "ours/model.cpu-fp32.onnx"),
-        graph("optimum int8 (avx2)", "optimum-int8/model_quantized.onnx"),
-        graph("nimbert cpu-int8", "ours/model.onnx"),
-        graph("nimbert int8 weights", "weights/model.onnx"),
-        graph("dynamic, one scale a batch", "dynamic-tensor.onnx"),
-        graph("dynamic, one scale a token", "dynamic-row.onnx"),
-        graph("8-bit weights in blocks", "weights-8.onnx"),
-        graph("4-bit weights in blocks", "weights-4.onnx"),
+        format!("optimum fp32={optimum}/model.onnx"),
+        format!("nimbert cpu-fp32={ours}/model.cpu-fp32.onnx"),
+        format!("optimum int8 (avx2)={optimum_int8}/model_quantized.onnx"),
+        format!("nimbert cpu-int8={ours}/model.onnx"),
+        format!("nimbert int8 weights={weights}/model.onnx"),
+        format!("dynamic, one scale a batch={folder}/dynamic-tensor.onnx"),
+        format!("dynamic, one scale a token={folder}/dynamic-row.onnx"),
+        format!("8-bit weights in blocks={folder}/weights-8.onnx"),
+        format!("4-bit weights in blocks={folder}/weights-4.onnx"),
     ];
     let mut measure = command(&python, &["benches/compare/graphs.py", &model, &test]);
     let printed = output(measure.args(&graphs))?;
@@ -54,12 +93,11 @@ pub(crate) fn graphs() -> Result<()> {
 }
 
 /// optimum's fp32 and int8 graphs, and the same model quantized in other ways.
-fn optimum(python: &Path, model: &str, folder: &str) -> Result<()> {
+fn export_by_optimum(python: &Path, model: &str, [fp32, int8]: [&str; 2], folder: &str) -> Result<()> {
     let cli = python.with_file_name(if cfg!(windows) { "optimum-cli.exe" } else { "optimum-cli" });
-    let [fp32, int8] = ["optimum", "optimum-int8"].map(|name| format!("{folder}/{name}"));
     for arguments in [
-        vec!["export", "onnx", "--model", model, "--task", "text-classification", &fp32],
-        vec!["onnxruntime", "quantize", "--avx2", "--onnx_model", &fp32, "-o", &int8],
+        vec!["export", "onnx", "--model", model, "--task", "text-classification", fp32],
+        vec!["onnxruntime", "quantize", "--avx2", "--onnx_model", fp32, "-o", int8],
     ] {
         run(command(&cli, &arguments).env("HF_HUB_OFFLINE", "1"))?;
     }

@@ -2,6 +2,7 @@
 
 mod datasets;
 mod graphs;
+mod runtime;
 mod tasks;
 mod train;
 
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::{build, command, demo, output, release_program, run, setup, show, workspace};
 
 pub(crate) use graphs::graphs;
+pub(crate) use runtime::runtime;
 pub(crate) use tasks::tasks;
 pub(crate) use train::train;
 
