@@ -75,8 +75,8 @@ fn an_output_file_appears_when_it_is_complete() {
     let dir = Dir::default();
     let (input, output) = (dir.write("x.jsonl", "{\"text\": \"fine\"}\nbroken\n"), dir.path("labels.jsonl"));
     let run = || classify(&["--json", "--input", input.to_str().unwrap(), "--output", output.to_str().unwrap()]);
-    run().failure(2, &["x.jsonl:2"]);
-    assert_eq!(dir.names(), ["x.jsonl"]);
+    run().failure(2, &["x.jsonl:2", "--resume goes on"]);
+    assert_eq!(dir.names(), ["labels.jsonl.partial", "labels.jsonl.partial.json", "x.jsonl"]);
     fs::write(&input, "{\"text\": \"fine\"}\n").unwrap();
     assert_eq!(run().success(), "");
     assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 1);

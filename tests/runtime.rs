@@ -96,6 +96,17 @@ fn a_call_may_be_cancelled_or_have_a_deadline() {
         cancel.store(true, Ordering::Relaxed);
         assert!(matches!(call.join().unwrap(), Err(Error::Cancelled)));
     });
+    // A neighbour that gives up leaves a text that another worker must see: both wait for a fuller batch here.
+    let patient = Options { max_wait: Duration::from_secs(2), ..Options::default() };
+    let patient = Classifier::open(dir.path("bundle"), &patient).unwrap();
+    patient.classify_batch(&texts(50)).unwrap();
+    std::thread::scope(|scope| {
+        let stays = scope.spawn(|| patient.classify("film"));
+        let soon = Some(Instant::now() + Duration::from_millis(200));
+        let goes = patient.classify_with(["great film"], CallOptions { deadline: soon, ..CallOptions::default() });
+        assert!(matches!(goes, Err(Error::DeadlinePassed)));
+        assert!(stays.join().unwrap().is_ok());
+    });
     let deadline = Some(Instant::now());
     let late = classifier.classify_with(&many[..100], CallOptions { deadline, ..CallOptions::default() });
     assert!(matches!(late, Err(Error::DeadlinePassed)));

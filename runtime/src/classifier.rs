@@ -43,8 +43,8 @@ pub struct Options {
     /// How much memory the process may have, in bytes. Batches are made smaller to keep it, and a text that alone would
     /// exceed it is refused with [`Error::MemoryLimit`]. An estimate. None, the default: no limit.
     pub memory_limit: Option<u64>,
-    /// Where graphs are kept in the form that was compiled for this machine ([`compiled::default_cache`] is the
-    /// program's): they load in half of the time, and sessions and processes share the weights. None, the default of the
+    /// Where graphs, and TensorRT's engines, are kept in the form that was compiled for this machine
+    /// ([`compiled::default_cache`] is the program's): they load in half of the time, and sessions and processes share the weights. None, the default of the
     /// library: nothing is written.
     pub cache: Option<PathBuf>,
 }
@@ -269,13 +269,13 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
         prove_placement(&graph, &session)?;
     }
     let entry = match &options.cache {
-        Some(cache) if is_cpu => Some(compiled::Entry::of(cache, bundle, variant)),
+        Some(cache) if is_cpu && session.optimized_model.is_none() => Some(compiled::Entry::of(cache, bundle, variant)),
         _ => None,
     };
     let memory = match options.memory_limit {
         None => None,
         Some(limit) => {
-            // Twice the graph where the system does not tell: its weights, and what the process has besides.
+            // What the process has now, and the graph twice: its weights, and the order in which they are wanted.
             let held = resident_bytes().unwrap_or(0) + 2 * bundle.graph_bytes(variant);
             Some((RunMemory::of(&bundle.config), limit.saturating_sub(held)))
         }
@@ -322,10 +322,11 @@ fn prove_placement(graph: &Path, options: &SessionOptions) -> Result<()> {
 fn engine(bundle: &Bundle, variant: &Variant, graph: &Path, options: &Options) -> Result<Engine> {
     let plain = SessionOptions { ort_lib: options.session.ort_lib.clone(), ..SessionOptions::default() };
     let inputs = Session::open(graph, &plain)?.inputs().into_iter().map(str::to_owned).collect();
-    let cache = options.cache.clone().or_else(compiled::default_cache).unwrap_or_else(std::env::temp_dir);
-    std::fs::create_dir_all(&cache).map_err(|error| Error::io(&cache, error))?;
+    if let Some(cache) = &options.cache {
+        std::fs::create_dir_all(cache).map_err(|error| Error::io(cache, error))?;
+    }
     Ok(Engine {
-        cache,
+        cache: options.cache.clone(),
         max_rows: options.batch_size.max(1),
         max_columns: bundle.manifest.max_length,
         precision: variant.precision,

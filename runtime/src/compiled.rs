@@ -23,8 +23,12 @@ use crate::{
 /// The environment variable that names the folder.
 pub const CACHE_VARIABLE: &str = "NIMBERT_CACHE";
 
+/// Changes with the way in which graphs are compiled.
+const FORMAT: u32 = 1;
 const GRAPH: &str = "graph.onnx";
 const DATA: &str = "graph.data";
+/// Of an entry's name, hexadecimal digits.
+const NAME_LENGTH: usize = 32;
 /// Entries that were not used for so long are removed.
 const EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// An entry that is used is marked at most so often.
@@ -58,8 +62,8 @@ impl Entry {
     pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant) -> Self {
         let digest = |name: &str| bundle.manifest.files.get(name).map_or("", |entry| entry.sha256.as_str());
         let graph = [digest(&variant.file), digest(&format!("{}_data", variant.file))];
-        let name = sha256(format!("{graph:?} {} {}", ort::info(), instructions()).as_bytes());
-        Self { folder: cache.join(&name[..32]) }
+        let name = sha256(format!("{FORMAT} {graph:?} {} {}", ort::info(), instructions()).as_bytes());
+        Self { folder: cache.join(&name[..NAME_LENGTH]) }
     }
 
     /// The graph's file.
@@ -99,6 +103,11 @@ impl Entry {
         let staging = create_hidden(cache, "graph", "partial")?;
         let done = compile(&staging.join(GRAPH), DATA).and_then(|compiled| {
             drop(compiled);
+            // On the disk before it is in its place: after a loss of power it must not be there with other content.
+            for file in [GRAPH, DATA].map(|name| staging.join(name)).iter().filter(|file| file.exists()) {
+                let synced = fs::File::options().append(true).open(file).and_then(|file| file.sync_all());
+                synced.map_err(|error| Error::io(file, error))?;
+            }
             // Where another process was faster, its folder stays.
             fs::rename(&staging, &self.folder).map_err(|error| Error::io(&self.folder, error))
         });
@@ -109,9 +118,17 @@ impl Entry {
     }
 }
 
+/// Removes entries, and what a killed process has left of one; nothing else that may lie in the folder.
 fn remove_expired(cache: &Path) {
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
-        let age = fs::metadata(entry.path().join(GRAPH)).and_then(|metadata| metadata.modified());
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_entry = name.len() == NAME_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let used = match (is_entry, name.starts_with(".graph.partial-")) {
+            (true, _) => entry.path().join(GRAPH),
+            (_, true) => entry.path(),
+            _ => continue,
+        };
+        let age = fs::metadata(used).and_then(|metadata| metadata.modified());
         if age.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > EXPIRY)) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -177,11 +194,15 @@ mod tests {
     fn what_nobody_uses_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let entry = |name: &str| Entry { folder: folder.path().join(name) };
+        let (old, new) = ("0".repeat(NAME_LENGTH), "f".repeat(NAME_LENGTH));
         let write = |graph: &Path, _: &str| fs::write(graph, "graph").map_err(|error| Error::io(graph, error));
-        entry("old").create(write).unwrap();
-        let file = fs::File::options().append(true).open(entry("old").graph()).unwrap();
-        file.set_modified(SystemTime::now() - EXPIRY - Duration::from_secs(60)).unwrap();
-        entry("new").create(write).unwrap();
-        assert!(!entry("old").is_there() && entry("new").is_there());
+        // What a user has put there is not ours, however old.
+        for name in [old.as_str(), "a-model"] {
+            entry(name).create(write).unwrap();
+            let file = fs::File::options().append(true).open(entry(name).graph()).unwrap();
+            file.set_modified(SystemTime::now() - EXPIRY - Duration::from_secs(60)).unwrap();
+        }
+        entry(&new).create(write).unwrap();
+        assert!(!entry(&old).is_there() && entry(&new).is_there() && entry("a-model").is_there());
     }
 }

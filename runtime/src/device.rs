@@ -70,8 +70,6 @@ impl std::fmt::Display for Device {
 pub struct GpuOptions {
     /// Bytes of the GPU's memory that may be used; none: as much as there is.
     pub memory_limit: Option<u64>,
-    /// Records the run's kernels once and replays them, which spares their start; for batches of one shape only.
-    pub cuda_graph: bool,
     /// Whether operators that compute may be left to the processor; otherwise a session that leaves any is an error.
     pub allow_cpu: bool,
     /// For TensorRT, which builds an engine for a range of shapes.
@@ -81,8 +79,8 @@ pub struct GpuOptions {
 /// How TensorRT's engine is built and where it is kept. Building takes minutes, so it is kept in a folder of the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Engine {
-    /// Where engines and timings are kept.
-    pub cache: PathBuf,
+    /// Where engines and timings are kept; none: nowhere.
+    pub cache: Option<PathBuf>,
     /// The most texts a run.
     pub max_rows: usize,
     /// The most tokens a text.
@@ -103,7 +101,7 @@ impl Engine {
 /// ONNX Runtime's execution providers for `device`, best first; none for the processor, which is always there.
 pub(crate) fn execution_providers(device: Device, options: &GpuOptions) -> Vec<ep::ExecutionProviderDispatch> {
     let cuda = |index: u32| {
-        let mut cuda = ep::CUDA::default().with_device_id(index as i32).with_cuda_graph(options.cuda_graph);
+        let mut cuda = ep::CUDA::default().with_device_id(index as i32);
         if let Some(limit) = options.memory_limit {
             cuda = cuda.with_memory_limit(limit as usize);
         }
@@ -114,18 +112,17 @@ pub(crate) fn execution_providers(device: Device, options: &GpuOptions) -> Vec<e
         Device::Cuda(index) => vec![cuda(index)],
         // What TensorRT leaves, if anything, goes to CUDA.
         Device::Tensorrt(index) => {
-            let mut tensorrt = ep::TensorRT::default().with_device_id(index as i32).with_cuda_graph(options.cuda_graph);
+            let mut tensorrt = ep::TensorRT::default().with_device_id(index as i32);
             if let Some(limit) = options.memory_limit {
                 tensorrt = tensorrt.with_max_workspace_size(limit as usize);
             }
             if let Some(engine) = &options.engine {
-                let cache = engine.cache.to_string_lossy().into_owned();
+                if let Some(cache) = engine.cache.as_ref().map(|cache| cache.to_string_lossy().into_owned()) {
+                    tensorrt = tensorrt.with_engine_cache(true).with_engine_cache_path(&cache);
+                    tensorrt = tensorrt.with_timing_cache(true).with_timing_cache_path(&cache);
+                }
                 let typical = (engine.max_rows.div_ceil(2), engine.max_columns.div_ceil(4));
                 tensorrt = tensorrt
-                    .with_engine_cache(true)
-                    .with_engine_cache_path(&cache)
-                    .with_timing_cache(true)
-                    .with_timing_cache_path(&cache)
                     .with_fp16(engine.precision != Precision::Fp32)
                     .with_int8(engine.precision == Precision::Int8)
                     .with_profile_min_shapes(engine.shapes(1, 1))
@@ -155,7 +152,7 @@ mod tests {
     #[test]
     fn an_engine_has_one_shape_for_all_inputs() {
         let engine = Engine {
-            cache: "cache".into(),
+            cache: None,
             max_rows: 32,
             max_columns: 128,
             precision: Precision::Fp16,

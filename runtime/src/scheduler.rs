@@ -108,6 +108,23 @@ struct State {
     narrow_ready: usize,
     narrow_busy: usize,
     is_closed: bool,
+    /// A worker has panicked: what it would have taken, nobody takes.
+    is_broken: bool,
+}
+
+/// Ends all calls if the worker that holds it panics, which would otherwise wait for ever.
+struct Alive<'a>(&'a Shared);
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut state = self.0.lock();
+            state.is_broken = true;
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            drop(waiting);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,18 +219,21 @@ impl Scheduler {
     fn push(&self, jobs: Vec<Job>) -> Result<()> {
         let Shared { settings, workers, .. } = &*self.shared;
         let mut state = self.shared.lock();
-        if let Some(limit) = settings.queue_limit
-            && !state.waiting.is_empty()
-            && state.waiting.len() + jobs.len() > limit
-        {
+        let is_full = |limit: &usize| !state.waiting.is_empty() && state.waiting.len() + jobs.len() > *limit;
+        let refused = match settings.queue_limit.filter(is_full) {
+            _ if state.is_broken => Some(worker_ended()),
+            Some(limit) => Some(Error::QueueFull { limit }),
+            None => None,
+        };
+        if let Some(refused) = refused {
             drop(state);
             // They were not queued, and their call does not wait.
             jobs.into_iter().for_each(|mut job| job.is_answered = true);
-            return Err(Error::QueueFull { limit });
+            return Err(refused);
         }
         state.waiting.extend(jobs);
-        let overlaps = state.waiting.len() > 1 || state.wide_is_busy;
-        let wanted = if overlaps { workers.narrow.min(state.waiting.len()) } else { 0 };
+        let overlaps = state.waiting.len() > 1 || state.wide_is_busy || state.narrow_busy > 0;
+        let wanted = if overlaps { workers.narrow.min(state.waiting.len() + state.narrow_busy) } else { 0 };
         let new = wanted.saturating_sub(state.narrow_started);
         state.narrow_started += new;
         drop(state);
@@ -258,6 +278,7 @@ impl Shared {
 
     /// Runs batches until the scheduler is dropped.
     fn work(&self, width: Width, mut session: Session) {
+        let _alive = Alive(self);
         // Whether the session keeps the memory of a large batch.
         let mut is_grown = false;
         let mut state = self.lock();
@@ -285,6 +306,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// Why a text has no answer where a worker has panicked: it has said so on standard error.
+fn worker_ended() -> Error {
+    Error::session(Path::new("a worker"), "ended before it had answered")
 }
 
 /// What a worker does next.
@@ -316,8 +342,8 @@ impl State {
             return Next::Nothing;
         }
         let age = oldest.since.elapsed();
-        let indices = joined(&self.waiting, settings);
-        if age < settings.max_wait && indices.len() < settings.batch_size && !self.is_closed {
+        let Joined { indices, is_full } = joined(&self.waiting, settings);
+        if age < settings.max_wait && !is_full && !self.is_closed {
             return Next::After(settings.max_wait - age);
         }
         Next::Batch(self.take(indices))
@@ -329,9 +355,16 @@ impl State {
     }
 }
 
-/// The texts, by their places in `waiting`, that are run with the oldest one: those whose length is next to its own, as
-/// many as a run may have.
-fn joined(waiting: &VecDeque<Job>, settings: &Settings) -> Vec<usize> {
+/// Texts that are run together.
+struct Joined {
+    /// Their places among those that wait.
+    indices: Vec<usize>,
+    /// Whether the run may have no further one, of whatever length.
+    is_full: bool,
+}
+
+/// The oldest text and those whose length is next to its own, as many as a run may have.
+fn joined(waiting: &VecDeque<Job>, settings: &Settings) -> Joined {
     let length = |index: usize| waiting[index].encoding.input_ids.len();
     let mut candidates: Vec<usize> = (1..waiting.len().min(LOOK_AHEAD)).collect();
     candidates.sort_by_key(|&index| length(index).abs_diff(length(0)));
@@ -342,17 +375,21 @@ fn joined(waiting: &VecDeque<Job>, settings: &Settings) -> Vec<usize> {
         let max = longest.max(length(index));
         let padding = rows * max - (tokens + length(index));
         let before = (rows - 1) * longest - tokens;
-        let fits = rows <= settings.batch_size
-            && rows * max <= settings.max_batch_tokens
-            && padding - before <= settings.max_padding
-            && settings.memory.is_none_or(|(memory, available)| memory.bytes(rows, max) <= available);
-        if !fits {
+        if !has_room(rows, max, settings) || padding - before > settings.max_padding {
             break;
         }
         (longest, tokens) = (max, tokens + length(index));
         indices.push(index);
     }
-    indices
+    let is_full = !has_room(indices.len() + 1, longest, settings);
+    Joined { indices, is_full }
+}
+
+/// Whether a run may have so many texts of so many tokens.
+fn has_room(rows: usize, columns: usize, settings: &Settings) -> bool {
+    rows <= settings.batch_size
+        && rows * columns <= settings.max_batch_tokens
+        && settings.memory.is_none_or(|(memory, available)| memory.bytes(rows, columns) <= available)
 }
 
 /// Runs a batch and answers each of its jobs.
@@ -395,7 +432,7 @@ impl Drop for Job {
         if !self.is_answered {
             let mut progress = self.call.lock();
             progress.missing -= 1;
-            progress.error.get_or_insert(Error::Cancelled);
+            progress.error.get_or_insert_with(worker_ended);
             self.call.done.notify_all();
         }
     }
@@ -441,6 +478,8 @@ impl Call {
             std::mem::take(&mut state.waiting).into_iter().partition(|job| Arc::ptr_eq(&job.call, self));
         state.waiting = others;
         drop(state);
+        // What is left may be another worker's now.
+        shared.changed.notify_all();
         let mine: VecDeque<Job> = mine;
         drop(mine);
     }
@@ -475,7 +514,7 @@ mod tests {
 
     #[test]
     fn the_oldest_text_is_joined_by_those_of_its_length() {
-        let join = |lengths: &[usize], settings: &Settings| joined(&waiting(lengths), settings);
+        let join = |lengths: &[usize], settings: &Settings| joined(&waiting(lengths), settings).indices;
         assert_eq!(join(&[10, 30, 11, 9, 10], &SETTINGS), [0, 4, 2, 3]);
         // With 12, both others would be padded by 2 and 3.
         assert_eq!(join(&[10, 9, 12], &SETTINGS), [0, 1]);
@@ -516,6 +555,9 @@ mod tests {
         assert!(matches!(state.next(Width::Narrow, false, &settings), Next::After(_)));
         state.waiting = waiting(&[5, 5, 5, 5]);
         assert!(matches!(state.next(Width::Narrow, false, &settings), Next::Batch(jobs) if jobs.len() == 4));
+        // Full by its tokens: a third text of this length would be too much.
+        state.waiting = waiting(&[30, 30]);
+        assert!(matches!(state.next(Width::Narrow, false, &settings), Next::Batch(jobs) if jobs.len() == 2));
     }
 
     #[test]
@@ -524,6 +566,6 @@ mod tests {
         let call = Arc::clone(&jobs[0].call);
         drop(jobs);
         let progress = call.lock();
-        assert!(progress.missing == 0 && matches!(progress.error, Some(Error::Cancelled)));
+        assert!(progress.missing == 0 && matches!(progress.error, Some(Error::Session { .. })));
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     borrow::Cow,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use ort::{
@@ -40,8 +41,8 @@ pub struct SessionOptions {
     pub spinning: bool,
     /// What a GPU may use.
     pub gpu: GpuOptions,
-    /// Writes a trace of all runs when the session is dropped, for `chrome://tracing` or Perfetto: the name begins so,
-    /// ONNX Runtime appends the time and `.json`.
+    /// Writes a trace of all runs when the session is dropped, for `chrome://tracing` or Perfetto: the name begins so, and
+    /// ends with the session's number, the time and `.json`.
     pub profile: Option<PathBuf>,
     /// Writes the graph as ONNX Runtime optimized it for this machine: for looking at, or for counting operators.
     pub optimized_model: Option<PathBuf>,
@@ -256,6 +257,9 @@ impl<'a> Builder<'a> {
             // One plan of memory for every shape of a batch would be kept, and there are many shapes.
             .with(|builder| builder.with_memory_pattern(false))?;
         if let Some(prefix) = &options.profile {
+            // ONNX Runtime appends the second only, and sessions are made together.
+            static SESSIONS: AtomicUsize = AtomicUsize::new(1);
+            let prefix = prefix.with_added_extension(SESSIONS.fetch_add(1, Ordering::Relaxed).to_string());
             builder = builder.with(|builder| builder.with_profiling(prefix))?;
         }
         let providers = execution_providers(options.device, &options.gpu);

@@ -91,7 +91,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let texts = texts(args)?;
     // Before anything is loaded here: what the children need must be there for them.
     let single = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
-    let starts = cold_starts(args, &texts[0])?;
+    // An argument of a program is not of any length, and has no NUL.
+    let is_argument = |text: &&Text| text.text.len() < 1000 && !text.text.contains('\0');
+    let starts = cold_starts(args, texts.iter().find(is_argument).map_or("text", |text| &text.text))?;
     let (all, alone) = latencies(&single, &texts)?;
     let memory_single = peak_bytes();
     drop(single);
@@ -152,7 +154,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn texts(args: &Args) -> anyhow::Result<Vec<Text>> {
-    let rows = Rows::open(&args.data, Columns { text: args.text_column.clone(), pair: None })?;
+    let mut rows = Rows::open(&args.data, Columns { text: args.text_column.clone(), pair: None })?;
     let mut texts = Vec::new();
     while texts.len() < args.rows {
         let window = rows.window(args.rows - texts.len(), usize::MAX, &AtomicBool::new(false))?;
@@ -168,7 +170,7 @@ fn texts(args: &Args) -> anyhow::Result<Vec<Text>> {
 }
 
 /// Milliseconds from the start of `nimbert classify` to its end, ascending.
-fn cold_starts(args: &Args, text: &Text) -> anyhow::Result<Vec<f64>> {
+fn cold_starts(args: &Args, text: &str) -> anyhow::Result<Vec<f64>> {
     let program = std::env::current_exe().context("the program's own path")?;
     let start = || {
         let mut command = Command::new(&program);
@@ -178,8 +180,11 @@ fn cold_starts(args: &Args, text: &Text) -> anyhow::Result<Vec<f64>> {
         if let Some(library) = &args.open.ort_lib {
             command.arg("--ort-lib").arg(library);
         }
+        if let Some(threads) = args.open.threads {
+            command.arg("--threads").arg(threads.to_string());
+        }
         let started = Instant::now();
-        let status = command.arg("--").arg(&text.text).stdout(Stdio::null()).status()?;
+        let status = command.arg("--").arg(text).stdout(Stdio::null()).status()?;
         if !status.success() {
             bail!("{}: {status}", program.display());
         }

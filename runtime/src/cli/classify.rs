@@ -4,7 +4,7 @@ use std::{
     io::{IsTerminal, stderr},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use anyhow::bail;
@@ -80,6 +80,9 @@ enum OnError {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let Some(input) = &args.input else { return run_texts(args) };
     let columns = Columns { text: args.text_column.clone(), pair: args.text_pair_column.clone() };
+    if args.resume && !std::fs::metadata(input).is_ok_and(|metadata| metadata.is_file()) {
+        bail!("{}: expected a file for --resume: what was read of anything else is gone", input.display());
+    }
     let rows = Rows::open(input, columns)?;
     let stop = interrupt::flag();
     let options = Options { parallelism: Parallelism::Throughput, ..args.open.options() };
@@ -96,8 +99,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             Ok(output.finish()?)
         }
         Err(error) => {
-            // Bad input is mended, and is another input then; everything else may be tried again.
-            if let Some(partial) = output.abandon(super::exit_status(&error) != 2) {
+            if let Some(partial) = output.abandon() {
                 eprintln!("nimbert: {} has the results so far; --resume goes on", partial.display());
             }
             Err(error)
@@ -122,8 +124,8 @@ impl Args {
         let extension = self.output.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         match extension.as_str() {
             "jsonl" | "ndjson" => Ok(Format::Json { top_k }),
-            _ if self.json => Ok(Format::Json { top_k }),
             "parquet" | "arrow" => self.columns(classifier),
+            _ if self.json => Ok(Format::Json { top_k }),
             "csv" if top_k.is_some() => bail!("a .csv file has the scores of all labels: expected no --top-k"),
             "csv" => Ok(Format::Csv { labels: classifier.labels().to_vec() }),
             _ => Ok(Format::Lines { top_k }),
@@ -148,10 +150,12 @@ impl Args {
 
     /// What is being done, as far as results depend on it: that and nothing else can be resumed.
     fn note(&self, input: &Path) -> anyhow::Result<String> {
-        let bytes = std::fs::metadata(input).map_or(0, |metadata| metadata.len());
+        let metadata = std::fs::metadata(input).ok();
+        let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok());
         let note = serde_json::json!({
-            "input": input,
-            "input_bytes": bytes,
+            "input": std::fs::canonicalize(input).unwrap_or_else(|_| input.to_owned()),
+            "input_bytes": metadata.map(|metadata| metadata.len()),
+            "input_modified": modified.map(|modified| modified.as_secs_f64()),
             "columns": [Some(&self.text_column), self.text_pair_column.as_ref()],
             "bundle": sha256_file(&self.bundle.join(MANIFEST))?,
             "variant": self.open.variant,
@@ -165,7 +169,7 @@ impl Args {
 /// Classifies all rows but the first `done`, which were classified before. Returns how many were skipped.
 fn classify_rows(
     classifier: &Classifier,
-    rows: Rows,
+    mut rows: Rows,
     output: &mut Output,
     done: u64,
     on_error: OnError,

@@ -66,6 +66,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     )?;
     match args.device {
         None => Ok(()),
+        Some(Device::Auto) => anyhow::bail!("expected --device cpu, cuda or tensorrt, found auto"),
         Some(device) => placement(args, &bundle, device, &mut out),
     }
 }

@@ -82,13 +82,11 @@ struct OpenArgs {
     /// The most memory of the GPU, such as 2GB [default: all]
     #[arg(long, value_name = "SIZE")]
     gpu_memory_limit: Option<Size>,
-    /// Record a run's GPU kernels once and replay them; for batches of one shape
-    #[arg(long)]
-    cuda_graph: bool,
     /// Do not keep the graph in the form compiled for this machine (in $NIMBERT_CACHE, or the system's folder for caches)
     #[arg(long)]
     no_cache: bool,
-    /// Write a trace of all runs, for chrome://tracing or Perfetto; the time and .json are appended to the name
+    /// Write traces of all runs, one a session, for chrome://tracing or Perfetto; number, time and .json are appended to the
+    /// name
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
@@ -99,11 +97,7 @@ struct OpenArgs {
 impl OpenArgs {
     fn options(&self) -> Options {
         let bytes = |size: Option<Size>| size.map(|Size(bytes)| bytes);
-        let gpu = GpuOptions {
-            memory_limit: bytes(self.gpu_memory_limit),
-            cuda_graph: self.cuda_graph,
-            ..GpuOptions::default()
-        };
+        let gpu = GpuOptions { memory_limit: bytes(self.gpu_memory_limit), ..GpuOptions::default() };
         let session = SessionOptions {
             ort_lib: self.ort_lib.clone(),
             device: self.device,
@@ -192,7 +186,7 @@ pub(crate) fn main() -> ExitCode {
 fn exit_status(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(nimbert::Error::Cancelled) => 130,
-        Some(nimbert::Error::Session { .. }) => 1,
+        Some(nimbert::Error::Session { .. } | nimbert::Error::DeadlinePassed) => 1,
         _ if error.is::<OutputError>() => 1,
         _ => 2,
     }

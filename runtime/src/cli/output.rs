@@ -165,6 +165,10 @@ impl Output {
         if file.try_lock().is_err() {
             bail!("{}: another nimbert is writing it", rows.display());
         }
+        // Between opening and locking, another run may have put it in its place: it is that run's output then.
+        if !is_same_file(&file, &rows) {
+            bail!("{}: another nimbert has just written it", path.display());
+        }
         let (done, bytes) = if resume { resumable(&rows, &note_path, note, &format, &file)? } else { (0, 0) };
         file.set_len(bytes).map_err(cannot_write)?;
         let mut writer = file.try_clone().map_err(cannot_write)?;
@@ -227,23 +231,40 @@ impl Output {
             columns.finish().map_err(|reason| self.error(reason))?;
         }
         let Some(Partial { target, rows, note, lock }) = self.file.take() else { return Ok(()) };
-        lock.sync_all().and_then(|()| fs::rename(rows, target)).map_err(|reason| self.error(reason))?;
-        // The results are in their place; a note that cannot be removed is no failure.
-        let _ = fs::remove_file(note);
-        Ok(())
+        // The note first, while the lock says that it is ours.
+        lock.sync_all()
+            .and_then(|()| fs::remove_file(note))
+            .and_then(|()| fs::rename(rows, target))
+            .map_err(|reason| self.error(reason))
     }
 
-    /// Gives up: what can be resumed is kept, anything else is removed. Returns where it lies.
-    pub(super) fn abandon(mut self, keep: bool) -> Option<PathBuf> {
+    /// Gives up: results that can be resumed are kept, anything else is removed. Returns where they lie.
+    pub(super) fn abandon(mut self) -> Option<PathBuf> {
         let is_flushed = self.writer.flush().is_ok();
         let Partial { rows, note, .. } = self.file?;
-        if keep && is_flushed && self.format.can_be_resumed() {
+        let count = || File::open(&rows).and_then(|file| self.format.count(&file));
+        if is_flushed && self.format.can_be_resumed() && count().is_ok_and(|(results, _)| results > 0) {
             return Some(rows);
         }
         // The error that is being reported says more than one of removing what may not be there.
         let _ = fs::remove_file(note);
         let _ = fs::remove_file(rows);
         None
+    }
+}
+
+/// Whether `path` still names the file that was opened.
+fn is_same_file(file: &File, path: &Path) -> bool {
+    let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        opened.dev() == named.dev() && opened.ino() == named.ino()
+    }
+    // Elsewhere a file that is open is not renamed.
+    #[cfg(not(unix))]
+    {
+        opened.len() == named.len()
     }
 }
 
@@ -300,7 +321,7 @@ mod tests {
         assert_eq!(done, 0);
         output.writer.write_all(b"{}\n{\"half").unwrap();
         assert!(Output::open(&path, json(), "work", true).err().unwrap().to_string().contains("another nimbert"));
-        let rows = output.abandon(true).unwrap();
+        let rows = output.abandon().unwrap();
         assert!(rows.exists() && !path.exists());
         let other = Output::open(&path, json(), "other work", true).err().unwrap();
         assert!(other.to_string().contains("other work"), "{other}");
@@ -311,7 +332,8 @@ mod tests {
         let mut content = String::new();
         File::open(&path).unwrap().read_to_string(&mut content).unwrap();
         assert_eq!((content.as_str(), files()), ("{}\n[]\n", 1));
+        // Without a result there is nothing to keep.
         let (output, _) = Output::open(&path, json(), "work", false).unwrap();
-        assert_eq!((output.abandon(false), files()), (None, 1));
+        assert_eq!((output.abandon(), files()), (None, 1));
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use nimbert::{Bundle, Classifier, Options};
+use nimbert::{Bundle, Classifier, Device, Options, bundle::Variant};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -19,17 +19,26 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let bundle = Bundle::open(&args.bundle)?;
     bundle.verify()?;
     let variants = &bundle.manifest.variants;
-    let asked = |name: &str| args.open.variant.as_deref().is_none_or(|asked| asked == name);
+    // On the CPU every graph runs; another device runs those that were made for it.
+    let device = args.open.device;
+    let asked = |variant: &&Variant| match &args.open.variant {
+        Some(name) => *name == variant.name,
+        None => device == Device::Cpu || device.execution_provider() == Some(&variant.execution_provider),
+    };
     // As they are in the bundle, not as they were compiled before.
     let options = Options { cache: None, ..args.open.options() };
     if let Some(name) = &options.variant {
         bundle.variant(Some(name), options.session.device)?;
     }
-    for variant in variants.iter().filter(|variant| asked(&variant.name)) {
+    for variant in variants.iter().filter(asked) {
         let options = Options { variant: Some(variant.name.clone()), ..options.clone() };
         Classifier::open(&args.bundle, &options)?.classify("verify")?;
     }
     let files = bundle.manifest.files.len();
-    let graphs = if args.open.variant.is_some() { "the graph" } else { "every graph" };
+    let graphs = match (&args.open.variant, device) {
+        (Some(name), _) => name.clone(),
+        (None, Device::Cpu) => "every graph".to_owned(),
+        (None, device) => format!("every graph for {device}"),
+    };
     Ok(writeln!(io::stdout(), "{}: ok: {files} checksums, {graphs} loads and runs", args.bundle.display())?)
 }

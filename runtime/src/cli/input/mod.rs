@@ -17,6 +17,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -24,9 +25,9 @@ use anyhow::{Context, bail};
 use nimbert::TextInput;
 
 /// No row may be larger, in bytes: a quote that is not closed would otherwise fill the memory.
-pub(super) const MAX_ROW_BYTES: usize = 64 << 20;
+pub(super) const MAX_ROW_BYTES: usize = 16 << 20;
 /// Rows that are read ahead.
-const READ_AHEAD: usize = 1024;
+const READ_AHEAD: usize = 64;
 /// How long a window that has a row already waits for the next: what comes through a pipe, line by line, is not held back.
 const PATIENCE: Duration = Duration::from_millis(5);
 
@@ -65,6 +66,10 @@ type Item = anyhow::Result<Result<Text, BadRow>>;
 /// Rows in input order.
 pub(super) struct Rows {
     receiver: Receiver<Item>,
+    /// The reader; none once its end has been looked at.
+    reader: Option<JoinHandle<()>>,
+    /// Why there are no more, to be said when those before it were taken.
+    failed: Option<anyhow::Error>,
     progress: Arc<AtomicU64>,
     /// Size of the input in the unit of [`Rows::position`]: bytes, or rows of Parquet. None where it is not known.
     pub(super) total: Option<u64>,
@@ -135,8 +140,9 @@ impl Rows {
             };
             (total, read)
         };
-        std::thread::Builder::new().name("input".to_owned()).spawn(read).context("cannot start a thread")?;
-        Ok(Self { receiver, progress, total })
+        let reader = std::thread::Builder::new().name("input".to_owned()).spawn(read);
+        let reader = Some(reader.context("cannot start a thread")?);
+        Ok(Self { receiver, reader, failed: None, progress, total })
     }
 
     /// How far the reader is.
@@ -147,9 +153,9 @@ impl Rows {
     /// The next rows: at least one, at most `max_rows` or about `max_bytes`; none at the end. Bad rows are among them.
     ///
     /// # Errors
-    /// Why there are no more; [`nimbert::Error::Cancelled`] if `stop` is set while there is nothing yet.
+    /// Why there are no more; [`nimbert::Error::Cancelled`] if `stop` is set.
     pub(super) fn window(
-        &self,
+        &mut self,
         max_rows: usize,
         max_bytes: usize,
         stop: &AtomicBool,
@@ -157,18 +163,35 @@ impl Rows {
         let mut rows = Vec::new();
         let mut bytes = 0;
         while rows.len() < max_rows && bytes < max_bytes {
+            if stop.load(Ordering::Relaxed) {
+                return Err(nimbert::Error::Cancelled.into());
+            }
             let row = match self.receiver.recv_timeout(PATIENCE) {
-                Ok(item) => item?,
-                Err(RecvTimeoutError::Timeout) if rows.is_empty() => match stop.load(Ordering::Relaxed) {
-                    true => return Err(nimbert::Error::Cancelled.into()),
-                    false => continue,
-                },
-                Err(_) => break,
+                Ok(Ok(row)) => row,
+                Ok(Err(error)) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) if rows.is_empty() => continue,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => {
+                    // A reader that panics has not come to the end.
+                    if self.reader.take().is_some_and(|reader| reader.join().is_err()) {
+                        self.failed = Some(anyhow::anyhow!("the input cannot be read to its end, see above"));
+                    }
+                    break;
+                }
             };
             bytes += row.as_ref().map_or(0, |row| row.text.len() + row.pair.as_ref().map_or(0, String::len));
             rows.push(row);
         }
-        Ok(rows)
+        match self.failed.take() {
+            Some(error) if rows.is_empty() => Err(error),
+            failed => {
+                self.failed = failed;
+                Ok(rows)
+            }
+        }
     }
 }
 
@@ -208,7 +231,7 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         let short = |message: String| message.replace(&format!("{}/", folder.path().display()), "");
-        let rows = match Rows::open(&path, Columns { text: "text".to_owned(), pair: None }) {
+        let mut rows = match Rows::open(&path, Columns { text: "text".to_owned(), pair: None }) {
             Ok(rows) => rows,
             Err(error) => return vec![Err(short(format!("{error:#}")))],
         };

@@ -39,7 +39,7 @@ impl Default for Metrics {
             inference: histogram(),
         };
         let mut registry = Registry::with_prefix("nimbert");
-        registry.register("requests", "Requests by the status of their answer", metrics.requests.clone());
+        registry.register("requests", "Texts to be predicted, by the status of the answer", metrics.requests.clone());
         registry.register("texts", "Texts that were classified", metrics.texts.clone());
         registry.register("requests_in_flight", "Requests that are being answered", metrics.in_flight.clone());
         let parts = [

@@ -1,6 +1,6 @@
 //! `nimbert serve`: a classifier behind HTTP, for those who call it from other languages or machines.
 //!
-//! `POST /predict` takes and gives what text-embeddings-inference does, so that its clients work unchanged. Requests wait
+//! `POST /predict` takes and gives what text-embeddings-inference does, but for raw scores. Requests wait
 //! in the classifier's queue, where those that overlap are joined into batches; a request that finds the queue full is
 //! answered 429 at once. A client that hangs up takes its texts out of the queue.
 
@@ -131,18 +131,20 @@ fn router(server: Arc<Server>, max_body: usize) -> Router {
 }
 
 async fn serve(args: &Args, router: Router) -> anyhow::Result<()> {
+    // Before anybody is told that we are here: a signal that comes then must not kill us.
+    let (shutdown, late) = (signalled()?, signalled()?);
     #[cfg(unix)]
     if let Some(path) = &args.unix_socket {
         let listener = bind_socket(path)?;
         announce(&format!("unix:{}", path.display()));
-        let served = until_shutdown(axum::serve(listener, router).with_graceful_shutdown(shutdown())).await;
+        let served = within_grace(axum::serve(listener, router).with_graceful_shutdown(shutdown), late).await;
         // It names nobody any more.
         let _ = std::fs::remove_file(path);
         return served;
     }
     let listener = TcpListener::bind(args.listen).await.with_context(|| args.listen.to_string())?;
     announce(&format!("http://{}", listener.local_addr()?));
-    until_shutdown(axum::serve(listener, router).with_graceful_shutdown(shutdown())).await
+    within_grace(axum::serve(listener, router).with_graceful_shutdown(shutdown), late).await
 }
 
 /// Says where requests are taken, on standard output: whoever started us waits for this line.
@@ -163,28 +165,37 @@ fn bind_socket(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
 }
 
 /// Serves; after the signal to end, requests that are being answered have [`GRACE`].
-async fn until_shutdown(serving: impl IntoFuture<Output = std::io::Result<()>>) -> anyhow::Result<()> {
+async fn within_grace(
+    serving: impl IntoFuture<Output = std::io::Result<()>>,
+    signalled: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let late = async {
-        shutdown().await;
+        signalled.await;
         tokio::time::sleep(GRACE).await;
     };
     tokio::select! {
         served = serving.into_future() => Ok(served?),
-        () = late => anyhow::bail!("requests were not answered within {} s of the signal to end", GRACE.as_secs()),
+        () = late => Err(anyhow::Error::new(nimbert::Error::DeadlinePassed).context("requests were still being answered")),
     }
 }
 
-/// Ends with Ctrl-C or SIGTERM.
-async fn shutdown() {
-    let interrupt = async { tokio::signal::ctrl_c().await.unwrap_or(()) };
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Ok(mut terminate) = signal(SignalKind::terminate()) else { return interrupt.await };
-        tokio::select! { () = interrupt => (), _ = terminate.recv() => () }
-    }
-    #[cfg(not(unix))]
-    interrupt.await;
+/// Ends with Ctrl-C or SIGTERM; from this call on, they do not end the process.
+#[cfg(unix)]
+fn signalled() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
+    })
+}
+
+/// Ends with Ctrl-C; from this call on, it does not end the process.
+#[cfg(windows)]
+fn signalled() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
 }
 
 async fn authorized(State(server): State<Arc<Server>>, headers: HeaderMap, request: Request, next: Next) -> Response {

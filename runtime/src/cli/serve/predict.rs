@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{Failure, Server};
 
 /// A request's body. Further keys of text-embeddings-inference's are taken and change nothing: texts are always cut on
-/// the right, and scores are always probabilities.
+/// the right. Scores are always probabilities; who asks for raw ones is told so.
 #[derive(Debug, Deserialize)]
 pub(super) struct Body {
     inputs: Inputs,
@@ -25,11 +25,13 @@ pub(super) struct Body {
     raw_scores: bool,
 }
 
-/// One text, a pair of two texts, or a list of either: `"a"`, `["a", "b"]`, `[["a"], ["b"]]`, `[["a", "b"], ["c", "d"]]`.
+/// One text, a pair of two texts, or a list of either: `"a"` or `["a"]`, `["a", "b"]`, `[["a"], ["b"]]`,
+/// `[["a", "b"], ["c", "d"]]`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Inputs {
     One(String),
+    Alone([String; 1]),
     Pair(String, String),
     List(Vec<Vec<String>>),
 }
@@ -111,7 +113,7 @@ async fn answer(server: &Arc<Server>, body: Result<Json<Body>, JsonRejection>) -
 fn texts(inputs: Inputs, max: usize) -> Result<Vec<Input>, Failure> {
     let invalid = |status, message: String| Err(Failure::new(status, "validation", message));
     let texts = match inputs {
-        Inputs::One(text) => vec![(text, None)],
+        Inputs::One(text) | Inputs::Alone([text]) => vec![(text, None)],
         Inputs::Pair(text, pair) => vec![(text, Some(pair))],
         Inputs::List(list) => {
             let mut texts = Vec::with_capacity(list.len());
@@ -166,6 +168,7 @@ mod tests {
     fn inputs_are_a_text_a_pair_or_a_list_of_either() {
         let (a, b) = (|| "a".to_owned(), || "b".to_owned());
         assert_eq!(parsed(r#"{"inputs": "a", "truncate": true}"#), Ok(vec![(a(), None)]));
+        assert_eq!(parsed(r#"{"inputs": ["a"]}"#), Ok(vec![(a(), None)]));
         assert_eq!(parsed(r#"{"inputs": ["a", "b"]}"#), Ok(vec![(a(), Some(b()))]));
         assert_eq!(parsed(r#"{"inputs": [["a"], ["b"]]}"#), Ok(vec![(a(), None), (b(), None)]));
         assert_eq!(parsed(r#"{"inputs": [["a", "b"]]}"#), Ok(vec![(a(), Some(b()))]));
