@@ -33,6 +33,8 @@ const MANY_ROWS: usize = 1_000_000;
 /// Clients of the server, and for how long.
 const CLIENTS: usize = 8;
 const LOAD_SECONDS: u64 = 60;
+/// Until it has met texts of all lengths, alone and together.
+const WARM_UP_SECONDS: u64 = 20;
 const TEXT: &str = "A delight from start to finish.";
 
 /// What all measurements use.
@@ -354,12 +356,15 @@ impl Bench {
             Ok(serde_json::from_str(output(&mut command(&self.python, &script))?.trim())?)
         };
         let server = Server::start(&program, &self.exported.ours, &[])?;
-        load(server.port, CLIENTS, 5)?;
+        load(server.port, CLIENTS, WARM_UP_SECONDS)?;
         let before = Memory::of(server.child.id())?;
         let result = load(server.port, CLIENTS, LOAD_SECONDS)?;
         let after = Memory::of(server.child.id())?;
         println!("serve, {CLIENTS} clients for {LOAD_SECONDS} s: {result}");
-        println!("  private memory after 5 s of warm-up {:.1} MB, at the end {:.1} MB", before.private, after.private);
+        println!(
+            "  private memory after {WARM_UP_SECONDS} s of warm-up {:.1} MB, at the end {:.1} MB",
+            before.private, after.private
+        );
         println!("  ended by a signal: {}", server.end()?);
         let limits = ["--max-queue", "1", "--max-concurrent-requests", "4"];
         let full = Server::start(&program, &self.exported.ours, &limits)?;
