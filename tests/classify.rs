@@ -3,16 +3,14 @@
 use std::{fs, io::Write, path::PathBuf, process::Stdio, sync::OnceLock};
 
 use nimbert::{Classifier, Error, Options};
-use nimbert_tests::{Dir, Finished, finish, program, workspace};
+use nimbert_tests::{Dir, Finished, finish, program, tiny_bundle, workspace};
 
 /// A bundle of the tiny BERT, made once a process.
 fn bundle() -> PathBuf {
     static BUNDLE: OnceLock<Dir> = OnceLock::new();
     let dir = BUNDLE.get_or_init(|| {
         let dir = Dir::default();
-        let mut command = program("nimbert-train");
-        command.arg("export").arg(workspace("tests/data/tiny-bert")).arg("--out").arg(dir.path("bundle"));
-        finish(&mut command).success();
+        tiny_bundle(&dir);
         dir
     });
     dir.path("bundle")

@@ -3,7 +3,7 @@
 use std::fs;
 
 use fastrand::Rng;
-use nimbert_tests::{Dir, finish, program, workspace};
+use nimbert_tests::{Dir, finish, program, tiny_bundle, workspace};
 
 const TEXTS: usize = 20_000;
 const MAX_LENGTH: usize = 64;
@@ -103,10 +103,7 @@ fn ids_are_those_of_the_tokenizers_crate() {
 #[test]
 fn every_text_gets_an_answer() {
     let dir = Dir::default();
-    let bundle = dir.path("bundle");
-    let mut export = program("nimbert-train");
-    export.arg("export").arg(workspace("tests/data/tiny-bert")).arg("--out").arg(&bundle);
-    finish(&mut export).success();
+    let bundle = tiny_bundle(&dir);
     let texts = texts();
     let lines: String = texts.iter().map(|text| serde_json::json!({ "text": text }).to_string() + "\n").collect();
     let (input, output) = (dir.write("odd.jsonl", lines), dir.path("labels.jsonl"));

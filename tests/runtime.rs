@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -12,16 +12,7 @@ use std::{
 };
 
 use nimbert::{CallOptions, Classifier, Error, Options, Parallelism, SessionOptions};
-use nimbert_tests::{Dir, finish, program, workspace};
-
-/// A bundle of the tiny BERT in `dir`.
-fn bundle(dir: &Dir) -> PathBuf {
-    let bundle = dir.path("bundle");
-    let mut command = program("nimbert-train");
-    command.arg("export").arg(workspace("tests/data/tiny-bert")).arg("--out").arg(&bundle);
-    finish(&mut command).success();
-    bundle
-}
+use nimbert_tests::{Dir, finish, program, tiny_bundle};
 
 /// Different texts of 1 to 60 words.
 fn texts(count: usize) -> Vec<String> {
@@ -36,7 +27,7 @@ fn texts(count: usize) -> Vec<String> {
 #[test]
 fn calls_from_many_threads_get_the_answers_of_calls_alone() {
     let dir = Dir::default();
-    let bundle = bundle(&dir);
+    let bundle = tiny_bundle(&dir);
     let texts = texts(200);
     let alone =
         Classifier::open(&bundle, &Options { parallelism: Parallelism::Latency, ..Options::default() }).unwrap();
@@ -63,7 +54,7 @@ fn a_full_queue_is_an_error_and_a_call_that_is_alone_may_be_large() {
     let dir = Dir::default();
     let session = SessionOptions { threads: Some(1), ..SessionOptions::default() };
     let options = Options { queue_limit: Some(4), session, ..Options::default() };
-    let classifier = Classifier::open(bundle(&dir), &options).unwrap();
+    let classifier = Classifier::open(tiny_bundle(&dir), &options).unwrap();
     assert_eq!(classifier.classify_batch(&texts(100)).unwrap().len(), 100);
     let refused = AtomicBool::new(false);
     let many = texts(20_000);
@@ -84,7 +75,7 @@ fn a_full_queue_is_an_error_and_a_call_that_is_alone_may_be_large() {
 #[test]
 fn a_call_may_be_cancelled_or_have_a_deadline() {
     let dir = Dir::default();
-    let classifier = Arc::new(Classifier::open(bundle(&dir), &Options::default()).unwrap());
+    let classifier = Arc::new(Classifier::open(tiny_bundle(&dir), &Options::default()).unwrap());
     let many = texts(200_000);
     let cancel = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -119,7 +110,7 @@ fn a_call_may_be_cancelled_or_have_a_deadline() {
 #[test]
 fn a_text_that_needs_too_much_memory_is_refused() {
     let dir = Dir::default();
-    let bundle = bundle(&dir);
+    let bundle = tiny_bundle(&dir);
     let options = |memory_limit| Options { memory_limit: Some(memory_limit), ..Options::default() };
     let enough = Classifier::open(&bundle, &options(8 << 30)).unwrap();
     assert_eq!(enough.classify_batch(&texts(50)).unwrap().len(), 50);
@@ -131,7 +122,7 @@ fn a_text_that_needs_too_much_memory_is_refused() {
 #[test]
 fn a_graph_that_was_compiled_gives_the_same_answers_and_a_broken_one_is_made_again() {
     let dir = Dir::default();
-    let bundle = bundle(&dir);
+    let bundle = tiny_bundle(&dir);
     let cache = dir.path("cache");
     let plain = Classifier::open(&bundle, &Options::default()).unwrap();
     let open = || Classifier::open(&bundle, &Options { cache: Some(cache.clone()), ..Options::default() }).unwrap();
@@ -163,7 +154,7 @@ fn classify(bundle: &Path, input: &Path, output: &Path, arguments: &[&str]) -> C
 #[test]
 fn what_was_killed_is_resumed_and_ends_with_the_same_output() {
     let dir = Dir::default();
-    let bundle = bundle(&dir);
+    let bundle = tiny_bundle(&dir);
     let rows = texts(40_000);
     let csv: String = rows.iter().enumerate().map(|(row, text)| format!("{row},\"{text}\nend\"\n")).collect();
     let input = dir.write("rows.csv", format!("id,text\n{csv}"));
@@ -205,7 +196,7 @@ fn what_was_killed_is_resumed_and_ends_with_the_same_output() {
 #[test]
 fn bad_rows_are_skipped_if_asked() {
     let dir = Dir::default();
-    let bundle = bundle(&dir);
+    let bundle = tiny_bundle(&dir);
     let input = dir.write("rows.jsonl", "{\"text\": \"film\"}\nbroken\n{\"body\": 1}\n{\"text\": \"great\"}\n");
     let output = dir.path("labels.csv");
     finish(&mut classify(&bundle, &input, &output, &[])).failure(2, &["rows.jsonl:2:1: expected a JSON object"]);
@@ -225,7 +216,7 @@ fn lines_that_come_slowly_are_answered_at_once() {
     use std::io::{BufRead, BufReader, Write};
     let dir = Dir::default();
     let mut command = program("nimbert");
-    command.arg("classify").arg(bundle(&dir)).args(["--input", "-"]);
+    command.arg("classify").arg(tiny_bundle(&dir)).args(["--input", "-"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
     for text in ["film", "great"] {

@@ -93,6 +93,13 @@ pub struct Variant {
     pub accuracy: Option<f64>,
 }
 
+impl Variant {
+    /// The name of the file for its large tensors, if it has one.
+    pub fn data_file(&self) -> String {
+        format!("{}_data", self.file)
+    }
+}
+
 /// Number format of a graph's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -279,7 +286,7 @@ impl Bundle {
     /// Size of a graph in bytes, with the file of its large tensors where there is one.
     pub fn graph_bytes(&self, variant: &Variant) -> u64 {
         let bytes = |name: &str| self.manifest.files.get(name).map_or(0, |entry| entry.bytes);
-        bytes(&variant.file) + bytes(&format!("{}_data", variant.file))
+        bytes(&variant.file) + bytes(&variant.data_file())
     }
 }
 

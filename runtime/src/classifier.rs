@@ -15,7 +15,7 @@ use crate::{
     library,
     memory::{RunMemory, resident_bytes},
     prediction::{Decision, Prediction, mean_logits},
-    scheduler::{GiveUp, Scheduler, Settings, Workers},
+    scheduler::{Scheduler, Settings, Workers},
     session::{Session, SessionOptions, available_threads},
     tokenizer::{Encoding, TextInput, Tokenizer},
 };
@@ -44,8 +44,8 @@ pub struct Options {
     /// exceed it is refused with [`Error::MemoryLimit`]. An estimate. None, the default: no limit.
     pub memory_limit: Option<u64>,
     /// Where graphs, and TensorRT's engines, are kept in the form that was compiled for this machine
-    /// ([`compiled::default_cache`] is the program's): they load in half of the time, and sessions and processes share the weights. None, the default of the
-    /// library: nothing is written.
+    /// ([`compiled::default_cache`] is the program's): they load in half of the time, and sessions and processes share the
+    /// weights. None, the default of the library: nothing is written.
     pub cache: Option<PathBuf>,
 }
 
@@ -196,8 +196,7 @@ impl Classifier {
         let windows = self.tokenize(&inputs)?;
         let counts: Vec<usize> = windows.iter().map(Vec::len).collect();
         let tokenization = started.elapsed();
-        let give_up = GiveUp { deadline: options.deadline, cancel: options.cancel };
-        let (logits, times) = self.scheduler.logits(windows.into_iter().flatten().collect(), give_up)?;
+        let (logits, times) = self.scheduler.logits(windows.into_iter().flatten().collect(), options)?;
         let labels = self.labels();
         if let Some(row) = logits.iter().find(|row| row.len() != labels.len()) {
             let expected = format!("{} logits a text, one for each label in config.json", labels.len());

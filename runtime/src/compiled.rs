@@ -61,7 +61,7 @@ impl Entry {
     /// The entry in `cache` of a bundle's graph. ONNX Runtime must have been loaded: its version is part of the name.
     pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant) -> Self {
         let digest = |name: &str| bundle.manifest.files.get(name).map_or("", |entry| entry.sha256.as_str());
-        let graph = [digest(&variant.file), digest(&format!("{}_data", variant.file))];
+        let graph = [digest(&variant.file), digest(&variant.data_file())];
         let name = sha256(format!("{FORMAT} {graph:?} {} {}", ort::info(), instructions()).as_bytes());
         Self { folder: cache.join(&name[..NAME_LENGTH]) }
     }

@@ -26,7 +26,7 @@ pub mod config;
 pub mod device;
 mod error;
 mod library;
-mod memory;
+pub mod memory;
 pub mod placement;
 pub mod prediction;
 mod scheduler;

@@ -1,4 +1,5 @@
-//! How much memory a run of the graph needs: an estimate from its shape, so that a batch can be refused before it is run.
+//! How much memory a run of the graph needs: an estimate from its shape, so that a batch can be refused before it is run;
+//! and how much the process holds.
 
 use crate::config::ModelConfig;
 
@@ -31,9 +32,19 @@ impl RunMemory {
 }
 
 /// Bytes of memory that the process holds now. None where the system does not say it in a file.
-pub(crate) fn resident_bytes() -> Option<u64> {
+pub fn resident_bytes() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+/// The most bytes of memory that the process has held. None where the system does not say it in a file.
+pub fn peak_bytes() -> Option<u64> {
+    status_bytes("VmHWM:")
+}
+
+/// A figure of Linux' `/proc/self/status`.
+fn status_bytes(figure: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(figure))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 

@@ -14,16 +14,14 @@
 use std::{
     collections::VecDeque,
     path::Path,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use crate::{
     batch::Batch,
+    classifier::CallOptions,
     error::{Error, Result},
     memory::RunMemory,
     session::{AfterRun, Session},
@@ -75,13 +73,6 @@ pub(crate) struct Times {
     pub(crate) queue: Duration,
     /// From then until the last of them was done.
     pub(crate) inference: Duration,
-}
-
-/// What makes a call give up.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct GiveUp<'a> {
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) cancel: Option<&'a AtomicBool>,
 }
 
 /// The queue and its workers. Dropping it ends them; there is no call then that waits.
@@ -189,7 +180,7 @@ impl Scheduler {
     /// # Errors
     /// [`Error::QueueFull`], [`Error::MemoryLimit`] before anything is run; [`Error::Cancelled`],
     /// [`Error::DeadlinePassed`]; what a run gives.
-    pub(crate) fn logits(&self, encodings: Vec<Encoding>, give_up: GiveUp<'_>) -> Result<(Vec<Vec<f32>>, Times)> {
+    pub(crate) fn logits(&self, encodings: Vec<Encoding>, options: CallOptions<'_>) -> Result<(Vec<Vec<f32>>, Times)> {
         let since = Instant::now();
         if let Some((memory, available)) = self.shared.settings.memory
             && let Some(tokens) = encodings.iter().map(|encoding| encoding.input_ids.len()).max()
@@ -213,7 +204,7 @@ impl Scheduler {
         // The longest first: what comes last is short, so that all workers end at the same time.
         jobs.sort_by_key(|job| std::cmp::Reverse(job.encoding.input_ids.len()));
         self.push(jobs)?;
-        call.wait(&self.shared, give_up, since)
+        call.wait(&self.shared, options, since)
     }
 
     fn push(&self, jobs: Vec<Job>) -> Result<()> {
@@ -443,7 +434,12 @@ impl Call {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait(self: &Arc<Self>, shared: &Shared, give_up: GiveUp<'_>, since: Instant) -> Result<(Vec<Vec<f32>>, Times)> {
+    fn wait(
+        self: &Arc<Self>,
+        shared: &Shared,
+        options: CallOptions<'_>,
+        since: Instant,
+    ) -> Result<(Vec<Vec<f32>>, Times)> {
         let mut progress = self.lock();
         loop {
             if let Some(error) = progress.error.take() {
@@ -456,13 +452,13 @@ impl Call {
                 let times = Times { queue: started - since, inference: ended - started };
                 return Ok((std::mem::take(&mut progress.logits), times));
             }
-            let left = give_up.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = options.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 progress.error = Some(Error::DeadlinePassed);
-            } else if give_up.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+            } else if options.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
                 progress.error = Some(Error::Cancelled);
             } else {
-                let poll = give_up.cancel.map(|_| CANCEL_POLL);
+                let poll = options.cancel.map(|_| CANCEL_POLL);
                 progress = match left.into_iter().chain(poll).min() {
                     None => self.done.wait(progress).unwrap_or_else(PoisonError::into_inner),
                     Some(time) => self.done.wait_timeout(progress, time).unwrap_or_else(PoisonError::into_inner).0,

@@ -1,28 +1,17 @@
 //! Parquet and Arrow files, in and out.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-};
+mod common;
+
+use std::{fs::File, path::Path, sync::Arc};
 
 use arrow_array::{Array, Float32Array, Int32Array, RecordBatch, StringArray};
 use arrow_ipc::reader::FileReader;
 use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 
-fn workspace(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
-}
-
 /// Exit status and messages of a run.
 fn classify(input: &Path, output: &Path, arguments: &[&str]) -> (Option<i32>, String) {
-    let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nimbert"));
-    command.env("ORT_DYLIB_PATH", workspace(".setup/lib").join(library));
-    command.env("NIMBERT_CACHE", workspace(".setup/cache"));
-    command.arg("classify").arg(workspace("tests/data/bundle-1"));
+    let mut command = common::nimbert("classify");
     let finished = command.arg("--input").arg(input).arg("--output").arg(output).args(arguments).output().unwrap();
     (finished.status.code(), String::from_utf8(finished.stderr).unwrap())
 }

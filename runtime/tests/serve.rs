@@ -1,24 +1,18 @@
 //! `nimbert serve`, over a real socket.
 
+mod common;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
 use serde_json::{Value, json};
 
-fn workspace(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nimbert"));
-    command.env("ORT_DYLIB_PATH", workspace(".setup/lib").join(library));
-    command.env("NIMBERT_CACHE", workspace(".setup/cache"));
-    command.arg("serve").arg(workspace("tests/data/bundle-1")).args(arguments);
+fn serve(arguments: &[&str]) -> Command {
+    let mut command = common::nimbert("serve");
+    command.args(arguments);
     command
 }
 
@@ -37,7 +31,7 @@ impl Drop for Server {
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = command(&["--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = serve(&["--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
@@ -163,7 +157,7 @@ fn a_unix_socket_will_do() {
     let path = folder.path().join("socket");
     // One that a killed process has left is in nobody's way.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let mut child = command(&["--unix-socket"]).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = serve(&["--unix-socket"]).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let mut server = Server { child, address: String::new() };
@@ -176,7 +170,7 @@ fn a_unix_socket_will_do() {
 #[test]
 fn an_address_that_is_taken_is_an_error() {
     let server = Server::start(&[]);
-    let output = command(&["--listen", &server.address]).output().unwrap();
+    let output = serve(&["--listen", &server.address]).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && message.contains(&server.address), "{message}");
 }

@@ -72,6 +72,15 @@ pub fn program(name: &str) -> Command {
     command
 }
 
+/// A bundle of the tiny BERT in `dir`, made by the program.
+pub fn tiny_bundle(dir: &Dir) -> PathBuf {
+    let bundle = dir.path("bundle");
+    let mut command = program("nimbert-train");
+    command.arg("export").arg(workspace("tests/data/tiny-bert")).arg("--out").arg(&bundle);
+    finish(&mut command).success();
+    bundle
+}
+
 /// What a program wrote, and how it ended.
 #[derive(Debug)]
 pub struct Finished {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nimbert::{Classifier, Options, Parallelism, Prediction};
+use nimbert::{Classifier, Options, Parallelism, Prediction, memory::peak_bytes};
 use serde_json::{Value, json};
 
 use super::input::{Columns, Rows, Text};
@@ -279,13 +279,6 @@ fn by_length(all: &[Latency]) -> Vec<Latencies> {
 fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_by(f64::total_cmp);
     values
-}
-
-/// The most memory that the process has held; none where the system does not say.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
 #[cfg(test)]

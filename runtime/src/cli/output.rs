@@ -15,10 +15,7 @@ use nimbert::Prediction;
 
 #[cfg(feature = "parquet")]
 use super::columns::{Columns, Kind};
-use super::{
-    OutputError,
-    input::{Text, beside},
-};
+use super::{OutputError, input::Text};
 
 /// How a result is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +156,7 @@ impl Output {
             output.write_header()?;
             return Ok((output, 0));
         }
-        let (rows, note_path) = (beside(&target, "partial"), beside(&target, "partial.json"));
+        let (rows, note_path) = (target.with_added_extension("partial"), target.with_added_extension("partial.json"));
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(&rows).map_err(cannot_write)?;
         if file.try_lock().is_err() {

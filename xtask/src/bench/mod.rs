@@ -168,9 +168,7 @@ fn measured(program: &mut Command) -> Result<(String, f64)> {
     let status = loop {
         // VmHWM is the peak itself: looking now and then misses only the last moment.
         if let Ok(text) = fs::read_to_string(&status_file) {
-            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
-            peak = kilobytes.map_or(peak, |kilobytes| kilobytes * 1024.0 / 1e6);
+            peak = megabytes(&text, "VmHWM:").unwrap_or(peak);
         }
         if let Some(status) = child.try_wait()? {
             break status;
@@ -182,6 +180,12 @@ fn measured(program: &mut Command) -> Result<(String, f64)> {
         bail!("{shown}: {status}");
     }
     Ok((printed, peak))
+}
+
+/// A figure of a file in which Linux tells of a process, in megabytes.
+fn megabytes(text: &str, figure: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(figure))?;
+    line.trim().trim_end_matches(" kB").parse::<f64>().ok().map(|kilobytes| kilobytes * 1024.0 / 1e6)
 }
 
 /// The same environment with what reads and makes ONNX graphs.

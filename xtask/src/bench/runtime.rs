@@ -393,11 +393,7 @@ struct Memory {
 impl Memory {
     fn of(process: u32) -> Result<Self> {
         let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
-        let megabytes = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
-            kilobytes.map_or(f64::NAN, |kilobytes| kilobytes * 1024.0 / 1e6)
-        };
+        let megabytes = |figure: &str| super::megabytes(&text, figure).unwrap_or(f64::NAN);
         let dirty = megabytes("Private_Dirty:");
         Ok(Self { dirty, private: dirty + megabytes("Private_Clean:"), proportional: megabytes("Pss:") })
     }

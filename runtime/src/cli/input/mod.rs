@@ -11,7 +11,7 @@ mod parquet;
 use std::{
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -118,7 +118,7 @@ impl Rows {
         let sink = Sink { sender, progress: Arc::default() };
         let progress = Arc::clone(&sink.progress);
         let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
-        let (total, read): (Option<u64>, Box<dyn FnOnce() + Send>) = if extension == "parquet" {
+        let (total, read): Reader = if extension == "parquet" {
             parquet_reader(path, columns, sink)?
         } else {
             let (source, total): (Box<dyn Read + Send>, _) = if path == Path::new("-") {
@@ -195,6 +195,7 @@ impl Rows {
     }
 }
 
+/// The size of an input, where it is known, and what reads it.
 type Reader = (Option<u64>, Box<dyn FnOnce() + Send>);
 
 #[cfg(feature = "parquet")]
@@ -214,11 +215,6 @@ fn utf8(bytes: &[u8], name: &str, line: u64) -> Result<String, BadRow> {
         expected: "UTF-8".to_owned(),
         got: format!("the byte 0x{:02x}", bytes[error.valid_up_to()]),
     })
-}
-
-/// Where the rows that were read so far are kept, beside the output.
-pub(super) fn beside(path: &Path, extension: &str) -> PathBuf {
-    path.with_added_extension(extension)
 }
 
 #[cfg(test)]
