@@ -14,7 +14,9 @@
 //! Its attention knows the mask as one length a text, so padding must follow the text.
 //!
 //! In int8, weights have one scale a channel, and activations one scale and zero point each that were found beforehand
-//! ([`Ranges`]): nothing depends on the batch.
+//! ([`Ranges`]): nothing depends on the batch. What is summed in fp32 before a rounding is summed in the same order for
+//! every batch: where a head of the last layer has weights of its own, each text's row is a product for itself, since ONNX
+//! Runtime sums one row otherwise than several.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -113,14 +115,13 @@ pub fn export(model: &SequenceClassifier, config: GraphConfig<'_>) -> Result<Mod
 }
 
 /// The names of all activations that [`export`] can quantize, in the order in which they are computed.
-///
-/// Those of the last layer and of the head are not among them. They are rows of first tokens, a small part of the work;
-/// and their products sum in an order that depends on the size of the batch. In fp32 that moves logits by 1e-6; before a
-/// quantization it would move a rounding now and then, and a logit by a thousandth.
 pub fn quantizable(model: &SequenceClassifier) -> Vec<String> {
-    let of_layer =
-        |index: usize| ["input", "context", "attended", "activated"].map(|part| format!("layer.{index}/{part}"));
-    (0..model.config.num_hidden_layers - 1).flat_map(of_layer).collect()
+    let last = model.config.num_hidden_layers - 1;
+    let of_layer = |index: usize| {
+        let input = if index == last { "first" } else { "input" };
+        [input, "context", "attended", "activated"].map(|part| format!("layer.{index}/{part}"))
+    };
+    (0..=last).flat_map(of_layer).chain([HEAD_INPUT.to_owned()]).collect()
 }
 
 const HEAD_INPUT: &str = "head/input";
@@ -615,12 +616,12 @@ impl Exporter<'_> {
         let value = b.node(&name("value/heads"), "Reshape", &[&value, &value_shape], vec![]);
         let value = permuted(b, "value/by_head", &value, &[1, 0, 2]);
 
-        let by_head = b.integers(&name("query/shape"), &[-1, sizes[0], sizes[1]]);
+        // One row a text and head: [batch, heads, 1, width] → [batch, heads, 1, hidden].
+        let by_head = b.integers(&name("query/shape"), &[-1, sizes[0], 1, sizes[1]]);
         let q = b.node(&name("query/heads"), "Reshape", &[&q, &by_head], vec![]);
-        let q = permuted(b, "query/by_head", &q, &[1, 0, 2]);
         let u = b.node(&name("key_query"), "MatMul", &[&q, &key], vec![]);
-        // [batch, heads, hidden]
-        let u = permuted(b, "key_query/by_text", &u, &[1, 0, 2]);
+        let by_text = b.integers(&name("key_query/shape"), &[-1, sizes[0], sizes[2]]);
+        let u = b.node(&name("key_query/by_text"), "Reshape", &[&u, &by_text], vec![]);
         let scores = match is_standard {
             true => {
                 let columns = permuted(b, "texts/transposed", &texts, &[0, 2, 1]);
@@ -631,9 +632,9 @@ impl Exporter<'_> {
         let masked = b.node(&name("masked"), "Add", &[&scores, &mask.first_scores], vec![]);
         let p = b.node(&name("probabilities"), "Softmax", &[&masked], vec![int_attribute("axis", -1)]);
         let mean = b.node(&name("mean"), "MatMul", &[&p, &texts], vec![]);
-        let mean = permuted(b, "mean/by_head", &mean, &[1, 0, 2]);
+        let by_head = b.integers(&name("mean/shape"), &[-1, sizes[0], 1, sizes[2]]);
+        let mean = b.node(&name("mean/by_head"), "Reshape", &[&mean, &by_head], vec![]);
         let context = b.node(&name("context/by_head"), "MatMul", &[&mean, &value], vec![]);
-        let context = permuted(b, "context/heads", &context, &[1, 0, 2]);
         let context = b.node(&name("context/rows"), "Reshape", &[&context, SHAPE_2D], vec![]);
         Ok(b.node(&name("context"), "Add", &[&context, &value_bias], vec![]))
     }
