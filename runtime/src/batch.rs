@@ -20,8 +20,19 @@ pub struct Batch {
 impl Batch {
     /// Pads `encodings` to the longest of them.
     pub fn pad<'a>(encodings: impl ExactSizeIterator<Item = &'a Encoding> + Clone, pad_token_id: u32) -> Self {
-        let rows = encodings.len();
-        let columns = encodings.clone().map(|encoding| encoding.input_ids.len()).max().unwrap_or(0);
+        Self::pad_to(|rows, columns| (rows, columns), encodings, pad_token_id)
+    }
+
+    /// Pads `encodings` to the shape that `shape` makes of theirs, `(rows, columns)`, which may not be smaller. Rows that
+    /// belong to no text are one token of padding.
+    pub(crate) fn pad_to<'a>(
+        shape: impl FnOnce(usize, usize) -> (usize, usize),
+        encodings: impl ExactSizeIterator<Item = &'a Encoding> + Clone,
+        pad_token_id: u32,
+    ) -> Self {
+        let texts = encodings.len();
+        let longest = encodings.clone().map(|encoding| encoding.input_ids.len()).max().unwrap_or(0);
+        let (rows, columns) = shape(texts, longest);
         let mut batch = Self {
             rows,
             columns,
@@ -36,6 +47,9 @@ impl Batch {
                 batch.attention_mask[at] = 1;
                 batch.token_type_ids[at] = i64::from(kind);
             }
+        }
+        for row in texts..rows {
+            batch.attention_mask[row * columns] = 1;
         }
         batch
     }

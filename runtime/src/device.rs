@@ -105,7 +105,11 @@ pub(crate) fn execution_providers(device: Device, options: &GpuOptions) -> Vec<e
         if let Some(limit) = options.memory_limit {
             cuda = cuda.with_memory_limit(limit as usize);
         }
-        cuda.build().error_on_failure()
+        // All but cuDNN's, which ONNX Runtime prefers on newer GPUs: it plans every shape of a batch anew, 40 ms each.
+        type Kernels = ep::cuda::AttentionBackend;
+        let kernels =
+            Kernels::FLASH_ATTENTION | Kernels::EFFICIENT_ATTENTION | Kernels::TRT_FUSED_ATTENTION | Kernels::MATH;
+        cuda.with_attention_backend(kernels).build().error_on_failure()
     };
     match device {
         Device::Cpu | Device::Auto => vec![],

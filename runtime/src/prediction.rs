@@ -14,6 +14,9 @@ pub struct Prediction {
     /// Score of every label, in the order of the labels' ids. Where a text has one label they are probabilities that sum
     /// to 1; where it has any number, each is a probability of its own.
     pub scores: Vec<(String, f32)>,
+    /// What the graph gave for each label, in the order of the labels' ids: scores before temperature and softmax, or
+    /// sigmoid.
+    pub logits: Vec<f32>,
     /// The labels that hold: `label` alone, or, where a text has any number, those whose score reaches their threshold.
     pub labels: Vec<String>,
     /// Whether the score is under the bundle's threshold: the classifier is unsure, and `label` a guess.
@@ -68,6 +71,7 @@ impl Prediction {
             labels: decision.label_ids(&scores).into_iter().map(|id| labels[id].clone()).collect(),
             abstained: decision.abstain_threshold.is_some_and(|threshold| scores[best] < threshold),
             scores: labels.iter().cloned().zip(scores).collect(),
+            logits: logits.to_vec(),
             problem_type: decision.problem_type,
         }
     }

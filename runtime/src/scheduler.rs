@@ -9,7 +9,8 @@
 //!   calls first overlap.
 //!
 //! On the CPU a batch is small ([`Settings::max_batch_tokens`]): past some hundred tokens it only leaves the processor's
-//! caches. What counts there is that texts of one length meet.
+//! caches. What counts there is that texts of one length meet. On a GPU it is large, and what counts is that runs have few
+//! shapes ([`Shapes`]).
 
 use std::{
     collections::VecDeque,
@@ -35,9 +36,23 @@ const CANCEL_POLL: Duration = Duration::from_millis(10);
 /// The memory of a batch of so many tokens is given back once nothing waits.
 const LARGE_BATCH: usize = 256;
 
+/// Which shapes runs have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shapes {
+    /// Those of their texts: on the CPU, padding takes as long as text.
+    Exact,
+    /// Few: a power of two of rows, and a multiple of [`COLUMN_STEP`] columns, but no more than these. A GPU computes
+    /// padding beside the rest, while a shape that is new to it costs time: kernels are chosen and loaded, memory is found.
+    Few { max_columns: usize },
+}
+
+const COLUMN_STEP: usize = 16;
+
 /// How batches are formed.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    /// Which shapes runs have.
+    pub(crate) shapes: Shapes,
     /// Texts a run.
     pub(crate) batch_size: usize,
     /// Tokens a run, padding included. A text that is longer alone is run alone.
@@ -52,6 +67,28 @@ pub(crate) struct Settings {
     pub(crate) memory: Option<(RunMemory, u64)>,
     /// What fills a batch's shorter rows.
     pub(crate) pad_token_id: u32,
+}
+
+impl Settings {
+    /// The shape of a run of so many texts, of which the longest has so many tokens.
+    fn shape(&self, texts: usize, longest: usize) -> (usize, usize) {
+        match self.shapes {
+            Shapes::Exact => (texts, longest),
+            Shapes::Few { max_columns } => {
+                let rows = texts.next_power_of_two().min(self.batch_size).max(texts);
+                let columns = longest.next_multiple_of(COLUMN_STEP).min(max_columns).max(longest);
+                (rows, columns)
+            }
+        }
+    }
+
+    /// Whether a run may have so many texts, of which the longest has so many tokens.
+    fn has_room(&self, texts: usize, longest: usize) -> bool {
+        let (rows, columns) = self.shape(texts, longest);
+        texts <= self.batch_size
+            && rows * columns <= self.max_batch_tokens
+            && self.memory.is_none_or(|(memory, available)| memory.bytes(rows, columns) <= available)
+    }
 }
 
 /// Which workers there are.
@@ -279,7 +316,8 @@ impl Shared {
                     state.busy(width, true);
                     let is_last = state.waiting.is_empty();
                     drop(state);
-                    let batch = Batch::pad(jobs.iter().map(|job| &job.encoding), self.settings.pad_token_id);
+                    let shape = |texts, longest| self.settings.shape(texts, longest);
+                    let batch = Batch::pad_to(shape, jobs.iter().map(|job| &job.encoding), self.settings.pad_token_id);
                     is_grown |= batch.rows * batch.columns >= LARGE_BATCH;
                     let after = if is_grown && is_last { AfterRun::ReleaseMemory } else { AfterRun::KeepMemory };
                     is_grown &= !is_last;
@@ -366,21 +404,14 @@ fn joined(waiting: &VecDeque<Job>, settings: &Settings) -> Joined {
         let max = longest.max(length(index));
         let padding = rows * max - (tokens + length(index));
         let before = (rows - 1) * longest - tokens;
-        if !has_room(rows, max, settings) || padding - before > settings.max_padding {
+        if !settings.has_room(rows, max) || padding - before > settings.max_padding {
             break;
         }
         (longest, tokens) = (max, tokens + length(index));
         indices.push(index);
     }
-    let is_full = !has_room(indices.len() + 1, longest, settings);
+    let is_full = !settings.has_room(indices.len() + 1, longest);
     Joined { indices, is_full }
-}
-
-/// Whether a run may have so many texts of so many tokens.
-fn has_room(rows: usize, columns: usize, settings: &Settings) -> bool {
-    rows <= settings.batch_size
-        && rows * columns <= settings.max_batch_tokens
-        && settings.memory.is_none_or(|(memory, available)| memory.bytes(rows, columns) <= available)
 }
 
 /// Runs a batch and answers each of its jobs.
@@ -499,6 +530,7 @@ mod tests {
     }
 
     const SETTINGS: Settings = Settings {
+        shapes: Shapes::Exact,
         batch_size: 4,
         max_batch_tokens: 64,
         max_padding: 3,
@@ -520,6 +552,25 @@ mod tests {
         let memory = RunMemory { hidden_size: 8, intermediate_size: 32, heads: 2 };
         let limited = Settings { memory: Some((memory, memory.bytes(2, 10))), ..SETTINGS };
         assert_eq!(join(&[10, 10, 10, 10], &limited).len(), 2);
+    }
+
+    #[test]
+    fn few_shapes_are_rounded_up_within_the_limits() {
+        let settings = Settings { shapes: Shapes::Few { max_columns: 40 }, batch_size: 6, ..SETTINGS };
+        let shapes = [(1, 3), (3, 16), (4, 17), (5, 33)].map(|(texts, longest)| settings.shape(texts, longest));
+        assert_eq!(shapes, [(1, 16), (4, 16), (4, 32), (6, 40)]);
+        // Two texts are 32 tokens, three would be four rows: 64 in all, and one more token makes them 128.
+        assert!(settings.has_room(3, 16) && !settings.has_room(3, 17) && !settings.has_room(7, 1));
+        let encodings = waiting(&[2, 1, 1]).into_iter().map(|mut job| {
+            job.is_answered = true;
+            job.encoding.clone()
+        });
+        let encodings: Vec<Encoding> = encodings.collect();
+        let batch = Batch::pad_to(|texts, longest| settings.shape(texts, longest), encodings.iter(), 9);
+        assert_eq!((batch.rows, batch.columns), (4, 16));
+        let tokens: Vec<i64> = batch.attention_mask.chunks(16).map(|row| row.iter().sum()).collect();
+        assert_eq!(tokens, [2, 1, 1, 1]);
+        assert_eq!((batch.input_ids[1], batch.input_ids[2], batch.input_ids[48]), (1, 9, 9));
     }
 
     #[test]

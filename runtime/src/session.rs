@@ -9,6 +9,7 @@ use std::{
 };
 
 use ort::{
+    logging::LogLevel,
     session::{
         RunOptions, Session as OrtSession, SessionInputValue,
         builder::{GraphOptimizationLevel, SessionBuilder},
@@ -191,11 +192,12 @@ impl Session {
         names.iter().map(extract).collect()
     }
 
-    /// Runs `batch` on a session of its own, and reads from its trace which execution provider computed what.
+    /// Loads the graph at `path`, runs `batch`, and reads from the trace of that run which execution provider computed
+    /// what. Later runs are traced only if [`SessionOptions::profile`] asks for it.
     ///
     /// # Errors
     /// Those of [`Session::open`] and [`Session::run`]; [`Error::Io`] if the trace cannot be written.
-    pub fn placement(path: &Path, options: &SessionOptions, batch: &Batch) -> Result<Placement> {
+    pub fn open_and_place(path: &Path, options: &SessionOptions, batch: &Batch) -> Result<(Self, Placement)> {
         let prefix = std::env::temp_dir().join(format!("nimbert-placement-{}", std::process::id()));
         let mut session = Self::open(path, &SessionOptions { profile: Some(prefix), ..options.clone() })?;
         session.run(batch)?;
@@ -204,7 +206,11 @@ impl Session {
         let placement = Placement::read(Path::new(&trace));
         // A file in the folder for temporary ones; the placement matters, not whether it could be removed.
         let _ = std::fs::remove_file(&trace);
-        placement
+        if options.profile.is_some() {
+            // A session has one trace.
+            session = Self::open(path, options)?;
+        }
+        Ok((session, placement?))
     }
 }
 
@@ -255,7 +261,9 @@ impl<'a> Builder<'a> {
                 builder.with_config_entry("session.force_spinning_stop", stops)
             })?
             // One plan of memory for every shape of a batch would be kept, and there are many shapes.
-            .with(|builder| builder.with_memory_pattern(false))?;
+            .with(|builder| builder.with_memory_pattern(false))?
+            // What is wrong comes back as an error; ONNX Runtime would write it to standard error too.
+            .with(|builder| builder.with_log_level(LogLevel::Fatal))?;
         if let Some(prefix) = &options.profile {
             // ONNX Runtime appends the second only, and sessions are made together.
             static SESSIONS: AtomicUsize = AtomicUsize::new(1);

@@ -82,6 +82,11 @@ fn predict_has_the_form_of_text_embeddings_inference() {
     let (first, again) = (one[0]["score"].as_f64().unwrap(), many[0][0]["score"].as_f64().unwrap());
     assert!((first - again).abs() < 1e-5 && many[1][0]["label"].is_string());
     assert_eq!(server.predict(&json!({ "inputs": ["a question", "its answer"] })).0, 200);
+    let (_, raw) = server.predict(&json!({ "inputs": "a great film", "raw_scores": true }));
+    let score = |answer: &Value, label: usize| answer[label]["score"].as_f64().unwrap();
+    let temperature = f64::from(nimbert::Bundle::open(common::bundle()).unwrap().manifest.temperature);
+    let (logits, odds) = (score(&raw, 0) - score(&raw, 1), (score(&one, 0) / score(&one, 1)).ln());
+    assert!((logits / temperature - odds).abs() < 1e-4 && raw[0]["label"] == one[0]["label"], "{one} {raw}");
     let (status, wrong) = server.predict(&json!({ "input": "a" }));
     assert_eq!((status, wrong["error_type"].as_str()), (422, Some("validation")));
     assert_eq!(server.get("/nowhere").0, 404);
@@ -89,14 +94,14 @@ fn predict_has_the_form_of_text_embeddings_inference() {
     assert!(status == 200 && info.contains("\"max_input_length\""), "{info}");
     let (_, metrics) = server.get("/metrics");
     for line in [
-        "nimbert_requests_total{status=\"200\"} 3",
+        "nimbert_requests_total{status=\"200\"} 4",
         "nimbert_requests_total{status=\"422\"} 1",
-        "nimbert_texts_total 4",
+        "nimbert_texts_total 5",
     ] {
         assert!(metrics.contains(line), "no {line} in {metrics}");
     }
     for part in ["tokenization", "queue", "inference"] {
-        assert!(metrics.contains(&format!("nimbert_{part}_seconds_count 3")), "{metrics}");
+        assert!(metrics.contains(&format!("nimbert_{part}_seconds_count 4")), "{metrics}");
     }
 }
 

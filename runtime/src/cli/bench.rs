@@ -28,9 +28,10 @@ const LENGTHS: [usize; 5] = [16, 32, 64, 128, usize::MAX];
 Example:
   nimbert bench reviews-bundle --data reviews.csv
 
-Shown are: the time from the start of a process to its first label (the first start on a machine compiles the graph and is
-not counted); single texts by their length in tokens, one after the other; all texts at once; single texts from several threads
-that share one classifier, and whether their answers are those of the texts alone; and the memory of the process.")]
+Shown are: the time from the start of a process to its first label (the first start on a machine compiles the graph and \
+is not counted); single texts by their length in tokens, one after the other; all texts at once; single texts from \
+several threads that share one classifier, and whether their answers are those of the texts alone; and the memory of \
+the process.")]
 pub(super) struct Args {
     /// The bundle's folder
     bundle: PathBuf,

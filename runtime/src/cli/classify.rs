@@ -26,16 +26,20 @@ const SHOWN_BAD_ROWS: u64 = 10;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Without --json a line of output is: label, tab, score, tab, the text with its line breaks written as \\n. The label is
+Without --json a line of output is: label, tab, score, tab, the text with its line breaks written as \\n. The label is \
 \"unsure\" under the bundle's threshold; where a text may have several labels, those that hold, or \"none\".
-With --json, or to a .jsonl file, it is one object: {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}
-A .csv file gets the columns text, label, score, and the score of each label; so does a .parquet or .arrow file (a build
-with the feature parquet).
+
+With --json, or to a .jsonl file, it is one object:
+  {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}
+
+A .csv file gets the columns text, label, score, and the score of each label; so does a .parquet or .arrow file (a \
+build with the feature parquet).
 
 Examples:
   nimbert classify reviews-bundle \"I love this movie!\"
   nimbert classify reviews-bundle --input reviews.csv --text-column body --output labels.csv
-  nimbert classify reviews-bundle --input reviews.jsonl --output labels.jsonl --on-error skip --resume")]
+  nimbert classify reviews-bundle --input reviews.jsonl --output labels.jsonl \\
+      --on-error skip --resume")]
 pub(super) struct Args {
     /// The bundle's folder
     bundle: PathBuf,

@@ -7,12 +7,17 @@ fn workspace(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
 }
 
-/// A command of the program for the bundle of tests/data, with the library that setup has fetched.
+/// A bundle with a tiny model.
+pub(crate) fn bundle() -> PathBuf {
+    workspace("tests/data/bundle-1")
+}
+
+/// A command of the program for [`bundle`], with the library that setup has fetched.
 pub(crate) fn nimbert(command: &str) -> Command {
     let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let mut program = Command::new(env!("CARGO_BIN_EXE_nimbert"));
     program.env("ORT_DYLIB_PATH", workspace(".setup/lib").join(library));
     program.env("NIMBERT_CACHE", workspace(".setup/cache"));
-    program.arg(command).arg(workspace("tests/data/bundle-1"));
+    program.arg(command).arg(bundle());
     program
 }

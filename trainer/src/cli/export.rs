@@ -23,10 +23,12 @@ use nimbert_trainer::{
 #[command(after_help = "\
 Examples:
   nimbert-train export my-fine-tuned-bert --data reviews.csv --out bundle
-  nimbert-train export my-fine-tuned-bert --data reviews.csv --variants cpu-int8,gpu-fp16,tensorrt-int8 --out bundle
-  nimbert-train export my-fine-tuned-bert --data reviews.csv --variants gpu-fp16 --layout triton --out repository
+  nimbert-train export my-fine-tuned-bert --data reviews.csv --out bundle \\
+      --variants cpu-int8,gpu-fp16,tensorrt-int8
+  nimbert-train export my-fine-tuned-bert --data reviews.csv --out repository \\
+      --variants gpu-fp16 --layout triton
 
-Without --data the graphs are compared with the model on synthetic texts, no accuracy is measured, and int8 graphs have
+Without --data the graphs are compared with the model on synthetic texts, no accuracy is measured, and int8 graphs have \
 int8 weights but compute in fp32: the ranges of activations come from text.")]
 pub(super) struct Args {
     /// A trained classifier: a Hugging Face folder (config.json, model.safetensors, tokenizer.json), or a name on the hub

@@ -41,13 +41,15 @@ use serde_json::{Map, Value};
 #[command(after_help = "\
 Examples:
   nimbert-train fit --base models/minilm --data reviews.csv --out reviews-bundle
-  nimbert-train fit --base models/minilm --data train.jsonl --test-data test.jsonl --text-column body --label-column topic \\
-      --epochs 3 --out topics-bundle
-  nimbert-train fit --base sentence-transformers/all-MiniLM-L6-v2 --data tags.parquet --multi-label --out tags-bundle
-  nimbert-train fit --base models/minilm --data articles.csv --long-text stride --out articles-bundle
+  nimbert-train fit --base models/minilm --data train.jsonl --test-data test.jsonl \\
+      --text-column body --label-column topic --epochs 3 --out topics-bundle
+  nimbert-train fit --base sentence-transformers/all-MiniLM-L6-v2 --data tags.parquet \\
+      --multi-label --out tags-bundle
+  nimbert-train fit --base models/minilm --data articles.csv --long-text stride \\
+      --out articles-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --target-size 10MB --out small-bundle
 
-Ctrl-C stops at the next step and packs the best epoch so far; a second Ctrl-C ends at once. Either way, and after a
+Ctrl-C stops at the next step and packs the best epoch so far; a second Ctrl-C ends at once. Either way, and after a \
 crash, --resume goes on from the last checkpoint and ends with the same weights as a run that was not stopped.")]
 pub(super) struct Args {
     /// A Hugging Face folder (config.json, model.safetensors, tokenizer.json), or the name of a model on the hub

@@ -57,10 +57,11 @@ pub fn write_external(mut model: ModelProto, path: &Path) -> Result<()> {
     let file = std::fs::File::create(&data_path).map_err(|error| Error::io(&data_path, error))?;
     let mut file = std::io::BufWriter::new(file);
     let mut offset = 0_usize;
-    for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
-        if !is_large(tensor) {
-            continue;
-        }
+    let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+    let mut large: Vec<&mut TensorProto> = tensors.filter(|tensor| is_large(tensor)).collect();
+    // Behind whole pages nothing is padded.
+    large.sort_by_key(|tensor| !tensor.raw_data.len().is_multiple_of(EXTERNAL_ALIGNMENT));
+    for tensor in large {
         let bytes = std::mem::take(&mut tensor.raw_data);
         let padding = vec![0; offset.next_multiple_of(EXTERNAL_ALIGNMENT) - offset];
         offset += padding.len();

@@ -39,13 +39,14 @@ Paths: POST /predict, GET /health, /info, /metrics (Prometheus).
 
 Examples:
   nimbert serve reviews-bundle --listen 127.0.0.1:8080
-  curl 127.0.0.1:8080/predict -H 'Content-Type: application/json' -d '{\"inputs\": \"I love this movie!\"}'
+  curl 127.0.0.1:8080/predict -H 'Content-Type: application/json' \\
+      -d '{\"inputs\": \"I love this movie!\"}'
   nimbert serve reviews-bundle --unix-socket /run/nimbert.sock
-  curl --unix-socket /run/nimbert.sock http://localhost/predict -H 'Content-Type: application/json' \\
-    -d '{\"inputs\": [[\"dull\"], [\"a delight\"]]}'
+  curl --unix-socket /run/nimbert.sock http://localhost/predict \\
+      -H 'Content-Type: application/json' -d '{\"inputs\": [[\"dull\"], [\"a delight\"]]}'
 
-There is no encryption and no protection against clients that are slow on purpose: put a proxy in front of it where it can
-be reached from elsewhere.")]
+There is no encryption and no protection against clients that are slow on purpose: put a proxy in front of it where it \
+can be reached from elsewhere.")]
 pub(super) struct Args {
     /// The bundle's folder
     bundle: PathBuf,

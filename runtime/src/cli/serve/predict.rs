@@ -17,10 +17,11 @@ use serde::{Deserialize, Serialize};
 use super::{Failure, Server};
 
 /// A request's body. Further keys of text-embeddings-inference's are taken and change nothing: texts are always cut on
-/// the right. Scores are always probabilities; who asks for raw ones is told so.
+/// the right.
 #[derive(Debug, Deserialize)]
 pub(super) struct Body {
     inputs: Inputs,
+    /// Logits instead of probabilities.
     #[serde(default)]
     raw_scores: bool,
 }
@@ -74,13 +75,6 @@ async fn answer(server: &Arc<Server>, body: Result<Json<Body>, JsonRejection>) -
         };
         Failure::new(status, "validation", error.body_text())
     })?;
-    if raw_scores {
-        return Err(Failure::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "validation",
-            "expected no raw_scores: scores are probabilities",
-        ));
-    }
     let is_list = matches!(inputs, Inputs::List(_));
     let texts = texts(inputs, server.max_client_batch_size)?;
     let Ok(permit) = server.requests.try_acquire() else {
@@ -103,7 +97,7 @@ async fn answer(server: &Arc<Server>, body: Result<Json<Body>, JsonRejection>) -
         Err(error) => return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "backend", error.to_string())),
     };
     drop((permit, in_flight));
-    let mut answers: Vec<Vec<Score>> = predictions.iter().map(scores).collect();
+    let mut answers: Vec<Vec<Score>> = predictions.iter().map(|prediction| scores(prediction, raw_scores)).collect();
     Ok(match is_list {
         true => Json(answers).into_response(),
         false => Json(answers.remove(0)).into_response(),
@@ -140,10 +134,16 @@ fn texts(inputs: Inputs, max: usize) -> Result<Vec<Input>, Failure> {
     }
 }
 
-/// The labels, the most likely first.
-fn scores(prediction: &Prediction) -> Vec<Score> {
-    let all = prediction.top(prediction.scores.len()).into_iter();
-    all.map(|(label, score)| Score { score, label: label.to_owned() }).collect()
+/// The labels, the most likely first, with their probability or logit.
+fn scores(prediction: &Prediction, raw: bool) -> Vec<Score> {
+    let with_logits = prediction.scores.iter().zip(&prediction.logits);
+    let of_label = |((label, score), logit): (&(String, f32), &f32)| Score {
+        score: if raw { *logit } else { *score },
+        label: label.clone(),
+    };
+    let mut scores: Vec<Score> = with_logits.map(of_label).collect();
+    scores.sort_by(|a, b| b.score.total_cmp(&a.score));
+    scores
 }
 
 fn failure(error: Error) -> Failure {
