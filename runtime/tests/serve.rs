@@ -130,6 +130,9 @@ fn a_key_is_asked_for() {
     assert_eq!(status("Authorization: Bearer guess\r\n"), 401);
     assert_eq!(status("Authorization: Bearer secret\r\n"), 200);
     assert_eq!((server.get("/health").0, server.get("/metrics").0), (200, 401));
+    let (_, metrics) =
+        server.request("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer secret\r\n\r\n");
+    assert!(metrics.contains("nimbert_requests_total{status=\"401\"} 2"), "{metrics}");
 }
 
 #[cfg(unix)]

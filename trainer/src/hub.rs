@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The folder of a base model: `base` itself, or the cached snapshot of the hub's repository `base` (`owner/name` or
 /// `name`) at `revision` (a branch, tag or commit; `main` if none), where `config.json`, `tokenizer.json` and
-/// `model.safetensors` are downloaded if they are not there yet. For a folder `revision` means nothing.
+/// `model.safetensors` are downloaded if they are not there yet.
 /// With `progress`, downloads draw a bar on standard error.
 ///
 /// The environment is that of the hub's other programs: `HF_ENDPOINT`, `HF_HOME` (by default in `XDG_CACHE_HOME`),
@@ -45,11 +45,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`Error::Setting`] if `base` is neither a folder nor a name, or the repository or one of its files can neither be
-/// downloaded nor found in the cache; [`Error::Io`] if the cache cannot be written.
+/// downloaded nor found in the cache, or a folder has a revision; [`Error::Io`] if the cache cannot be written.
 pub fn resolve(base: &str, revision: Option<&str>, progress: bool) -> Result<PathBuf> {
     let path = Path::new(base);
     if path.is_dir() {
-        return Ok(path.to_owned());
+        return match revision {
+            None => Ok(path.to_owned()),
+            Some(_) => Err(Error::setting("--revision", "a model on the hub as --base", format!("the folder {base}"))),
+        };
     }
     if path.exists() || !is_hub_name(base) {
         let expected = "a folder, or a hub name such as sentence-transformers/all-MiniLM-L6-v2";
@@ -272,5 +275,7 @@ mod tests {
         }
         let error = resolve("acme/tiny-bert", Some("a?b"), false).unwrap_err().to_string();
         assert!(error.contains("--revision: expected a branch, tag or commit, found \"a?b\""), "{error}");
+        let error = resolve(".", Some("main"), false).unwrap_err().to_string();
+        assert_eq!(error, "--revision: expected a model on the hub as --base, found the folder .");
     }
 }

@@ -121,10 +121,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+const PREDICT: &str = "/predict";
+
 fn router(server: Arc<Server>, max_body: usize) -> Router {
     let open = Router::new().route("/health", get(async || ()));
     let guarded = Router::new()
-        .route("/predict", post(predict::predict))
+        .route(PREDICT, post(predict::predict))
         .route("/info", get(info))
         .route("/metrics", get(async |State(server): State<Arc<Server>>| server.metrics.text()))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), authorized));
@@ -208,6 +210,9 @@ async fn authorized(State(server): State<Arc<Server>>, headers: HeaderMap, reque
     match is_allowed {
         true => next.run(request).await,
         false => {
+            if request.uri().path() == PREDICT {
+                server.metrics.answered(StatusCode::UNAUTHORIZED.as_u16());
+            }
             Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", "expected Authorization: Bearer KEY").into_response()
         }
     }
