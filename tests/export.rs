@@ -70,7 +70,7 @@ fn five_hundred_texts_get_the_same_answers_in_every_batch() {
         problem_type: ProblemType::SingleLabel,
         abstain_precision: None,
         variants: vec![VariantKind::CpuInt8, VariantKind::CpuFp32],
-        calibration: Calibration::MinMax,
+        calibrations: vec![Calibration::MinMax],
         sensitivity: false,
         storage: Storage::Bytes,
         max_accuracy_drop: 1.0,

@@ -283,11 +283,14 @@ fn shorten(line: &str, width: usize) -> String {
     }
 }
 
-/// What stayed in fp32, and with `all` what quantizing each activation costs.
+/// What stayed in fp32, and with `all` how activations are quantized and what that costs for each.
 pub fn quantization_stages(judged: &Judged, all: bool) -> String {
     let mut text = String::new();
+    if let (true, Some(calibration)) = (all, judged.calibration) {
+        text += &stage("int8", &format!("ranges of activations by {calibration}"));
+    }
     if all && !judged.sensitivity.is_empty() {
-        text += &stage("int8", "what quantizing each activation alone does to the logits (relative root mean square)");
+        text += &stage("", "what quantizing each activation alone does to the logits (relative root mean square)");
         for Sensitivity { activation, range, relative_error } in &judged.sensitivity {
             let Range { min, max } = range;
             text +=

@@ -112,9 +112,10 @@ struct ExportArgs {
     /// The graphs of the bundle, the default first: cpu-int8, cpu-fp32, gpu-fp16, tensorrt-fp16, tensorrt-int8
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with = "precision")]
     variants: Vec<VariantKind>,
-    /// How the ranges of int8 activations are found: min-max, entropy, percentile (99.99) or percentile:P
-    #[arg(long, default_value_t = Calibration::MinMax, value_name = "METHOD")]
-    calibration: Calibration,
+    /// How the ranges of int8 activations are found: min-max, entropy or percentile:P; of several methods, the one whose
+    /// graph is nearest to fp32
+    #[arg(long, value_name = "METHOD,…", value_delimiter = ',', default_values_t = default_calibrations())]
+    calibration: Vec<Calibration>,
     /// Show what quantizing each activation costs
     #[arg(long)]
     verbose: bool,
@@ -125,6 +126,11 @@ struct ExportArgs {
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
+}
+
+/// What cuts nothing, and what cuts the outliers: which is better differs by model. They cost a graph each.
+fn default_calibrations() -> Vec<Calibration> {
+    vec![Calibration::MinMax, Calibration::Percentile(0.99995), Calibration::Percentile(0.9999)]
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -167,7 +173,7 @@ impl ExportArgs {
             abstain_precision: None,
             storage: nimbert_trainer::onnx::Storage::Bytes,
             variants: self.variants()?,
-            calibration: self.calibration,
+            calibrations: self.calibration.clone(),
             sensitivity: self.verbose,
             max_accuracy_drop: self.max_accuracy_drop,
             overwrite,

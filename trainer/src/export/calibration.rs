@@ -1,19 +1,20 @@
-//! The ranges by which activations are quantized, from texts; and what quantizing each of them costs.
+//! What activations are like on texts, by which they are quantized; and what quantizing each of them costs.
 
 use std::collections::BTreeMap;
 
-use nimbert::Batch;
+use nimbert::{Batch, session::Output};
 
 use crate::{
-    error::Result,
-    onnx::{self, Calibration, GraphConfig, Histogram, Int8, Range, Ranges, compare},
+    error::{Error, Result},
+    onnx::{self, Calibration, GraphConfig, Histogram, Int8, Observations, Observed, Range, compare},
 };
 
 use super::Judge;
 
 /// Texts that are looked at, at most.
 const CALIBRATION_TEXTS: usize = 512;
-/// Texts by which the cost of quantizing one activation is measured.
+/// Texts by which methods of calibration are compared, and those by which the cost of quantizing one activation is measured.
+const COMPARED_TEXTS: usize = 256;
 const SENSITIVITY_TEXTS: usize = 48;
 
 /// What quantizing one activation alone does to the logits.
@@ -27,43 +28,101 @@ pub struct Sensitivity {
     pub relative_error: f32,
 }
 
+/// What has been seen of an activation so far.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    histogram: Histogram,
+    /// By channel, over all tokens.
+    sums: Vec<f64>,
+    tokens: usize,
+}
+
+impl Seen {
+    /// Takes an activation of `[tokens, channels]`.
+    fn add(&mut self, activation: &Output) {
+        self.histogram.add(&activation.values);
+        let channels = activation.shape.last().copied().unwrap_or(1);
+        self.sums.resize(channels, 0.0);
+        for token in activation.values.chunks_exact(channels) {
+            self.tokens += 1;
+            self.sums.iter_mut().zip(token).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+    }
+
+    fn observed(&self, calibration: Calibration) -> Observed {
+        let mean = self.sums.iter().map(|sum| (sum / self.tokens.max(1) as f64) as f32).collect();
+        Observed { range: self.histogram.range(calibration), mean }
+    }
+}
+
 impl Judge<'_> {
-    /// The ranges of all activations that can be quantized. Each text is run by itself, so that padding is not counted,
-    /// and nothing is kept but histograms.
-    pub(super) fn ranges(&self, calibration: Calibration) -> Result<Ranges> {
+    /// Ranges and means of all activations that can be quantized, by the method whose int8 graph is nearest to fp32.
+    pub(super) fn observe(&self) -> Result<(Calibration, Observations)> {
+        let seen = self.seen()?;
+        let observed = |calibration: Calibration| -> Observations {
+            seen.iter().map(|(name, seen)| (name.clone(), seen.observed(calibration))).collect()
+        };
+        let [first, others @ ..] = &self.config.calibrations[..] else {
+            return Err(Error::setting("--calibration", "a method", "none"));
+        };
+        let mut nearest = (*first, observed(*first));
+        if others.is_empty() {
+            return Ok(nearest);
+        }
+        let reference = self.logits_of(Int8::No, COMPARED_TEXTS)?;
+        let error = |observations: &Observations| -> Result<f32> {
+            Ok(compare(&self.logits_of(Int8::Products(observations), COMPARED_TEXTS)?, &reference).relative_error)
+        };
+        let mut least = error(&nearest.1)?;
+        for &calibration in others {
+            let observations = observed(calibration);
+            let error = error(&observations)?;
+            // Also where the first is no number.
+            if error.total_cmp(&least).is_lt() {
+                (least, nearest) = (error, (calibration, observations));
+            }
+        }
+        Ok(nearest)
+    }
+
+    /// The logits of the first few calibration texts by a graph with that in 8 bits.
+    fn logits_of(&self, int8: Int8<'_>, texts: usize) -> Result<Vec<Vec<f32>>> {
+        let texts = &self.calibration_texts[..self.calibration_texts.len().min(texts)];
+        let graph = onnx::export(self.model, GraphConfig { int8, ..GraphConfig::FP32 })?;
+        self.logits(&mut self.session(&graph, "calibration")?, texts)
+    }
+
+    /// What all activations that can be quantized are like, by their names. Each text is run by itself, so that padding is
+    /// not counted, and nothing is kept but histograms and sums.
+    fn seen(&self) -> Result<Vec<(String, Seen)>> {
         let mut graph = onnx::export(self.model, GraphConfig::FP32)?;
         let names = onnx::quantizable(self.model);
         graph.graph.get_or_insert_default().output.extend(names.iter().map(|name| onnx::float_output(name)));
         let mut session = self.session(&graph, "calibration")?;
         let outputs: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut histograms = vec![Histogram::default(); names.len()];
+        let mut seen = vec![Seen::default(); names.len()];
         for text in self.calibration_texts.iter().take(CALIBRATION_TEXTS) {
             self.check_stop()?;
             for window in *text {
                 let batch = Batch::pad(std::iter::once(window), self.model.config.pad_token_id);
-                for (histogram, output) in histograms.iter_mut().zip(session.run_outputs(&batch, &outputs)?) {
-                    histogram.add(&output.values);
+                for (seen, output) in seen.iter_mut().zip(session.run_outputs(&batch, &outputs)?) {
+                    seen.add(&output);
                 }
             }
         }
-        let ranges = histograms.iter().map(|histogram| histogram.range(calibration));
-        Ok(names.into_iter().zip(ranges).collect())
+        Ok(names.into_iter().zip(seen).collect())
     }
 
     /// What quantizing each activation alone does, the most costly first.
-    pub(super) fn sensitivity(&self, ranges: &Ranges) -> Result<Vec<Sensitivity>> {
-        let texts = &self.calibration_texts[..self.calibration_texts.len().min(SENSITIVITY_TEXTS)];
-        let logits = |int8: Int8<'_>| {
-            let graph = onnx::export(self.model, GraphConfig { int8, ..GraphConfig::FP32 })?;
-            self.logits(&mut self.session(&graph, "sensitivity")?, texts)
-        };
+    pub(super) fn sensitivity(&self, observations: &Observations) -> Result<Vec<Sensitivity>> {
         // Weights are rounded in all of them.
-        let reference = logits(Int8::Weights)?;
+        let reference = self.logits_of(Int8::Weights, SENSITIVITY_TEXTS)?;
         let mut table = Vec::new();
-        for (activation, range) in ranges {
-            let alone = BTreeMap::from([(activation.clone(), *range)]);
-            let relative_error = compare(&logits(Int8::Products(&alone))?, &reference).relative_error;
-            table.push(Sensitivity { activation: activation.clone(), range: *range, relative_error });
+        for (activation, observed) in observations {
+            let alone = BTreeMap::from([(activation.clone(), observed.clone())]);
+            let logits = self.logits_of(Int8::Products(&alone), SENSITIVITY_TEXTS)?;
+            let relative_error = compare(&logits, &reference).relative_error;
+            table.push(Sensitivity { activation: activation.clone(), range: observed.range, relative_error });
         }
         table.sort_by(|a, b| b.relative_error.total_cmp(&a.relative_error));
         Ok(table)

@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     evaluate::{predict, predict_session},
     model::SequenceClassifier,
-    onnx::{self, Calibration, Comparison, ModelProto, Ranges, Storage, compare},
+    onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
     report::percent,
     train::undecided,
 };
@@ -56,8 +56,9 @@ pub struct ExportConfig {
     pub abstain_precision: Option<f64>,
     /// The graphs, the default first; at least one.
     pub variants: Vec<VariantKind>,
-    /// How the ranges of activations are found.
-    pub calibration: Calibration,
+    /// How the ranges of activations are found; of several methods, the one whose int8 graph is nearest to fp32 on the
+    /// calibration texts. At least one.
+    pub calibrations: Vec<Calibration>,
     /// Whether what quantizing each activation costs is measured in any case, to be shown.
     pub sensitivity: bool,
     /// How an int8 graph stores its integers.
@@ -130,6 +131,8 @@ pub struct Judged {
     pub decision: Decision,
     /// What was measured of each graph: fp32, then the others that ship.
     pub variants: Vec<VariantFigures>,
+    /// How the ranges of activations were found, if they were.
+    pub calibration: Option<Calibration>,
     /// What quantizing each activation costs, the most costly first, if it was measured.
     pub sensitivity: Vec<Sensitivity>,
     /// Activations that stayed in fp32 for that.
@@ -204,12 +207,12 @@ pub fn judge(
         false => None,
     };
     let mut trial = quantization.as_mut().and_then(|quantization| quantization.trial.take());
-    let ranges = quantization.as_ref().map(|quantization| &quantization.ranges);
+    let observations = quantization.as_ref().map(|quantization| &quantization.observations);
     let mut tried = vec![fp32];
     for &kind in config.variants.iter().filter(|kind| **kind != VariantKind::CpuFp32) {
         let mut variant = match trial.take_if(|trial| trial.kind == kind) {
             Some(trial) => trial,
-            None => judge.tried(kind, ranges, &tried[0].logits)?,
+            None => judge.tried(kind, observations, &tried[0].logits)?,
         };
         judge.gates(&mut variant, &tried[0].logits, tried[0].hits)?;
         tried.push(variant);
@@ -245,14 +248,15 @@ pub fn judge(
     for &kind in &config.variants {
         graphs.push((kind, std::mem::take(&mut tried[place(kind)].graph)));
     }
-    let Quantization { sensitivity, in_fp32, .. } = quantization.unwrap_or_default();
-    Ok(Judged { graphs, acceptance, decision, variants, sensitivity, in_fp32, logits, test_logits })
+    let Quantization { calibration, sensitivity, in_fp32, .. } = quantization.unwrap_or_default();
+    Ok(Judged { graphs, acceptance, decision, variants, calibration, sensitivity, in_fp32, logits, test_logits })
 }
 
 /// How activations are quantized.
 #[derive(Default)]
 struct Quantization {
-    ranges: Ranges,
+    calibration: Option<Calibration>,
+    observations: Observations,
     /// The int8 graph that was found good enough with them; none if none was.
     trial: Option<Tried>,
     /// What each costs, if it was measured.
@@ -289,8 +293,8 @@ impl Judge<'_> {
     }
 
     /// Builds a graph and tries it.
-    fn tried(&self, kind: VariantKind, ranges: Option<&Ranges>, reference: &[Vec<f32>]) -> Result<Tried> {
-        self.tried_graph(kind, kind.build(self.model, ranges, self.config.storage)?, reference)
+    fn tried(&self, kind: VariantKind, observations: Option<&Observations>, reference: &[Vec<f32>]) -> Result<Tried> {
+        self.tried_graph(kind, kind.build(self.model, observations, self.config.storage)?, reference)
     }
 
     fn tried_graph(&self, kind: VariantKind, graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
@@ -323,36 +327,36 @@ impl Judge<'_> {
         gates::batch_invariance(tried.kind, &compare(in_batches, &single), pair)
     }
 
-    /// The ranges of all activations; without the costly ones, or without any, where the graph would be refused.
+    /// What was observed of all activations; without the costly ones, or without any, where the graph would be refused.
     fn quantization(&self, fp32: &Tried) -> Result<Quantization> {
-        let mut ranges = self.ranges(self.config.calibration)?;
+        let (calibration, mut observations) = self.observe()?;
         let mut sensitivity = match self.config.sensitivity {
-            true => self.sensitivity(&ranges)?,
+            true => self.sensitivity(&observations)?,
             false => Vec::new(),
         };
-        let all: Vec<String> = ranges.keys().cloned().collect();
-        let mut trial = self.faithful(&ranges, fp32)?;
+        let all: Vec<String> = observations.keys().cloned().collect();
+        let mut trial = self.faithful(&observations, fp32)?;
         if trial.is_none() {
             if sensitivity.is_empty() {
-                sensitivity = self.sensitivity(&ranges)?;
+                sensitivity = self.sensitivity(&observations)?;
             }
             for Sensitivity { activation, relative_error, .. } in &sensitivity {
                 if relative_error.is_nan() || *relative_error > MAX_SENSITIVITY {
-                    ranges.remove(activation);
+                    observations.remove(activation);
                 }
             }
-            trial = self.faithful(&ranges, fp32)?;
+            trial = self.faithful(&observations, fp32)?;
             if trial.is_none() {
-                ranges.clear();
+                observations.clear();
             }
         }
-        let in_fp32 = all.into_iter().filter(|activation| !ranges.contains_key(activation)).collect();
-        Ok(Quantization { ranges, trial, sensitivity, in_fp32 })
+        let in_fp32 = all.into_iter().filter(|activation| !observations.contains_key(activation)).collect();
+        Ok(Quantization { calibration: Some(calibration), observations, trial, sensitivity, in_fp32 })
     }
 
-    /// The int8 graph with these ranges, if it is near enough to fp32, and will be accurate enough.
-    fn faithful(&self, ranges: &Ranges, fp32: &Tried) -> Result<Option<Tried>> {
-        let tried = self.tried(VariantKind::CpuInt8, Some(ranges), &fp32.logits)?;
+    /// The int8 graph with these observations, if it is near enough to fp32, and will be accurate enough.
+    fn faithful(&self, observations: &Observations, fp32: &Tried) -> Result<Option<Tried>> {
+        let tried = self.tried(VariantKind::CpuInt8, Some(observations), &fp32.logits)?;
         let pair = gates::Pair { logits: &tried.logits, reference: &fp32.logits, split: self.evidence.split };
         let is_accurate = fp32.hits.zip(tried.hits).is_none_or(|(fp32, int8)| {
             gates::accuracy(VariantKind::CpuInt8, [fp32, int8], self.config.max_accuracy_drop, pair).is_ok()
@@ -522,15 +526,17 @@ fn model_card(model: &SequenceClassifier, manifest: &Manifest) -> String {
 
 #[cfg(test)]
 mod tests {
-    //! Each gate against a graph with a planted fault.
+    //! Each gate against a graph with a planted fault; and what quantization makes of the tiny BERT.
+
+    use std::collections::BTreeMap;
 
     use candle_onnx::onnx::{NodeProto, TensorProto};
 
     use super::*;
-    use crate::model::EncoderConfig;
+    use crate::{model::EncoderConfig, onnx::Observed};
 
-    /// Judges the tiny BERT's graph of that kind, after `plant` has changed it; texts are labelled as fp32 answers.
-    fn judged(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> Result<()> {
+    /// A judge of the tiny BERT's graphs, with texts that are labelled as the model answers; and its logits.
+    fn judging<T>(calibrations: Vec<Calibration>, check: impl FnOnce(&Judge<'_>, &[Vec<f32>]) -> T) -> T {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-bert");
         let encoder = EncoderConfig::open(&folder.join(CONFIG)).unwrap();
         let tokenizer = nimbert::Tokenizer::open(&folder.join(TOKENIZER), 60).unwrap();
@@ -545,8 +551,8 @@ mod tests {
         let config = ExportConfig {
             problem_type: ProblemType::SingleLabel,
             abstain_precision: None,
-            variants: vec![kind],
-            calibration: Calibration::MinMax,
+            variants: vec![VariantKind::CpuInt8],
+            calibrations,
             sensitivity: false,
             storage: Storage::Bytes,
             // Other gates are meant to fire.
@@ -567,11 +573,18 @@ mod tests {
             scratch: scratch.path(),
             stop: &AtomicBool::new(false),
         };
-        let ranges = judge.ranges(Calibration::MinMax).unwrap();
-        let mut graph = kind.build(&model, Some(&ranges), Storage::Bytes).unwrap();
-        plant(&mut graph);
-        let mut tried = judge.tried_graph(kind, graph, &trained)?;
-        judge.gates(&mut tried, &trained, Some(texts.len()))
+        check(&judge, &trained)
+    }
+
+    /// What the gates say of a graph of that kind, after `plant` has changed it.
+    fn judged(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> Result<()> {
+        judging(vec![Calibration::MinMax], |judge, trained| {
+            let (_, observations) = judge.observe().unwrap();
+            let mut graph = kind.build(judge.model, Some(&observations), Storage::Bytes).unwrap();
+            plant(&mut graph);
+            let mut tried = judge.tried_graph(kind, graph, trained)?;
+            judge.gates(&mut tried, trained, Some(trained.len()))
+        })
     }
 
     fn message(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> String {
@@ -593,6 +606,31 @@ mod tests {
         for kind in VariantKind::ALL {
             judged(kind, |_| {}).unwrap();
         }
+    }
+
+    #[test]
+    fn the_calibration_whose_graph_is_nearest_to_fp32_is_taken() {
+        let (harmful, harmless) = (Calibration::Percentile(0.6), Calibration::MinMax);
+        for calibrations in [vec![harmful, harmless], vec![harmless, harmful], vec![harmless]] {
+            judging(calibrations, |judge, _| assert_eq!(judge.observe().unwrap().0, harmless));
+        }
+    }
+
+    #[test]
+    fn biases_make_up_for_rounded_weights() {
+        judging(vec![Calibration::MinMax], |judge, trained| {
+            let (_, observations) = judge.observe().unwrap();
+            for (name, observed) in observations {
+                let error = |mean: Vec<f32>| -> f32 {
+                    let alone = BTreeMap::from([(name.clone(), Observed { range: observed.range, mean })]);
+                    let tried = judge.tried(VariantKind::CpuInt8, Some(&alone), trained).unwrap();
+                    tried.comparison.relative_error
+                };
+                let uncorrected = error(vec![0.0; observed.mean.len()]);
+                let corrected = error(observed.mean);
+                assert!(corrected < uncorrected, "{name}: {corrected}, without {uncorrected}");
+            }
+        });
     }
 
     #[test]

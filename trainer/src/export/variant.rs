@@ -7,7 +7,7 @@ use nimbert::Precision;
 use crate::{
     error::Result,
     model::SequenceClassifier,
-    onnx::{self, GraphConfig, Int8, ModelProto, Operators, Ranges, Storage},
+    onnx::{self, GraphConfig, Int8, ModelProto, Observations, Operators, Storage},
 };
 
 /// A graph for an execution provider, in a number format.
@@ -59,20 +59,20 @@ impl VariantKind {
         }
     }
 
-    /// Whether its activations need ranges.
+    /// Whether its activations are to be observed.
     pub(super) fn is_quantized(self) -> bool {
         self.precision() == Precision::Int8
     }
 
-    /// The graph. Without ranges an int8 graph has int8 weights only.
+    /// The graph. Without observations an int8 graph has int8 weights only.
     pub(super) fn build(
         self,
         model: &SequenceClassifier,
-        ranges: Option<&Ranges>,
+        observations: Option<&Observations>,
         storage: Storage,
     ) -> Result<ModelProto> {
-        let int8 = match (self.is_quantized(), ranges) {
-            (true, Some(ranges)) => Int8::Products(ranges),
+        let int8 = match (self.is_quantized(), observations) {
+            (true, Some(observations)) => Int8::Products(observations),
             (true, None) => Int8::Weights,
             (false, _) => Int8::No,
         };

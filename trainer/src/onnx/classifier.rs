@@ -14,7 +14,8 @@
 //! Its attention knows the mask as one length a text, so padding must follow the text.
 //!
 //! In int8, weights have one scale a channel, and activations one scale and zero point each that were found beforehand
-//! ([`Ranges`]): nothing depends on the batch. What is summed in fp32 before a rounding is summed in the same order for
+//! ([`Observations`]): nothing depends on the batch. What rounding the weights adds to a product on average is taken out of
+//! its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019). What is summed in fp32 before a rounding is summed in the same order for
 //! every batch: where a head of the last layer has weights of its own, each text's row is a product for itself, since ONNX
 //! Runtime sums one row otherwise than several.
 
@@ -49,8 +50,17 @@ pub struct Range {
     pub max: f32,
 }
 
-/// The ranges of activations, by the name of the value in the fp32 graph: what is quantized, and how.
-pub type Ranges = BTreeMap<String, Range>;
+/// What was seen of an activation on texts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// The range by which it is quantized.
+    pub range: Range,
+    /// The mean of each channel.
+    pub mean: Vec<f32>,
+}
+
+/// What is quantized, and how: activations by the name of the value in the fp32 graph.
+pub type Observations = BTreeMap<String, Observed>;
 
 /// Whose operators a graph is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +80,8 @@ pub enum Int8<'a> {
     /// Weights and embeddings as they are stored. ONNX Runtime multiplies the weights out when it loads the graph, and
     /// computes in fp32.
     Weights,
-    /// Those, and the products whose input has a range; the others are computed in fp32.
-    Products(&'a Ranges),
+    /// Those, and the products whose input was observed; the others are computed in fp32.
+    Products(&'a Observations),
 }
 
 /// How integers are stored.
@@ -186,12 +196,16 @@ struct Mask {
 }
 
 impl Exporter<'_> {
-    /// The range by which `x` is quantized, if it is.
-    fn range(&self, x: &str) -> Option<Range> {
+    fn observed(&self, x: &str) -> Option<&Observed> {
         match self.config.int8 {
-            Int8::Products(ranges) => ranges.get(x).copied(),
+            Int8::Products(observations) => observations.get(x),
             Int8::No | Int8::Weights => None,
         }
+    }
+
+    /// The range by which `x` is quantized, if it is.
+    fn range(&self, x: &str) -> Option<Range> {
+        self.observed(x).map(|observed| observed.range)
     }
 
     fn is_standard(&self) -> bool {
@@ -220,26 +234,43 @@ impl Exporter<'_> {
         Ok(Linear { weight, bias: self.parameter(&format!("{name}.bias")) })
     }
 
+    /// The linear layer of that name, which reads `x`. If it is a product of integers, its bias makes up for what rounding
+    /// the weights adds to it on average: the mean of x · (weight − rounded weight).
+    fn linear_of(&self, name: &str, x: &str) -> Result<Linear> {
+        let Linear { weight, bias } = self.linear(name)?;
+        let Some(Observed { mean, .. }) = self.observed(x) else { return Ok(Linear { weight, bias }) };
+        let (rows, columns) = weight.dims2()?;
+        let (integers, scales) = self.rounded(&values(&weight)?, columns, self.max_product_weight());
+        let rounded = integers.iter().enumerate().map(|(at, &integer)| f32::from(integer) * scales[at % columns]);
+        let rounded = Tensor::from_iter(rounded, weight.device())?.reshape((rows, columns))?;
+        let mean = Tensor::from_slice(mean, (1, rows), weight.device())?;
+        let lost = mean.matmul(&(weight.to_dtype(DType::F32)? - rounded)?)?.squeeze(0)?;
+        let bias = (&bias + lost.to_dtype(bias.dtype())?)?;
+        Ok(Linear { weight, bias })
+    }
+
     fn layer(&self, index: usize) -> Result<Layer> {
         let names = self.names();
-        let linear = |part: &str| self.linear(&names.in_layer(index, part));
+        let linear = |part: &str, x: &str| self.linear_of(&names.in_layer(index, part), &format!("layer.{index}/{x}"));
+        let query_input = if index + 1 == self.encoder().num_hidden_layers { "first" } else { "input" };
         Ok(Layer {
-            query: linear(names.query)?,
-            key: linear(names.key)?,
-            value: linear(names.value)?,
+            query: linear(names.query, query_input)?,
+            key: linear(names.key, "input")?,
+            value: linear(names.value, "input")?,
             rest: BehindAttention {
-                attention_output: linear(names.attention_output)?,
-                intermediate: linear(names.intermediate)?,
-                output: linear(names.output)?,
+                attention_output: linear(names.attention_output, "context")?,
+                intermediate: linear(names.intermediate, "attended")?,
+                output: linear(names.output, "activated")?,
             },
         })
     }
 
     /// The bias that the residual of layer `index`'s attention carries; nothing behind the last layer.
-    fn residual_bias(&self, index: usize) -> Option<Tensor> {
-        let names = self.names();
-        let is_layer = index < self.encoder().num_hidden_layers;
-        is_layer.then(|| self.parameter(&format!("{}.bias", names.in_layer(index, names.attention_output))))
+    fn residual_bias(&self, index: usize) -> Result<Option<Tensor>> {
+        if index == self.encoder().num_hidden_layers {
+            return Ok(None);
+        }
+        Ok(Some(self.layer(index)?.rest.attention_output.bias))
     }
 
     /// x `[…, in]` times `weight` `[in, out]`, without bias.
@@ -256,7 +287,7 @@ impl Exporter<'_> {
             }
             (Some(range), Operators::Microsoft) => {
                 let [quantized, scale, zero_point] = self.quantized(x, range);
-                let [weight, weight_scale] = self.integers(name, weight, MAX_MATMUL_WEIGHT)?;
+                let [weight, weight_scale] = self.integers(name, weight, self.max_product_weight())?;
                 let inputs = [&quantized, &weight, &scale, &weight_scale, &zero_point].map(String::as_str);
                 Ok(self.builder.contrib(name, "MatMulIntegerToFloat", &inputs, vec![]))
             }
@@ -300,7 +331,7 @@ impl Exporter<'_> {
 
     /// A weight `[in, out]` as signed bytes with one scale a channel, and back in fp32.
     fn dequantized(&mut self, name: &str, weight: &Tensor) -> Result<String> {
-        let [integers, scales] = self.integers(name, weight, MAX_BYTE)?;
+        let [integers, scales] = self.integers(name, weight, self.max_product_weight())?;
         let zeros = self.builder.bytes(&format!("{name}/weight_zero"), &[weight.dim(1)?], vec![0; weight.dim(1)?]);
         let inputs = [&integers, &scales, &zeros].map(String::as_str);
         let axis = vec![int_attribute("axis", 1)];
@@ -312,10 +343,7 @@ impl Exporter<'_> {
         let (rows, columns) = weight.dims2()?;
         let values = values(weight)?;
         let name = format!("{name}/weight");
-        let (integers, scales) = match self.is_packed(columns, 4) {
-            true => channel_integers(&values, columns, packing::MAX_MATRIX, best_scale),
-            false => channel_integers(&values, columns, max, scale),
-        };
+        let (integers, scales) = self.rounded(&values, columns, max);
         let scales = self.builder.float_values(&format!("{name}_scale"), &[columns], &scales);
         let integers = match self.is_packed(columns, 4) {
             false => self.builder.bytes(&name, &[rows, columns], integers),
@@ -327,6 +355,19 @@ impl Exporter<'_> {
             }
         };
         Ok([integers, scales])
+    }
+
+    /// A matrix as integers of at most `max`, fewer if they are packed, and their scales by channel.
+    fn rounded(&self, values: &[f32], columns: usize, max: f32) -> (Vec<i8>, Vec<f32>) {
+        match self.is_packed(columns, 4) {
+            true => channel_integers(values, columns, packing::MAX_MATRIX, best_scale),
+            false => channel_integers(values, columns, max, scale),
+        }
+    }
+
+    /// The largest integer of a weight in a product of integers.
+    fn max_product_weight(&self) -> f32 {
+        if self.is_standard() { MAX_BYTE } else { MAX_MATMUL_WEIGHT }
     }
 
     /// Whether rows of `columns` integers are packed, `step` of them at a time.
@@ -477,7 +518,7 @@ impl Exporter<'_> {
         let (hidden, embedding) = (self.encoder().hidden_size, self.encoder().embedding_size);
         let offset = self.encoder().position_offset;
         let (heads, is_standard) = (self.encoder().num_attention_heads, self.is_standard());
-        let shift = self.residual_bias(0);
+        let shift = self.residual_bias(0)?;
         let b = &mut self.builder;
         let [zero, one, two] = [0, 1, 2].map(|index| b.integers(&format!("embeddings/{index}"), &[index]));
         let shape = b.node("shape/ids", "Shape", &[input_ids], vec![]);
@@ -540,7 +581,7 @@ impl Exporter<'_> {
             }
             Some(range) => {
                 let [quantized, scale, zero_point] = self.quantized(x, range);
-                let [weight, weight_scale] = self.integers(&name("attention"), &weight, MAX_MATMUL_WEIGHT)?;
+                let [weight, weight_scale] = self.integers(&name("attention"), &weight, self.max_product_weight())?;
                 let x = self.reshaped(&name("texts"), &quantized, SHAPE_3D);
                 let inputs = [&x, &weight, &bias, &scale, &weight_scale, &mask.lengths, &zero_point];
                 self.builder.contrib(&name("attention"), "QAttention", &inputs.map(String::as_str), heads)
@@ -622,13 +663,19 @@ impl Exporter<'_> {
         let u = b.node(&name("key_query"), "MatMul", &[&q, &key], vec![]);
         let by_text = b.integers(&name("key_query/shape"), &[-1, sizes[0], sizes[2]]);
         let u = b.node(&name("key_query/by_text"), "Reshape", &[&u, &by_text], vec![]);
+        // Of as many columns as there are heads, whatever the length of the texts: how ONNX Runtime divides a sum depends on
+        // the number of columns. [batch, sequence, heads]
         let scores = match is_standard {
             true => {
-                let columns = permuted(b, "texts/transposed", &texts, &[0, 2, 1]);
-                b.node(&name("scores"), "MatMul", &[&u, &columns], vec![])
+                let columns = permuted(b, "key_query/columns", &u, &[0, 2, 1]);
+                b.node(&name("scores/by_token"), "MatMul", &[&texts, &columns], vec![])
             }
-            false => b.contrib(&name("scores"), "FusedMatMul", &[&u, &texts], vec![int_attribute("transB", 1)]),
+            false => {
+                let transposed = vec![int_attribute("transB", 1)];
+                b.contrib(&name("scores/by_token"), "FusedMatMul", &[&texts, &u], transposed)
+            }
         };
+        let scores = permuted(b, "scores", &scores, &[0, 2, 1]);
         let masked = b.node(&name("masked"), "Add", &[&scores, &mask.first_scores], vec![]);
         let p = b.node(&name("probabilities"), "Softmax", &[&masked], vec![int_attribute("axis", -1)]);
         let mean = b.node(&name("mean"), "MatMul", &[&p, &texts], vec![]);
@@ -660,7 +707,7 @@ impl Exporter<'_> {
         let activated = self.activation(&name("activated"), &product, &intermediate.bias, hidden_act)?;
         let sum = self.product_plus(&name("output"), &activated, &second.weight, &attended)?;
         let norm = names.in_layer(index, names.output_norm);
-        let shift = self.residual_bias(index + 1);
+        let shift = self.residual_bias(index + 1)?;
         self.layer_norm(output, &norm, &sum, shift.as_ref())
     }
 
@@ -689,7 +736,7 @@ impl Exporter<'_> {
             }
         }
         let names = self.names();
-        let dense = self.linear(names.head_dense)?;
+        let dense = self.linear_of(names.head_dense, HEAD_INPUT)?;
         let product = self.product("head/dense", &x, &dense.weight)?;
         let activation = self.encoder().architecture.head_activation();
         let activated = self.activation("head/activated", &product, &dense.bias, activation)?;
