@@ -98,23 +98,41 @@ impl Engine {
     }
 }
 
+/// Which kernels of the CUDA provider compute attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attention {
+    /// ONNX Runtime's own. On newer GPUs it prefers cuDNN's, which plans every shape of a batch anew, 40 ms each.
+    Own,
+    /// Those that ONNX Runtime chooses: before 1.20 it has no option for it, and only its own.
+    Any,
+}
+
+/// The option by which kernels are chosen, as ONNX Runtime names it where it has no such option.
+pub(crate) const ATTENTION_OPTION: &str = "sdpa_kernel";
+
 /// ONNX Runtime's execution providers for `device`, best first; none for the processor, which is always there.
-pub(crate) fn execution_providers(device: Device, options: &GpuOptions) -> Vec<ep::ExecutionProviderDispatch> {
-    let cuda = |index: u32| {
+pub(crate) fn execution_providers(
+    device: Device,
+    options: &GpuOptions,
+    attention: Attention,
+) -> Vec<ep::ExecutionProviderDispatch> {
+    let cuda = |index: u32, attention: Attention| {
         let mut cuda = ep::CUDA::default().with_device_id(index as i32);
         if let Some(limit) = options.memory_limit {
             cuda = cuda.with_memory_limit(limit as usize);
         }
-        // All but cuDNN's, which ONNX Runtime prefers on newer GPUs: it plans every shape of a batch anew, 40 ms each.
-        type Kernels = ep::cuda::AttentionBackend;
-        let kernels =
-            Kernels::FLASH_ATTENTION | Kernels::EFFICIENT_ATTENTION | Kernels::TRT_FUSED_ATTENTION | Kernels::MATH;
-        cuda.with_attention_backend(kernels).build().error_on_failure()
+        if attention == Attention::Own {
+            type Kernels = ep::cuda::AttentionBackend;
+            cuda = cuda.with_attention_backend(
+                Kernels::FLASH_ATTENTION | Kernels::EFFICIENT_ATTENTION | Kernels::TRT_FUSED_ATTENTION | Kernels::MATH,
+            );
+        }
+        cuda.build().error_on_failure()
     };
     match device {
         Device::Cpu | Device::Auto => vec![],
-        Device::Cuda(index) => vec![cuda(index)],
-        // What TensorRT leaves, if anything, goes to CUDA.
+        Device::Cuda(index) => vec![cuda(index, attention)],
+        // What TensorRT leaves, if anything, goes to CUDA; no graph for TensorRT has attention as one operator.
         Device::Tensorrt(index) => {
             let mut tensorrt = ep::TensorRT::default().with_device_id(index as i32);
             if let Some(limit) = options.memory_limit {
@@ -133,7 +151,7 @@ pub(crate) fn execution_providers(device: Device, options: &GpuOptions) -> Vec<e
                     .with_profile_opt_shapes(engine.shapes(typical.0, typical.1))
                     .with_profile_max_shapes(engine.shapes(engine.max_rows, engine.max_columns));
             }
-            vec![tensorrt.build().error_on_failure(), cuda(index)]
+            vec![tensorrt.build().error_on_failure(), cuda(index, Attention::Any)]
         }
     }
 }

@@ -20,7 +20,7 @@ use ort::{
 use crate::{
     batch::Batch,
     compiled::Entry,
-    device::{Device, GpuOptions, execution_providers},
+    device::{ATTENTION_OPTION, Attention, Device, GpuOptions, execution_providers},
     error::{Error, Result},
     library,
     placement::Placement,
@@ -270,10 +270,15 @@ impl<'a> Builder<'a> {
             let prefix = prefix.with_added_extension(SESSIONS.fetch_add(1, Ordering::Relaxed).to_string());
             builder = builder.with(|builder| builder.with_profiling(prefix))?;
         }
-        let providers = execution_providers(options.device, &options.gpu);
-        if !providers.is_empty() {
+        let providers = |attention| execution_providers(options.device, &options.gpu, attention);
+        if !providers(Attention::Own).is_empty() {
             let refused = |error: ort::Error<_>| Error::device(options.device, error);
-            builder.inner = builder.inner.with_execution_providers(providers).map_err(refused)?;
+            builder.inner = match builder.inner.with_execution_providers(providers(Attention::Own)) {
+                Err(error) if error.to_string().contains(ATTENTION_OPTION) => {
+                    error.recover().with_execution_providers(providers(Attention::Any)).map_err(refused)?
+                }
+                result => result.map_err(refused)?,
+            };
         }
         Ok(builder)
     }
