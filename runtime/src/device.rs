@@ -103,7 +103,7 @@ impl Engine {
 pub(crate) enum Attention {
     /// ONNX Runtime's own. On newer GPUs it prefers cuDNN's, which plans every shape of a batch anew, 40 ms each.
     Own,
-    /// Those that ONNX Runtime chooses: before 1.20 it has no option for it, and only its own.
+    /// Those that ONNX Runtime chooses: before 1.19 it has no option for it, and only its own.
     Any,
 }
 

@@ -14,8 +14,8 @@ pub struct Prediction {
     /// Score of every label, in the order of the labels' ids. Where a text has one label they are probabilities that sum
     /// to 1; where it has any number, each is a probability of its own.
     pub scores: Vec<(String, f32)>,
-    /// What the graph gave for each label, in the order of the labels' ids: scores before temperature and softmax, or
-    /// sigmoid.
+    /// What the graph gave for each label, in the order of the labels' ids, the mean of the windows of a long text: scores
+    /// before temperature and softmax, or sigmoid.
     pub logits: Vec<f32>,
     /// The labels that hold: `label` alone, or, where a text has any number, those whose score reaches their threshold.
     pub labels: Vec<String>,

@@ -41,8 +41,9 @@ const LARGE_BATCH: usize = 256;
 pub(crate) enum Shapes {
     /// Those of their texts: on the CPU, padding takes as long as text.
     Exact,
-    /// Few: a power of two of rows, and a multiple of [`COLUMN_STEP`] columns, but no more than these. A GPU computes
-    /// padding beside the rest, while a shape that is new to it costs time: kernels are chosen and loaded, memory is found.
+    /// Few: rows a power of two, at most [`Settings::batch_size`]; columns a multiple of [`COLUMN_STEP`], at most
+    /// `max_columns`. A GPU computes padding beside the rest, while a shape that is new to it costs time: kernels are chosen
+    /// and loaded, memory is allocated.
     Few { max_columns: usize },
 }
 
@@ -219,11 +220,15 @@ impl Scheduler {
     /// [`Error::DeadlinePassed`]; what a run gives.
     pub(crate) fn logits(&self, encodings: Vec<Encoding>, options: CallOptions<'_>) -> Result<(Vec<Vec<f32>>, Times)> {
         let since = Instant::now();
-        if let Some((memory, available)) = self.shared.settings.memory
+        let settings = &self.shared.settings;
+        if let Some((memory, available)) = settings.memory
             && let Some(tokens) = encodings.iter().map(|encoding| encoding.input_ids.len()).max()
-            && memory.bytes(1, tokens) > available
         {
-            return Err(Error::MemoryLimit { tokens, needed: memory.bytes(1, tokens), available });
+            let (rows, columns) = settings.shape(1, tokens);
+            let needed = memory.bytes(rows, columns);
+            if needed > available {
+                return Err(Error::MemoryLimit { tokens, needed, available });
+            }
         }
         let progress = Progress {
             logits: vec![Vec::new(); encodings.len()],
@@ -516,11 +521,15 @@ impl Call {
 mod tests {
     use super::*;
 
+    fn encoding(length: usize) -> Encoding {
+        Encoding { input_ids: vec![1; length], token_type_ids: vec![0; length], truncated: false }
+    }
+
     fn waiting(lengths: &[usize]) -> VecDeque<Job> {
         let progress = Progress { logits: Vec::new(), missing: lengths.len(), error: None, started: None, ended: None };
         let call = Arc::new(Call { progress: Mutex::new(progress), done: Condvar::new() });
         let job = |(index, &length): (usize, &usize)| Job {
-            encoding: Encoding { input_ids: vec![1; length], token_type_ids: vec![0; length], truncated: false },
+            encoding: encoding(length),
             index,
             call: Arc::clone(&call),
             since: Instant::now(),
@@ -561,11 +570,7 @@ mod tests {
         assert_eq!(shapes, [(1, 16), (4, 16), (4, 32), (6, 40)]);
         // Two texts are 32 tokens, three would be four rows: 64 in all, and one more token makes them 128.
         assert!(settings.has_room(3, 16) && !settings.has_room(3, 17) && !settings.has_room(7, 1));
-        let encodings = waiting(&[2, 1, 1]).into_iter().map(|mut job| {
-            job.is_answered = true;
-            job.encoding.clone()
-        });
-        let encodings: Vec<Encoding> = encodings.collect();
+        let encodings = [2, 1, 1].map(encoding);
         let batch = Batch::pad_to(|texts, longest| settings.shape(texts, longest), encodings.iter(), 9);
         assert_eq!((batch.rows, batch.columns), (4, 16));
         let tokens: Vec<i64> = batch.attention_mask.chunks(16).map(|row| row.iter().sum()).collect();

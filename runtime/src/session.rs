@@ -206,11 +206,13 @@ impl Session {
         let placement = Placement::read(Path::new(&trace));
         // A file in the folder for temporary ones; the placement matters, not whether it could be removed.
         let _ = std::fs::remove_file(&trace);
+        let placement = placement?;
         if options.profile.is_some() {
-            // A session has one trace.
+            // A session has one trace. What it holds of the GPU's memory is needed for the other.
+            drop(session);
             session = Self::open(path, options)?;
         }
-        Ok((session, placement?))
+        Ok((session, placement))
     }
 }
 
@@ -261,9 +263,11 @@ impl<'a> Builder<'a> {
                 builder.with_config_entry("session.force_spinning_stop", stops)
             })?
             // One plan of memory for every shape of a batch would be kept, and there are many shapes.
-            .with(|builder| builder.with_memory_pattern(false))?
+            .with(|builder| builder.with_memory_pattern(false))?;
+        if std::env::var_os("ORT_LOG").is_none() {
             // What is wrong comes back as an error; ONNX Runtime would write it to standard error too.
-            .with(|builder| builder.with_log_level(LogLevel::Fatal))?;
+            builder = builder.with(|builder| builder.with_log_level(LogLevel::Fatal))?;
+        }
         if let Some(prefix) = &options.profile {
             // ONNX Runtime appends the second only, and sessions are made together.
             static SESSIONS: AtomicUsize = AtomicUsize::new(1);
@@ -271,7 +275,7 @@ impl<'a> Builder<'a> {
             builder = builder.with(|builder| builder.with_profiling(prefix))?;
         }
         let providers = |attention| execution_providers(options.device, &options.gpu, attention);
-        if !providers(Attention::Own).is_empty() {
+        if !matches!(options.device, Device::Cpu | Device::Auto) {
             let refused = |error: ort::Error<_>| Error::device(options.device, error);
             builder.inner = match builder.inner.with_execution_providers(providers(Attention::Own)) {
                 Err(error) if error.to_string().contains(ATTENTION_OPTION) => {

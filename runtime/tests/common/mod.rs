@@ -12,11 +12,16 @@ pub(crate) fn bundle() -> PathBuf {
     workspace("tests/data/bundle-1")
 }
 
+/// The library that setup has fetched.
+pub(crate) fn library() -> PathBuf {
+    let name = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    workspace(".setup/lib").join(name)
+}
+
 /// A command of the program for [`bundle`], with the library that setup has fetched.
 pub(crate) fn nimbert(command: &str) -> Command {
-    let library = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let mut program = Command::new(env!("CARGO_BIN_EXE_nimbert"));
-    program.env("ORT_DYLIB_PATH", workspace(".setup/lib").join(library));
+    program.env("ORT_DYLIB_PATH", library());
     program.env("NIMBERT_CACHE", workspace(".setup/cache"));
     program.arg(command).arg(bundle());
     program

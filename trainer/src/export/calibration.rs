@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nimbert::{Batch, session::Output};
+use nimbert::{Batch, Encoding, session::Output};
 
 use crate::{
     error::{Error, Result},
@@ -28,16 +28,16 @@ pub struct Sensitivity {
     pub relative_error: f32,
 }
 
-/// What has been seen of an activation so far.
+/// Takes what an activation is on texts.
 #[derive(Debug, Clone, Default)]
-struct Seen {
+struct Observer {
     histogram: Histogram,
     /// By channel, over all tokens.
     sums: Vec<f64>,
     tokens: usize,
 }
 
-impl Seen {
+impl Observer {
     /// Takes an activation of `[tokens, channels]`.
     fn add(&mut self, activation: &Output) {
         self.histogram.add(&activation.values);
@@ -55,12 +55,18 @@ impl Seen {
     }
 }
 
+/// At most `count` of the texts, from all of the file: it may be sorted by label.
+fn spread<'a>(texts: &[&'a [Encoding]], count: usize) -> Vec<&'a [Encoding]> {
+    let count = count.min(texts.len());
+    (0..count).map(|index| texts[index * texts.len() / count]).collect()
+}
+
 impl Judge<'_> {
     /// Ranges and means of all activations that can be quantized, by the method whose int8 graph is nearest to fp32.
     pub(super) fn observe(&self) -> Result<(Calibration, Observations)> {
-        let seen = self.seen()?;
+        let observers = self.observers()?;
         let observed = |calibration: Calibration| -> Observations {
-            seen.iter().map(|(name, seen)| (name.clone(), seen.observed(calibration))).collect()
+            observers.iter().map(|(name, observer)| (name.clone(), observer.observed(calibration))).collect()
         };
         let [first, others @ ..] = &self.config.calibrations[..] else {
             return Err(Error::setting("--calibration", "a method", "none"));
@@ -85,32 +91,32 @@ impl Judge<'_> {
         Ok(nearest)
     }
 
-    /// The logits of the first few calibration texts by a graph with that in 8 bits.
+    /// The logits of so many calibration texts by a graph with that in 8 bits.
     fn logits_of(&self, int8: Int8<'_>, texts: usize) -> Result<Vec<Vec<f32>>> {
-        let texts = &self.calibration_texts[..self.calibration_texts.len().min(texts)];
-        let graph = onnx::export(self.model, GraphConfig { int8, ..GraphConfig::FP32 })?;
-        self.logits(&mut self.session(&graph, "calibration")?, texts)
+        let config = GraphConfig { int8, storage: self.config.storage, ..GraphConfig::FP32 };
+        let mut session = self.session(&onnx::export(self.model, config)?, "calibration")?;
+        self.logits(&mut session, &spread(self.calibration_texts, texts))
     }
 
     /// What all activations that can be quantized are like, by their names. Each text is run by itself, so that padding is
     /// not counted, and nothing is kept but histograms and sums.
-    fn seen(&self) -> Result<Vec<(String, Seen)>> {
+    fn observers(&self) -> Result<Vec<(String, Observer)>> {
         let mut graph = onnx::export(self.model, GraphConfig::FP32)?;
         let names = onnx::quantizable(self.model);
         graph.graph.get_or_insert_default().output.extend(names.iter().map(|name| onnx::float_output(name)));
         let mut session = self.session(&graph, "calibration")?;
         let outputs: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut seen = vec![Seen::default(); names.len()];
-        for text in self.calibration_texts.iter().take(CALIBRATION_TEXTS) {
+        let mut observers = vec![Observer::default(); names.len()];
+        for text in spread(self.calibration_texts, CALIBRATION_TEXTS) {
             self.check_stop()?;
-            for window in *text {
+            for window in text {
                 let batch = Batch::pad(std::iter::once(window), self.model.config.pad_token_id);
-                for (seen, output) in seen.iter_mut().zip(session.run_outputs(&batch, &outputs)?) {
-                    seen.add(&output);
+                for (observer, output) in observers.iter_mut().zip(session.run_outputs(&batch, &outputs)?) {
+                    observer.add(&output);
                 }
             }
         }
-        Ok(names.into_iter().zip(seen).collect())
+        Ok(names.into_iter().zip(observers).collect())
     }
 
     /// What quantizing each activation alone does, the most costly first.

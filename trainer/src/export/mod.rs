@@ -255,6 +255,7 @@ pub fn judge(
 /// How activations are quantized.
 #[derive(Default)]
 struct Quantization {
+    /// None where all activations stay in fp32.
     calibration: Option<Calibration>,
     observations: Observations,
     /// The int8 graph that was found good enough with them; none if none was.
@@ -351,7 +352,8 @@ impl Judge<'_> {
             }
         }
         let in_fp32 = all.into_iter().filter(|activation| !observations.contains_key(activation)).collect();
-        Ok(Quantization { calibration: Some(calibration), observations, trial, sensitivity, in_fp32 })
+        let calibration = (!observations.is_empty()).then_some(calibration);
+        Ok(Quantization { calibration, observations, trial, sensitivity, in_fp32 })
     }
 
     /// The int8 graph with these observations, if it is near enough to fp32, and will be accurate enough.
@@ -533,10 +535,14 @@ mod tests {
     use candle_onnx::onnx::{NodeProto, TensorProto};
 
     use super::*;
-    use crate::{model::EncoderConfig, onnx::Observed};
+    use crate::model::EncoderConfig;
 
     /// A judge of the tiny BERT's graphs, with texts that are labelled as the model answers; and its logits.
-    fn judging<T>(calibrations: Vec<Calibration>, check: impl FnOnce(&Judge<'_>, &[Vec<f32>]) -> T) -> T {
+    fn judging<T>(
+        calibrations: Vec<Calibration>,
+        storage: Storage,
+        check: impl FnOnce(&Judge<'_>, &[Vec<f32>]) -> T,
+    ) -> T {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-bert");
         let encoder = EncoderConfig::open(&folder.join(CONFIG)).unwrap();
         let tokenizer = nimbert::Tokenizer::open(&folder.join(TOKENIZER), 60).unwrap();
@@ -554,7 +560,7 @@ mod tests {
             variants: vec![VariantKind::CpuInt8],
             calibrations,
             sensitivity: false,
-            storage: Storage::Bytes,
+            storage,
             // Other gates are meant to fire.
             max_accuracy_drop: 100.0,
             overwrite: false,
@@ -578,7 +584,7 @@ mod tests {
 
     /// What the gates say of a graph of that kind, after `plant` has changed it.
     fn judged(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> Result<()> {
-        judging(vec![Calibration::MinMax], |judge, trained| {
+        judging(vec![Calibration::MinMax], Storage::Bytes, |judge, trained| {
             let (_, observations) = judge.observe().unwrap();
             let mut graph = kind.build(judge.model, Some(&observations), Storage::Bytes).unwrap();
             plant(&mut graph);
@@ -611,26 +617,35 @@ mod tests {
     #[test]
     fn the_calibration_whose_graph_is_nearest_to_fp32_is_taken() {
         let (harmful, harmless) = (Calibration::Percentile(0.6), Calibration::MinMax);
-        for calibrations in [vec![harmful, harmless], vec![harmless, harmful], vec![harmless]] {
-            judging(calibrations, |judge, _| assert_eq!(judge.observe().unwrap().0, harmless));
+        for calibrations in [vec![harmful, harmless], vec![harmless, harmful]] {
+            judging(calibrations, Storage::Bytes, |judge, _| assert_eq!(judge.observe().unwrap().0, harmless));
         }
     }
 
     #[test]
     fn biases_make_up_for_rounded_weights() {
-        judging(vec![Calibration::MinMax], |judge, trained| {
-            let (_, observations) = judge.observe().unwrap();
-            for (name, observed) in observations {
-                let error = |mean: Vec<f32>| -> f32 {
-                    let alone = BTreeMap::from([(name.clone(), Observed { range: observed.range, mean })]);
-                    let tried = judge.tried(VariantKind::CpuInt8, Some(&alone), trained).unwrap();
-                    tried.comparison.relative_error
-                };
-                let uncorrected = error(vec![0.0; observed.mean.len()]);
-                let corrected = error(observed.mean);
-                assert!(corrected < uncorrected, "{name}: {corrected}, without {uncorrected}");
-            }
-        });
+        for (kind, storage) in [
+            (VariantKind::CpuInt8, Storage::Bytes),
+            (VariantKind::CpuInt8, Storage::Packed),
+            (VariantKind::TensorrtInt8, Storage::Bytes),
+        ] {
+            // The error of all activations, each quantized alone, with their means or without.
+            let error = |with_means: bool| -> f32 {
+                judging(vec![Calibration::MinMax], storage, |judge, trained| {
+                    let (_, mut observations) = judge.observe().unwrap();
+                    if !with_means {
+                        observations.values_mut().for_each(|observed| observed.mean.fill(0.0));
+                    }
+                    let alone = |(name, observed)| {
+                        let alone = BTreeMap::from([(name, observed)]);
+                        judge.tried(kind, Some(&alone), trained).unwrap().comparison.relative_error
+                    };
+                    observations.into_iter().map(alone).sum()
+                })
+            };
+            let (corrected, uncorrected) = (error(true), error(false));
+            assert!(corrected < 0.97 * uncorrected, "{kind} {storage:?}: {corrected}, without {uncorrected}");
+        }
     }
 
     #[test]

@@ -15,9 +15,12 @@
 //!
 //! In int8, weights have one scale a channel, and activations one scale and zero point each that were found beforehand
 //! ([`Observations`]): nothing depends on the batch. What rounding the weights adds to a product on average is taken out of
-//! its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019). What is summed in fp32 before a rounding is summed in the same order for
-//! every batch: where a head of the last layer has weights of its own, each text's row is a product for itself, since ONNX
-//! Runtime sums one row otherwise than several.
+//! its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019).
+//!
+//! What is summed in fp32 before a rounding must be summed in the same order for every batch. Products by a constant matrix
+//! are, since ONNX Runtime packs it beforehand. The others, of the last layer, are made to be: it sums one row otherwise than
+//! several, so each text and head is a product for itself; and it divides a sum by the number of columns, so scores have a
+//! column a head and not one a token.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -236,11 +239,11 @@ impl Exporter<'_> {
 
     /// The linear layer of that name, which reads `x`. If it is a product of integers, its bias makes up for what rounding
     /// the weights adds to it on average: the mean of x · (weight − rounded weight).
-    fn linear_of(&self, name: &str, x: &str) -> Result<Linear> {
+    fn corrected_linear(&self, name: &str, x: &str) -> Result<Linear> {
         let Linear { weight, bias } = self.linear(name)?;
         let Some(Observed { mean, .. }) = self.observed(x) else { return Ok(Linear { weight, bias }) };
         let (rows, columns) = weight.dims2()?;
-        let (integers, scales) = self.rounded(&values(&weight)?, columns, self.max_product_weight());
+        let (integers, scales) = self.quantized_weight(&values(&weight)?, columns, self.max_product_weight());
         let rounded = integers.iter().enumerate().map(|(at, &integer)| f32::from(integer) * scales[at % columns]);
         let rounded = Tensor::from_iter(rounded, weight.device())?.reshape((rows, columns))?;
         let mean = Tensor::from_slice(mean, (1, rows), weight.device())?;
@@ -251,7 +254,8 @@ impl Exporter<'_> {
 
     fn layer(&self, index: usize) -> Result<Layer> {
         let names = self.names();
-        let linear = |part: &str, x: &str| self.linear_of(&names.in_layer(index, part), &format!("layer.{index}/{x}"));
+        let linear =
+            |part: &str, x: &str| self.corrected_linear(&names.in_layer(index, part), &format!("layer.{index}/{x}"));
         let query_input = if index + 1 == self.encoder().num_hidden_layers { "first" } else { "input" };
         Ok(Layer {
             query: linear(names.query, query_input)?,
@@ -270,7 +274,8 @@ impl Exporter<'_> {
         if index == self.encoder().num_hidden_layers {
             return Ok(None);
         }
-        Ok(Some(self.layer(index)?.rest.attention_output.bias))
+        let name = self.names().in_layer(index, self.names().attention_output);
+        Ok(Some(self.corrected_linear(&name, &format!("layer.{index}/context"))?.bias))
     }
 
     /// x `[…, in]` times `weight` `[in, out]`, without bias.
@@ -343,7 +348,7 @@ impl Exporter<'_> {
         let (rows, columns) = weight.dims2()?;
         let values = values(weight)?;
         let name = format!("{name}/weight");
-        let (integers, scales) = self.rounded(&values, columns, max);
+        let (integers, scales) = self.quantized_weight(&values, columns, max);
         let scales = self.builder.float_values(&format!("{name}_scale"), &[columns], &scales);
         let integers = match self.is_packed(columns, 4) {
             false => self.builder.bytes(&name, &[rows, columns], integers),
@@ -358,7 +363,7 @@ impl Exporter<'_> {
     }
 
     /// A matrix as integers of at most `max`, fewer if they are packed, and their scales by channel.
-    fn rounded(&self, values: &[f32], columns: usize, max: f32) -> (Vec<i8>, Vec<f32>) {
+    fn quantized_weight(&self, values: &[f32], columns: usize, max: f32) -> (Vec<i8>, Vec<f32>) {
         match self.is_packed(columns, 4) {
             true => channel_integers(values, columns, packing::MAX_MATRIX, best_scale),
             false => channel_integers(values, columns, max, scale),
@@ -663,8 +668,7 @@ impl Exporter<'_> {
         let u = b.node(&name("key_query"), "MatMul", &[&q, &key], vec![]);
         let by_text = b.integers(&name("key_query/shape"), &[-1, sizes[0], sizes[2]]);
         let u = b.node(&name("key_query/by_text"), "Reshape", &[&u, &by_text], vec![]);
-        // Of as many columns as there are heads, whatever the length of the texts: how ONNX Runtime divides a sum depends on
-        // the number of columns. [batch, sequence, heads]
+        // [batch, sequence, heads]
         let scores = match is_standard {
             true => {
                 let columns = permuted(b, "key_query/columns", &u, &[0, 2, 1]);
@@ -736,7 +740,7 @@ impl Exporter<'_> {
             }
         }
         let names = self.names();
-        let dense = self.linear_of(names.head_dense, HEAD_INPUT)?;
+        let dense = self.corrected_linear(names.head_dense, HEAD_INPUT)?;
         let product = self.product("head/dense", &x, &dense.weight)?;
         let activation = self.encoder().architecture.head_activation();
         let activated = self.activation("head/activated", &product, &dense.bias, activation)?;
