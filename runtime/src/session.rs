@@ -275,9 +275,10 @@ impl<'a> Builder<'a> {
             builder = builder.with(|builder| builder.with_profiling(prefix))?;
         }
         let providers = |attention| execution_providers(options.device, &options.gpu, attention);
-        if !matches!(options.device, Device::Cpu | Device::Auto) {
+        let preferred = providers(Attention::Own);
+        if !preferred.is_empty() {
             let refused = |error: ort::Error<_>| Error::device(options.device, error);
-            builder.inner = match builder.inner.with_execution_providers(providers(Attention::Own)) {
+            builder.inner = match builder.inner.with_execution_providers(preferred) {
                 Err(error) if error.to_string().contains(ATTENTION_OPTION) => {
                     error.recover().with_execution_providers(providers(Attention::Any)).map_err(refused)?
                 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use nimbert::{Batch, Encoding, session::Output};
+use nimbert::{
+    Batch, Encoding,
+    session::{Output, Session},
+};
 
 use crate::{
     error::{Error, Result},
@@ -64,31 +67,22 @@ fn spread<'a>(texts: &[&'a [Encoding]], count: usize) -> Vec<&'a [Encoding]> {
 impl Judge<'_> {
     /// Ranges and means of all activations that can be quantized, by the method whose int8 graph is nearest to fp32.
     pub(super) fn observe(&self) -> Result<(Calibration, Observations)> {
-        let observers = self.observers()?;
+        let (mut fp32, observers) = self.observers()?;
         let observed = |calibration: Calibration| -> Observations {
             observers.iter().map(|(name, observer)| (name.clone(), observer.observed(calibration))).collect()
         };
-        let [first, others @ ..] = &self.config.calibrations[..] else {
-            return Err(Error::setting("--calibration", "a method", "none"));
-        };
-        let mut nearest = (*first, observed(*first));
-        if others.is_empty() {
-            return Ok(nearest);
+        let calibrations = self.config.calibrations.iter();
+        let mut candidates: Vec<_> = calibrations.map(|&calibration| (calibration, observed(calibration))).collect();
+        if candidates.len() > 1 {
+            let reference = self.logits(&mut fp32, &spread(self.calibration_texts, COMPARED_TEXTS))?;
+            let error = |(_, observations): &(Calibration, Observations)| -> Result<f32> {
+                Ok(compare(&self.logits_of(Int8::Products(observations), COMPARED_TEXTS)?, &reference).relative_error)
+            };
+            let errors = candidates.iter().map(error).collect::<Result<Vec<f32>>>()?;
+            let nearest = (0..errors.len()).min_by(|&a, &b| errors[a].total_cmp(&errors[b]));
+            candidates.swap(0, nearest.unwrap_or(0));
         }
-        let reference = self.logits_of(Int8::No, COMPARED_TEXTS)?;
-        let error = |observations: &Observations| -> Result<f32> {
-            Ok(compare(&self.logits_of(Int8::Products(observations), COMPARED_TEXTS)?, &reference).relative_error)
-        };
-        let mut least = error(&nearest.1)?;
-        for &calibration in others {
-            let observations = observed(calibration);
-            let error = error(&observations)?;
-            // Also where the first is no number.
-            if error.total_cmp(&least).is_lt() {
-                (least, nearest) = (error, (calibration, observations));
-            }
-        }
-        Ok(nearest)
+        candidates.into_iter().next().ok_or_else(|| Error::setting("--calibration", "a method", "none"))
     }
 
     /// The logits of so many calibration texts by a graph with that in 8 bits.
@@ -98,13 +92,13 @@ impl Judge<'_> {
         self.logits(&mut session, &spread(self.calibration_texts, texts))
     }
 
-    /// What all activations that can be quantized are like, by their names. Each text is run by itself, so that padding is
-    /// not counted, and nothing is kept but histograms and sums.
-    fn observers(&self) -> Result<Vec<(String, Observer)>> {
+    /// What all activations that can be quantized are like, by their names, and the session that computed them in fp32.
+    /// Each text is run by itself, so that padding is not counted, and nothing is kept but histograms and sums.
+    fn observers(&self) -> Result<(Session, Vec<(String, Observer)>)> {
         let mut graph = onnx::export(self.model, GraphConfig::FP32)?;
         let names = onnx::quantizable(self.model);
         graph.graph.get_or_insert_default().output.extend(names.iter().map(|name| onnx::float_output(name)));
-        let mut session = self.session(&graph, "calibration")?;
+        let mut session = self.session(&graph, "observed")?;
         let outputs: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut observers = vec![Observer::default(); names.len()];
         for text in spread(self.calibration_texts, CALIBRATION_TEXTS) {
@@ -116,7 +110,7 @@ impl Judge<'_> {
                 }
             }
         }
-        Ok(names.into_iter().zip(observers).collect())
+        Ok((session, names.into_iter().zip(observers).collect()))
     }
 
     /// What quantizing each activation alone does, the most costly first.

@@ -129,12 +129,16 @@ pub fn export(model: &SequenceClassifier, config: GraphConfig<'_>) -> Result<Mod
 
 /// The names of all activations that [`export`] can quantize, in the order in which they are computed.
 pub fn quantizable(model: &SequenceClassifier) -> Vec<String> {
-    let last = model.config.num_hidden_layers - 1;
+    let layers = model.config.num_hidden_layers;
     let of_layer = |index: usize| {
-        let input = if index == last { "first" } else { "input" };
-        [input, "context", "attended", "activated"].map(|part| format!("layer.{index}/{part}"))
+        [query_input(index, layers), "context", "attended", "activated"].map(|part| format!("layer.{index}/{part}"))
     };
-    (0..=last).flat_map(of_layer).chain([HEAD_INPUT.to_owned()]).collect()
+    (0..layers).flat_map(of_layer).chain([HEAD_INPUT.to_owned()]).collect()
+}
+
+/// What the queries of layer `index` of so many are computed from: all tokens, or in the last layer each text's first.
+fn query_input(index: usize, layers: usize) -> &'static str {
+    if index + 1 == layers { "first" } else { "input" }
 }
 
 const HEAD_INPUT: &str = "head/input";
@@ -247,8 +251,8 @@ impl Exporter<'_> {
         let rounded = integers.iter().enumerate().map(|(at, &integer)| f32::from(integer) * scales[at % columns]);
         let rounded = Tensor::from_iter(rounded, weight.device())?.reshape((rows, columns))?;
         let mean = Tensor::from_slice(mean, (1, rows), weight.device())?;
-        let lost = mean.matmul(&(weight.to_dtype(DType::F32)? - rounded)?)?.squeeze(0)?;
-        let bias = (&bias + lost.to_dtype(bias.dtype())?)?;
+        let lost = mean.matmul(&(&weight - rounded)?)?.squeeze(0)?;
+        let bias = (bias + lost)?;
         Ok(Linear { weight, bias })
     }
 
@@ -256,9 +260,8 @@ impl Exporter<'_> {
         let names = self.names();
         let linear =
             |part: &str, x: &str| self.corrected_linear(&names.in_layer(index, part), &format!("layer.{index}/{x}"));
-        let query_input = if index + 1 == self.encoder().num_hidden_layers { "first" } else { "input" };
         Ok(Layer {
-            query: linear(names.query, query_input)?,
+            query: linear(names.query, query_input(index, self.encoder().num_hidden_layers))?,
             key: linear(names.key, "input")?,
             value: linear(names.value, "input")?,
             rest: BehindAttention {
