@@ -59,7 +59,11 @@ fn every_kind_of_input_gives_the_same_answers() {
         ("x.txt", "a great film\nterrible\n"),
     ] {
         let input = dir.write(name, content);
-        assert_eq!(classify(&["--json", "--input", input.to_str().unwrap()]).success(), expected, "{name}");
+        assert_eq!(
+            classify(&["--json", "--keep", "none", "--input", input.to_str().unwrap()]).success(),
+            expected,
+            "{name}"
+        );
     }
     let mut command = program("nimbert");
     command.arg("classify").arg(bundle()).args(["--json", "--input", "-"]);

@@ -43,7 +43,7 @@ fn minilm_from_sentences_to_labels() {
     }
     assert!(output.contains("made anew: classifier.weight, classifier.bias; unused: none"), "{output}");
 
-    let metrics = json_lines(&fs::read_to_string(bundle.join("metrics.jsonl")).unwrap());
+    let metrics = json_lines(&fs::read_to_string(dir.path("bundle.metrics.jsonl")).unwrap());
     let epochs: Vec<&Value> = metrics.iter().filter(|record| record["rows_per_second"].is_number()).collect();
     assert_eq!((metrics.len(), epochs.len()), (3 * 15 + 3, 3));
     let losses: Vec<f64> = epochs.iter().map(|epoch| epoch["loss"].as_f64().unwrap()).collect();
@@ -126,7 +126,7 @@ fn patience_ends_training_early_and_losses_can_be_chosen() {
     let run = |name: &str, arguments: &[&str]| {
         let mut command = fit(&workspace("tests/data/tiny-bert"), &data, &dir.path(name));
         finish(command.args(["--epochs", "40", "--learning-rate", "1e-3"]).args(arguments)).success();
-        let metrics = json_lines(&fs::read_to_string(dir.path(name).join("metrics.jsonl")).unwrap());
+        let metrics = json_lines(&fs::read_to_string(dir.path(&format!("{name}.metrics.jsonl"))).unwrap());
         metrics.iter().filter(|record| record["rows_per_second"].is_number()).count()
     };
     assert!(run("early", &["--patience", "3", "--class-weights", "negative=1,positive=3"]) < 40);
@@ -141,7 +141,7 @@ fn validation_rows_pick_the_epoch_that_is_packed() {
     let output =
         finish(command.args(["--epochs", "4", "--validation-size", "0.25", "--learning-rate", "1e-3"])).success();
     assert!(output.contains("train 48, validation 16, test 16"), "{output}");
-    let metrics = json_lines(&fs::read_to_string(dir.path("bundle").join("metrics.jsonl")).unwrap());
+    let metrics = json_lines(&fs::read_to_string(dir.path("bundle.metrics.jsonl")).unwrap());
     let accuracies: Vec<f64> = metrics.iter().filter_map(|record| record["validation_accuracy"].as_f64()).collect();
     let best = accuracies.iter().copied().fold(0.0, f64::max);
     let manifest: Value = serde_json::from_slice(&fs::read(dir.path("bundle").join("nimbert.json")).unwrap()).unwrap();

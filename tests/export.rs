@@ -3,7 +3,10 @@
 
 use std::sync::atomic::AtomicBool;
 
-use nimbert::{Batch, Bundle, Classifier, Device, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer};
+use nimbert::{
+    Batch, Bundle, Classifier, Device, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer,
+    TruncationSide,
+};
 use nimbert_tests::{Dir, finish, program, workspace};
 use nimbert_trainer::{
     export::{Contents, Evidence, ExportConfig, ExportData, VariantKind, judge, pack},
@@ -90,7 +93,8 @@ fn five_hundred_texts_get_the_same_answers_in_every_batch() {
             seed: None,
             producer: "a test".to_owned(),
         },
-        files: Vec::new(),
+        truncation_side: TruncationSide::Right,
+        pairs: None,
     };
     let bundle = pack(&model, judged, &contents, &config, &dir.path("bundle"), &stop).unwrap();
     for variant in &bundle.manifest.variants {

@@ -77,7 +77,7 @@ fn killed_at_random_steps_it_ends_with_the_same_weights() {
     assert!(weights(&dir, "whole") == weights(&dir, "killed"), "other weights after {kills} kills");
     // The records of all steps are there, each once.
     let records = |name: &str| {
-        let metrics = fs::read_to_string(dir.path(name).join("metrics.jsonl")).unwrap();
+        let metrics = fs::read_to_string(dir.path(&format!("{name}.metrics.jsonl"))).unwrap();
         metrics.lines().filter(|line| line.contains("grad_norm")).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(records("whole"), records("killed"));

@@ -198,7 +198,8 @@ fn what_was_killed_is_resumed_and_ends_with_the_same_output() {
     let (output, other) = (dir.path("out.jsonl"), dir.write("other.csv", "text\nfilm\n"));
     fs::write(dir.path("out.jsonl.partial"), "{}\n").unwrap();
     fs::write(dir.path("out.jsonl.partial.json"), "{}").unwrap();
-    finish(&mut classify(&bundle, &other, &output, &["--resume"])).failure(2, &["same work"]);
+    finish(&mut classify(&bundle, &other, &output, &["--resume"]))
+        .failure(2, &["--resume: expected the --input of", "other.csv"]);
 }
 
 #[test]
@@ -214,8 +215,8 @@ fn bad_rows_are_skipped_if_asked() {
         assert!(finished.stderr.contains(message), "{}", finished.stderr);
     }
     let csv = fs::read_to_string(&output).unwrap();
-    assert_eq!(csv.lines().next(), Some("text,label,score,score negative,score positive"));
-    assert_eq!(csv.lines().count(), 3);
+    assert_eq!(csv.lines().next(), Some("text,label,score,score negative,score positive,id,error"));
+    assert_eq!(csv.lines().count(), 5);
 }
 
 /// A line is answered when it has come, not when many have.

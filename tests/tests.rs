@@ -8,6 +8,7 @@ mod features;
 mod graph;
 mod hub;
 mod odd_texts;
+mod real_files;
 mod reference;
 mod resume;
 mod runtime;

@@ -18,7 +18,7 @@ use crate::{
     device::Device,
     error::{Error, Result},
     prediction::Decision,
-    tokenizer::Tokenizer,
+    tokenizer::{Tokenizer, TruncationSide},
 };
 
 /// The format version that this crate writes, and the newest that it reads.
@@ -50,8 +50,17 @@ pub struct Manifest {
     /// behind the first window is dropped.
     #[serde(default)]
     pub stride: Option<usize>,
+    /// At which end longer texts are cut.
+    #[serde(default)]
+    pub truncation_side: TruncationSide,
+    /// Whether the classifier reads pairs of texts; none: that was not said when it was made.
+    #[serde(default)]
+    pub pairs: Option<bool>,
     /// Logits are divided by this before softmax or sigmoid.
     pub temperature: f32,
+    /// What the graphs divide their logits by themselves; none: nothing. Nobody has to do anything about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded_temperature: Option<f32>,
     /// A score under which the classifier abstains.
     pub abstain_threshold: Option<f32>,
     /// The score from which on each label holds, in the order of the ids; only where a text has any number of labels.
@@ -245,6 +254,7 @@ impl Bundle {
     /// Those of [`Tokenizer::open`] and [`Tokenizer::with_stride`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = Tokenizer::open(&self.path.join(TOKENIZER), self.manifest.max_length)?;
+        let tokenizer = tokenizer.with_truncation_side(self.manifest.truncation_side);
         match self.manifest.stride {
             None => Ok(tokenizer),
             Some(stride) => tokenizer.with_stride(stride),

@@ -17,7 +17,7 @@ use crate::{
     prediction::{Decision, Prediction, mean_logits},
     scheduler::{Scheduler, Settings, Shapes, Workers},
     session::{Session, SessionOptions, available_threads},
-    tokenizer::{Encoding, TextInput, Tokenizer},
+    tokenizer::{Encoding, TextInput, Tokenizer, Truncation},
 };
 
 /// How a bundle is opened and its texts are run. The defaults are right for a desktop application.
@@ -87,6 +87,8 @@ pub struct CallOptions<'a> {
     pub deadline: Option<Instant>,
     /// Once it is true, the call fails with [`Error::Cancelled`]; looked at every 10 ms.
     pub cancel: Option<&'a AtomicBool>,
+    /// What becomes of texts that are too long. Default: what the bundle says.
+    pub truncation: Truncation,
 }
 
 /// How long the parts of a call took.
@@ -198,7 +200,14 @@ impl Classifier {
     ) -> Result<(Vec<Prediction>, Timing)> {
         let started = Instant::now();
         let inputs: Vec<TextInput<'a>> = inputs.into_iter().map(Into::into).collect();
-        let windows = self.tokenize(&inputs)?;
+        if let Some(pairs) = self.bundle.manifest.pairs
+            && inputs.iter().any(|input| input.pair.is_some() != pairs)
+        {
+            let [one, two] = ["one text", "a pair of texts"];
+            let (expected, got) = if pairs { (two, one) } else { (one, two) };
+            return Err(Error::Input { expected, got });
+        }
+        let windows = self.tokenize(&inputs, options.truncation)?;
         let counts: Vec<usize> = windows.iter().map(Vec::len).collect();
         let tokenization = started.elapsed();
         let (logits, times) = self.scheduler.logits(windows.into_iter().flatten().collect(), options)?;
@@ -214,9 +223,9 @@ impl Classifier {
     }
 
     /// Each text's windows; many texts by several threads.
-    fn tokenize(&self, inputs: &[TextInput<'_>]) -> Result<Vec<Vec<Encoding>>> {
+    fn tokenize(&self, inputs: &[TextInput<'_>], truncation: Truncation) -> Result<Vec<Vec<Encoding>>> {
         let tokenize = |inputs: &[TextInput<'_>]| -> Result<Vec<_>> {
-            inputs.iter().map(|&input| self.tokenizer.windows(input)).collect()
+            inputs.iter().map(|&input| self.tokenizer.windows_with(input, truncation)).collect()
         };
         let threads = available_threads().min(inputs.len() / TEXTS_A_THREAD).max(1);
         if threads == 1 {

@@ -1,6 +1,6 @@
 //! The part of a Hugging Face `config.json` that running a classifier needs.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -76,16 +76,29 @@ impl ModelConfig {
     }
 }
 
-/// The label names that an `id2label` of the file `path` lists, by id.
+/// The label names that an `id2label` of the file `path` lists, by id. Numbers are names too.
 ///
 /// # Errors
-/// [`Error::Format`] if the ids are not 0, 1, 2, …, or a name is no string.
+/// [`Error::Format`] if the ids are not 0, 1, 2, …, two names are the same, or one is no string and no number.
 pub fn labels(path: &Path, id2label: &Map<String, Value>) -> Result<Vec<String>> {
-    let label = |id: usize| {
-        id2label.get(&id.to_string()).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
-            let got = format!("{} labels, none of them with id {id}", id2label.len());
-            Error::format(path, "id2label with the ids 0, 1, 2, …", got)
-        })
+    let fail = |expected: &str, got: String| Err(Error::format(path, expected, got));
+    let label = |id: usize| match id2label.get(&id.to_string()) {
+        Some(Value::String(name)) => Ok(name.clone()),
+        Some(Value::Number(name)) => Ok(name.to_string()),
+        Some(other) => fail("a string as each label's name", format!("{other} for the id {id}")),
+        None => {
+            let mut ids: Vec<&str> = id2label.keys().map(String::as_str).take(8).collect();
+            ids.extend((id2label.len() > ids.len()).then_some("…"));
+            fail("id2label with the ids 0, 1, 2, …", format!("no id {id} among {}", ids.join(", ")))
+        }
     };
-    (0..id2label.len()).map(label).collect()
+    let labels = (0..id2label.len()).map(label).collect::<Result<Vec<String>>>()?;
+    let mut ids = HashMap::new();
+    for (id, label) in labels.iter().enumerate() {
+        if let Some(other) = ids.insert(label, id) {
+            let got = format!("{label:?} for the ids {other} and {id}");
+            return Err(Error::format(path, "labels of different names", got));
+        }
+    }
+    Ok(labels)
 }

@@ -47,6 +47,22 @@ pub enum Error {
     /// The tokenizer refused a text or a setting.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A text is longer than the model reads, and is not to be cut.
+    #[error("expected a text of at most {limit} tokens, found {tokens}")]
+    TooLong {
+        /// The text's length.
+        tokens: usize,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// A classifier of pairs was given one text, or one of single texts a pair.
+    #[error("expected {expected}: the classifier was made for that, found {got}")]
+    Input {
+        /// What the classifier reads.
+        expected: &'static str,
+        /// What it was given.
+        got: &'static str,
+    },
     /// No usable ONNX Runtime library was found.
     #[error(
         "no ONNX Runtime library found (1.17 or newer); tried:\n{}\nname one with --ort-lib or ORT_DYLIB_PATH, or run `cargo xtask setup`",

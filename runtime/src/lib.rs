@@ -29,6 +29,8 @@ mod library;
 pub mod memory;
 pub mod placement;
 pub mod prediction;
+#[cfg(feature = "rows")]
+pub mod rows;
 mod scheduler;
 pub mod session;
 pub mod tokenizer;
@@ -42,4 +44,4 @@ pub use error::{Error, Result};
 pub use library::{LIBRARY_VARIABLE, load_library};
 pub use prediction::{Decision, Prediction};
 pub use session::{Session, SessionOptions};
-pub use tokenizer::{Encoding, TextInput, Tokenizer};
+pub use tokenizer::{Encoding, TextInput, Tokenizer, Truncation, TruncationSide};

@@ -47,11 +47,22 @@ pub(crate) fn environment(named: Option<&Path>) -> Result<Environment> {
                 Ok(built) => return Ok(environment.insert(built).clone()),
                 Err(error) => error.to_string(),
             },
-            Err(error) => error.to_string(),
+            Err(error) => system_reason(&path).unwrap_or_else(|| error.to_string()),
         };
         tried.push(format!("{origin} {}: {reason}", path.display()));
     }
     Err(Error::LibraryNotFound { tried })
+}
+
+/// Why the system does not load a library; none if it does. ort only says that it could not.
+fn system_reason(path: &Path) -> Option<String> {
+    // SAFETY: the file was named, or found, as a library that is to run in this process, and ort has tried to load it
+    // already: code that runs when it is loaded is as trusted as the library itself.
+    let loaded = unsafe { libloading::Library::new(path) };
+    loaded.err().map(|error| {
+        let reason = std::error::Error::source(&error).map(ToString::to_string);
+        reason.unwrap_or_else(|| error.to_string())
+    })
 }
 
 /// Where to look, in order: what says so, and the file.

@@ -99,12 +99,18 @@ impl Prediction {
         Value::Object(json)
     }
 
-    /// What a person reads first: the label, all labels that hold (`none` if none does), or `unsure`.
+    /// What a person reads first: the label, all labels that hold (`none` if none does), or `unsure`. A label that is
+    /// called like one of these stands in quotes, and control characters are escaped.
     pub fn summary(&self) -> String {
+        let show = |label: &String| match label.as_str() {
+            "none" | "unsure" | "error" => format!("{label:?}"),
+            label if label.starts_with('"') => format!("{label:?}"),
+            label => escaped(label),
+        };
         match (self.abstained, self.labels.is_empty()) {
             (true, _) => "unsure".to_owned(),
             (false, true) => "none".to_owned(),
-            (false, false) => self.labels.join(", "),
+            (false, false) => self.labels.iter().map(show).collect::<Vec<_>>().join(", "),
         }
     }
 
@@ -115,6 +121,15 @@ impl Prediction {
         scores.truncate(k);
         scores
     }
+}
+
+/// A text on one line: control characters, line breaks and tabs among them, as escapes such as `\n`.
+pub fn escaped(text: &str) -> String {
+    let escape = |c: char| match c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escape).collect()
 }
 
 /// The id of the highest score; of equals, the first.
@@ -189,6 +204,13 @@ mod tests {
         assert_eq!((prediction.labels.as_slice(), prediction.label.as_str()), (&["a".into(), "c".into()][..], "a"));
         assert_eq!(prediction.to_json(None)["labels"], json!(["a", "c"]));
         assert_eq!(Prediction::from_logits(&[-9.0, -9.0, -9.0], &labels, &decision).summary(), "none");
+    }
+
+    #[test]
+    fn labels_are_told_from_answers_and_control_characters_are_escaped() {
+        let labels = ["none", "a\u{1b}[31m\tb"].map(String::from);
+        let summary = |logits: &[f32]| Prediction::from_logits(logits, &labels, &SINGLE).summary();
+        assert_eq!((summary(&[1.0, 0.0]).as_str(), summary(&[0.0, 1.0]).as_str()), ("\"none\"", "a\\u{1b}[31m\\tb"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use ort::{
 
 use crate::{
     batch::Batch,
+    bundle::create_hidden,
     compiled::Entry,
     device::{ATTENTION_OPTION, Attention, Device, GpuOptions, execution_providers},
     error::{Error, Result},
@@ -241,6 +242,42 @@ pub struct Output {
     pub values: Vec<f32>,
 }
 
+/// A graph and its large tensors in one folder, where they are links into two: ONNX Runtime follows the graph's link, and
+/// looks for the tensors in that folder only. Once they are mapped, the folder may go.
+struct Together {
+    folder: PathBuf,
+    graph: PathBuf,
+}
+
+impl Together {
+    /// None if the files are in one folder, or there is one file only.
+    fn of(graph: &Path) -> Result<Option<Self>> {
+        let Some(name) = graph.file_name().map(|name| name.to_string_lossy().into_owned()) else { return Ok(None) };
+        let data = graph.with_file_name(format!("{name}_data"));
+        let (Ok(real_graph), Ok(real_data)) = (graph.canonicalize(), data.canonicalize()) else { return Ok(None) };
+        if real_graph.parent() == real_data.parent() && real_data.file_name() == data.file_name() {
+            return Ok(None);
+        }
+        let folder = create_hidden(&std::env::temp_dir(), "nimbert", "links")?;
+        let together = Self { graph: folder.join(&name), folder };
+        for (real, name) in [(real_graph, name.clone()), (real_data, format!("{name}_data"))] {
+            let path = together.folder.join(name);
+            // A second name costs nothing, but may be on another disk, or forbidden.
+            std::fs::hard_link(&real, &path)
+                .or_else(|_| std::fs::copy(&real, &path).map(drop))
+                .map_err(|error| Error::io(&real, error))?;
+        }
+        Ok(Some(together))
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        // In the folder for temporary files; where a mapped file cannot be removed, it stays there.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
 /// ort's builder, with the graph's path for its errors.
 struct Builder<'a> {
     inner: SessionBuilder,
@@ -269,6 +306,9 @@ impl<'a> Builder<'a> {
             builder = builder.with(|builder| builder.with_log_level(LogLevel::Fatal))?;
         }
         if let Some(prefix) = &options.profile {
+            // ONNX Runtime would write to nowhere without a word.
+            let folder = prefix.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            std::fs::read_dir(folder).map_err(|error| Error::io(folder, error))?;
             // ONNX Runtime appends the second only, and sessions are made together.
             static SESSIONS: AtomicUsize = AtomicUsize::new(1);
             let prefix = prefix.with_added_extension(SESSIONS.fetch_add(1, Ordering::Relaxed).to_string());
@@ -298,6 +338,8 @@ impl<'a> Builder<'a> {
 
     /// Loads `graph`, which is the builder's path or another form of it.
     fn commit(mut self, graph: &Path, options: &SessionOptions) -> Result<Session> {
+        let together = Together::of(graph)?;
+        let graph = together.as_ref().map_or(graph, |together| &together.graph);
         let inner = self.inner.commit_from_file(graph).map_err(|error| match options.device {
             Device::Cpu | Device::Auto => Error::session(self.path, error),
             // Some of a GPU's libraries are looked for only now.

@@ -109,6 +109,75 @@ fn predict_has_the_form_of_text_embeddings_inference() {
 }
 
 #[test]
+fn what_is_too_long_is_cut_where_it_is_said_or_refused() {
+    let server = Server::start(&[]);
+    let (_, info) = server.get("/info");
+    let most = serde_json::from_str::<Value>(&info).unwrap()["max_input_length"].as_u64().unwrap() as usize;
+    let long = format!("{} {}", "great film ".repeat(most), "terrible plot ".repeat(most));
+    let label_scores = |body: Value| {
+        let (status, answer) = server.predict(&body);
+        assert_eq!(status, 200, "{answer}");
+        let scores = answer.as_array().unwrap().iter();
+        let mut scores: Vec<(String, i64)> = scores
+            .map(|score| (score["label"].to_string(), (score["score"].as_f64().unwrap() * 1e4).round() as i64))
+            .collect();
+        scores.sort();
+        scores
+    };
+    let whole = label_scores(json!({ "inputs": long }));
+    assert_eq!(label_scores(json!({ "inputs": long, "truncation_direction": "Right" })), whole);
+    assert_eq!(label_scores(json!({ "inputs": "great film ".repeat(most) })), whole);
+    let left = label_scores(json!({ "inputs": long, "truncation_direction": "Left" }));
+    assert_eq!(left, label_scores(json!({ "inputs": "terrible plot ".repeat(most), "truncation_direction": "left" })));
+    assert_ne!(left, whole);
+    let (status, refused) = server.predict(&json!({ "inputs": long, "truncate": false }));
+    let message = refused["error"].as_str().unwrap();
+    assert!(status == 413 && message.contains(&most.to_string()), "{message}");
+    assert_eq!(server.predict(&json!({ "inputs": "short", "truncate": false })).0, 200);
+    for wrong in [
+        json!({ "inputs": 5 }),
+        json!({ "inputs": "a", "truncate": "yes" }),
+        json!({ "inputs": "a", "truncation_direction": "up" }),
+        json!({ "inputs": "a", "parameters": { "top_k": "two" } }),
+    ] {
+        assert_eq!(server.predict(&wrong).0, 422, "{wrong}");
+    }
+}
+
+#[test]
+fn clients_of_hosted_models_get_lists_of_lists() {
+    let server = Server::start(&[]);
+    let body = json!({ "inputs": "a great film", "parameters": { "top_k": 1, "function_to_apply": "none" } });
+    let at_root = post(&body.to_string(), "").replacen("/predict", "/", 1);
+    let (status, answer) = server.request(&at_root);
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((status, answer.as_array().unwrap().len(), answer[0].as_array().unwrap().len()), (200, 1, 1));
+    let (_, raw) = server.predict(&json!({ "inputs": "a great film", "raw_scores": true }));
+    assert_eq!(answer[0][0]["score"], raw[0]["score"]);
+    let sigmoid = json!({ "inputs": "a", "parameters": { "function_to_apply": "sigmoid" } });
+    let (status, refused) = server.predict(&sigmoid);
+    assert!(status == 422 && refused["error"].as_str().unwrap().contains("expected Softmax"), "{refused}");
+}
+
+/// The rules of Prometheus' text format, as its own checker has them: `cargo xtask interop` runs that.
+#[test]
+fn metrics_are_in_the_format_that_their_type_says() {
+    let server = Server::start(&[]);
+    server.predict(&json!({ "inputs": "a great film" }));
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.to_lowercase().contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{answer}");
+    let text = answer.split_once("\r\n\r\n").unwrap().1;
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
+        assert!(text.contains(&format!("# HELP {family} ")) && text.contains(&format!("# TYPE {family} ")), "{line}");
+    }
+}
+
+#[test]
 fn what_is_too_large_or_too_much_is_refused() {
     let server = Server::start(&["--max-body", "1KB", "--max-client-batch-size", "2"]);
     assert_eq!(server.predict(&json!({ "inputs": "x".repeat(2000) })).0, 413);
@@ -132,6 +201,7 @@ fn a_key_is_asked_for() {
     assert_eq!(status(""), 401);
     assert_eq!(status("Authorization: Bearer guess\r\n"), 401);
     assert_eq!(status("Authorization: Bearer secret\r\n"), 200);
+    assert_eq!(status("authorization: bEARER secret\r\n"), 200);
     assert_eq!((server.get("/health").0, server.get("/metrics").0), (200, 401));
     let (_, metrics) =
         server.request("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer secret\r\n\r\n");
@@ -158,6 +228,22 @@ fn requests_in_flight_are_answered_before_it_ends() {
         assert!(answer.contains("200 OK"), "{answer}");
     }
     assert!(server.child.wait().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
+fn half_a_request_does_not_hold_up_the_end() {
+    let mut server = Server::start(&[]);
+    let mut head = TcpStream::connect(&server.address).unwrap();
+    head.write_all(b"POST /predict HTTP/1.1\r\nHost: x\r\n").unwrap();
+    let mut body = TcpStream::connect(&server.address).unwrap();
+    let request = post("{\"inputs\": \"a great film\"}", "");
+    body.write_all(&request.as_bytes()[..request.len() - 5]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let started = std::time::Instant::now();
+    Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
+    assert!(server.child.wait().unwrap().success());
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 #[cfg(unix)]

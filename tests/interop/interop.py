@@ -1,8 +1,9 @@
 """Whether other programs read what nimbert-train export wrote, and answer alike.
 
-    python interop.py BUNDLE ANSWERS.jsonl TEXTS.txt TINY_BUNDLE TRITON_REPOSITORY
+    python interop.py BUNDLE ANSWERS.jsonl TEXTS.txt TINY_BUNDLE TRITON_REPOSITORY CALIBRATED_BUNDLE
 
-BUNDLE holds all variants; ANSWERS are those of `nimbert classify --json` for each line of TEXTS. TINY_BUNDLE holds all
+BUNDLE holds all variants; ANSWERS are those of `nimbert classify --json` for each line of TEXTS. CALIBRATED_BUNDLE has a
+temperature in its graph. TINY_BUNDLE holds all
 variants of a model that ONNX's own evaluator can run. Any disagreement is an error.
 """
 
@@ -131,16 +132,18 @@ def check_triton(repository):
 
 
 def main():
-    bundle, answers, texts, tiny, repository = sys.argv[1:]
+    bundle, answers, texts, tiny, repository, calibrated = sys.argv[1:]
     texts = open(texts, encoding="utf-8").read().splitlines()
     answers = {
         name: [json.loads(line) for line in open(f"{answers}.{name}", encoding="utf-8")]
-        for name in ("cpu-int8", "cpu-fp32")
+        for name in ("cpu-int8", "cpu-fp32", "calibrated")
     }
     for folder in (bundle, tiny):
         check_graphs(folder)
         check_tensorrt(folder)
     check_pipelines(bundle, texts, answers)
+    assert json.load(open(f"{calibrated}/nimbert.json"))["folded_temperature"] != 1
+    check_pipelines(calibrated, texts, {"cpu-int8": answers["calibrated"]})
     check_reference(tiny)
     check_triton(repository)
 

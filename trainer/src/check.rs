@@ -12,6 +12,7 @@ use std::{
 };
 
 use serde::Serialize;
+use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
 use crate::dataset::Row;
 
@@ -24,6 +25,12 @@ pub struct CheckInput<'a> {
     pub held_out: Vec<(&'static str, Vec<CheckRow<'a>>)>,
     /// The number of tokens that longer texts are cut to; none if no text is cut.
     pub max_length: Option<usize>,
+    /// Whether a row may have any number of labels.
+    pub multi_label: bool,
+    /// The labels that are known whether or not a row has them: those with a column of their own.
+    pub label_columns: Vec<String>,
+    /// Numbers that stood there in another way than they were read, such as 1.0 for 1.
+    pub respelled: BTreeMap<String, String>,
 }
 
 /// A row, where it stands, and what the tokenizer makes of it.
@@ -115,6 +122,11 @@ pub fn check(input: &CheckInput<'_>) -> Vec<Finding> {
         truncated(input),
         unknown_tokens(input),
         label_spelling(input),
+        number_spelling(input),
+        constant_label(input),
+        joined_labels(input),
+        repeated_label(input),
+        rows_in_a_field(input),
     ]
     .into_iter()
     .flatten()
@@ -388,26 +400,127 @@ fn unknown_tokens(input: &CheckInput<'_>) -> Option<Finding> {
 
 /// Labels that are probably meant to be one: all but the most frequent spelling.
 fn label_spelling(input: &CheckInput<'_>) -> Option<Finding> {
-    let mut spellings = BTreeMap::<String, BTreeMap<&str, usize>>::new();
-    for label in input.all().flat_map(|(_, row)| row.labels()) {
-        *spellings.entry(label.trim().to_lowercase()).or_default().entry(label).or_default() += 1;
+    /// How often a label is there, and where first.
+    struct Spelling {
+        count: usize,
+        first: Place,
+    }
+    let mut spellings = BTreeMap::<String, BTreeMap<&str, Spelling>>::new();
+    for (_, row) in input.all() {
+        for label in row.labels() {
+            let group = spellings.entry(likeness(label)).or_default();
+            group.entry(label).or_insert_with(|| Spelling { count: 0, first: row.place() }).count += 1;
+        }
     }
     // What a rarer spelling probably stands for. Of equally frequent ones, the first in the alphabet stays.
-    let mut meant = BTreeMap::<&str, &str>::new();
-    for counts in spellings.values() {
-        let frequent = counts.iter().min_by_key(|(_, count)| Reverse(**count)).map(|(label, _)| *label);
-        meant.extend(counts.keys().filter_map(|&label| Some((label, frequent.filter(|other| *other != label)?))));
+    let mut rarer = BTreeSet::<&str>::new();
+    let mut examples = Vec::new();
+    for group in spellings.values().filter(|group| group.len() > 1) {
+        let mut group: Vec<_> = group.iter().collect();
+        group.sort_by_key(|(_, spelling)| Reverse(spelling.count));
+        rarer.extend(group[1..].iter().map(|(label, _)| **label));
+        let show = |(label, Spelling { count, first }): &(&&str, &Spelling)| {
+            format!("{} {count} (first {first})", visible(label))
+        };
+        examples.push(group.iter().map(show).collect::<Vec<_>>().join(" and "));
     }
-    let rarer = |row: &CheckRow<'_>| row.row.labels.iter().any(|label| meant.contains_key(label.as_str()));
-    let rows: Vec<_> = input.all().map(|(_, row)| row).filter(|row| rarer(row)).collect();
-    let examples = meant.iter().map(|(label, frequent)| format!("{label:?} for {frequent:?}"));
+    let has_rarer = |row: &CheckRow<'_>| row.row.labels.iter().any(|label| rarer.contains(label.as_str()));
+    let rows: Vec<_> = input.all().map(|(_, row)| row).filter(|row| has_rarer(row)).collect();
     let message = format!(
-        "{} that differs from another only in case or surrounding white space: {}",
+        "{} that looks like another one: {}",
         counted(rows.len(), "row has a label", "rows have a label"),
-        abridged(examples, LABELS, meant.len())
+        abridged(&examples, LABELS, examples.len())
     );
     let advice = "spell such labels alike: they are learned as different ones";
     Finding::of_rows("label-spelling", Severity::Warning, &rows, message, advice)
+}
+
+/// What labels that look alike have in common: they differ in case, white space, characters without width, the way accents
+/// are composed, or the way a number is written.
+fn likeness(label: &str) -> String {
+    let plain: String = label.nfkc().filter(|c| !is_invisible(*c)).collect();
+    let plain = normalized(&plain);
+    match plain.parse::<f64>() {
+        Ok(number) if number.is_finite() => number.to_string(),
+        _ => plain,
+    }
+}
+
+/// Whether a character takes no place on a line.
+fn is_invisible(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+}
+
+/// A label in quotes, with what one would not see of it spelled out.
+fn visible(label: &str) -> String {
+    let show = |c: char| match c {
+        ' ' => " ".to_owned(),
+        c if c.is_whitespace() || is_invisible(c) || is_combining_mark(c) => c.escape_unicode().to_string(),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", label.chars().map(show).collect::<String>())
+}
+
+/// Numbers that were read as others, since all labels are numbers.
+fn number_spelling(input: &CheckInput<'_>) -> Option<Finding> {
+    let examples = input.respelled.iter().map(|(label, number)| format!("{label} is {number}"));
+    let count = input.respelled.len();
+    let message = format!("labels are numbers, which are written in one way: {}", abridged(examples, LABELS, count));
+    let finding =
+        Finding::of_labels("number-spelling", count, message, "nothing, unless they are names, such as versions");
+    finding.map(|finding| Finding { severity: Severity::Note, ..finding })
+}
+
+/// Labels that nothing can be learned of, where a row may have any number: all training rows have it, or none.
+fn constant_label(input: &CheckInput<'_>) -> Option<Finding> {
+    if !input.multi_label {
+        return None;
+    }
+    let counts = input.train_counts();
+    let rows = input.train.len();
+    let of_all = counts.iter().filter(|(_, count)| **count == rows).map(|(label, _)| format!("{label:?} on every row"));
+    let absent = input.label_columns.iter().filter(|label| !counts.contains_key(label.as_str()));
+    let constant: Vec<String> = of_all.chain(absent.map(|label| format!("{label:?} on none"))).collect();
+    let message = format!(
+        "{} nothing of: {}",
+        counted(constant.len(), "label says", "labels say"),
+        abridged(&constant, LABELS, constant.len())
+    );
+    let advice = "leave such labels out, or add rows that differ in them";
+    Finding::of_labels("constant-label", constant.len(), message, advice)
+}
+
+/// Labels that are probably several, with something else between them than what was said to separate them.
+fn joined_labels(input: &CheckInput<'_>) -> Option<Finding> {
+    if !input.multi_label || !input.label_columns.is_empty() {
+        return None;
+    }
+    let is_joined = |label: &&str| label.contains(['|', ';', ',']);
+    let labels: BTreeSet<&str> = input.all().flat_map(|(_, row)| row.labels()).filter(is_joined).collect();
+    let rows: Vec<_> = input.all().map(|(_, row)| row).filter(|row| row.labels().iter().any(is_joined)).collect();
+    let has = counted(rows.len(), "row has a label that looks", "rows have labels that look");
+    let message = format!("{has} like several: {}", names(&labels));
+    let advice = "say what separates them, such as --label-separator '|'";
+    Finding::of_rows("joined-labels", Severity::Warning, &rows, message, advice)
+}
+
+/// A label that a row has twice.
+fn repeated_label(input: &CheckInput<'_>) -> Option<Finding> {
+    let rows: Vec<_> =
+        input.all().map(|(_, row)| row).filter(|row| row.labels().len() < row.row.labels.len()).collect();
+    let message = format!("{} a label twice, which counts once", counted(rows.len(), "row has", "rows have"));
+    Finding::of_rows("repeated-label", Severity::Warning, &rows, message, "remove the repetition")
+}
+
+/// Quoted fields that run over lines which could be rows of their own.
+fn rows_in_a_field(input: &CheckInput<'_>) -> Option<Finding> {
+    let rows: Vec<_> = input.all().map(|(_, row)| row).filter(|row| row.row.may_hold_rows).collect();
+    let message = format!(
+        "{} that runs over lines which look like rows of their own",
+        counted(rows.len(), "row has a quoted field", "rows have a quoted field")
+    );
+    let advice = "a quote may be missing there: look at these rows; --quoting none takes all quotes as characters";
+    Finding::of_rows("rows-in-a-field", Severity::Warning, &rows, message, advice)
 }
 
 /// What two texts that are the same have in common.
@@ -447,8 +560,11 @@ mod tests {
             text: text.to_owned(),
             pair: None,
             labels: vec![label.to_owned()],
+            shares: None,
+            weight: 1.0,
             file: 0,
             line,
+            may_hold_rows: false,
         };
         texts.iter().zip(2..).map(row).collect()
     }
@@ -465,7 +581,18 @@ mod tests {
 
     fn findings(train: &[Row], test: &[Row]) -> Vec<Finding> {
         let held_out = vec![("test", located(test, "test.csv"))];
-        check(&CheckInput { train: located(train, "data.csv"), held_out, max_length: None })
+        check(&CheckInput { train: located(train, "data.csv"), held_out, ..input() })
+    }
+
+    fn input<'a>() -> CheckInput<'a> {
+        CheckInput {
+            train: Vec::new(),
+            held_out: Vec::new(),
+            max_length: None,
+            multi_label: false,
+            label_columns: Vec::new(),
+            respelled: BTreeMap::new(),
+        }
     }
 
     /// The finding of a kind, and its lines.
@@ -557,7 +684,48 @@ mod tests {
         let found = findings(&train, &[]);
         let (Finding { message, .. }, lines) = find(&found, "label-spelling");
         assert_eq!(lines, [5, 22, 23]);
-        assert!(message.ends_with("\"Negative\" for \"negative\", \"positive \" for \"Positive\""), "{message}");
+        let (negative, positive) = ("\"negative\" 9 (first data.csv:3)", "\"Positive\" 10 (first data.csv:2)");
+        assert!(message.contains(negative) && message.contains(positive), "{message}");
+        assert!(message.contains(" and \"Negative\" 1 (first data.csv:5)"), "{message}");
+    }
+
+    #[test]
+    fn labels_that_look_alike() {
+        for (label, other, shown) in [
+            ("café", "cafe\u{301}", "\"cafe\\u{301}\""),
+            ("zero", "ze\u{200b}ro", "\"ze\\u{200b}ro\""),
+            ("b", "b\u{a0}", "\"b\\u{a0}\""),
+            ("1", "1.0", "\"1.0\""),
+            ("7", "07", "\"07\""),
+            ("ＡＢ", "AB", "\"AB\""),
+        ] {
+            let mut train = clean(&["a", label]);
+            train[3].labels[0] = other.to_owned();
+            let (finding, lines) = find(&findings(&train, &[]), "label-spelling");
+            assert!(lines == [5] && finding.message.contains(shown), "{finding}");
+        }
+        assert!(!kinds(&findings(&clean(&["a.b", "ab", "1", "10"]), &[])).contains(&"label-spelling"));
+    }
+
+    #[test]
+    fn labels_of_which_a_row_may_have_several() {
+        let mut train = clean(&["a", "b"]);
+        train.iter_mut().for_each(|row| row.labels.push("all".to_owned()));
+        train[2].labels.push("c|d".to_owned());
+        train[4].labels.push("a".to_owned());
+        train[5].may_hold_rows = true;
+        let label_columns = Vec::new();
+        let found = check(&CheckInput { train: located(&train, "x.csv"), multi_label: true, label_columns, ..input() });
+        assert!(find(&found, "constant-label").0.message.contains("\"all\" on every row"));
+        assert_eq!((find(&found, "joined-labels").1, find(&found, "repeated-label").1), (vec![4], vec![6]));
+        assert_eq!(find(&found, "rows-in-a-field").1, [7]);
+        let label_columns = ["a", "b", "never"].map(str::to_owned).to_vec();
+        let respelled = BTreeMap::from([("1.0".to_owned(), "1".to_owned())]);
+        let input =
+            CheckInput { train: located(&train, "x.csv"), multi_label: true, label_columns, respelled, ..input() };
+        let found = check(&input);
+        assert!(find(&found, "constant-label").0.message.contains("\"never\" on none"));
+        assert!(find(&found, "number-spelling").0.message.ends_with("1.0 is 1"));
     }
 
     #[test]
@@ -567,7 +735,7 @@ mod tests {
             let mut rows = located(&train, "data.csv");
             rows.iter_mut().for_each(|row| row.tokens = Some(TokenCounts { all: 10, unknown: 0 }));
             tokens.iter().for_each(|&(row, all, unknown)| rows[row].tokens = Some(TokenCounts { all, unknown }));
-            check(&CheckInput { train: rows, held_out: Vec::new(), max_length: Some(12) })
+            check(&CheckInput { train: rows, max_length: Some(12), ..input() })
         };
         assert_eq!(check_tokens(&[(0, 12, 4)]), []);
         let found = check_tokens(&[(0, 13, 0), (8, 40, 0)]);

@@ -6,11 +6,12 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
 
 use candle_core::{Device, Tensor};
+use nimbert::bundle::sha256;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -106,6 +107,7 @@ pub(crate) struct State<'a> {
 const PROGRESS: &str = "progress";
 const SETTINGS: &str = "settings";
 const OPTIMIZER_STEP: &str = "optimizer_step";
+const DIGEST: &str = "sha256";
 /// How the tensors' names begin.
 const WEIGHT: &str = "weight/";
 const BEST: &str = "best/";
@@ -141,11 +143,16 @@ pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> 
         tensors.push(data(BEST, name, tensor)?);
     }
     let progress = serde_json::to_string(state.progress).expect("a record has only string keys");
-    let header = HashMap::from([
-        (PROGRESS.to_owned(), progress),
-        (SETTINGS.to_owned(), config.settings.to_string()),
-        (OPTIMIZER_STEP.to_owned(), state.optimizer.step.to_string()),
-    ]);
+    let entries = [
+        (PROGRESS, progress),
+        (SETTINGS, config.settings.to_string()),
+        (OPTIMIZER_STEP, state.optimizer.step.to_string()),
+    ];
+    let mut digest = Digest::default();
+    entries.iter().for_each(|(key, value)| digest.add(key, value.as_bytes()));
+    tensors.iter().for_each(|(name, tensor)| digest.add(name, &tensor.data()));
+    let entries = entries.into_iter().chain([(DIGEST, digest.finish())]);
+    let header: HashMap<String, String> = entries.map(|(key, value)| (key.to_owned(), value)).collect();
     let written = safetensors::serialize_to_file(tensors, Some(header), &partial)
         .map_err(|error| std::io::Error::other(error.to_string()))
         .and_then(|()| std::fs::File::open(&partial)?.sync_all())
@@ -173,6 +180,15 @@ pub(crate) fn read(config: &CheckpointConfig, parameters: &Parameters) -> Result
     let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let header = header.metadata().clone().unwrap_or_default();
     let entry = |key: &str| header.get(key).ok_or_else(|| damaged(format!("no {key}")));
+    let mut digest = Digest::default();
+    for key in [PROGRESS, SETTINGS, OPTIMIZER_STEP] {
+        digest.add(key, entry(key)?.as_bytes());
+    }
+    file.iter().for_each(|(name, view)| digest.add(name, view.data()));
+    let (expected, got) = (entry(DIGEST)?, digest.finish());
+    if got != *expected {
+        return Err(damaged(format!("another content than was written: sha256 {got} instead of {expected}")));
+    }
     let settings: Value = serde_json::from_str(entry(SETTINGS)?).map_err(|error| damaged(error.to_string()))?;
     expect_same(path, &settings, &config.settings)?;
     let progress = serde_json::from_str(entry(PROGRESS)?).map_err(|error| damaged(error.to_string()))?;
@@ -218,6 +234,21 @@ fn expect_same(path: &Path, checkpoint: &Value, run: &Value) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A digest of everything in a checkpoint, in whatever order it comes: by name.
+#[derive(Default)]
+struct Digest(BTreeMap<String, String>);
+
+impl Digest {
+    fn add(&mut self, name: &str, content: &[u8]) {
+        self.0.insert(name.to_owned(), sha256(content));
+    }
+
+    fn finish(self) -> String {
+        let lines: String = self.0.into_iter().map(|(name, digest)| format!("{name} {digest}\n")).collect();
+        sha256(lines.as_bytes())
+    }
 }
 
 /// A tensor on its way into the file: one at a time becomes bytes.

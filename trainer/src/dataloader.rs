@@ -4,21 +4,18 @@ use nimbert::Encoding;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::loss::Target;
+
 /// A labelled text as the model reads it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Example {
     /// Token ids: one window, or several of a long text.
     pub windows: Vec<Encoding>,
-    /// The ids of its labels, ascending: one, or any number in a multi-label task.
-    pub labels: Vec<u32>,
+    /// What it should be answered with.
+    pub target: Target,
 }
 
 impl Example {
-    /// The label where there is one; of several, the first; 0 without any.
-    pub fn label(&self) -> u32 {
-        self.labels.first().copied().unwrap_or(0)
-    }
-
     /// Number of tokens in all windows.
     pub fn tokens(&self) -> usize {
         self.windows.iter().map(|window| window.input_ids.len()).sum()

@@ -62,6 +62,16 @@ pub enum Error {
         /// Its value.
         value: f64,
     },
+    /// A run came to its end, and no weight of the encoder is another than before.
+    #[error(
+        "training changed no weight of the encoder in {steps} steps; a higher --learning-rate than {learning_rate} may help"
+    )]
+    NothingTrained {
+        /// Optimizer steps.
+        steps: usize,
+        /// The highest learning rate.
+        learning_rate: f64,
+    },
     /// Work was stopped from outside.
     #[error("interrupted during {during}")]
     Interrupted {
@@ -69,7 +79,7 @@ pub enum Error {
         during: String,
     },
     /// An exported graph is not as good as the model that was trained; nothing was written.
-    #[error("export refused: {check}: expected {expected}, found {got}")]
+    #[error("export refused: {check}: expected {expected}, found {got}; {advice}")]
     Gate {
         /// What was compared.
         check: String,
@@ -77,6 +87,8 @@ pub enum Error {
         expected: String,
         /// The figures that were measured.
         got: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// The runtime refused or failed.
     #[error(transparent)]

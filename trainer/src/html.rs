@@ -58,11 +58,11 @@ pub struct LabelRow {
     /// Its name.
     pub label: String,
     /// Share of the rows predicted as this label that have it.
-    pub precision: f64,
+    pub precision: Option<f64>,
     /// Share of the rows with this label that were predicted so.
-    pub recall: f64,
+    pub recall: Option<f64>,
     /// Harmonic mean of precision and recall.
-    pub f1: f64,
+    pub f1: Option<f64>,
     /// Rows with this label.
     pub support: usize,
     /// Score from which the label is assigned.
@@ -246,9 +246,9 @@ fn epoch_table(epochs: &[EpochPoint]) -> String {
 fn labels(labels: &[LabelRow]) -> String {
     let thresholds = labels.iter().any(|label| label.threshold.is_some());
     let row = |label: &LabelRow| {
-        let share = if label.f1.is_finite() { label.f1.clamp(0.0, 1.0) * 100.0 } else { 0.0 };
-        let f1 = format!("{}<i style=\"--share:{share:.1}%\"></i>", percent(Some(label.f1)));
-        let [precision, recall] = [label.precision, label.recall].map(|share| percent(Some(share)));
+        let share = label.f1.unwrap_or(0.0).clamp(0.0, 1.0) * 100.0;
+        let f1 = format!("{}<i style=\"--share:{share:.1}%\"></i>", percent(label.f1));
+        let [precision, recall] = [label.precision, label.recall].map(percent);
         let mut cells = vec![escape(&label.label), precision, recall, f1, label.support.to_string()];
         cells.extend(thresholds.then(|| decimals(label.threshold, 3)));
         cells
@@ -750,7 +750,8 @@ mod tests {
 
     fn full() -> Page {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let label = |label: &str| LabelRow { label: label.to_owned(), f1: 0.9, support: 10, ..LabelRow::default() };
+        let label =
+            |label: &str| LabelRow { label: label.to_owned(), f1: Some(0.9), support: 10, ..LabelRow::default() };
         let epoch = |epoch| EpochPoint { epoch, loss: 0.5, train: 0.8, validation: Some(0.7), test: Some(f64::NAN) };
         Page {
             title: "Sentiment".to_owned(),

@@ -29,6 +29,8 @@ use crate::error::{Error, Result};
 /// What a base model is made of.
 const FILES: [&str; 3] = ["config.json", "tokenizer.json", WEIGHTS];
 const WEIGHTS: &str = "model.safetensors";
+/// What is downloaded besides where it is there.
+const SETTINGS: &str = "tokenizer_config.json";
 /// Either of these keeps every program of the hub off the network.
 const OFFLINE: [&str; 2] = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"];
 /// How long the hub may be silent.
@@ -206,7 +208,8 @@ impl Hub {
         let repo = self.api.repo(Repo::with_revision(self.repo.url(), RepoType::Model, info.sha.clone()));
         let snapshot = self.snapshot(&info.sha);
         fs::create_dir_all(&snapshot).map_err(|error| Error::io(&snapshot, error))?;
-        for file in FILES.into_iter().filter(|file| !snapshot.join(file).is_file()) {
+        let settings = names.contains(&SETTINGS).then_some(SETTINGS);
+        for file in FILES.into_iter().chain(settings).filter(|file| !snapshot.join(file).is_file()) {
             let _ = events.send(Event::File(file));
             let result = repo.download_with_progress(file, Reports(events.clone()));
             result.map_err(|error| self.error(file, &reason(error)))?;

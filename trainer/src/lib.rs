@@ -29,6 +29,7 @@ pub mod prepare;
 mod random;
 pub mod report;
 pub mod schedule;
+pub mod scratch;
 pub mod split;
 pub mod tensorboard;
 pub mod trace;

@@ -5,6 +5,32 @@ use nimbert::ProblemType;
 
 use crate::error::{Error, Result};
 
+/// What a row should be answered with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// The ids of its labels, ascending: one, or any number in a multi-label task. Of several with shares, the one with the
+    /// largest: figures count the row by it.
+    pub ids: Vec<u32>,
+    /// How sure each label is, by id; they sum to 1. None where one label is sure.
+    pub shares: Option<Vec<f32>>,
+    /// How much the row counts in training.
+    pub weight: f32,
+}
+
+impl<const N: usize> From<[u32; N]> for Target {
+    /// Labels that are sure, of a row that counts as others do.
+    fn from(ids: [u32; N]) -> Self {
+        Self { ids: ids.to_vec(), shares: None, weight: 1.0 }
+    }
+}
+
+impl Target {
+    /// The label where there is one; of several, the first; 0 without any.
+    pub fn id(&self) -> u32 {
+        self.ids.first().copied().unwrap_or(0)
+    }
+}
+
 /// The loss; the default is plain cross-entropy against one label a row.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Loss {
@@ -32,7 +58,9 @@ impl Loss {
                 weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0) && weights.iter().sum::<f32>() > 0.0;
             if weights.len() != labels || !usable {
                 let expected = format!("{labels} weights of 0 or more, not all 0");
-                return Err(Error::setting("--class-weights", expected, format!("{weights:?}")));
+                let shown: Vec<f32> = weights.iter().take(8).copied().collect();
+                let got = format!("{} weights that begin with {shown:?}", weights.len());
+                return Err(Error::setting("--class-weights", expected, got));
             }
         }
         if !(0.0..1.0).contains(&self.label_smoothing) {
@@ -49,54 +77,63 @@ impl Loss {
         Ok(())
     }
 
-    /// The loss of `logits` `[rows, labels]` against the label ids of each row: a scalar.
+    /// The loss of `logits` `[rows, labels]` against the target of each row: a scalar.
     ///
     /// # Errors
     /// [`Error::Tensor`].
-    pub fn forward(&self, logits: &Tensor, labels: &[&[u32]]) -> Result<Tensor> {
+    pub fn forward(&self, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
         match self.problem_type {
-            ProblemType::SingleLabel => self.cross_entropy(logits, labels),
-            ProblemType::MultiLabel => self.binary_cross_entropy(logits, labels),
+            ProblemType::SingleLabel => self.cross_entropy(logits, targets),
+            ProblemType::MultiLabel => self.binary_cross_entropy(logits, targets),
         }
     }
 
-    /// As in PyTorch, the weighted mean: the sum over the rows divided by the sum of their labels' weights.
-    fn cross_entropy(&self, logits: &Tensor, labels: &[&[u32]]) -> Result<Tensor> {
+    /// As in PyTorch, the weighted mean: the sum over the rows divided by the sum of their weights, which are those of the
+    /// rows times those of their labels. Against shares, it is the cross-entropy of two distributions.
+    fn cross_entropy(&self, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
         let (rows, classes) = logits.dims2()?;
         let weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| weights[class]);
         let spread = self.label_smoothing / classes as f32;
-        let labels = labels.iter().map(|labels| labels[0] as usize);
+        let share = |target: &Target, class: usize| match &target.shares {
+            Some(shares) => shares[class],
+            None => f32::from(u8::from(class == target.id() as usize)),
+        };
         // How much -log p of each label counts in each row.
-        let factors: Vec<f32> = labels
-            .clone()
-            .flat_map(|label| (0..classes).map(move |class| (class, label)))
-            .map(|(class, label)| {
-                let hit = if class == label { 1.0 - self.label_smoothing } else { 0.0 };
-                weight(class) * (hit + spread)
+        let factors: Vec<f32> = targets
+            .iter()
+            .flat_map(|target| (0..classes).map(move |class| (class, target)))
+            .map(|(class, target)| {
+                let hit = share(target, class) * (1.0 - self.label_smoothing);
+                target.weight * (weight(class) * (hit + spread))
             })
             .collect();
-        let total: f32 = labels.map(weight).sum();
+        let row_weight = |target: &&Target| match &target.shares {
+            Some(shares) => shares.iter().enumerate().map(|(class, share)| share * weight(class)).sum(),
+            None => weight(target.id() as usize),
+        };
+        let total: f32 = targets.iter().map(|target| target.weight * row_weight(target)).sum();
         let mut log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
         if self.focal_gamma > 0.0 {
             let missed = (1.0 - log_p.exp()?)?;
             log_p = (log_p * missed.powf(self.focal_gamma.into())?)?;
         }
         let factors = Tensor::from_vec(factors, (rows, classes), &Device::Cpu)?;
-        // A batch whose labels all have weight 0 has no loss.
-        let scale = if total > 0.0 { -1.0 / f64::from(total) } else { 0.0 };
+        // Where nothing counts, all factors are 0, and so is the loss. A scale of 0 would cut the graph.
+        let scale = if total > 0.0 { -1.0 / f64::from(total) } else { -1.0 };
         Ok(((log_p * factors)?.sum_all()? * scale)?)
     }
 
     /// -log σ(x) where a label holds and -log σ(-x) where it does not, the mean over rows and labels. In the stable form
     /// -log σ(x) = max(-x, 0) + log(1 + e^-|x|), which neither overflows nor loses small values.
-    fn binary_cross_entropy(&self, logits: &Tensor, labels: &[&[u32]]) -> Result<Tensor> {
+    fn binary_cross_entropy(&self, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
         let (rows, classes) = logits.dims2()?;
         let (high, low) = (1.0 - self.label_smoothing / 2.0, self.label_smoothing / 2.0);
-        let mut targets = vec![low; rows * classes];
-        for (row, labels) in labels.iter().enumerate() {
-            labels.iter().for_each(|&label| targets[row * classes + label as usize] = high);
+        let row_weights: Vec<f32> = targets.iter().map(|target| target.weight).collect();
+        let mut values = vec![low; rows * classes];
+        for (row, target) in targets.iter().enumerate() {
+            target.ids.iter().for_each(|&label| values[row * classes + label as usize] = high);
         }
-        let targets = Tensor::from_vec(targets, (rows, classes), &Device::Cpu)?;
+        let targets = Tensor::from_vec(values, (rows, classes), &Device::Cpu)?;
         let tail = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
         let [mut holds, mut fails] = [(logits.neg()?.relu()? + &tail)?, (logits.relu()? + &tail)?];
         if self.focal_gamma > 0.0 {
@@ -109,7 +146,14 @@ impl Loss {
         if let Some(weights) = &self.class_weights {
             holds = holds.broadcast_mul(&Tensor::new(weights.as_slice(), &Device::Cpu)?)?;
         }
-        Ok(((&targets * holds)? + ((1.0 - &targets)? * fails)?)?.mean_all()?)
+        let losses = ((&targets * holds)? + ((1.0 - &targets)? * fails)?)?;
+        if row_weights.iter().all(|weight| *weight == 1.0) {
+            return Ok(losses.mean_all()?);
+        }
+        let total = row_weights.iter().sum::<f32>() * classes as f32;
+        let row_weights = Tensor::from_vec(row_weights, (rows, 1), &Device::Cpu)?;
+        let scale = if total > 0.0 { 1.0 / f64::from(total) } else { 1.0 };
+        Ok((losses.broadcast_mul(&row_weights)?.sum_all()? * scale)?)
     }
 }
 
@@ -138,11 +182,33 @@ mod tests {
 
     fn loss(setting: Loss, logits: &[[f32; 2]], labels: &[u32]) -> f32 {
         let logits = Tensor::from_vec(logits.concat(), (logits.len(), 2), &Device::Cpu).unwrap();
-        setting
-            .forward(&logits, &labels.iter().map(std::slice::from_ref).collect::<Vec<_>>())
-            .unwrap()
-            .to_scalar()
-            .unwrap()
+        let targets: Vec<Target> = labels.iter().map(|&label| [label].into()).collect();
+        setting.forward(&logits, &targets.iter().collect::<Vec<_>>()).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn shares_and_weights_computed_by_hand() {
+        // -log p of the two labels is a and b.
+        let (a, b) = ((1.0 + (-1.0f32).exp()).ln(), (1.0 + 1.0f32.exp()).ln());
+        let logits = Tensor::new(&[[1.0f32, 0.0], [1.0, 0.0]], &Device::Cpu).unwrap();
+        let value = |loss: Loss, targets: [Target; 2]| {
+            loss.forward(&logits, &[&targets[0], &targets[1]]).unwrap().to_scalar::<f32>().unwrap()
+        };
+        let shares = |share: f32, weight: f32| Target { ids: vec![0], shares: Some(vec![share, 1.0 - share]), weight };
+        let sure = |weight: f32| Target { weight, ..[1].into() };
+        let expected = (3.0 * (0.75 * a + 0.25 * b) + b) / 4.0;
+        assert!((value(Loss::default(), [shares(0.75, 3.0), sure(1.0)]) - expected).abs() < 1e-6);
+        // A row without weight is as if it were not there.
+        assert!((value(Loss::default(), [shares(0.75, 1.0), sure(0.0)]) - (0.75 * a + 0.25 * b)).abs() < 1e-6);
+        let weighted = Loss { class_weights: Some(vec![1.0, 2.0]), ..Loss::default() };
+        let expected = (0.5 * a + 0.5 * 2.0 * b + 2.0 * b) / (0.5 + 1.0 + 2.0);
+        assert!((value(weighted, [shares(0.5, 1.0), sure(1.0)]) - expected).abs() < 1e-6);
+        // Any number of labels: the mean over a row's labels, weighted by row. 1 holds in one row, none in the other.
+        let of_one = (missed(-1.0) + missed(0.0)) / 2.0;
+        let binary = binary(Loss::default());
+        assert!((value(binary.clone(), [sure(3.0), sure(1.0)]) - of_one).abs() < 1e-6);
+        let none = Target { weight: 1.0, ..Target::from([]) };
+        assert!((value(binary, [sure(3.0), none]) - of_one).abs() < 1e-6);
     }
 
     #[test]
@@ -178,8 +244,9 @@ mod tests {
     #[test]
     fn binary_cross_entropy_computed_by_hand() {
         let logits = Tensor::new(&[[2.0f32, -1.0], [0.5, 3.0]], &Device::Cpu).unwrap();
-        let labels: [&[u32]; 2] = [&[0], &[]];
-        let value = |setting: Loss| setting.forward(&logits, &labels).unwrap().to_scalar::<f32>().unwrap();
+        let targets: [Target; 2] = [[0].into(), [].into()];
+        let value =
+            |setting: Loss| setting.forward(&logits, &[&targets[0], &targets[1]]).unwrap().to_scalar::<f32>().unwrap();
         let parts = [missed(2.0), missed(1.0), missed(-0.5), missed(-3.0)];
         assert!((value(binary(Loss::default())) - parts.iter().sum::<f32>() / 4.0).abs() < 1e-6);
         // Only the first label of the first row holds.
@@ -199,7 +266,7 @@ mod tests {
     #[test]
     fn binary_cross_entropy_is_stable_and_so_is_its_gradient() {
         let logits = candle_core::Var::new(&[[1000.0f32, -1000.0]], &Device::Cpu).unwrap();
-        let loss = binary(Loss::default()).forward(&logits, &[&[1]]).unwrap();
+        let loss = binary(Loss::default()).forward(&logits, &[&[1].into()]).unwrap();
         assert_eq!(loss.to_scalar::<f32>().unwrap(), 1000.0);
         let gradient = loss.backward().unwrap().remove(&logits).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(gradient, [[0.5, -0.5]]);

@@ -3,19 +3,21 @@
 use nimbert::{Decision, ProblemType};
 use serde::Serialize;
 
-/// Figures over all rows. Shares lie between 0 and 1.
+/// Figures over all rows. Shares lie between 0 and 1. Every row counts once, whatever it weighs in training; one whose
+/// labels have shares, by the label with the largest. A figure that is not defined, such as the precision of a label that
+/// was never predicted, is none.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metrics {
     /// Share of the rows whose labels were predicted, all of them and no other.
     pub accuracy: f64,
-    /// Mean of the labels' F1.
-    pub macro_f1: f64,
-    /// F1 over all decisions together; with one label a row it is the accuracy.
-    pub micro_f1: f64,
-    /// Mean of the labels' F1, each as often as it has rows.
-    pub weighted_f1: f64,
+    /// Mean of the labels' F1, of those that have one.
+    pub macro_f1: Option<f64>,
+    /// F1 over all decisions together; with one label a row it is the accuracy. None if no label is there or predicted.
+    pub micro_f1: Option<f64>,
+    /// Mean of the labels' F1, each as often as it has rows; none if no row has a label.
+    pub weighted_f1: Option<f64>,
     /// Matthews' correlation coefficient, from -1 to 1, 0 being chance (Gorodkin, Computational Biology and Chemistry 28,
-    /// 2004); with one label a row.
+    /// 2004); with one label a row, unless all rows have or got the same one.
     pub mcc: Option<f64>,
     /// Area under the ROC curve of the second label; of two labels.
     pub roc_auc: Option<f64>,
@@ -34,12 +36,12 @@ pub struct Metrics {
 pub struct LabelMetrics {
     /// Its name.
     pub label: String,
-    /// Share of the rows predicted as this label that have it; 0 if none was.
-    pub precision: f64,
-    /// Share of the rows with this label that were predicted so; 0 if there is none.
-    pub recall: f64,
-    /// Harmonic mean of precision and recall.
-    pub f1: f64,
+    /// Share of the rows predicted as this label that have it; none if none was.
+    pub precision: Option<f64>,
+    /// Share of the rows with this label that were predicted so; none if there is none.
+    pub recall: Option<f64>,
+    /// Harmonic mean of precision and recall: twice the hits by what is there and what was predicted; none if neither is.
+    pub f1: Option<f64>,
     /// Rows with this label.
     pub support: usize,
 }
@@ -85,7 +87,8 @@ impl Metrics {
             })
             .collect();
         let sum = |counts: &[usize]| counts.iter().sum::<usize>();
-        let weighted: f64 = by_label.iter().map(|label| label.f1 * label.support as f64).sum();
+        let defined: Vec<f64> = by_label.iter().filter_map(|label| label.f1).collect();
+        let weighted: f64 = by_label.iter().filter_map(|label| Some(label.f1? * label.support as f64)).sum();
         let confusion = (decision.problem_type == ProblemType::SingleLabel).then(|| {
             let mut confusion = vec![vec![0; labels.len()]; labels.len()];
             for (expected, predicted) in expected.iter().zip(&predicted) {
@@ -98,11 +101,11 @@ impl Metrics {
             roc_auc(&scores.iter().map(|scores| scores[1]).collect::<Vec<_>>(), &positive)
         };
         Self {
-            accuracy: share(exact, expected.len()),
-            macro_f1: by_label.iter().map(|label| label.f1).sum::<f64>() / labels.len() as f64,
+            accuracy: share(exact, expected.len()).unwrap_or(0.0),
+            macro_f1: (!defined.is_empty()).then(|| defined.iter().sum::<f64>() / defined.len() as f64),
             micro_f1: share(2 * sum(&hits), sum(&support) + sum(&chosen)),
-            weighted_f1: if sum(&support) == 0 { 0.0 } else { weighted / sum(&support) as f64 },
-            mcc: confusion.as_ref().map(|confusion| matthews(confusion)),
+            weighted_f1: (sum(&support) > 0).then(|| weighted / sum(&support) as f64),
+            mcc: confusion.as_ref().and_then(|confusion| matthews(confusion)),
             roc_auc: if labels.len() == 2 { second() } else { None },
             ece: calibration_error(&reliability(decision, expected, scores)),
             rows: expected.len(),
@@ -112,8 +115,8 @@ impl Metrics {
     }
 }
 
-fn share(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+fn share(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 /// Groups predictions by score. One label a row: the best score, and whether its label is right. Any number: every score,
@@ -139,7 +142,7 @@ pub fn reliability(decision: &Decision, expected: &[&[u32]], scores: &[Vec<f32>]
         let members: Vec<&(f64, bool)> = pairs.iter().filter(|(score, _)| of_bin(*score)).collect();
         ReliabilityBin {
             confidence: members.iter().map(|(score, _)| score).sum::<f64>() / members.len().max(1) as f64,
-            accuracy: share(members.iter().filter(|(_, right)| *right).count(), members.len()),
+            accuracy: share(members.iter().filter(|(_, right)| *right).count(), members.len()).unwrap_or(0.0),
             count: members.len(),
         }
     };
@@ -153,8 +156,8 @@ fn calibration_error(bins: &[ReliabilityBin]) -> f64 {
     bins.iter().map(distance).sum::<f64>() / total.max(1) as f64
 }
 
-/// The multi-class form of Matthews' correlation coefficient; 0 where it is not defined.
-fn matthews(confusion: &[Vec<usize>]) -> f64 {
+/// The multi-class form of Matthews' correlation coefficient; none where all rows are expected, or predicted, alike.
+fn matthews(confusion: &[Vec<usize>]) -> Option<f64> {
     let labels = 0..confusion.len();
     let expected: Vec<f64> = confusion.iter().map(|row| row.iter().sum::<usize>() as f64).collect();
     let predicted: Vec<f64> =
@@ -164,7 +167,7 @@ fn matthews(confusion: &[Vec<usize>]) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let spread = |counts: &[f64]| rows * rows - dot(counts, counts);
     let scale = (spread(&predicted) * spread(&expected)).sqrt();
-    if scale == 0.0 { 0.0 } else { (hits * rows - dot(&predicted, &expected)) / scale }
+    (scale > 0.0).then(|| (hits * rows - dot(&predicted, &expected)) / scale)
 }
 
 /// The probability that a row with the label scores higher than one without it, ties counting half; none if there are
@@ -212,12 +215,12 @@ mod tests {
         let scores = |id: usize| (0..3).map(|i| if i == id { 0.8 } else { 0.1 }).collect::<Vec<f32>>();
         let metrics = Metrics::new(&labels, &SINGLE, &expected, &[0, 0, 1, 1, 0, 0].map(scores));
         assert_eq!(metrics.confusion, Some(vec![vec![2, 1, 0], vec![1, 1, 0], vec![1, 0, 0]]));
-        assert!(close(metrics.accuracy, 0.5) && close(metrics.micro_f1, 0.5));
+        assert!(close(metrics.accuracy, 0.5) && close(metrics.micro_f1.unwrap(), 0.5));
         // a: precision 2/4, recall 2/3, F1 4/7; b: 1/2, 1/2, 1/2; c: never predicted.
-        assert!(close(metrics.labels[0].f1, 4.0 / 7.0));
-        assert!(close(metrics.macro_f1, (4.0 / 7.0 + 0.5) / 3.0));
-        assert!(close(metrics.weighted_f1, (3.0 * 4.0 / 7.0 + 2.0 * 0.5) / 6.0));
-        assert_eq!(metrics.labels[2].precision, 0.0);
+        assert!(close(metrics.labels[0].f1.unwrap(), 4.0 / 7.0));
+        assert!(close(metrics.macro_f1.unwrap(), (4.0 / 7.0 + 0.5) / 3.0));
+        assert!(close(metrics.weighted_f1.unwrap(), (3.0 * 4.0 / 7.0 + 2.0 * 0.5) / 6.0));
+        assert_eq!((metrics.labels[2].precision, metrics.labels[2].recall), (None, Some(0.0)));
         // (3·6 − (4·3 + 2·2 + 0·1)) / √((36 − 20)(36 − 14))
         assert!(close(metrics.mcc.unwrap(), 2.0 / (16.0f64 * 22.0).sqrt()));
         // All scores are 0.8 and half of them right.
@@ -239,8 +242,27 @@ mod tests {
         let expected: [&[u32]; 3] = [&[0, 1], &[], &[1]];
         let metrics = Metrics::new(&labels, &decision, &expected, &[vec![0.9, 0.2], vec![0.1, 0.1], vec![0.6, 0.7]]);
         // Row 2 alone is exact. Hits 2 of 3 labels, 3 chosen.
-        assert!(close(metrics.accuracy, 1.0 / 3.0) && close(metrics.micro_f1, 4.0 / 6.0));
+        assert!(close(metrics.accuracy, 1.0 / 3.0) && close(metrics.micro_f1.unwrap(), 4.0 / 6.0));
         assert_eq!((metrics.confusion, metrics.mcc), (None, None));
+    }
+
+    #[test]
+    fn what_is_not_defined_is_none() {
+        let labels = ["a", "b", "c"].map(String::from);
+        let sure = |id: usize| (0..3).map(|other| if other == id { 0.8 } else { 0.1 }).collect::<Vec<f32>>();
+        let metrics = Metrics::new(&labels, &SINGLE, &[&[0], &[0]], &[sure(0), sure(1)]);
+        // c is neither there nor predicted; b is predicted in vain.
+        let f1: Vec<Option<f64>> = metrics.labels.iter().map(|label| label.f1).collect();
+        assert_eq!(f1, [Some(2.0 / 3.0), Some(0.0), None]);
+        assert!(close(metrics.macro_f1.unwrap(), 1.0 / 3.0));
+        assert_eq!((metrics.mcc, metrics.labels[1].recall, metrics.labels[2].precision), (None, None, None));
+        let none: [&[u32]; 2] = [&[], &[]];
+        let decision = Decision { problem_type: ProblemType::MultiLabel, ..SINGLE };
+        let metrics = Metrics::new(&labels, &decision, &none, &[vec![0.1; 3], vec![0.2; 3]]);
+        assert_eq!(
+            (metrics.micro_f1, metrics.macro_f1, metrics.weighted_f1, metrics.accuracy),
+            (None, None, None, 1.0)
+        );
     }
 
     #[test]

@@ -43,16 +43,16 @@ pub fn page(run: Run<'_>) -> Page {
     let Run { sources, judged, .. } = run;
     let decision = &judged.decision;
     let held_out = held_out(sources, judged);
-    let expected: Vec<&[u32]> = held_out.rows.iter().map(|source| source.labels.as_slice()).collect();
+    let expected: Vec<&[u32]> = held_out.rows.iter().map(|source| source.target.ids.as_slice()).collect();
     let metrics = Metrics::new(&sources.labels, decision, &expected, &held_out.scores);
     let (shipped, split) = (judged.shipped(), held_out.split);
     let mut summary = vec![
         (format!("accuracy ({split})"), percent(Some(metrics.accuracy))),
-        (format!("macro F1 ({split})"), format!("{:.4}", metrics.macro_f1)),
-        (format!("micro F1 ({split})"), format!("{:.4}", metrics.micro_f1)),
-        (format!("weighted F1 ({split})"), format!("{:.4}", metrics.weighted_f1)),
+        (format!("macro F1 ({split})"), figure(metrics.macro_f1)),
+        (format!("micro F1 ({split})"), figure(metrics.micro_f1)),
+        (format!("weighted F1 ({split})"), figure(metrics.weighted_f1)),
     ];
-    summary.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), format!("{mcc:.4}"))));
+    summary.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), figure(Some(mcc)))));
     summary.extend(metrics.roc_auc.map(|auc| ("ROC-AUC".to_owned(), format!("{auc:.4}"))));
     summary.push(("graph".to_owned(), format!("{:.1} MB {}", shipped.bytes as f64 / 1e6, shipped.kind)));
     let threshold = |id: usize| decision.label_thresholds.as_ref().map(|thresholds| f64::from(thresholds[id]));
@@ -109,6 +109,11 @@ fn steps(records: &[Record], figure: fn(&crate::train::StepRecord) -> f64) -> Ve
     records.iter().filter_map(point).collect()
 }
 
+/// Four digits; a dash where a figure is not defined.
+fn figure(figure: Option<f64>) -> String {
+    figure.map_or("–".to_owned(), |figure| format!("{figure:.4}"))
+}
+
 fn epochs(records: &[Record]) -> Vec<EpochPoint> {
     let point = |record: &Record| match record {
         Record::Step(_) => None,
@@ -132,7 +137,7 @@ fn mistakes(sources: &Sources, decision: &Decision, held_out: &HeldOut<'_>) -> V
     let mut mistakes = Vec::new();
     for (source, scores) in held_out.rows.iter().zip(&held_out.scores) {
         let predicted = decision.label_ids(scores);
-        let expected: Vec<usize> = source.labels.iter().map(|&id| id as usize).collect();
+        let expected: Vec<usize> = source.target.ids.iter().map(|&id| id as usize).collect();
         if predicted == expected {
             continue;
         }

@@ -1,6 +1,6 @@
 //! From files to examples: data set, labels, split, tokens — everything that has to be right before training begins.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nimbert::{Encoding, ProblemType, Tokenizer, bundle};
 use rayon::prelude::*;
@@ -9,6 +9,7 @@ use crate::{
     dataloader::Example,
     dataset::{Columns, Dataset, Row},
     error::{Error, Result},
+    loss::Target,
     model::EncoderConfig,
     random::{Stream, generator},
     split::{rarest_labels, stratified},
@@ -46,17 +47,19 @@ pub struct Sources {
     pub validation: Vec<Source>,
     /// What is measured and used for no choice; may be empty.
     pub test: Vec<Source>,
+    /// What was done with the rows that the user may not expect: those left out, shares that could not be kept.
+    pub notes: Vec<String>,
 }
 
 /// A row of one of the data sets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// Index into [`Sources::datasets`].
     pub dataset: usize,
     /// Index into [`Dataset::rows`].
     pub row: usize,
-    /// The ids of its labels.
-    pub labels: Vec<u32>,
+    /// What it should be answered with.
+    pub target: Target,
 }
 
 /// The tokenized rows of a run, in the order of [`Sources`].
@@ -116,52 +119,89 @@ impl Sources {
 /// [`Error::Setting`], [`Error::Io`], [`Error::Data`].
 pub fn read(config: &DataConfig) -> Result<Sources> {
     config.validate()?;
-    let dataset = Dataset::open(&config.data, &config.columns)?;
+    let mut dataset = Dataset::open(&config.data, &config.columns)?;
+    dataset.write_numbers_in_one_way();
     let labels = dataset.labels()?;
-    let label_ids = dataset.label_ids(&labels)?;
+    let targets = dataset.targets(&labels)?;
     let classes = match config.columns.problem_type {
-        ProblemType::SingleLabel => label_ids.iter().map(|labels| labels[0]).collect(),
-        ProblemType::MultiLabel => rarest_labels(&label_ids, labels.len()),
+        ProblemType::SingleLabel => targets.iter().map(Target::id).collect(),
+        ProblemType::MultiLabel => rarest_labels(&targets, labels.len()),
     };
     let mut rng = generator(config.seed, Stream::Split);
-    let mut set_aside = |rest: Vec<usize>, files: &[PathBuf], share: f64, minimum: usize| {
+    let mut notes = Vec::new();
+    let mut set_aside = |rest: Vec<usize>, files: &[PathBuf], (name, share): (&str, f64), minimum: usize| {
         if !files.is_empty() || share == 0.0 {
             return (rest, Vec::new());
         }
         let classes: Vec<u32> = rest.iter().map(|&row| classes[row]).collect();
         let split = stratified(&classes, share, minimum, &mut rng);
+        let wanted = (share * rest.len() as f64).round() as usize;
+        if split.part.len() != wanted {
+            let (got, all) = (split.part.len(), rest.len());
+            let why = "so that each label has rows on both sides where it can";
+            notes.push(format!("{name} has {got} of {all} rows instead of {wanted} (--{name}-size {share}), {why}"));
+        }
         let rows_of = |indices: &[usize]| indices.iter().map(|&index| rest[index]).collect::<Vec<_>>();
         (rows_of(&split.rest), rows_of(&split.part))
     };
     let all = (0..dataset.rows.len()).collect();
-    let (rest, test) = set_aside(all, &config.test_data, config.test_size, 1);
-    let (train, validation) = set_aside(rest, &config.validation_data, config.validation_size, 0);
+    let (rest, test) = set_aside(all, &config.test_data, ("test", config.test_size), 1);
+    let (train, validation) = set_aside(rest, &config.validation_data, ("validation", config.validation_size), 0);
     let sources = |rows: &[usize]| -> Vec<Source> {
-        rows.iter().map(|&row| Source { dataset: 0, row, labels: label_ids[row].clone() }).collect()
+        rows.iter().map(|&row| Source { dataset: 0, row, target: targets[row].clone() }).collect()
     };
     let [train, mut validation, mut test] = [train, validation, test].map(|rows| sources(&rows));
     let mut datasets = vec![dataset];
     for (files, split) in [(&config.validation_data, &mut validation), (&config.test_data, &mut test)] {
         if !files.is_empty() {
             let further = Dataset::open(files, &config.columns)?;
-            let label_ids = further.label_ids(&labels)?.into_iter().enumerate();
-            *split = label_ids.map(|(row, labels)| Source { dataset: datasets.len(), row, labels }).collect();
+            let targets = further.targets(&labels)?.into_iter().enumerate();
+            *split = targets.map(|(row, target)| Source { dataset: datasets.len(), row, target }).collect();
             datasets.push(further);
         }
     }
-    Ok(Sources { datasets, labels, train, validation, test })
+    if train.iter().all(|source| source.target.weight == 0.0) {
+        let expected = "a weight above 0 in some row that is trained on (--seed picks others)";
+        return Err(Error::setting("--weight-column", expected, "none"));
+    }
+    for dataset in &datasets {
+        if let [first, ..] = dataset.skipped.as_slice() {
+            let count = dataset.skipped.len();
+            notes.push(format!("{count} rows in which something is missing were left out, the first at {first}"));
+        }
+    }
+    Ok(Sources { datasets, labels, train, validation, test, notes })
 }
 
-/// Tokenizes what was read.
+/// Tokenizes what was read. A text is a row of the graph that is trained with all its windows, so their number bounds the
+/// memory that training takes.
 ///
 /// # Errors
-/// [`Error::Runtime`].
-pub fn tokenize(sources: &Sources, tokenizer: &Tokenizer) -> Result<Examples> {
-    let windows = sources.datasets.iter().map(|dataset| encode_all(tokenizer, dataset)).collect::<Result<Vec<_>>>()?;
+/// [`Error::Data`] for a text of more than `max_windows`; [`Error::Runtime`].
+pub fn tokenize(
+    sources: &Sources,
+    tokenizer: &Tokenizer,
+    config: &EncoderConfig,
+    max_windows: usize,
+) -> Result<Examples> {
+    let windows: Vec<Vec<Vec<Encoding>>> =
+        sources.datasets.iter().map(|dataset| encode_all(tokenizer, dataset, config)).collect::<Result<Vec<_>>>()?;
+    for (dataset, windows) in sources.datasets.iter().zip(&windows) {
+        if let Some((row, windows)) = dataset.rows.iter().zip(windows).find(|(_, windows)| windows.len() > max_windows)
+        {
+            return Err(Error::Data {
+                path: dataset.files[row.file].clone(),
+                line: Some(row.line),
+                column: None,
+                expected: format!("a text of at most {max_windows} windows"),
+                got: format!("{}; --max-windows takes longer ones, at the price of memory", windows.len()),
+            });
+        }
+    }
     let examples = |split: &[Source]| -> Vec<Example> {
-        let example = |Source { dataset, row, labels }: &Source| Example {
+        let example = |Source { dataset, row, target }: &Source| Example {
             windows: windows[*dataset][*row].clone(),
-            labels: labels.clone(),
+            target: target.clone(),
         };
         split.iter().map(example).collect()
     };
@@ -175,35 +215,16 @@ pub fn tokenize(sources: &Sources, tokenizer: &Tokenizer) -> Result<Examples> {
 /// Tokenizes every text of a data set, on all threads: the windows of each.
 ///
 /// # Errors
-/// [`Error::Runtime`] if the tokenizer refuses a text.
-pub fn encode_all(tokenizer: &Tokenizer, dataset: &Dataset) -> Result<Vec<Vec<Encoding>>> {
-    Ok(dataset.rows.par_iter().map(|row| tokenizer.windows(row)).collect::<nimbert::Result<_>>()?)
-}
-
-/// Opens the tokenizer of a model's folder, and checks that it fits the encoder. With a stride, long texts are read in
-/// windows that share so many tokens.
-///
-/// # Errors
-/// [`Error::Setting`] if `max_length` is above the model's positions; [`Error::Model`] if the tokenizer has ids that the
-/// embeddings lack; [`Error::Runtime`].
-pub fn open_tokenizer(
-    folder: &Path,
-    max_length: usize,
-    stride: Option<usize>,
-    config: &EncoderConfig,
-) -> Result<Tokenizer> {
-    let longest = config.max_tokens();
-    if max_length > longest {
-        return Err(Error::setting("--max-length", format!("at most the model's {longest} positions"), max_length));
+/// [`Error::Runtime`] if the tokenizer refuses a text; [`Error::Model`] if it gives token types that the model has no
+/// embedding for.
+pub fn encode_all(tokenizer: &Tokenizer, dataset: &Dataset, config: &EncoderConfig) -> Result<Vec<Vec<Encoding>>> {
+    let windows: Vec<Vec<Encoding>> =
+        dataset.rows.par_iter().map(|row| tokenizer.windows(row)).collect::<nimbert::Result<_>>()?;
+    let types = config.type_vocab_size;
+    let highest = windows.iter().flatten().flat_map(|window| &window.token_type_ids).max().copied().unwrap_or(0);
+    if types > 0 && highest as usize >= types {
+        let expected = format!("a type_vocab_size above {highest}, the highest token type that tokenizer.json gives");
+        return Err(Error::model(&config.path, expected, types.to_string()));
     }
-    let path = folder.join(bundle::TOKENIZER);
-    let tokenizer = Tokenizer::open(&path, max_length)?;
-    if tokenizer.id_bound() > config.vocab_size {
-        let expected = format!("ids below the vocab_size {} of {}", config.vocab_size, config.path.display());
-        return Err(Error::model(&path, expected, format!("the id {}", tokenizer.id_bound() - 1)));
-    }
-    match stride {
-        None => Ok(tokenizer),
-        Some(stride) => Ok(tokenizer.with_stride(stride)?),
-    }
+    Ok(windows)
 }

@@ -58,6 +58,7 @@ pub fn data_stages(sources: &Sources, examples: &Examples, config: &DataConfig, 
                 config.seed
             ),
         ),
+        sources.notes.iter().map(|note| stage("", note)).collect(),
         stage("tokenizer", &format!("{texts} texts → {tokens} tokens: {mean:.1} a text, longest {longest}; {long}")),
     ]
     .concat()
@@ -130,7 +131,7 @@ pub fn training_stage(config: &TrainConfig, rows: usize) -> String {
     stage(
         "training",
         &format!(
-            "{} epochs × {} steps of {} rows; AdamW, learning rate 0 → {} in {} steps, then {}",
+            "{} epochs × {} steps of {} rows; AdamW, learning rate up to {} in {} steps, then {}",
             config.epochs,
             rows.div_ceil(config.step_rows()),
             config.step_rows().min(rows),
@@ -227,7 +228,8 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
     let bytes: u64 = bundle.manifest.files.values().map(|file| file.bytes).sum();
     let graph_bytes = bundle.graph_bytes(&bundle.manifest.variants[0]);
     let rows = format!("{} rows ({})", acceptance.rows, acceptance.split);
-    let Manifest { temperature, abstain_threshold, label_thresholds, .. } = &bundle.manifest;
+    let Manifest { folded_temperature, abstain_threshold, label_thresholds, .. } = &bundle.manifest;
+    let temperature = folded_temperature.unwrap_or(1.0);
     let thresholds = bundle.config.labels.iter().zip(label_thresholds.iter().flatten());
     let thresholds: Vec<String> = thresholds.map(|(label, threshold)| format!("{label} {threshold:.3}")).collect();
     let abstain = abstain_threshold.map_or("never abstains".to_owned(), |score| format!("unsure under {score:.3}"));

@@ -3,6 +3,8 @@
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::loss::Target;
+
 /// A split of the indices `0..labels.len()`, both sides ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
@@ -13,12 +15,12 @@ pub struct Split {
 }
 
 /// What a row is counted as when rows of several labels are split: its rarest label, so that rare ones are on both sides.
-/// A row without labels is a class of its own. `labels` holds the label ids of each row.
-pub(crate) fn rarest_labels(labels: &[Vec<u32>], classes: usize) -> Vec<u32> {
+/// A row without labels is a class of its own.
+pub(crate) fn rarest_labels(targets: &[Target], classes: usize) -> Vec<u32> {
     let mut counts = vec![0usize; classes];
-    labels.iter().flatten().for_each(|&label| counts[label as usize] += 1);
-    let rarest = |labels: &Vec<u32>| labels.iter().copied().min_by_key(|&label| counts[label as usize]);
-    labels.iter().map(|labels| rarest(labels).unwrap_or(classes as u32)).collect()
+    targets.iter().flat_map(|target| &target.ids).for_each(|&label| counts[label as usize] += 1);
+    let rarest = |target: &Target| target.ids.iter().copied().min_by_key(|&label| counts[label as usize]);
+    targets.iter().map(|target| rarest(target).unwrap_or(classes as u32)).collect()
 }
 
 /// Takes `share` of the rows out, of each label alike, chosen by `rng`. `labels` holds a label id a row. At least one
@@ -74,7 +76,8 @@ mod tests {
 
     #[test]
     fn rows_of_several_labels_count_as_their_rarest() {
-        assert_eq!(rarest_labels(&[vec![0], vec![0, 1], vec![0], vec![]], 2), [0, 1, 0, 2]);
+        let targets: [Target; 4] = [[0].into(), [0, 1].into(), [0].into(), [].into()];
+        assert_eq!(rarest_labels(&targets, 2), [0, 1, 0, 2]);
     }
 
     #[test]

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use nimbert::{Batch, Bundle, Decision, Encoding, Session, SessionOptions, Tokenizer, bundle};
+use nimbert::{Batch, Bundle, Decision, Encoding, Session, SessionOptions, bundle};
 
 use crate::{
     dataloader::PackedBatch,
     error::{Error, Result},
-    model::{EncoderConfig, SequenceClassifier},
+    model::{ModelFolder, SequenceClassifier},
     onnx,
-    prepare::open_tokenizer,
     report::stage,
+    scratch::Scratch,
     train::undecided,
 };
 
@@ -40,7 +40,11 @@ pub fn trace(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trac
 
 fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trace> {
     let bundle = Bundle::open(folder)?;
-    let tokenizer = Tokenizer::open(&folder.join(bundle::TOKENIZER), bundle.manifest.max_length)?;
+    if bundle.manifest.pairs == Some(true) {
+        let (expected, got) = ("a pair of texts", "one text, which is all that trace follows");
+        return Err(nimbert::Error::Input { expected, got }.into());
+    }
+    let tokenizer = bundle.tokenizer()?;
     let encoding = tokenizer.encode(text)?;
     let model_path = folder.join(&bundle.manifest.variants[0].file);
     let mut model = onnx::read(&model_path)?;
@@ -51,7 +55,7 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
     let values = graph.node.iter().flat_map(|node| &node.output);
     let names: Vec<String> = values.filter(|name| is_hidden_state(name)).cloned().collect();
     graph.output.extend(names.iter().map(|name| onnx::float_output(name)));
-    let scratch = tempfile::tempdir().map_err(|error| Error::io(&std::env::temp_dir(), error))?;
+    let scratch = Scratch::new()?;
     let path = scratch.path().join("trace.onnx");
     onnx::write(&model, &path)?;
     let mut session = Session::open(&path, &SessionOptions { ort_lib, ..SessionOptions::default() })?;
@@ -86,11 +90,12 @@ fn state_name(index: usize) -> String {
 }
 
 fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
-    let config = EncoderConfig::open(&folder.join(bundle::CONFIG))?;
+    let folder = ModelFolder::open(folder)?;
+    let config = folder.config.clone();
     let labels = config.own_labels()?;
-    let decision = undecided(config.problem_type());
-    let tokenizer = open_tokenizer(folder, config.max_tokens(), None, &config)?;
-    let (model, report) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0)?;
+    let decision = undecided(config.problem_type()?.unwrap_or_default());
+    let tokenizer = folder.open_tokenizer(config.max_tokens(), None)?;
+    let (model, report) = SequenceClassifier::load(&folder.weights, config, &labels, 0)?;
     report.expect_trained()?;
     let encoding = tokenizer.encode(text)?;
     let batch = PackedBatch::new([&encoding]);

@@ -17,9 +17,10 @@ use crate::{
     distill::Teacher,
     error::{Error, Result},
     evaluate::predict,
-    loss::Loss,
+    loss::{Loss, Target},
     metrics::Metrics,
     model::{Gradients, SequenceClassifier},
+    ops::tensor_square_sum,
     optimizer::{AdamW, AdamWConfig, clip_scale},
     random::{DropoutKeys, Stream, generator, position},
     schedule::{Curve, Schedule},
@@ -138,13 +139,13 @@ pub struct EpochRecord {
     pub train_accuracy: f64,
     /// On the validation rows, if there are any.
     pub validation_accuracy: Option<f64>,
-    /// On the validation rows, if there are any.
+    /// On the validation rows, if there are any and it is defined.
     pub validation_macro_f1: Option<f64>,
     /// On the validation rows, if there are any; with one label a row it is the accuracy.
     pub validation_micro_f1: Option<f64>,
     /// On the test rows, if there are any.
     pub test_accuracy: Option<f64>,
-    /// On the test rows, if there are any.
+    /// On the test rows, if there are any and it is defined.
     pub test_macro_f1: Option<f64>,
     /// On the test rows, if there are any; with one label a row it is the accuracy.
     pub test_micro_f1: Option<f64>,
@@ -191,7 +192,7 @@ pub struct Job<'a> {
 /// before a resumption again, at once.
 ///
 /// # Errors
-/// [`Error::Setting`]; [`Error::Diverged`] or [`Error::Interrupted`] if not even one epoch was completed;
+/// [`Error::Setting`]; [`Error::NothingTrained`]; [`Error::Diverged`] or [`Error::Interrupted`] if not even one epoch was completed;
 /// [`Error::Io`] if a checkpoint cannot be written; [`Error::Tensor`].
 pub fn train(
     model: &SequenceClassifier,
@@ -237,6 +238,7 @@ fn train_loop(
 ) -> Result<Training> {
     let Job { splits, config, .. } = job;
     let schedule = config.schedule(splits.train.len());
+    let untrained = encoder_sums(model)?;
     let mut run = Run::start(model, job)?;
     run.progress.history.iter().for_each(&mut on_record);
     while run.progress.epochs_done < config.epochs && !run.is_out_of_patience(config) {
@@ -246,7 +248,7 @@ fn train_loop(
         for rows in steps.iter().skip(run.progress.steps_of_epoch) {
             let started = Instant::now();
             let examples: Vec<&Example> = rows.iter().map(|&row| &splits.train[row]).collect();
-            let StepResult { loss, gradients, hits, tokens, .. } = run.gradients(&examples)?;
+            let StepResult { loss, gradients, hits, tokens, weight } = run.gradients(&examples)?;
             let grad_norm = gradients.norm()? / run.progress.loss_scale.factor;
 
             let step = run.progress.step;
@@ -277,7 +279,7 @@ fn train_loop(
             progress.step += 1;
             progress.steps_of_epoch += 1;
             progress.dropout_position = run.dropout.position();
-            progress.sums.loss += loss * rows.len() as f64;
+            progress.sums.loss += loss * weight;
             progress.sums.hits += hits;
             progress.sums.tokens += tokens;
             progress.sums.seconds += started.elapsed().as_secs_f64();
@@ -301,7 +303,17 @@ fn train_loop(
         run.tell(Record::Epoch(record), &mut on_record);
         run.save()?;
     }
+    if !untrained.is_empty() && encoder_sums(model)? == untrained {
+        return Err(Error::NothingTrained { steps: run.progress.step, learning_rate: config.learning_rate });
+    }
     run.finish(None)
+}
+
+/// The sum of the squares of each tensor of the encoder that is trained: they are what they were if nothing is learned.
+fn encoder_sums(model: &SequenceClassifier) -> Result<Vec<f64>> {
+    let head = model.config.num_hidden_layers + 1;
+    let encoder = model.parameters().trainable().filter(|(name, _)| model.depth(name) < head);
+    encoder.map(|(_, var)| Ok(tensor_square_sum(var)?)).collect()
 }
 
 /// A run that is going on.
@@ -318,7 +330,8 @@ struct Run<'a> {
 
 /// What the batches of one step gave.
 struct StepResult {
-    rows: usize,
+    /// Sum of the rows' weights.
+    weight: f64,
     /// Mean loss of the rows.
     loss: f64,
     gradients: Gradients,
@@ -379,26 +392,26 @@ impl<'a> Run<'a> {
         let Self { model, job: Job { config, teacher, .. }, dropout, progress, .. } = self;
         let decision = undecided(config.loss.problem_type);
         let mut sum: Option<StepResult> = None;
-        for examples in examples.chunks(config.batch_size) {
+        for examples in pieces(examples, config.batch_size) {
             let batch = PackedBatch::of_windows(examples.iter().map(|example| example.windows.as_slice()));
-            let labels: Vec<&[u32]> = examples.iter().map(|example| example.labels.as_slice()).collect();
+            let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
             let output = model.forward(&batch, Some(dropout))?;
-            let loss = config.loss.forward(&output.logits, &labels)?;
+            let loss = config.loss.forward(&output.logits, &targets)?;
             let loss = match teacher {
                 Some(teacher) => teacher.loss(&batch, &output, &loss)?,
                 None => loss,
             };
             let gradients = model.backward(&(&loss * progress.loss_scale.factor)?, &output, &batch)?;
             let logits = output.logits.to_vec2::<f32>()?;
-            let is_hit = |(logits, labels): &(&Vec<f32>, &&[u32])| {
+            let is_hit = |(logits, target): &(&Vec<f32>, &&Target)| {
                 let predicted = decision.label_ids(&decision.scores(logits));
-                predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
+                predicted.iter().map(|&id| id as u32).eq(target.ids.iter().copied())
             };
             let part = StepResult {
-                rows: examples.len(),
+                weight: weight_of(examples.iter().copied()),
                 loss: f64::from(loss.to_scalar::<f32>()?),
                 gradients,
-                hits: logits.iter().zip(&labels).filter(is_hit).count(),
+                hits: logits.iter().zip(&targets).filter(is_hit).count(),
                 tokens: batch.tokens(),
             };
             sum = Some(match sum {
@@ -415,17 +428,17 @@ impl<'a> Run<'a> {
         let problem_type = config.loss.problem_type;
         let validation = evaluate(self.model, problem_type, splits.validation, config.batch_size)?;
         let test = evaluate(self.model, problem_type, splits.test, config.batch_size)?;
-        let figure = |metrics: &Option<Metrics>, figure: fn(&Metrics) -> f64| metrics.as_ref().map(figure);
+        let figure = |metrics: &Option<Metrics>, figure: fn(&Metrics) -> Option<f64>| metrics.as_ref().and_then(figure);
         let (rows, sums) = (splits.train.len() as f64, self.progress.sums);
         Ok(EpochRecord {
             epoch: self.progress.epochs_done + 1,
             step: self.progress.step,
-            loss: sums.loss / rows,
+            loss: sums.loss / weight_of(splits.train),
             train_accuracy: sums.hits as f64 / rows,
-            validation_accuracy: figure(&validation, |metrics| metrics.accuracy),
+            validation_accuracy: figure(&validation, |metrics| Some(metrics.accuracy)),
             validation_macro_f1: figure(&validation, |metrics| metrics.macro_f1),
             validation_micro_f1: figure(&validation, |metrics| metrics.micro_f1),
-            test_accuracy: figure(&test, |metrics| metrics.accuracy),
+            test_accuracy: figure(&test, |metrics| Some(metrics.accuracy)),
             test_macro_f1: figure(&test, |metrics| metrics.macro_f1),
             test_micro_f1: figure(&test, |metrics| metrics.micro_f1),
             learning_rate,
@@ -476,16 +489,39 @@ impl<'a> Run<'a> {
 impl StepResult {
     /// Together with a further batch: means over the rows of both.
     fn add(self, part: Self) -> Result<Self> {
-        let rows = self.rows + part.rows;
-        let share = part.rows as f64 / rows as f64;
+        let weight = self.weight + part.weight;
+        // Of rows that do not count at all, the mean is that of either.
+        let share = if weight > 0.0 { part.weight / weight } else { 0.5 };
         Ok(Self {
-            rows,
+            weight,
             loss: self.loss * (1.0 - share) + part.loss * share,
             gradients: self.gradients.add(1.0 - share, part.gradients, share)?,
             hits: self.hits + part.hits,
             tokens: self.tokens + part.tokens,
         })
     }
+}
+
+/// The rows of a step in batches. Rows of many windows are taken in smaller ones: windows are what takes memory.
+fn pieces<'a, 'b>(examples: &'b [&'a Example], batch_size: usize) -> Vec<&'b [&'a Example]> {
+    let mut pieces = Vec::new();
+    for batch in examples.chunks(batch_size) {
+        let (mut first, mut windows) = (0, 0);
+        for (index, example) in batch.iter().enumerate() {
+            if index > first && windows + example.windows.len() > batch_size {
+                pieces.push(&batch[first..index]);
+                (first, windows) = (index, 0);
+            }
+            windows += example.windows.len();
+        }
+        pieces.push(&batch[first..]);
+    }
+    pieces
+}
+
+/// The sum of the rows' weights.
+fn weight_of<'a>(examples: impl IntoIterator<Item = &'a Example>) -> f64 {
+    examples.into_iter().map(|example| f64::from(example.target.weight)).sum()
 }
 
 /// How many epochs have passed since the validation score was last higher than ever before.
@@ -517,7 +553,7 @@ fn evaluate(
     let decision = undecided(problem_type);
     let logits = predict(model, examples.iter().map(|example| example.windows.as_slice()), batch_size)?;
     let scores: Vec<Vec<f32>> = logits.iter().map(|logits| decision.scores(logits)).collect();
-    let expected: Vec<&[u32]> = examples.iter().map(|example| example.labels.as_slice()).collect();
+    let expected: Vec<&[u32]> = examples.iter().map(|example| example.target.ids.as_slice()).collect();
     Ok(Some(Metrics::new(&model.labels, &decision, &expected, &scores)))
 }
 
@@ -536,19 +572,21 @@ mod tests {
             let ids = [5, 7 + index % 2].into_iter().chain((0..words).map(|word| 20 + (index * 3 + word) % 50));
             let input_ids: Vec<u32> = ids.collect();
             let token_type_ids = vec![0; input_ids.len()];
-            Example { windows: vec![Encoding { input_ids, token_type_ids, truncated: false }], labels: vec![index % 2] }
+            let windows = vec![Encoding { input_ids, token_type_ids, truncated: false }];
+            Example { windows, target: [index % 2].into() }
         };
         (0..count).map(example).collect()
     }
 
-    /// Trains the tiny BERT and returns the records and weights.
-    fn run(dtype: DType) -> (Training, Vec<f32>) {
+    fn tiny_bert() -> SequenceClassifier {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny-bert");
         let config = EncoderConfig::open(&folder.join("config.json")).unwrap();
         let labels = ["a", "b"].map(String::from);
-        let (model, _) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0).unwrap();
-        let examples = examples(64);
-        let config = TrainConfig {
+        SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0).unwrap().0
+    }
+
+    fn config() -> TrainConfig {
+        TrainConfig {
             epochs: 4,
             batch_size: 16,
             learning_rate: 1e-3,
@@ -561,15 +599,114 @@ mod tests {
             max_grad_norm: 1.0,
             adamw: AdamWConfig::default(),
             seed: 1,
+        }
+    }
+
+    fn job<'a>(examples: &'a [Example], config: &'a TrainConfig, compute: &'a Compute) -> Job<'a> {
+        let splits = Splits { train: examples, validation: &[], test: &[] };
+        Job { splits, config, teacher: None, checkpoints: None, compute }
+    }
+
+    #[test]
+    fn divergence_keeps_the_last_good_epoch() {
+        let (model, config) = (tiny_bert(), config());
+        let mut good = Vec::new();
+        // Weights that are ruined behind the first epoch, as a step that is too long would ruin them.
+        let training =
+            train(&model, job(&examples(32), &config, &Compute::default()), &AtomicBool::new(false), |record| {
+                if matches!(record, Record::Epoch(epoch) if epoch.epoch == 1) {
+                    good = model.parameters().snapshot().unwrap();
+                    let (_, var) = model.parameters().iter().next().unwrap();
+                    var.set(&(var.as_tensor() * f64::NAN).unwrap()).unwrap();
+                }
+            });
+        let training = training.unwrap();
+        assert!(matches!(training.stopped, Some(Error::Diverged { epoch: 2, .. })), "{:?}", training.stopped);
+        assert_eq!((training.best, training.epochs.len()), (1, 1));
+        for ((name, var), good) in model.parameters().iter().zip(&good) {
+            let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(values(var), values(good), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_trains_nothing_is_an_error() {
+        let examples = examples(24);
+        let fails = |config: TrainConfig| {
+            let compute = Compute::default();
+            let job = job(&examples, &config, &compute);
+            train(&tiny_bert(), job, &AtomicBool::new(false), |_| {}).map(drop).unwrap_err().to_string()
         };
-        let job = Job {
-            splits: Splits { train: &examples, validation: &[], test: &[] },
-            config: &config,
-            teacher: None,
-            checkpoints: None,
-            compute: &Compute { device: Device::Cpu, dtype },
+        let error = fails(TrainConfig { learning_rate: 1e-30, ..config() });
+        assert!(error.contains("changed no weight of the encoder in 8 steps"), "{error}");
+        // One step is enough to move.
+        let one = TrainConfig { epochs: 1, batch_size: 24, ..config() };
+        let model = tiny_bert();
+        train(&model, job(&examples, &one, &Compute::default()), &AtomicBool::new(false), |_| {}).unwrap();
+        assert_ne!(encoder_sums(&model).unwrap(), encoder_sums(&tiny_bert()).unwrap());
+    }
+
+    #[test]
+    fn a_row_of_weight_two_is_two_rows() {
+        let twice: Vec<Example> = examples(9).into_iter().flat_map(|example| [example.clone(), example]).collect();
+        let mut once = examples(9);
+        once.iter_mut().for_each(|example| example.target.weight = 2.0);
+        once.push(Example { target: Target { weight: 0.0, ..[1].into() }, ..once[0].clone() });
+        let gradient = |rows: &[Example]| -> f64 {
+            let (model, config) = (tiny_bert(), TrainConfig { batch_size: 4, gradient_accumulation: 5, ..config() });
+            let mut losses = Vec::new();
+            let one = TrainConfig { epochs: 1, ..config };
+            let record = |record: &Record| {
+                if let Record::Step(step) = record {
+                    losses.push((f64::from(step.loss), step.grad_norm));
+                }
+            };
+            train(&model, job(rows, &one, &Compute::default()), &AtomicBool::new(false), record).unwrap();
+            assert_eq!(losses.len(), 1);
+            losses[0].0 + 1000.0 * losses[0].1
         };
-        let training = train(&model, job, &AtomicBool::new(false), |_| {}).unwrap();
+        let (once, twice) = (gradient(&once), gradient(&twice));
+        assert!((once / twice - 1.0).abs() < 1e-4, "{once} {twice}");
+    }
+
+    #[test]
+    fn a_batch_in_which_no_row_counts_trains_nothing_and_fails_nowhere() {
+        for problem_type in [ProblemType::SingleLabel, ProblemType::MultiLabel] {
+            let mut rows = examples(12);
+            rows.iter_mut().skip(4).for_each(|example| example.target.weight = 0.0);
+            let loss = Loss { problem_type, ..Loss::default() };
+            let config = TrainConfig { batch_size: 2, epochs: 1, loss, ..config() };
+            let mut losses = Vec::new();
+            let record = |record: &Record| {
+                if let Record::Step(step) = record {
+                    losses.push(step.loss);
+                }
+            };
+            train(&tiny_bert(), job(&rows, &config, &Compute::default()), &AtomicBool::new(false), record).unwrap();
+            assert!(losses.iter().all(|loss| loss.is_finite()) && losses.contains(&0.0), "{losses:?}");
+        }
+    }
+
+    #[test]
+    fn batches_of_many_windows_are_taken_in_pieces() {
+        let with_windows = |count: usize| {
+            let mut example = examples(1).remove(0);
+            example.windows = vec![example.windows[0].clone(); count];
+            example
+        };
+        let rows: Vec<Example> = [1, 1, 3, 9, 1, 1].map(with_windows).into();
+        let rows: Vec<&Example> = rows.iter().collect();
+        let lengths = |batch_size| pieces(&rows, batch_size).iter().map(|piece| piece.len()).collect::<Vec<_>>();
+        assert_eq!(lengths(4), [2, 1, 1, 2]);
+        assert_eq!(lengths(6), [3, 1, 2]);
+        assert_eq!(lengths(16), [6]);
+    }
+
+    /// Trains the tiny BERT and returns the records and weights.
+    fn run(dtype: DType) -> (Training, Vec<f32>) {
+        let (model, examples, config) = (tiny_bert(), examples(64), config());
+        let compute = Compute { device: Device::Cpu, dtype };
+        let training = train(&model, job(&examples, &config, &compute), &AtomicBool::new(false), |_| {}).unwrap();
         let weights = model.parameters().iter().flat_map(|(_, var)| {
             assert_eq!(var.dtype(), DType::F32);
             var.flatten_all().unwrap().to_vec1::<f32>().unwrap()

@@ -1,13 +1,23 @@
 //! `cargo xtask interop`: other programs read our bundles and answer as we do.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{bench, build, command, release_program, run, setup, workspace};
+use crate::{
+    bench::{self, Server, serving_program},
+    build, cargo, command, output, release_program, run, setup, workspace,
+};
 
 const FOLDER: &str = ".setup/interop";
 const TRANSFORMERS_JS: &str = "@huggingface/transformers@4.3.1";
+const SCIKIT_LEARN: &str = "scikit-learn==1.9.1";
+const TRANSFORMERS_5: &str = "transformers==5.24.0";
 const TRITON_CLIENT: &str = "tritonclient[grpc]==2.73.0";
 /// Sentences that are trained on, and asked about.
 const TRAIN: usize = 400;
@@ -18,11 +28,9 @@ pub(crate) fn interop() -> Result<()> {
     build()?;
     let python = bench::onnx_peers()?;
     install(&python)?;
+    figures(&python)?;
     for name in ["bundle", "tiny", "triton", "model", "trained"] {
-        let folder = workspace(&format!("{FOLDER}/{name}"));
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
+        remove(&format!("{FOLDER}/{name}"))?;
     }
     let [texts, answers] = ["texts.txt", "answers"].map(|name| format!("{FOLDER}/{name}"));
     let rows = bench::movie_rows(0)?;
@@ -33,7 +41,8 @@ pub(crate) fn interop() -> Result<()> {
     let [bundle, tiny, triton, model, trained] =
         ["bundle", "tiny", "triton", "model", "trained"].map(|name| format!("{FOLDER}/{name}"));
     let nimbert = |arguments: &[&str]| run(&mut command(release_program("nimbert-train"), arguments));
-    let fit = ["fit", "--base", "models/minilm", "--data", &data, "--test-size", "0", "--validation-size", "0"];
+    // With validation rows, so that there is a temperature, which everybody must get.
+    let fit = ["fit", "--overwrite", "--base", "models/minilm", "--data", &data, "--test-size", "0"];
     nimbert(&[&fit[..], &["--epochs", "3", "--no-checkpoint", "--out", &trained, "--save-model", &model]].concat())?;
     let all = "cpu-int8,cpu-fp32,gpu-fp16,tensorrt-fp16,tensorrt-int8";
     nimbert(&["export", &model, "--data", &data, "--out", &bundle, "--variants", all])?;
@@ -47,17 +56,130 @@ pub(crate) fn interop() -> Result<()> {
         let classify = ["classify", &bundle, "--input", &texts, "--json", "--variant", variant, "--output", &output];
         run(&mut command(release_program("nimbert"), &classify))?;
     }
-    let script = ["tests/interop/interop.py", &bundle, &answers, &texts, &tiny, &triton];
+    let calibrated = format!("{answers}.calibrated");
+    let classify = ["classify", &trained, "--input", &texts, "--json", "--output", &calibrated];
+    run(&mut command(release_program("nimbert"), &classify))?;
+    let script = ["tests/interop/interop.py", &bundle, &answers, &texts, &tiny, &triton, &trained];
     run(command(&python, &script).env("HF_HUB_OFFLINE", "1"))?;
     let int8_answers = format!("{answers}.cpu-int8");
-    run(&mut command("node", &["tests/interop/interop.mjs", FOLDER, "bundle", &int8_answers, &texts]))
+    for (name, answers) in [("bundle", &int8_answers), ("trained", &calibrated)] {
+        run(&mut command("node", &["tests/interop/interop.mjs", FOLDER, name, answers, &texts]))?;
+    }
+    ids(&python, &data)?;
+    server(&bundle, &int8_answers, &texts)
+}
+
+/// A folder of an earlier run.
+fn remove(folder: &str) -> Result<()> {
+    let folder = workspace(folder);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    Ok(())
+}
+
+/// All figures of random predictions, beside scikit-learn's.
+fn figures(python: &Path) -> Result<()> {
+    need(python, "sklearn", SCIKIT_LEARN)?;
+    let packages = ["nimbert", "nimbert-trainer", "nimbert-benches"];
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    run(cargo(&["build", "--release", "--example", "figures"]).args(packages))?;
+    let program = release_program("examples/figures");
+    run(&mut command(python, &["tests/interop/figures.py", &program.to_string_lossy()]))
+}
+
+/// Token ids by transformers 4 and 5 of what we write for tokenizers of every form.
+fn ids(python: &Path, data: &str) -> Result<()> {
+    let folder = format!("{FOLDER}/ids");
+    remove(&folder)?;
+    // Made of sentences: the data as lines of text.
+    let sentences = format!("{FOLDER}/sentences.txt");
+    let rows = bench::movie_rows(0)?;
+    fs::write(workspace(&sentences), rows.iter().map(|row| format!("{}\n", row[0])).collect::<String>())?;
+    run(&mut command(python, &["tests/interop/ids.py", "make", &folder, &sentences]))?;
+    let mut names: Vec<String> = Vec::new();
+    for entry in fs::read_dir(workspace(&folder))? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    for name in names {
+        let [model, bundle, saved, fitted] =
+            ["", ".bundle", ".model", ".fitted"].map(|end| format!("{folder}/{name}{end}"));
+        let nimbert = |arguments: &[&str]| {
+            // What is written matters here, not what is told.
+            output(&mut command(release_program("nimbert-train"), arguments)).map(drop)
+        };
+        // The weights are random: nothing is lost where nothing was learned.
+        nimbert(&["export", &model, "--out", &bundle, "--max-accuracy-drop", "100", "--precision", "fp32"])?;
+        let fit = ["fit", "--base", &model, "--data", data, "--epochs", "1", "--no-checkpoint", "--precision", "fp32"];
+        let further = ["--max-accuracy-drop", "100", "--out", &fitted, "--save-model", &saved];
+        nimbert(&[&fit[..], &further].concat())?;
+    }
+    for python in [python, &newer_python()?] {
+        run(command(python, &["tests/interop/ids.py", "compare", &folder]).env("HF_HUB_OFFLINE", "1"))?;
+    }
+    Ok(())
+}
+
+/// A Python environment with transformers 5 and its client of servers.
+fn newer_python() -> Result<PathBuf> {
+    let venv = workspace(".setup/venv-transformers-5");
+    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    if !python.exists() {
+        run(&mut command(setup::python()?, &["-m", "venv", &venv.to_string_lossy()]))?;
+    }
+    need(&python, "transformers", TRANSFORMERS_5)?;
+    Ok(python)
+}
+
+/// The server's answers to Hugging Face's client, and its metrics as Prometheus' own checker reads them.
+fn server(bundle: &str, answers: &str, texts: &str) -> Result<()> {
+    let python = &newer_python()?;
+    let promtool = promtool()?;
+    let server = Server::start(&serving_program()?, bundle, &[])?;
+    let url = format!("http://127.0.0.1:{}", server.port);
+    run(command(python, &["tests/interop/server.py", &url, answers, texts]).env_remove("HF_HUB_OFFLINE"))?;
+    let read = "import sys, urllib.request as r; sys.stdout.write(r.urlopen(sys.argv[1]).read().decode())";
+    let metrics = output(&mut command(python, &["-c", read, &format!("{url}/metrics")]))?;
+    let mut check = command(&promtool, &["check", "metrics"]).stdin(Stdio::piped()).spawn()?;
+    check.stdin.take().context("standard input")?.write_all(metrics.as_bytes())?;
+    let status = check.wait()?;
+    if !status.success() {
+        bail!("promtool check metrics: {status}");
+    }
+    println!("promtool check metrics: {} lines", metrics.lines().count());
+    println!("server ended: {}", server.end()?);
+    Ok(())
+}
+
+/// Prometheus' checker: the system's, or that of Debian's package.
+fn promtool() -> Result<PathBuf> {
+    if Command::new("promtool").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Ok("promtool".into());
+    }
+    let folder = workspace(&format!("{FOLDER}/prometheus"));
+    let program = folder.join("usr/bin/promtool");
+    if !program.exists() {
+        fs::create_dir_all(&folder)?;
+        run(Command::new("apt-get").args(["download", "prometheus"]).current_dir(&folder))
+            .context("expected promtool, of Prometheus, or apt-get to fetch it")?;
+        let package =
+            fs::read_dir(&folder)?.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some());
+        run(Command::new("dpkg").arg("-x").arg(package.context("no package")?).arg(&folder))?;
+    }
+    Ok(program)
+}
+
+/// Installs a package that is not there.
+fn need(python: &Path, module: &str, package: &str) -> Result<()> {
+    match command(python, &["-c", &format!("import {module}")]).output()?.status.success() {
+        true => Ok(()),
+        false => bench::pip_install(python, &[package]),
+    }
 }
 
 fn install(python: &Path) -> Result<()> {
-    let has_triton = command(python, &["-c", "import tritonclient.grpc"]).output()?.status.success();
-    if !has_triton {
-        bench::pip_install(python, &[TRITON_CLIENT])?;
-    }
+    need(python, "tritonclient.grpc", TRITON_CLIENT)?;
     let folder = workspace(FOLDER);
     fs::create_dir_all(&folder)?;
     if folder.join("node_modules/@huggingface/transformers").exists() {

@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nimbert::{Classifier, Options, Parallelism, Prediction, memory::peak_bytes};
+use nimbert::{Classifier, Options, Parallelism, Prediction, memory::peak_bytes, rows::ReadOptions};
 use serde_json::{Value, json};
 
-use super::input::{Columns, Rows, Text};
+use super::input::{Columns, KeepColumns, Rows, Text};
 
 /// How often a program is started to measure its start.
 const STARTS: usize = 10;
@@ -41,6 +41,11 @@ pub(super) struct Args {
     /// Column or key of the text in a file that has such
     #[arg(long, default_value = "text", value_name = "NAME")]
     text_column: String,
+    /// Column or key of the second text, for a classifier of pairs
+    #[arg(long, value_name = "NAME")]
+    text_pair_column: Option<String>,
+    #[command(flatten)]
+    read: ReadOptions,
     /// The most texts that are used
     #[arg(long, default_value_t = 2000, value_name = "N")]
     rows: usize,
@@ -93,8 +98,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     // Before anything is loaded here: what the children need must be there for them.
     let single = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
     // An argument of a program is not of any length, and has no NUL.
-    let is_argument = |text: &&Text| text.text.len() < 1000 && !text.text.contains('\0');
-    let starts = cold_starts(args, texts.iter().find(is_argument).map_or("text", |text| &text.text))?;
+    let is_short = |text: &str| text.len() < 1000 && !text.contains('\0');
+    let is_argument = |text: &&Text| is_short(&text.text) && text.pair.as_deref().is_none_or(is_short);
+    let Some(argument) = texts.iter().find(is_argument) else {
+        bail!("{}: expected a text of less than 1,000 bytes to measure the start with", args.data.display());
+    };
+    let starts = cold_starts(args, argument)?;
     let (all, alone) = latencies(&single, &texts)?;
     let memory_single = peak_bytes();
     drop(single);
@@ -155,14 +164,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn texts(args: &Args) -> anyhow::Result<Vec<Text>> {
-    let mut rows = Rows::open(&args.data, Columns { text: args.text_column.clone(), pair: None })?;
+    let columns =
+        Columns { text: args.text_column.clone(), pair: args.text_pair_column.clone(), keep: Some(KeepColumns::None) };
+    let mut rows = Rows::open(&args.data, &args.read, columns)?;
     let mut texts = Vec::new();
     while texts.len() < args.rows {
         let window = rows.window(args.rows - texts.len(), usize::MAX, &AtomicBool::new(false))?;
         if window.is_empty() {
             break;
         }
-        texts.extend(window.into_iter().collect::<Result<Vec<_>, _>>()?);
+        texts.extend(window.into_iter().collect::<Result<Vec<_>, _>>().map_err(|skipped| skipped.bad)?);
     }
     if texts.is_empty() {
         bail!("{}: expected at least one text, found none", args.data.display());
@@ -171,7 +182,7 @@ fn texts(args: &Args) -> anyhow::Result<Vec<Text>> {
 }
 
 /// Milliseconds from the start of `nimbert classify` to its end, ascending.
-fn cold_starts(args: &Args, text: &str) -> anyhow::Result<Vec<f64>> {
+fn cold_starts(args: &Args, text: &Text) -> anyhow::Result<Vec<f64>> {
     let program = std::env::current_exe().context("the program's own path")?;
     let start = || {
         let mut command = Command::new(&program);
@@ -184,8 +195,11 @@ fn cold_starts(args: &Args, text: &str) -> anyhow::Result<Vec<f64>> {
         if let Some(threads) = args.open.threads {
             command.arg("--threads").arg(threads.to_string());
         }
+        if let Some(pair) = &text.pair {
+            command.arg(format!("--pair={pair}"));
+        }
         let started = Instant::now();
-        let status = command.arg("--").arg(text).stdout(Stdio::null()).status()?;
+        let status = command.arg("--").arg(&text.text).stdout(Stdio::null()).status()?;
         if !status.success() {
             bail!("{}: {status}", program.display());
         }

@@ -9,12 +9,17 @@ use std::{
 
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nimbert::{CallOptions, Classifier, Options, Parallelism, bundle::MANIFEST, bundle::sha256_file};
+use nimbert::{
+    CallOptions, Classifier, Options, Parallelism,
+    bundle::{MANIFEST, sha256_file},
+    rows::{BadRow, Kind, ReadOptions},
+};
+use serde_json::Map;
 
 use super::{
-    input::{BadRow, Columns, Rows, Text},
+    input::{Columns, KeepColumns, Rows, Skipped, Text},
     interrupt,
-    output::{Format, Output},
+    output::{Answer, Format, Output, Table},
 };
 
 /// Texts that are read, classified and written together: enough that those of one length meet, and memory stays bounded
@@ -27,13 +32,18 @@ const SHOWN_BAD_ROWS: u64 = 10;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without --json a line of output is: label, tab, score, tab, the text with its line breaks written as \\n. The label is \
-\"unsure\" under the bundle's threshold; where a text may have several labels, those that hold, or \"none\".
+unsure under the bundle's threshold; where a text may have several labels, those that hold, or none. (A label that is \
+called so stands in quotes.)
 
 With --json, or to a .jsonl file, it is one object:
   {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}
 
-A .csv file gets the columns text, label, score, and the score of each label; so does a .parquet or .arrow file (a \
-build with the feature parquet).
+A .csv file gets the columns text, label (nothing if unsure or none), score, the score of each label, abstained (for a \
+bundle with a threshold), then those of the input; so does a .parquet or .arrow file (a build with the feature parquet). \
+A column of the input that is called like one of these gets input_ before its name.
+
+With --on-error skip a row that cannot be read is a line too, so that line N of the output belongs to row N: \
+{\"error\":\"...\"} in JSON, a column error in CSV and Parquet, the label error elsewhere.
 
 Examples:
   nimbert classify reviews-bundle \"I love this movie!\"
@@ -46,8 +56,8 @@ pub(super) struct Args {
     /// Texts to classify
     #[arg(value_name = "TEXT", conflicts_with = "input", required_unless_present = "input")]
     texts: Vec<String>,
-    /// A file of texts: .csv or .tsv (with a header), .jsonl, .parquet (a build with that feature), else one text a line;
-    /// - for lines on standard input
+    /// A file of texts: .csv or .tsv (with a header), .jsonl or .json, .parquet (a build with that feature), or one text a
+    /// line; - for standard input, lines unless --format says otherwise
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Column or key of the text in a file that has such
@@ -56,13 +66,22 @@ pub(super) struct Args {
     /// Column or key of the second text, for a classifier of pairs
     #[arg(long, value_name = "NAME", requires = "input")]
     text_pair_column: Option<String>,
+    /// The second text, for a classifier of pairs and one TEXT
+    #[arg(long, value_name = "TEXT", conflicts_with = "input")]
+    pair: Option<String>,
     /// Where results go; a file appears when it is complete
     #[arg(long, default_value = "-", value_name = "FILE")]
     output: PathBuf,
+    /// Columns of the input that are carried through to .csv, .parquet or JSON: their names, all, or none [default: all, and
+    /// of JSON id]
+    #[arg(long, value_name = "NAME,…|all|none", requires = "input")]
+    keep: Option<KeepColumns>,
+    #[command(flatten)]
+    read: ReadOptions,
     /// Go on with an output that was interrupted: its complete results are kept
     #[arg(long, requires = "input")]
     resume: bool,
-    /// What a row that cannot be read does: stop, or skip it with a message
+    /// What a row that cannot be read does: stop, or skip it with a message and a line that says so
     #[arg(long, value_enum, default_value_t = OnError::Stop)]
     on_error: OnError,
     /// Show the N most likely labels
@@ -83,15 +102,22 @@ enum OnError {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let Some(input) = &args.input else { return run_texts(args) };
-    let columns = Columns { text: args.text_column.clone(), pair: args.text_pair_column.clone() };
+    let (text, pair) = (args.text_column.clone(), args.text_pair_column.clone());
+    let columns = Columns { text, pair, keep: args.keep.clone() };
+    for written in Output::files(&args.output) {
+        if is_same_file(input, &written) {
+            bail!("{}: expected another file than --input, which would be replaced", written.display());
+        }
+    }
     if args.resume && !std::fs::metadata(input).is_ok_and(|metadata| metadata.is_file()) {
         bail!("{}: expected a file for --resume: what was read of anything else is gone", input.display());
     }
-    let rows = Rows::open(input, columns)?;
+    let rows = Rows::open(input, &args.read, columns)?;
     let stop = interrupt::flag();
     let options = Options { parallelism: Parallelism::Throughput, ..args.open.options() };
     let classifier = super::open(&args.bundle, &options)?;
-    let (mut output, done) = Output::open(&args.output, args.format(&classifier)?, &args.note(input)?, args.resume)?;
+    let (mut output, done) =
+        Output::open(&args.output, args.format(&classifier, Some(&rows))?, &args.note(input)?, args.resume)?;
     if done > 0 {
         eprintln!("nimbert: {done} results are there already");
     }
@@ -113,42 +139,66 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 
 fn run_texts(args: &Args) -> anyhow::Result<()> {
     let classifier = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
-    let texts: Vec<Text> = args.texts.iter().map(|text| Text { text: text.clone(), pair: None }).collect();
+    if let (Some(_), [_, _, ..]) = (&args.pair, args.texts.as_slice()) {
+        bail!("--pair: expected one TEXT with it, found {}", args.texts.len());
+    }
+    let text = |text: &String| Text { text: text.clone(), pair: args.pair.clone(), kept: Map::new() };
+    let texts: Vec<Text> = args.texts.iter().map(text).collect();
     let predictions = classifier.classify_batch(&texts)?;
-    let (mut output, _) = Output::open(&args.output, args.format(&classifier)?, "texts", false)?;
+    let (mut output, _) = Output::open(&args.output, args.format(&classifier, None)?, "{}", false)?;
     for (text, prediction) in texts.iter().zip(&predictions) {
-        output.write(text, prediction)?;
+        output.write(Answer::Classified(text, prediction))?;
     }
     Ok(output.finish()?)
 }
 
 impl Args {
-    fn format(&self, classifier: &Classifier) -> anyhow::Result<Format> {
+    /// How results are written; without `rows` the texts are arguments.
+    fn format(&self, classifier: &Classifier, rows: Option<&Rows>) -> anyhow::Result<Format> {
         let top_k = self.top_k.map(usize::from);
+        let path = self.output.display();
         let extension = self.output.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let table = |kept: Vec<(String, Kind)>| Table {
+            labels: classifier.labels().to_vec(),
+            may_abstain: classifier.bundle().decision().abstain_threshold.is_some(),
+            // Under that name it is the first column already.
+            kept: kept.into_iter().filter(|(name, _)| *name != self.text_column).collect(),
+            has_errors: self.on_error == OnError::Skip,
+        };
+        let kept = |rows: Option<&Rows>| rows.map_or(Ok(Vec::new()), Rows::kept_columns);
         match extension.as_str() {
             "jsonl" | "ndjson" => Ok(Format::Json { top_k }),
-            "parquet" | "arrow" => self.columns(classifier),
+            "parquet" | "arrow" => {
+                if self.json || top_k.is_some() {
+                    bail!("{path}: has the scores of all labels in columns: expected no --json, no --top-k");
+                }
+                self.columns(table(kept(rows)?))
+            }
+            "csv" if self.json || top_k.is_some() => {
+                bail!("{path}: a .csv file has the scores of all labels: expected no --json, no --top-k")
+            }
+            "csv" => Ok(Format::Csv(table(kept(rows)?))),
+            "json" => bail!("{path}: expected a name that ends in .jsonl: one object a line is written"),
             _ if self.json => Ok(Format::Json { top_k }),
-            "csv" if top_k.is_some() => bail!("a .csv file has the scores of all labels: expected no --top-k"),
-            "csv" => Ok(Format::Csv { labels: classifier.labels().to_vec() }),
+            _ if self.keep.as_ref().is_some_and(|keep| *keep != KeepColumns::None) => {
+                bail!(
+                    "--keep: expected --json, or an --output that ends in .csv, .jsonl or .parquet, to carry columns through"
+                )
+            }
             _ => Ok(Format::Lines { top_k }),
         }
     }
 
     #[cfg(feature = "parquet")]
-    fn columns(&self, classifier: &Classifier) -> anyhow::Result<Format> {
-        use super::columns::Kind;
+    fn columns(&self, table: Table) -> anyhow::Result<Format> {
+        use super::columns::FileKind;
         let is_arrow = self.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("arrow"));
-        if self.json || self.top_k.is_some() {
-            bail!("{}: has the scores of all labels in columns: expected no --json, no --top-k", self.output.display());
-        }
-        let kind = if is_arrow { Kind::Arrow } else { Kind::Parquet };
-        Ok(Format::Columns { kind, labels: classifier.labels().to_vec() })
+        let kind = if is_arrow { FileKind::Arrow } else { FileKind::Parquet };
+        Ok(Format::Columns { kind, table })
     }
 
     #[cfg(not(feature = "parquet"))]
-    fn columns(&self, _: &Classifier) -> anyhow::Result<Format> {
+    fn columns(&self, _: Table) -> anyhow::Result<Format> {
         bail!("{}: this nimbert writes no Parquet or Arrow: build it with --features parquet", self.output.display());
     }
 
@@ -157,16 +207,37 @@ impl Args {
         let metadata = std::fs::metadata(input).ok();
         let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok());
         let note = serde_json::json!({
-            "input": std::fs::canonicalize(input).unwrap_or_else(|_| input.to_owned()),
-            "input_bytes": metadata.map(|metadata| metadata.len()),
-            "input_modified": modified.map(|modified| modified.as_secs_f64()),
-            "columns": [Some(&self.text_column), self.text_pair_column.as_ref()],
-            "bundle": sha256_file(&self.bundle.join(MANIFEST))?,
-            "variant": self.open.variant,
-            "json": self.json,
-            "top_k": self.top_k,
+            "--input": std::fs::canonicalize(input).unwrap_or_else(|_| input.to_owned()),
+            "size of --input": metadata.map(|metadata| metadata.len()),
+            "time of --input": modified.map(|modified| modified.as_secs_f64()),
+            "--text-column": self.text_column,
+            "--text-pair-column": self.text_pair_column,
+            "--keep": self.keep.as_ref().map(|keep| format!("{keep:?}")),
+            "way of reading": self.read,
+            "digest of the bundle": sha256_file(&self.bundle.join(MANIFEST))?,
+            "--variant": self.open.variant,
+            "--json": self.json,
+            "--top-k": self.top_k,
+            "--on-error": (self.on_error == OnError::Skip).then_some("skip"),
         });
         Ok(note.to_string())
+    }
+}
+
+/// Whether two names are of one file, by a link or otherwise: the output would take the input's place.
+fn is_same_file(input: &Path, output: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let input = if input == Path::new("-") { Path::new("/dev/stdin") } else { input };
+        let id = |path: &Path| std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+        let pair = id(input).zip(id(output).filter(|_| output != Path::new("-")));
+        pair.is_some_and(|(a, b)| a.dev() == b.dev() && a.ino() == b.ino())
+    }
+    #[cfg(not(unix))]
+    {
+        let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+        canonical(input).is_some_and(|input| canonical(output).is_some_and(|output| input == output))
     }
 }
 
@@ -187,31 +258,33 @@ fn classify_rows(
             progress.bar.finish_and_clear();
             return Ok(skipped);
         }
-        let mut texts = Vec::with_capacity(window.len());
-        let mut bad = None;
-        for row in window {
+        // What is done already comes first, whatever it was.
+        let done = window.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= done as u64;
+        let mut rows_left = window.into_iter().skip(done).peekable();
+        let is_taken = |row: &Result<Text, Box<Skipped>>| row.is_ok() || on_error == OnError::Skip;
+        let taken: Vec<Result<Text, Box<Skipped>>> = std::iter::from_fn(|| rows_left.next_if(is_taken)).collect();
+        let texts = || taken.iter().flatten();
+        let options = CallOptions { cancel: Some(stop), ..CallOptions::default() };
+        let (predictions, _) = classifier.classify_with(texts(), options)?;
+        let mut predictions = predictions.iter();
+        for row in &taken {
             match row {
-                Ok(_) if left > 0 => left -= 1,
-                Ok(text) => texts.push(text),
-                Err(row) if on_error == OnError::Skip => {
-                    skipped += 1;
-                    progress.skip(&row, skipped);
+                Ok(text) => {
+                    let prediction = predictions.next().expect("a prediction for each text");
+                    output.write(Answer::Classified(text, prediction))?;
                 }
                 Err(row) => {
-                    bad = Some(row);
-                    break;
+                    skipped += 1;
+                    progress.skip(&row.bad, skipped);
+                    output.write(Answer::Skipped(row))?;
                 }
             }
         }
-        let options = CallOptions { cancel: Some(stop), ..CallOptions::default() };
-        let (predictions, _) = classifier.classify_with(&texts, options)?;
-        for (text, prediction) in texts.iter().zip(&predictions) {
-            output.write(text, prediction)?;
-        }
         output.flush()?;
-        progress.show(&rows, texts.len());
-        if let Some(bad) = bad {
-            return Err(bad.into());
+        progress.show(&rows, texts().count());
+        if let Some(Err(row)) = rows_left.next() {
+            return Err(row.bad.into());
         }
     }
 }

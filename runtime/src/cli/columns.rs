@@ -2,19 +2,24 @@
 
 use std::{fs::File, io, sync::Arc};
 
-use arrow_array::{ArrayRef, Float32Array, RecordBatch, StringArray};
+use arrow_array::{ArrayRef, BooleanArray, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow_ipc::writer::FileWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
-use nimbert::Prediction;
+use nimbert::rows::{Kind, Value};
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
 
+use super::{
+    input::Skipped,
+    output::{Answer, Table, label_cell, plain},
+};
+
 /// Which kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     Parquet,
     Arrow,
 }
@@ -24,55 +29,132 @@ enum Writer {
     Arrow(FileWriter<File>),
 }
 
-/// A file in the making: the columns text, label, score, and the score of each label.
+/// Values of a column that are not written yet.
+enum Column {
+    Text(Vec<Option<String>>),
+    Score(Vec<Option<f32>>),
+    Number(Vec<Option<f64>>),
+    Integer(Vec<Option<i64>>),
+    Boolean(Vec<Option<bool>>),
+}
+
+/// A file in the making: a [`Table`] in columns. What a skipped row lacks is null.
 pub(super) struct Columns {
     schema: SchemaRef,
     writer: Writer,
-    /// Rows that are not written yet.
-    texts: Vec<String>,
-    labels: Vec<String>,
-    scores: Vec<f32>,
-    label_scores: Vec<Vec<f32>>,
+    table: Table,
+    columns: Vec<Column>,
+}
+
+impl Column {
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Text => Self::Text(Vec::new()),
+            Kind::Integer => Self::Integer(Vec::new()),
+            Kind::Number => Self::Number(Vec::new()),
+            Kind::Boolean => Self::Boolean(Vec::new()),
+        }
+    }
+
+    fn data_type(&self) -> DataType {
+        match self {
+            Self::Text(_) => DataType::Utf8,
+            Self::Score(_) => DataType::Float32,
+            Self::Number(_) => DataType::Float64,
+            Self::Integer(_) => DataType::Int64,
+            Self::Boolean(_) => DataType::Boolean,
+        }
+    }
+
+    fn push(&mut self, value: Option<&Value>) {
+        let value = value.filter(|value| !value.is_null());
+        match self {
+            Self::Text(values) => values.push(value.map(plain)),
+            Self::Score(values) => values.push(value.and_then(Value::as_f64).map(|score| score as f32)),
+            Self::Number(values) => values.push(value.and_then(Value::as_f64)),
+            Self::Integer(values) => values.push(value.and_then(Value::as_i64)),
+            Self::Boolean(values) => values.push(value.and_then(Value::as_bool)),
+        }
+    }
+
+    fn take(&mut self) -> ArrayRef {
+        match self {
+            Self::Text(values) => Arc::new(StringArray::from(std::mem::take(values))),
+            Self::Score(values) => Arc::new(Float32Array::from(std::mem::take(values))),
+            Self::Number(values) => Arc::new(Float64Array::from(std::mem::take(values))),
+            Self::Integer(values) => Arc::new(Int64Array::from(std::mem::take(values))),
+            Self::Boolean(values) => Arc::new(BooleanArray::from(std::mem::take(values))),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(values) => values.is_empty(),
+            Self::Score(values) => values.is_empty(),
+            Self::Number(values) => values.is_empty(),
+            Self::Integer(values) => values.is_empty(),
+            Self::Boolean(values) => values.is_empty(),
+        }
+    }
 }
 
 impl Columns {
-    pub(super) fn new(file: File, kind: Kind, labels: &[String]) -> io::Result<Self> {
-        let text = |name: &str| Field::new(name, DataType::Utf8, false);
-        let number = |name: &str| Field::new(name, DataType::Float32, false);
-        let fixed = [text("text"), text("label"), number("score")];
-        let scores = labels.iter().map(|label| number(&format!("score {label}")));
-        let schema = Arc::new(Schema::new(fixed.into_iter().chain(scores).collect::<Vec<_>>()));
+    pub(super) fn new(file: File, kind: FileKind, table: &Table) -> io::Result<Self> {
+        let mut columns = vec![Column::of(Kind::Text), Column::of(Kind::Text), Column::Score(Vec::new())];
+        columns.extend(table.labels.iter().map(|_| Column::Score(Vec::new())));
+        columns.extend(table.may_abstain.then(|| Column::of(Kind::Boolean)));
+        columns.extend(table.kept.iter().map(|(_, kind)| Column::of(*kind)));
+        columns.extend(table.has_errors.then(|| Column::of(Kind::Text)));
+        let fields = table.columns().into_iter().zip(&columns).enumerate();
+        // A text and its scores are missing only where a row may have been skipped.
+        let own = columns.len() - table.kept.len();
+        let is_nullable = |index: usize| table.has_errors || index >= own;
+        let fields = fields.map(|(index, (name, column))| Field::new(name, column.data_type(), is_nullable(index)));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let writer = match kind {
-            Kind::Arrow => Writer::Arrow(FileWriter::try_new(file, &schema).map_err(of_arrow)?),
-            Kind::Parquet => {
+            FileKind::Arrow => Writer::Arrow(FileWriter::try_new(file, &schema).map_err(of_arrow)?),
+            FileKind::Parquet => {
                 let compression = Compression::ZSTD(ZstdLevel::default());
                 let properties = WriterProperties::builder().set_compression(compression).build();
                 let writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties));
                 Writer::Parquet(writer.map_err(of_parquet)?)
             }
         };
-        let label_scores = vec![Vec::new(); labels.len()];
-        Ok(Self { schema, writer, texts: vec![], labels: vec![], scores: vec![], label_scores })
+        Ok(Self { schema, writer, table: table.clone(), columns })
     }
 
-    pub(super) fn push(&mut self, text: &str, prediction: &Prediction) {
-        self.texts.push(text.to_owned());
-        self.labels.push(prediction.summary());
-        self.scores.push(prediction.score);
-        for (column, (_, score)) in self.label_scores.iter_mut().zip(&prediction.scores) {
-            column.push(*score);
+    pub(super) fn push(&mut self, answer: Answer<'_>) {
+        let own = self.columns.len() - self.table.kept.len() - usize::from(self.table.has_errors);
+        let mut columns = self.columns.iter_mut();
+        let mut push = |value: Option<&Value>| columns.next().expect("a column for each value").push(value);
+        match answer {
+            Answer::Classified(text, prediction) => {
+                push(Some(&text.text.as_str().into()));
+                push(Some(&label_cell(prediction).into()));
+                push(Some(&prediction.score.into()));
+                prediction.scores.iter().for_each(|(_, score)| push(Some(&(*score).into())));
+                if self.table.may_abstain {
+                    push(Some(&prediction.abstained.into()));
+                }
+                self.table.kept.iter().for_each(|(name, _)| push(text.kept.get(name)));
+                if self.table.has_errors {
+                    push(None);
+                }
+            }
+            Answer::Skipped(Skipped { bad, kept }) => {
+                (0..own).for_each(|_| push(None));
+                self.table.kept.iter().for_each(|(name, _)| push(kept.get(name)));
+                push(Some(&bad.to_string().into()));
+            }
         }
     }
 
     /// Writes the rows that were pushed.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        if self.texts.is_empty() {
+        if self.columns.first().is_none_or(Column::is_empty) {
             return Ok(());
         }
-        let texts = |column: &mut Vec<String>| Arc::new(StringArray::from(std::mem::take(column))) as ArrayRef;
-        let numbers = |column: &mut Vec<f32>| Arc::new(Float32Array::from(std::mem::take(column))) as ArrayRef;
-        let mut columns = vec![texts(&mut self.texts), texts(&mut self.labels), numbers(&mut self.scores)];
-        columns.extend(self.label_scores.iter_mut().map(numbers));
+        let columns = self.columns.iter_mut().map(Column::take).collect();
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(of_arrow)?;
         match &mut self.writer {
             Writer::Parquet(writer) => writer.write(&batch).map_err(of_parquet),

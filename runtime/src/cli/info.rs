@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use nimbert::{Batch, Bundle, Device, Session, SessionOptions};
+use nimbert::{Batch, Bundle, Device, Session, SessionOptions, TruncationSide};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -39,7 +39,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     writeln!(out, "model        {} from {}", config.model_type, manifest.provenance.base_model)?;
     writeln!(out, "made by      {}", manifest.provenance.producer)?;
     writeln!(out, "labels       {}", config.labels.join(", "))?;
-    writeln!(out, "max length   {} tokens", manifest.max_length)?;
+    let long = match (manifest.stride, manifest.truncation_side) {
+        (Some(_), _) => "longer texts are read in windows",
+        (None, TruncationSide::Right) => "longer texts are cut at the end",
+        (None, TruncationSide::Left) => "longer texts are cut at the beginning",
+    };
+    writeln!(out, "max length   {} tokens; {long}", manifest.max_length)?;
+    if let Some(pairs) = manifest.pairs {
+        writeln!(out, "reads        {}", if pairs { "pairs of texts" } else { "single texts" })?;
+    }
     writeln!(out, "size         {:.1} MB in {} files", bytes as f64 / 1e6, manifest.files.len() + 1)?;
     for variant in &manifest.variants {
         let size = bundle.graph_bytes(variant) as f64 / 1e6;

@@ -11,33 +11,137 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nimbert::Prediction;
+use nimbert::{
+    Prediction,
+    prediction::escaped,
+    rows::{Kind, Value, text},
+};
+use serde_json::Map;
 
 #[cfg(feature = "parquet")]
-use super::columns::{Columns, Kind};
-use super::{OutputError, input::Text};
+use super::columns::{Columns, FileKind};
+use super::{
+    OutputError,
+    input::{Skipped, Text},
+};
 
 /// How a result is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Format {
     /// Label, score and text, separated by tabs; or the most likely labels and their scores.
     Lines { top_k: Option<usize> },
-    /// A header and rows: text, label, score, and the score of each label.
-    Csv { labels: Vec<String> },
+    /// A header and rows.
+    Csv(Table),
     /// One object a line.
     Json { top_k: Option<usize> },
     /// A Parquet or Arrow file with the columns of CSV.
     #[cfg(feature = "parquet")]
-    Columns { kind: Kind, labels: Vec<String> },
+    Columns { kind: FileKind, table: Table },
+}
+
+/// The columns text, label, score, the score of each label, whether the classifier is unsure where it may be, what is
+/// carried through, and what is wrong with a row where such rows are skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Table {
+    pub(super) labels: Vec<String>,
+    pub(super) may_abstain: bool,
+    /// Names of the input, and what they hold.
+    pub(super) kept: Vec<(String, Kind)>,
+    pub(super) has_errors: bool,
+}
+
+/// What is written of a row.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Answer<'a> {
+    Classified(&'a Text, &'a Prediction),
+    /// It could not be read, and was skipped.
+    Skipped(&'a Skipped),
+}
+
+/// The keys of a result in JSON, by which nothing else may be called.
+const JSON_KEYS: [&str; 6] = ["label", "score", "labels", "scores", "abstained", "error"];
+
+/// What a column of the input is called beside those that are taken.
+fn carried_name(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
+    let mut carried = name.to_owned();
+    while is_taken(&carried) {
+        carried = format!("input_{carried}");
+    }
+    carried
+}
+
+/// What is carried through, under names that no result has.
+fn carried(kept: &Map<String, Value>) -> Map<String, Value> {
+    let name = |name: &String| {
+        let is_other = |carried: &str| carried != name && kept.contains_key(carried);
+        carried_name(name, |carried| JSON_KEYS.contains(&carried) || is_other(carried))
+    };
+    kept.iter().map(|(key, value)| (name(key), value.clone())).collect()
+}
+
+impl Table {
+    /// The columns before those that are carried through.
+    fn own_columns(&self) -> Vec<String> {
+        let scores = self.labels.iter().map(|label| format!("score {label}"));
+        let abstained = self.may_abstain.then(|| "abstained".to_owned());
+        ["text", "label", "score"].map(str::to_owned).into_iter().chain(scores).chain(abstained).collect()
+    }
+
+    /// All columns in order.
+    pub(super) fn columns(&self) -> Vec<String> {
+        let mut columns = self.own_columns();
+        let error = self.has_errors.then(|| "error".to_owned());
+        for (name, _) in &self.kept {
+            let is_taken = |carried: &str| {
+                let is_other = carried != name && self.kept.iter().any(|(other, _)| other == carried);
+                is_other || columns.iter().chain(&error).any(|column| column == carried)
+            };
+            columns.push(carried_name(name, is_taken));
+        }
+        columns.extend(error);
+        columns
+    }
+
+    /// One row of CSV.
+    fn row(&self, answer: Answer<'_>) -> String {
+        let mut cells = Vec::new();
+        match answer {
+            Answer::Classified(text, prediction) => {
+                cells.extend([text.text.clone(), label_cell(prediction), format!("{:.6}", prediction.score)]);
+                cells.extend(prediction.scores.iter().map(|(_, score)| format!("{score:.6}")));
+                cells.extend(self.may_abstain.then(|| prediction.abstained.to_string()));
+                let cell = |(name, _): &(String, Kind)| text.kept.get(name).map_or(String::new(), plain);
+                cells.extend(self.kept.iter().map(cell));
+                cells.extend(self.has_errors.then(String::new));
+            }
+            Answer::Skipped(Skipped { bad, kept }) => {
+                cells.resize(self.own_columns().len(), String::new());
+                cells.extend(self.kept.iter().map(|(name, _)| kept.get(name).map_or(String::new(), plain)));
+                cells.extend(self.has_errors.then(|| bad.to_string()));
+            }
+        }
+        csv_line(cells)
+    }
+}
+
+/// The labels that hold; nothing where the classifier is unsure, or where none does.
+pub(super) fn label_cell(prediction: &Prediction) -> String {
+    if prediction.abstained { String::new() } else { prediction.labels.join(", ") }
+}
+
+/// A value as a cell: strings as they are, what is missing as nothing, anything else as JSON writes it.
+pub(super) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        other => text(other).unwrap_or_else(|| other.to_string()),
+    }
 }
 
 impl Format {
     /// What stands before the results.
     fn header(&self) -> Option<String> {
-        let Self::Csv { labels } = self else { return None };
-        let scores = labels.iter().map(|label| format!("score {label}"));
-        let columns: Vec<String> = ["text", "label", "score"].map(str::to_owned).into_iter().chain(scores).collect();
-        Some(csv_line(columns))
+        let Self::Csv(table) = self else { return None };
+        Some(csv_line(table.columns()))
     }
 
     /// Whether what is there of an interrupted file can be used. The end of a file of columns tells where they are; without
@@ -51,24 +155,36 @@ impl Format {
     }
 
     /// One result, with its line break; none for what is no text.
-    fn row(&self, text: &Text, prediction: &Prediction) -> String {
-        match self {
-            Self::Json { top_k } => format!("{}\n", prediction.to_json(*top_k)),
-            Self::Csv { .. } => {
-                let fixed = [text.text.clone(), prediction.summary(), format!("{:.6}", prediction.score)];
-                csv_line(fixed.into_iter().chain(prediction.scores.iter().map(|(_, score)| format!("{score:.6}"))))
+    fn row(&self, answer: Answer<'_>) -> String {
+        match (self, answer) {
+            (Self::Json { top_k }, Answer::Classified(text, prediction)) => {
+                let mut json = carried(&text.kept);
+                if let Value::Object(result) = prediction.to_json(*top_k) {
+                    json.extend(result);
+                }
+                format!("{}\n", Value::Object(json))
             }
-            Self::Lines { top_k } => {
+            (Self::Json { .. }, Answer::Skipped(Skipped { bad, kept })) => {
+                let mut json = carried(kept);
+                json.insert("error".to_owned(), bad.to_string().into());
+                format!("{}\n", Value::Object(json))
+            }
+            (Self::Csv(table), answer) => table.row(answer),
+            (Self::Lines { top_k }, Answer::Classified(text, prediction)) => {
                 let labels = match top_k {
                     None => format!("{}\t{:.4}\t", prediction.summary(), prediction.score),
                     Some(k) => {
-                        prediction.top(*k).iter().map(|(label, score)| format!("{label}\t{score:.4}\t")).collect()
+                        let pair = |(label, score): (&str, f32)| format!("{}\t{score:.4}\t", escaped(label));
+                        prediction.top(*k).into_iter().map(pair).collect()
                     }
                 };
-                format!("{labels}{}\n", text.text.replace('\r', "\\r").replace('\n', "\\n"))
+                format!("{labels}{}\n", escaped(&text.text))
+            }
+            (Self::Lines { .. }, Answer::Skipped(Skipped { bad, .. })) => {
+                format!("error\t\t{}\n", escaped(&bad.to_string()))
             }
             #[cfg(feature = "parquet")]
-            Self::Columns { .. } => String::new(),
+            (Self::Columns { .. }, _) => String::new(),
         }
     }
 
@@ -85,7 +201,7 @@ impl Format {
             }
             bytes += line.len() as u64;
             // In CSV a text may have line breaks, between quotes.
-            let is_csv = matches!(self, Self::Csv { .. });
+            let is_csv = matches!(self, Self::Csv(_));
             is_quoted ^= is_csv && line.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
             if !is_quoted {
                 (rows, complete) = (rows + 1, bytes);
@@ -126,6 +242,12 @@ struct Partial {
 }
 
 impl Output {
+    /// All files that are written on the way to `path`.
+    pub(super) fn files(path: &Path) -> [PathBuf; 3] {
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        [target.clone(), target.with_added_extension("partial"), target.with_added_extension("partial.json")]
+    }
+
     /// Opens the output, and says how many results of an earlier run it begins with. `note` is what was asked for: a run
     /// that asked for something else cannot be resumed.
     pub(super) fn open(path: &Path, format: Format, note: &str, resume: bool) -> anyhow::Result<(Self, u64)> {
@@ -142,7 +264,7 @@ impl Output {
             bail!("{}: expected a .csv, .jsonl or text file for --resume", path.display());
         }
         // Behind a link, so that the link stays; a device or a pipe is written to, not replaced.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let [target, rows, note_path] = Self::files(path);
         let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file());
         if path == Path::new("-") || is_special {
             if resume {
@@ -156,7 +278,6 @@ impl Output {
             output.write_header()?;
             return Ok((output, 0));
         }
-        let (rows, note_path) = (target.with_added_extension("partial"), target.with_added_extension("partial.json"));
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(&rows).map_err(cannot_write)?;
         if file.try_lock().is_err() {
@@ -173,9 +294,9 @@ impl Output {
         fs::write(&note_path, note).map_err(cannot_write)?;
         #[cfg(feature = "parquet")]
         let columns = match &format {
-            Format::Columns { kind, labels } => {
+            Format::Columns { kind, table } => {
                 let file = file.try_clone().map_err(cannot_write)?;
-                Some(Columns::new(file, *kind, labels).map_err(cannot_write)?)
+                Some(Columns::new(file, *kind, table).map_err(cannot_write)?)
             }
             _ => None,
         };
@@ -202,13 +323,13 @@ impl Output {
     }
 
     /// Writes one result.
-    pub(super) fn write(&mut self, text: &Text, prediction: &Prediction) -> Result<(), OutputError> {
+    pub(super) fn write(&mut self, answer: Answer<'_>) -> Result<(), OutputError> {
         #[cfg(feature = "parquet")]
         if let Some(columns) = &mut self.columns {
-            columns.push(&text.text, prediction);
+            columns.push(answer);
             return Ok(());
         }
-        self.writer.write_all(self.format.row(text, prediction).as_bytes()).map_err(|reason| self.error(reason))
+        self.writer.write_all(self.format.row(answer).as_bytes()).map_err(|reason| self.error(reason))
     }
 
     /// Hands on what was written, so that it can be read, or is kept if the process is killed.
@@ -268,15 +389,27 @@ fn is_same_file(file: &File, path: &Path) -> bool {
 /// How many results an earlier run has left, and their bytes.
 fn resumable(rows: &Path, note_path: &Path, note: &str, format: &Format, file: &File) -> anyhow::Result<(u64, u64)> {
     match fs::read_to_string(note_path) {
-        Ok(earlier) if earlier == note => {}
-        Ok(earlier) => {
-            bail!("{}: expected the results of the same work, {note}, found those of {earlier}", rows.display())
-        }
+        Ok(earlier) => expect_same(rows, &earlier, note)?,
         // Nothing to resume: from the beginning.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
         Err(error) => return Err(error).with_context(|| note_path.display().to_string()),
     }
     format.count(file).with_context(|| rows.display().to_string())
+}
+
+/// Compares what was asked for in an earlier run with what is asked for now.
+fn expect_same(rows: &Path, earlier: &str, now: &str) -> anyhow::Result<()> {
+    let parse = |note: &str| serde_json::from_str::<Map<String, Value>>(note).unwrap_or_default();
+    let (earlier, now) = (parse(earlier), parse(now));
+    let show = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
+    for key in now.keys().chain(earlier.keys()) {
+        let (before, is) = (earlier.get(key), now.get(key));
+        if before != is {
+            let rows = rows.display();
+            bail!("--resume: expected the {key} of {rows}, {}, found {}", show(before), show(is));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -297,7 +430,8 @@ mod tests {
         let json = Format::Json { top_k: None };
         assert_eq!(count(&json, "{}\n{}\n{\"la"), (2, 6));
         assert_eq!(count(&json, ""), (0, 0));
-        let csv = Format::Csv { labels: vec!["a".to_owned(), "b".to_owned()] };
+        let labels = vec!["a".to_owned(), "b".to_owned()];
+        let csv = Format::Csv(Table { labels, may_abstain: false, kept: Vec::new(), has_errors: false });
         let header = csv.header().unwrap();
         assert_eq!(header, "text,label,score,score a,score b\n");
         let bytes = header.len() as u64;
@@ -309,20 +443,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_carried_through_overwrites_nothing() {
+        let kept = ["id", "label", "input_label", "text"].map(|name| (name.to_owned(), Kind::Text)).to_vec();
+        let table = Table { labels: vec!["a".to_owned()], may_abstain: true, kept, has_errors: true };
+        let columns = "text,label,score,score a,abstained,id,input_input_label,input_label,input_text,error";
+        assert_eq!(table.columns().join(","), columns);
+    }
+
+    #[test]
     fn a_file_appears_when_it_is_complete_and_only_the_same_work_is_resumed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         let json = || Format::Json { top_k: None };
         let files = || fs::read_dir(folder.path()).unwrap().count();
-        let (mut output, done) = Output::open(&path, json(), "work", true).unwrap();
+        let work = "{\"work\": 1, \"rest\": 2}";
+        let (mut output, done) = Output::open(&path, json(), work, true).unwrap();
         assert_eq!(done, 0);
         output.writer.write_all(b"{}\n{\"half").unwrap();
-        assert!(Output::open(&path, json(), "work", true).err().unwrap().to_string().contains("another nimbert"));
+        assert!(Output::open(&path, json(), work, true).err().unwrap().to_string().contains("another nimbert"));
         let rows = output.abandon().unwrap();
         assert!(rows.exists() && !path.exists());
-        let other = Output::open(&path, json(), "other work", true).err().unwrap();
-        assert!(other.to_string().contains("other work"), "{other}");
-        let (mut output, done) = Output::open(&path, json(), "work", true).unwrap();
+        let other = Output::open(&path, json(), "{\"work\": 3, \"rest\": 2}", true).err().unwrap().to_string();
+        assert!(
+            other.contains("--resume: expected the work of ") && other.ends_with(".partial, 1, found 3"),
+            "{other}"
+        );
+        let (mut output, done) = Output::open(&path, json(), work, true).unwrap();
         assert_eq!(done, 1);
         output.writer.write_all(b"[]\n").unwrap();
         output.finish().unwrap();
@@ -330,7 +476,7 @@ mod tests {
         File::open(&path).unwrap().read_to_string(&mut content).unwrap();
         assert_eq!((content.as_str(), files()), ("{}\n[]\n", 1));
         // Without a result there is nothing to keep.
-        let (output, _) = Output::open(&path, json(), "work", false).unwrap();
+        let (output, _) = Output::open(&path, json(), work, false).unwrap();
         assert_eq!((output.abandon(), files()), (None, 1));
     }
 }

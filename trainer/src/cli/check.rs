@@ -1,20 +1,23 @@
 //! `nimbert-train check`: faults of labelled text that no error reports.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write},
     path::PathBuf,
 };
 
-use nimbert::{Tokenizer, bundle::CONFIG};
+use nimbert::Tokenizer;
 use nimbert_trainer::{
     check::{CheckInput, CheckRow, Finding, Severity, TokenCounts, check},
     dataset::{Dataset, Row},
     hub,
-    model::EncoderConfig,
-    prepare::{Source, Sources, open_tokenizer},
+    model::ModelFolder,
+    prepare::{Source, Sources},
 };
 use rayon::prelude::*;
 use serde_json::json;
+
+use super::ColumnArgs;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -24,7 +27,7 @@ Examples:
 
 With --base, texts are also tokenized: what is cut, and what the model has no token for. fit makes the same check.")]
 pub(super) struct Args {
-    /// Labelled text: .csv or .tsv with a header, .jsonl, or .parquet
+    /// Labelled text: .csv or .tsv with a header, .jsonl or .json, or .parquet; also as .gz or .zst
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Rows by which the best epoch is to be chosen
@@ -34,7 +37,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     test_data: Vec<PathBuf>,
     #[command(flatten)]
-    columns: super::ColumnArgs,
+    columns: ColumnArgs,
     /// The base model whose tokenizer reads the texts: a folder, or a name on the hub
     #[arg(long, value_name = "DIR|NAME")]
     base: Option<String>,
@@ -51,29 +54,41 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         None => None,
         Some(base) => {
             let folder = hub::resolve(base, None, io::IsTerminal::is_terminal(&io::stderr()))?;
-            let config = EncoderConfig::open(&folder.join(CONFIG))?;
-            Some(open_tokenizer(&folder, args.max_length, None, &config)?)
+            Some(ModelFolder::open(&folder)?.open_tokenizer(args.max_length, None)?)
         }
     };
     let counter = tokenizer.as_ref().map(TokenCounter::new).transpose()?;
     let columns = args.columns.columns();
-    let train = Dataset::open(&args.data, &columns)?;
+    let mut train = Dataset::open(&args.data, &columns)?;
+    train.write_numbers_in_one_way();
+    let labels: BTreeSet<String> = train.rows.iter().flat_map(|row| row.labels.iter().cloned()).collect();
     let mut held_out = Vec::new();
     for (split, files) in [("validation", &args.validation_data), ("test", &args.test_data)] {
         if !files.is_empty() {
-            held_out.push((split, Dataset::open(files, &columns)?));
+            let mut dataset = Dataset::open(files, &columns)?;
+            dataset.write_numbers_as(&labels);
+            held_out.push((split, dataset));
         }
     }
     let input = CheckInput {
         train: check_rows(&train, counter.as_ref()),
         held_out: held_out.iter().map(|(split, dataset)| (*split, check_rows(dataset, counter.as_ref()))).collect(),
         max_length: counter.as_ref().map(|_| args.max_length),
+        multi_label: args.columns.multi_label,
+        label_columns: args.columns.label_columns.clone(),
+        respelled: train.respelled.clone(),
     };
     let findings = check(&input);
     let rows = train.rows.len() + held_out.iter().map(|(_, dataset)| dataset.rows.len()).sum::<usize>();
+    let skipped: Vec<&String> =
+        train.skipped.iter().chain(held_out.iter().flat_map(|(_, dataset)| &dataset.skipped)).collect();
     let mut out = io::stdout().lock();
     if args.json {
-        return Ok(writeln!(out, "{}", json!({ "rows": rows, "findings": findings }))?);
+        let skipped = skipped.len();
+        return Ok(writeln!(out, "{}", json!({ "rows": rows, "skipped": skipped, "findings": findings }))?);
+    }
+    if let [first, ..] = skipped.as_slice() {
+        writeln!(out, "{} rows in which something is missing were left out, the first at {first}", skipped.len())?;
     }
     for finding in &findings {
         writeln!(out, "{finding}")?;
@@ -116,6 +131,7 @@ pub(super) fn warnings(
     sources: &Sources,
     tokenizer: &Tokenizer,
     max_length: Option<usize>,
+    columns: &ColumnArgs,
 ) -> anyhow::Result<Vec<String>> {
     let counter = TokenCounter::new(tokenizer)?;
     let rows = |split: &[Source]| -> Vec<CheckRow<'_>> {
@@ -126,6 +142,9 @@ pub(super) fn warnings(
         train: rows(&sources.train),
         held_out: vec![("validation", rows(&sources.validation)), ("test", rows(&sources.test))],
         max_length,
+        multi_label: columns.multi_label,
+        label_columns: columns.label_columns.clone(),
+        respelled: sources.datasets[0].respelled.clone(),
     };
     let is_shown = |finding: &Finding| finding.severity >= Severity::Warning;
     let line = |finding: Finding| finding.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ");

@@ -16,7 +16,7 @@ Example:
 pub(super) struct Args {
     /// The bundle's folder
     bundle: PathBuf,
-    /// Labelled text: .csv or .tsv with a header, .jsonl, or .parquet
+    /// Labelled text: .csv or .tsv with a header, .jsonl or .json, or .parquet; also as .gz or .zst
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     #[command(flatten)]
@@ -39,7 +39,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let decision = classifier.bundle().decision();
     let dataset = Dataset::open(&args.data, &args.columns.columns_of(decision.problem_type))?;
     // The bundle's labels are in the order of their ids, which may be any.
-    let expected = dataset.label_ids(labels)?;
+    let targets = dataset.targets(labels)?;
+    dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
     let bar = ProgressBar::new(dataset.rows.len() as u64);
     let mut scores = Vec::with_capacity(dataset.rows.len());
     let mut abstained = 0;
@@ -51,26 +52,37 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         bar.inc(rows.len() as u64);
     }
     bar.finish_and_clear();
-    let expected: Vec<&[u32]> = expected.iter().map(Vec::as_slice).collect();
+    let expected: Vec<&[u32]> = targets.iter().map(|target| target.ids.as_slice()).collect();
     let metrics = Metrics::new(labels, &decision, &expected, &scores);
     let mut out = io::stdout().lock();
     if args.json {
         let mut json = serde_json::to_value(&metrics)?;
         json["abstained"] = abstained.into();
+        json["skipped"] = dataset.skipped.len().into();
+        json["counting"] = args.columns.counting().into();
         return Ok(writeln!(out, "{json}")?);
     }
-    writeln!(out, "accuracy {:.4}, macro F1 {:.4} on {} rows", metrics.accuracy, metrics.macro_f1, metrics.rows)?;
+    // A figure that is not defined is a dash.
+    let figure = |figure: Option<f64>| figure.map_or("–".to_owned(), |figure| format!("{figure:.4}"));
+    let (accuracy, macro_f1) = (metrics.accuracy, figure(metrics.macro_f1));
+    writeln!(out, "accuracy {accuracy:.4}, macro F1 {macro_f1} on {} rows", metrics.rows)?;
     let optional =
         |name: &str, figure: Option<f64>| figure.map_or(String::new(), |figure| format!(", {name} {figure:.4}"));
     let further = [optional("MCC", metrics.mcc), optional("ROC-AUC", metrics.roc_auc)].concat();
-    let (micro, weighted, ece) = (metrics.micro_f1, metrics.weighted_f1, metrics.ece);
-    writeln!(out, "micro F1 {micro:.4}, weighted F1 {weighted:.4}{further}, calibration error {ece:.4}")?;
+    let (micro, weighted, ece) = (figure(metrics.micro_f1), figure(metrics.weighted_f1), metrics.ece);
+    writeln!(out, "micro F1 {micro}, weighted F1 {weighted}{further}, calibration error {ece:.4}")?;
+    args.columns.counting().iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    if let [first, ..] = dataset.skipped.as_slice() {
+        let count = dataset.skipped.len();
+        writeln!(out, "{count} rows in which something is missing were left out, the first at {first}")?;
+    }
     if decision.abstain_threshold.is_some() {
         writeln!(out, "unsure of {abstained} rows, which are counted by the best guess")?;
     }
     writeln!(out, "{:<24}{:>10}{:>10}{:>10}{:>10}", "label", "precision", "recall", "F1", "rows")?;
     for label in &metrics.labels {
-        let figures = format!("{:>10.4}{:>10.4}{:>10.4}{:>10}", label.precision, label.recall, label.f1, label.support);
+        let [precision, recall, f1] = [label.precision, label.recall, label.f1].map(figure);
+        let figures = format!("{precision:>10}{recall:>10}{f1:>10}{:>10}", label.support);
         writeln!(out, "{:<24}{figures}", label.label)?;
     }
     if let Some(confusion) = &metrics.confusion {

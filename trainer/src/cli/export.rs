@@ -5,17 +5,14 @@ use std::{
     path::PathBuf,
 };
 
-use nimbert::{
-    Encoding,
-    bundle::{CONFIG, Provenance, TOKENIZER},
-};
+use nimbert::{Encoding, ProblemType, TruncationSide, bundle::Provenance};
 use nimbert_trainer::{
     dataloader::Example,
     dataset::Dataset,
     export::{Contents, Evidence, ExportData, TRITON_MODEL_NAME, judge, pack, pack_triton},
     hub,
-    model::{EncoderConfig, SequenceClassifier},
-    prepare::{encode_all, open_tokenizer},
+    model::{ModelFolder, SequenceClassifier},
+    prepare::encode_all,
     report,
 };
 
@@ -38,15 +35,19 @@ pub(super) struct Args {
     data: Vec<PathBuf>,
     #[command(flatten)]
     columns: super::ColumnArgs,
-    /// Texts are cut to this many tokens, special ones included
-    #[arg(long, default_value_t = 128, value_name = "TOKENS")]
-    max_length: usize,
+    /// Texts are cut to this many tokens, special ones included [default: what the folder says, else the model's positions;
+    /// 512 at most]
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
     /// What is written: a bundle, or a model repository for Triton with the first graph
     #[arg(long, value_enum, default_value_t = Layout::Bundle)]
     layout: Layout,
     #[command(flatten)]
     export: super::ExportArgs,
 }
+
+/// The most tokens of a text, where nobody says how many: what BERT has positions for.
+const USUAL_MAX_LENGTH: usize = 512;
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Layout {
@@ -58,20 +59,36 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     // Before interrupts are caught: one during a download ends it.
     let folder = hub::resolve(&args.model, None, io::stderr().is_terminal())?;
     let stop = super::stop_on_interrupt()?;
-    let encoder_config = EncoderConfig::open(&folder.join(CONFIG))?;
-    let problem_type = encoder_config.problem_type();
+    let folder = ModelFolder::open(&folder)?;
+    let encoder_config = folder.config.clone();
+    let own = encoder_config.problem_type()?;
+    let problem_type = match (args.columns.multi_label, own) {
+        (true, _) => ProblemType::MultiLabel,
+        (false, own) => own.unwrap_or_default(),
+    };
+    let max_length = args.max_length.unwrap_or_else(|| {
+        let positions = encoder_config.max_tokens().min(USUAL_MAX_LENGTH);
+        folder.max_length.unwrap_or(positions).min(positions)
+    });
     let export_config = args.export.config(problem_type, false)?;
     let labels = encoder_config.own_labels()?;
-    let tokenizer = open_tokenizer(&folder, args.max_length, None, &encoder_config)?;
+    let tokenizer = folder.open_tokenizer(max_length, None)?;
+    let mut out = io::stdout();
+    let side = if folder.truncation_side == TruncationSide::Left { "the beginning" } else { "the end" };
+    write!(out, "{}", report::stage("tokenizer", &format!("longer texts are cut at {side}, to {max_length} tokens")))?;
+    if own.is_some_and(|own| own != problem_type) {
+        write!(out, "{}", report::stage("labels", "any number a text, as --multi-label says; config.json says one"))?;
+    }
     let vocab_size = encoder_config.vocab_size;
-    let (model, load_report) = SequenceClassifier::load(&folder.join("model.safetensors"), encoder_config, &labels, 0)?;
+    let (model, load_report) = SequenceClassifier::load(&folder.weights, encoder_config, &labels, 0)?;
     load_report.expect_trained()?;
     let examples: Vec<Example> = match args.data.is_empty() {
-        true => synthetic(vocab_size, args.max_length),
+        true => synthetic(vocab_size, max_length),
         false => {
             let dataset = Dataset::open(&args.data, &args.columns.columns_of(problem_type))?;
-            let rows = encode_all(&tokenizer, &dataset)?.into_iter().zip(dataset.label_ids(&labels)?);
-            rows.map(|(windows, labels)| Example { windows, labels }).collect()
+            dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
+            let rows = encode_all(&tokenizer, &dataset, &model.config)?.into_iter().zip(dataset.targets(&labels)?);
+            rows.map(|(windows, target)| Example { windows, target }).collect()
         }
     };
     let data = match args.data.is_empty() {
@@ -87,17 +104,23 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         },
     };
     let contents = Contents {
-        tokenizer: folder.join(TOKENIZER),
-        max_length: args.max_length,
+        tokenizer: folder.tokenizer.clone(),
+        max_length,
         stride: None,
+        truncation_side: folder.truncation_side,
+        // Without rows that is only known if it is said.
+        pairs: (args.columns.has_pairs() || !args.data.is_empty()).then_some(args.columns.has_pairs()),
         provenance: Provenance {
             base_model: super::model_name(&args.model),
             data_sha256: None,
             seed: None,
             producer: super::producer(),
         },
-        files: Vec::new(),
     };
+    let cut = examples.iter().filter(|example| example.windows.iter().any(|window| window.truncated)).count();
+    if cut > 0 {
+        write!(out, "{}", report::stage("", &format!("{cut} of {} rows are cut", examples.len())))?;
+    }
     let judged = judge(&model, &data, &export_config, &stop)?;
     write!(io::stdout(), "{}", report::quantization_stages(&judged, export_config.sensitivity))?;
     if args.layout == Layout::Triton {
@@ -120,5 +143,5 @@ fn synthetic(vocab_size: usize, max_length: usize) -> Vec<Example> {
         token_type_ids: vec![0; length(row)],
         truncated: false,
     };
-    (0..ROWS).map(|row| Example { windows: vec![encoding(row)], labels: Vec::new() }).collect()
+    (0..ROWS).map(|row| Example { windows: vec![encoding(row)], target: [].into() }).collect()
 }

@@ -12,8 +12,8 @@ use std::{
 use candle_core::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{
-    Tokenizer,
-    bundle::{self, BundleWriter, CONFIG, Provenance, TOKENIZER},
+    Tokenizer, TruncationSide,
+    bundle::{self, BundleWriter, CONFIG, Provenance},
 };
 use nimbert_trainer::{
     Error,
@@ -23,13 +23,14 @@ use nimbert_trainer::{
     export::{Contents, Evidence, ExportConfig, ExportData, Judged, judge, pack, save_model},
     html, hub,
     loss::{Loss, balanced_weights},
-    model::{EncoderConfig, SequenceClassifier},
+    model::{EncoderConfig, ModelFolder, SequenceClassifier},
     onnx::Storage,
     optimizer::AdamWConfig,
     page::{Run, page},
-    prepare::{DataConfig, Examples, Sources, open_tokenizer, read, tokenize},
+    prepare::{DataConfig, Examples, Sources, read, tokenize},
     report,
     schedule::Curve,
+    scratch::Scratch,
     tensorboard,
     train::{Job, Splits, StepRecord, TrainConfig, Training, train},
 };
@@ -58,7 +59,8 @@ pub(super) struct Args {
     /// Branch, tag or commit of a model on the hub
     #[arg(long, value_name = "NAME")]
     revision: Option<String>,
-    /// Labelled text: .csv or .tsv with a header, .jsonl, or .parquet; several files are read one after the other
+    /// Labelled text: .csv or .tsv with a header, .jsonl or .json, or .parquet; also as .gz or .zst; several files are read
+    /// one after the other
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Choose the best epoch by these files instead of a part of --data
@@ -130,6 +132,9 @@ pub(super) struct Args {
     /// Tokens that two windows share [default: a quarter of --max-length]
     #[arg(long, value_name = "TOKENS")]
     stride: Option<usize>,
+    /// The most windows that a text may have: training takes memory for all of a text's windows at once
+    #[arg(long, default_value_t = 64, value_name = "WINDOWS", value_parser = clap::value_parser!(u16).range(1..))]
+    max_windows: u16,
     /// Keep this many tokens of the vocabulary: those of the data, then the base's most frequent
     #[arg(long, value_name = "TOKENS")]
     trim_vocab: Option<usize>,
@@ -170,6 +175,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     save_model: Option<PathBuf>,
+    /// Where the report goes [default: beside the bundle, OUT.report.html]; it quotes texts, and so is not in the bundle
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    report: Option<PathBuf>,
     /// Also write a TensorBoard event file into this folder
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
@@ -269,8 +278,44 @@ impl Args {
     }
 
     fn checkpoint_path(&self) -> PathBuf {
+        self.beside_bundle("checkpoint")
+    }
+
+    fn report_path(&self) -> PathBuf {
+        self.report.clone().unwrap_or_else(|| self.beside_bundle("report.html"))
+    }
+
+    fn metrics_path(&self) -> PathBuf {
+        self.beside_bundle("metrics.jsonl")
+    }
+
+    fn beside_bundle(&self, extension: &str) -> PathBuf {
         let absolute = std::path::absolute(&self.export.out).unwrap_or_else(|_| self.export.out.clone());
-        absolute.with_added_extension("checkpoint")
+        absolute.with_added_extension(extension)
+    }
+
+    /// Checks that report and metrics can be written, and overwrite nothing that is not to be replaced.
+    fn check_reports(&self) -> anyhow::Result<()> {
+        let unusable = |path: &Path, expected: &str, got: &str| {
+            let (path, expected, got) = (path.to_owned(), expected.to_owned(), got.to_owned());
+            Err(Error::Model { path, expected, got }.into())
+        };
+        let folder = self.report.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            return unusable(folder, "a folder for --report", "none");
+        }
+        if let Some(folder) = self.report.as_deref().filter(|path| path.is_dir()) {
+            return unusable(folder, "a file for --report", "a folder");
+        }
+        if self.export.overwrite || self.resume {
+            return Ok(());
+        }
+        for path in [self.report_path(), self.metrics_path()] {
+            if path.exists() {
+                return unusable(&path, "no file yet", "a file; --overwrite replaces it");
+            }
+        }
+        Ok(())
     }
 
     /// What must be the same for a run to be resumed.
@@ -288,8 +333,9 @@ struct Work<'a> {
     compute: Compute,
     export_config: ExportConfig,
     stride: Option<usize>,
+    truncation_side: TruncationSide,
     /// Where tokenizers of trimmed models lie.
-    scratch: tempfile::TempDir,
+    scratch: Scratch,
     stop: &'a AtomicBool,
     /// Where the run leaves its state; none: nowhere.
     checkpoints: Option<CheckpointConfig>,
@@ -318,14 +364,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let compute = args.compute()?;
     let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
     check_save_model(args)?;
+    args.check_reports()?;
     // Before interrupts are caught: one during a download ends it.
     let base = hub::resolve(&args.base, args.revision.as_deref(), io::stderr().is_terminal())?;
     let stop = super::stop_on_interrupt()?;
 
-    let encoder_config = EncoderConfig::open(&base.join(CONFIG))?;
-    let tokenizer = open_tokenizer(&base, args.max_length, stride, &encoder_config)?;
+    let folder = ModelFolder::open(&base)?;
+    let encoder_config = folder.config.clone();
+    let tokenizer = folder.open_tokenizer(args.max_length, stride)?;
     let sources = read(&data_config)?;
-    let scratch = tempfile::tempdir()?;
+    let scratch = Scratch::new()?;
     let mut work = Work {
         args,
         sources,
@@ -333,6 +381,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         compute,
         export_config,
         stride,
+        truncation_side: folder.truncation_side,
         scratch,
         stop: &stop,
         checkpoints: None,
@@ -341,16 +390,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     work.train_config.loss.class_weights =
         args.class_weights.as_deref().map(|text| class_weights(text, &work)).transpose()?;
     work.train_config.loss.validate(work.sources.labels.len())?;
-    let examples = tokenize(&work.sources, &tokenizer)?;
+    let examples = tokenize(&work.sources, &tokenizer, &encoder_config, args.max_windows.into())?;
     tell(&report::data_stages(&work.sources, &examples, &data_config, args.max_length));
     let cut_at = stride.is_none().then_some(args.max_length);
-    let warnings = super::check::warnings(&work.sources, &tokenizer, cut_at)?;
+    let mut warnings = super::check::warnings(&work.sources, &tokenizer, cut_at, &args.columns)?;
     warnings.iter().for_each(|warning| tell(&report::stage("check", warning)));
+    args.columns.counting().iter().for_each(|line| tell(&report::stage("figures", line)));
+    // In the report they stand with the warnings: what figures are of, and what was left out.
+    warnings.extend(args.columns.counting().into_iter().chain(work.sources.notes.clone()));
     tell(&report::example(&work.sources, &examples, &tokenizer, encoder_config.pad_token_id));
 
-    let weights = base.join("model.safetensors");
-    let (model, load_report) = SequenceClassifier::load(&weights, encoder_config, &work.sources.labels, args.seed)?;
-    let mut candidate = Candidate { model, tokenizer: base.join(TOKENIZER), examples };
+    let (model, load_report) =
+        SequenceClassifier::load(&folder.weights, encoder_config, &work.sources.labels, args.seed)?;
+    let mut candidate = Candidate { model, tokenizer: folder.tokenizer.clone(), examples };
     work.check_smaller(&candidate, target_size)?;
     if let Some(size) = args.trim_vocab {
         let before = candidate.model.config.vocab_size;
@@ -363,7 +415,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     tell(&report::model_stages(&candidate.model, &load_report, &candidate.examples, args.batch_size));
     tell(&report::training_stage(&work.train_config, candidate.examples.train.len()));
-    work.checkpoints = work.main_checkpoints(&weights)?;
+    work.checkpoints = work.main_checkpoints(&folder)?;
     let trained = work.train(&candidate, None, work.checkpoints.as_ref())?;
     let Trained { mut training, records } = trained;
     // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
@@ -395,19 +447,26 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         tokenizer: candidate.tokenizer.clone(),
         max_length: args.max_length,
         stride,
+        truncation_side: folder.truncation_side,
+        pairs: Some(args.columns.has_pairs()),
         provenance: Provenance {
             base_model: super::model_name(&args.base),
             data_sha256: Some(work.sources.data_sha256()?),
             seed: Some(args.seed),
             producer: super::producer(),
         },
-        files: vec![("metrics.jsonl", metrics), ("report.html", html::render(&page(run)))],
     };
+    let report = html::render(&page(run));
     if let Some(folder) = &args.tensorboard {
         tensorboard::write(folder, &records)?;
     }
     let bundle = pack(&candidate.model, judged, &contents, &work.export_config, &args.export.out, &stop)?;
     tell(&report::bundle_stages(&bundle));
+    // Beside the bundle: they hold texts that were trained on, which are not to be shipped.
+    for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
+        write_whole(&path, &content)?;
+        tell(&report::stage("", &path.display().to_string()));
+    }
     match training.stopped {
         Some(reason) => {
             super::message(&format!("epoch {} was packed as {}", training.best, args.export.out.display()));
@@ -460,7 +519,7 @@ fn check_save_model(args: &Args) -> anyhow::Result<()> {
 fn class_weights(text: &str, work: &Work<'_>) -> Result<Vec<f32>, Error> {
     let labels = &work.sources.labels;
     if text == "balanced" {
-        let rows = work.sources.train.iter().map(|source| source.labels.as_slice());
+        let rows = work.sources.train.iter().map(|source| source.target.ids.as_slice());
         return Ok(balanced_weights(work.train_config.loss.problem_type, rows, labels.len()));
     }
     let named: Option<Vec<(&str, f32)>> = text
@@ -472,16 +531,18 @@ fn class_weights(text: &str, work: &Work<'_>) -> Result<Vec<f32>, Error> {
     match weights {
         Some(weights) if named.is_some_and(|named| named.len() == weights.len()) => Ok(weights),
         _ => {
-            let example = labels.iter().map(|label| format!("{label}=1")).collect::<Vec<_>>().join(",");
+            let mut example = labels.iter().take(3).map(|label| format!("{label}=1")).collect::<Vec<_>>().join(",");
+            example += if labels.len() > 3 { ",…" } else { "" };
             let expected = format!("balanced, or a weight for each label, such as {example}");
-            Err(Error::Setting { setting: "--class-weights", expected, got: text.to_owned() })
+            let got = text.chars().take(80).collect();
+            Err(Error::Setting { setting: "--class-weights", expected, got })
         }
     }
 }
 
 impl Work<'_> {
     /// Where the run leaves its state. One that is there already is resumed, or replaced where that was asked for.
-    fn main_checkpoints(&self, weights: &Path) -> anyhow::Result<Option<CheckpointConfig>> {
+    fn main_checkpoints(&self, folder: &ModelFolder) -> anyhow::Result<Option<CheckpointConfig>> {
         let args = self.args;
         if args.no_checkpoint {
             return Ok(None);
@@ -497,7 +558,7 @@ impl Work<'_> {
             tell(&report::stage("resume", "no checkpoint: from the beginning"));
         }
         let mut settings = args.settings();
-        settings.insert("the weights of --base".to_owned(), bundle::sha256_file(weights)?.into());
+        settings.insert("the weights of --base".to_owned(), folder.weights_sha256()?.into());
         let files = self.sources.datasets.iter().flat_map(|dataset| &dataset.files);
         for file in files {
             settings.insert(format!("the content of {}", file.display()), bundle::sha256_file(file)?.into());
@@ -532,11 +593,12 @@ impl Work<'_> {
             trim_vocabulary(&candidate.model, &candidate.tokenizer, &counts, size)?;
         let path = self.scratch.path().join(format!("tokenizer-{size}.json"));
         std::fs::write(&path, json.to_string()).map_err(|reason| Error::Io { path: path.clone(), reason })?;
-        let mut tokenizer = Tokenizer::open(&path, self.args.max_length)?;
+        let mut tokenizer = Tokenizer::open(&path, self.args.max_length)?.with_truncation_side(self.truncation_side);
         if let Some(stride) = self.stride {
             tokenizer = tokenizer.with_stride(stride)?;
         }
-        Ok(Candidate { model, examples: tokenize(&self.sources, &tokenizer)?, tokenizer: path })
+        let examples = tokenize(&self.sources, &tokenizer, &model.config, self.args.max_windows.into())?;
+        Ok(Candidate { model, examples, tokenizer: path })
     }
 
     /// Trains with a progress bar, and prints the table by epoch.
@@ -573,6 +635,10 @@ impl Work<'_> {
             records.push(record.clone());
         });
         bar.finish_and_clear();
+        if let (Err(Error::NothingTrained { .. }), Some(checkpoints)) = (&result, checkpoints) {
+            // There is nothing to go on from. What cannot be removed is named by the next run.
+            let _ = std::fs::remove_file(&checkpoints.path);
+        }
         let training = result?;
         let steps: Vec<StepRecord> = records.iter().filter_map(step).collect();
         tell(&report::loss_chart(&steps));
@@ -608,7 +674,8 @@ impl Work<'_> {
 
     fn save_model(&self, candidate: &Candidate) -> Result<(), Error> {
         let Some(folder) = &self.args.save_model else { return Ok(()) };
-        save_model(&candidate.model, self.export_config.problem_type, &candidate.tokenizer, folder)?;
+        let cut = (self.args.max_length, self.truncation_side);
+        save_model(&candidate.model, self.export_config.problem_type, &candidate.tokenizer, cut, folder)?;
         tell(&report::stage("model", &format!("{}: the trained model, fp32", folder.display())));
         Ok(())
     }
@@ -635,6 +702,16 @@ impl Work<'_> {
             ),
         ]
     }
+}
+
+/// Writes a file under another name and puts it in its place.
+fn write_whole(path: &Path, content: &str) -> Result<(), Error> {
+    let partial = path.with_added_extension(format!("partial-{}", std::process::id()));
+    std::fs::write(&partial, content).and_then(|()| std::fs::rename(&partial, path)).map_err(|reason| {
+        // The error that is being reported says more than one of removing what may not be there.
+        let _ = std::fs::remove_file(&partial);
+        Error::Io { path: path.to_owned(), reason }
+    })
 }
 
 /// Prints a part of the report. That nobody reads it, or that the disk is full, must not cost the training.

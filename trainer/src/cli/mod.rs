@@ -17,8 +17,13 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use nimbert::ProblemType;
-use nimbert_trainer::{Error, dataset::Columns, export::VariantKind, onnx::Calibration};
+use nimbert::{ProblemType, rows::ReadOptions};
+use nimbert_trainer::{
+    Error,
+    dataset::{Columns, OnMissing},
+    export::VariantKind,
+    onnx::Calibration,
+};
 
 /// Fine-tunes BERT text classifiers and exports them as bundles for nimbert.
 #[derive(Parser)]
@@ -64,12 +69,34 @@ struct ColumnArgs {
     /// Column (or key) of the second text, to classify pairs
     #[arg(long, value_name = "NAME")]
     text_pair_column: Option<String>,
-    /// A row may have any number of labels: a list, or a string of them
+    /// A column for each label instead, in the order of the ids: with 0 and 1 (--multi-label), else with shares that sum to
+    /// 1, such as several people's votes
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with = "label_column")]
+    label_columns: Vec<String>,
+    /// A row may have any number of labels: a list (of JSON, or as Python writes one), or a string of them
     #[arg(long)]
     multi_label: bool,
     /// What stands between labels in a string
     #[arg(long, default_value_t = ',', value_name = "CHARACTER")]
     label_separator: char,
+    /// Column (or key) of how much each row counts in training
+    #[arg(long, value_name = "NAME")]
+    weight_column: Option<String>,
+    /// What a row does whose text, label or weight is missing (nothing, null, or a word for it such as NaN or None): error,
+    /// skip (it is left out and counted), or keep (such a word is a label's name)
+    #[arg(long, value_enum, default_value_t = OnMissingArg::Error)]
+    on_missing: OnMissingArg,
+    #[command(flatten)]
+    #[serde(flatten)]
+    read: ReadOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum OnMissingArg {
+    Error,
+    Skip,
+    Keep,
 }
 
 impl ColumnArgs {
@@ -93,7 +120,27 @@ impl ColumnArgs {
             label: self.label_column.clone(),
             problem_type,
             separator: self.label_separator,
+            label_columns: self.label_columns.clone(),
+            weight: self.weight_column.clone(),
+            on_missing: match self.on_missing {
+                OnMissingArg::Error => OnMissing::Error,
+                OnMissingArg::Skip => OnMissing::Skip,
+                OnMissingArg::Keep => OnMissing::Keep,
+            },
+            read: self.read.clone(),
         }
+    }
+
+    /// What figures count, where rows have weights or shares.
+    fn counting(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(column) = &self.weight_column {
+            lines.push(format!("figures count every row once; {column} is its weight in training and in no figure"));
+        }
+        if !self.label_columns.is_empty() && !self.multi_label {
+            lines.push("figures count a row by the label with its largest share (of equals, the first)".to_owned());
+        }
+        lines
     }
 }
 

@@ -1,35 +1,50 @@
-//! Labelled texts from files: CSV, TSV, JSON Lines or Parquet. Every error names file and line.
+//! Labelled texts from files. How files are read is [`nimbert::rows`]; here is what their rows mean. Every error names file
+//! and line.
 
-mod delimited;
-mod json_lines;
-mod parquet;
+mod label;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
-use nimbert::{ProblemType, TextInput};
+use nimbert::{
+    ProblemType, TextInput,
+    rows::{self, BadRow, ReadOptions, Reader, RowsError, Value},
+};
 
-use crate::error::{Error, Result};
+use self::label::NoLabel;
+pub use self::label::OnMissing;
+use crate::{
+    error::{Error, Result},
+    loss::Target,
+};
 
 /// A labelled text as it stands in its file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// The text.
     pub text: String,
     /// The second text, where the task is to classify pairs.
     pub pair: Option<String>,
-    /// The labels: one, or any number where [`Columns::problem_type`] allows it.
+    /// The labels: one (of several with shares, the one with the largest), or any number where
+    /// [`Columns::problem_type`] allows it.
     pub labels: Vec<String>,
+    /// How sure each label is, in the order of [`Columns::label_columns`]: numbers that sum to 1. None where one label is
+    /// sure.
+    pub shares: Option<Vec<f32>>,
+    /// How much the row counts in training; 1 where no column says so.
+    pub weight: f32,
     /// The file, as an index into [`Dataset::files`].
     pub file: usize,
     /// The line on which the row begins, or the row of a Parquet file, counted from 1.
     pub line: u64,
+    /// Whether a quoted field runs over lines that could be rows of their own.
+    pub may_hold_rows: bool,
 }
 
 /// The rows of one file or several.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// The files.
     pub files: Vec<PathBuf>,
@@ -37,22 +52,36 @@ pub struct Dataset {
     pub rows: Vec<Row>,
     /// How many columns (keys of a JSON object: those of the first row) the first file has.
     pub columns: usize,
+    /// Rows that were left out since something was missing: where they stand.
+    pub skipped: Vec<String>,
+    /// Numbers that stood there in another way than they are written here, such as 1.0 for 1.
+    pub respelled: BTreeMap<String, String>,
     problem_type: ProblemType,
+    label_columns: Vec<String>,
 }
 
-/// The columns that matter, and how labels are read.
+/// The columns that matter, and how they are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
     /// The texts.
     pub text: String,
     /// The second texts, where the task is to classify pairs.
     pub pair: Option<String>,
-    /// The labels.
+    /// The labels, where one column has their names.
     pub label: String,
+    /// A column for each label instead: with 0 and 1 where a row may have any number of labels, else with shares that sum
+    /// to 1. Empty: `label`.
+    pub label_columns: Vec<String>,
+    /// How much each row counts in training; none: all alike.
+    pub weight: Option<String>,
     /// Whether a row has one label or any number of them.
     pub problem_type: ProblemType,
     /// What stands between labels in one string, where a row may have several. A list needs no separator.
     pub separator: char,
+    /// What becomes of a row in which something is missing.
+    pub on_missing: OnMissing,
+    /// How files are read.
+    pub read: ReadOptions,
 }
 
 impl Default for Columns {
@@ -61,8 +90,12 @@ impl Default for Columns {
             text: "text".to_owned(),
             pair: None,
             label: "label".to_owned(),
+            label_columns: Vec::new(),
+            weight: None,
             problem_type: ProblemType::SingleLabel,
             separator: ',',
+            on_missing: OnMissing::default(),
+            read: ReadOptions::default(),
         }
     }
 }
@@ -73,18 +106,37 @@ impl<'a> From<&'a Row> for TextInput<'a> {
     }
 }
 
+/// The shares of a row's labels may differ from 1 by this much in sum: they are written with few digits.
+const SHARE_TOLERANCE: f64 = 0.01;
+/// Sums of larger weights would not be exact enough in 32 bits.
+const WEIGHT_MAX: f64 = 1e9;
+/// A message lists at most this many labels.
+const LABELS_SHOWN: usize = 10;
+
 impl Dataset {
-    /// Reads `files`, one after the other. A name's ending tells the format: `.csv`, `.tsv`, `.jsonl`, `.ndjson` or
-    /// `.parquet`.
+    /// Reads `files`, one after the other.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Data`] with line and column for what cannot be read as labelled text.
     pub fn open(files: &[PathBuf], columns: &Columns) -> Result<Self> {
-        let mut dataset =
-            Self { files: files.to_vec(), rows: Vec::new(), columns: 0, problem_type: columns.problem_type };
+        let names: BTreeSet<&String> = columns.label_columns.iter().collect();
+        if !names.is_empty() && (names.len() < 2 || names.len() < columns.label_columns.len()) {
+            let expected = "two or more different columns; of a label alone, one for its opposite too";
+            return Err(Error::setting("--label-columns", expected, columns.label_columns.join(",")));
+        }
+        let mut dataset = Self {
+            files: files.to_vec(),
+            rows: Vec::new(),
+            columns: 0,
+            skipped: Vec::new(),
+            respelled: BTreeMap::new(),
+            problem_type: columns.problem_type,
+            label_columns: columns.label_columns.clone(),
+        };
+        let mut bits = Bits::default();
         for (file, path) in files.iter().enumerate() {
             let before = dataset.rows.len();
-            let width = FileReader { path, file, columns }.read(&mut dataset.rows)?;
+            let width = FileReader { path, file, columns }.read(&mut dataset, &mut bits)?;
             if dataset.rows.len() == before {
                 return Err(data_error(path, None, "at least one row", "none"));
             }
@@ -92,7 +144,51 @@ impl Dataset {
                 dataset.columns = width;
             }
         }
+        bits.expect_names(&dataset)?;
+        if columns.weight.is_some() && dataset.rows.iter().all(|row| row.weight == 0.0) {
+            return Err(data_error(&files[0], None, "a weight above 0 in some row", "none"));
+        }
         Ok(dataset)
+    }
+
+    /// If all labels are numbers, 1.0 and 1 are the same one: for the rows that say which labels there are. Those of other
+    /// files are found by [`Dataset::targets`] however they are written.
+    pub fn write_numbers_in_one_way(&mut self) {
+        if !self.label_columns.is_empty() {
+            return;
+        }
+        let labels: BTreeSet<&String> = self.rows.iter().flat_map(|row| &row.labels).collect();
+        let numbers: Option<Vec<_>> =
+            labels.into_iter().map(|label| Some((label.clone(), label::canonical_number(label)?))).collect();
+        let Some(numbers) = numbers else { return };
+        self.respelled = numbers.into_iter().filter(|(label, number)| label != number).collect();
+        for label in self.rows.iter_mut().flat_map(|row| &mut row.labels) {
+            if let Some(number) = self.respelled.get(label) {
+                label.clone_from(number);
+            }
+        }
+    }
+
+    /// Writes numbers as `labels` do, where a label is none of them as it stands.
+    pub fn write_numbers_as(&mut self, labels: &BTreeSet<String>) {
+        let by_number = by_number(labels.iter().map(String::as_str));
+        for label in self.rows.iter_mut().flat_map(|row| &mut row.labels).filter(|label| !labels.contains(*label)) {
+            let number = label::canonical_number(label);
+            if let Some(spelling) = number.and_then(|number| by_number.get(&number).copied().flatten()) {
+                spelling.clone_into(label);
+            }
+        }
+    }
+
+    /// What to say of quoted fields that may hold rows of their own, if there are any.
+    pub fn doubt(&self) -> Option<String> {
+        let rows: Vec<&Row> = self.rows.iter().filter(|row| row.may_hold_rows).collect();
+        let first = self.place(rows.first()?);
+        let what = "a quoted field that runs over lines which look like rows of their own; is a quote missing?";
+        Some(format!(
+            "{} rows have {what} The first is at {first} (--quoting none takes quotes as characters)",
+            rows.len()
+        ))
     }
 
     /// Where a row stands: `reviews.csv:17`.
@@ -105,7 +201,8 @@ impl Dataset {
         self.files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
     }
 
-    /// The different labels, sorted: a label's place is its id.
+    /// The different labels: a label's place is its id. They are sorted, as numbers if all are, or in the order of the
+    /// columns where each has one.
     ///
     /// # Errors
     /// [`Error::Data`] if there is one label only, or if a label of rows that have one each is there once: it can be
@@ -117,6 +214,9 @@ impl Dataset {
                 counts.entry(label).or_insert((0, row)).0 += 1;
             }
         }
+        if !self.label_columns.is_empty() {
+            return Ok(self.label_columns.clone());
+        }
         if counts.len() < 2 {
             let got = counts.keys().next().map_or("none".to_owned(), |label| format!("{label:?} in all rows"));
             return Err(data_error(&self.files[0], None, "at least two different labels", got));
@@ -127,35 +227,92 @@ impl Dataset {
             let got = format!("one row with label {label:?}");
             return Err(data_error(&self.files[row.file], Some(row.line), expected, got));
         }
-        Ok(counts.into_keys().map(str::to_owned).collect())
+        let mut labels: Vec<String> = counts.into_keys().map(str::to_owned).collect();
+        let number = |label: &String| label::canonical_number(label)?.parse::<f64>().ok();
+        if labels.iter().all(|label| number(label).is_some()) {
+            labels.sort_by(|a, b| number(a).partial_cmp(&number(b)).expect("numbers are finite"));
+        }
+        Ok(labels)
     }
 
-    /// Each row's labels as ids into `labels`, ascending.
+    /// What each row should be answered with, by ids into `labels`.
     ///
     /// # Errors
     /// [`Error::Data`] for the first row with another label.
-    pub fn label_ids(&self, labels: &[String]) -> Result<Vec<Vec<u32>>> {
+    pub fn targets(&self, labels: &[String]) -> Result<Vec<Target>> {
         let ids: BTreeMap<&str, u32> = labels.iter().map(String::as_str).zip(0..).collect();
-        let row_ids = |row: &Row| {
-            let id = |label: &String| {
-                ids.get(label.as_str()).copied().ok_or_else(|| {
-                    let expected = format!("one of the labels {}", labels.join(", "));
-                    data_error(&self.files[row.file], Some(row.line), &expected, format!("{label:?}"))
-                })
-            };
-            let mut ids = row.labels.iter().map(id).collect::<Result<Vec<u32>>>()?;
+        if let Some(missing) = labels.iter().find(|label| !self.label_columns.contains(label))
+            && !self.label_columns.is_empty()
+        {
+            let got = format!("none for {missing:?}");
+            return Err(Error::setting("--label-columns", "a column for each label of the model", got));
+        }
+        let by_number = by_number(labels.iter().map(String::as_str));
+        let numbered = |label: &str| by_number.get(&label::canonical_number(label)?).copied().flatten();
+        let id = |label: &String, row: &Row| {
+            let found = ids.get(label.as_str()).or_else(|| ids.get(numbered(label)?));
+            found.copied().ok_or_else(|| {
+                let mut known = labels.iter().take(LABELS_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+                if labels.len() > LABELS_SHOWN {
+                    known += &format!(" and {} more", labels.len() - LABELS_SHOWN);
+                }
+                let expected = format!("one of the labels {known}");
+                data_error(&self.files[row.file], Some(row.line), &expected, format!("{label:?}"))
+            })
+        };
+        let target = |row: &Row| {
+            let mut ids = row.labels.iter().map(|label| id(label, row)).collect::<Result<Vec<u32>>>()?;
             ids.sort_unstable();
             ids.dedup();
-            Ok(ids)
+            let shares = match &row.shares {
+                None => None,
+                Some(shares) => {
+                    let mut by_id = vec![0.0; labels.len()];
+                    for (label, share) in self.label_columns.iter().zip(shares) {
+                        by_id[id(label, row)? as usize] = *share;
+                    }
+                    Some(by_id)
+                }
+            };
+            Ok(Target { ids, shares, weight: row.weight })
         };
-        self.rows.iter().map(row_ids).collect()
+        self.rows.iter().map(target).collect()
     }
 }
 
-/// What a label column may hold.
-enum LabelField {
-    One(String),
-    List(Vec<String>),
+/// The labels that are numbers, by the one way in which they are written; none where two are the same number.
+fn by_number<'a>(labels: impl Iterator<Item = &'a str>) -> BTreeMap<String, Option<&'a str>> {
+    let mut by_number = BTreeMap::new();
+    for label in labels {
+        if let Some(number) = label::canonical_number(label) {
+            by_number.entry(number).and_modify(|label| *label = None).or_insert(Some(label));
+        }
+    }
+    by_number
+}
+
+/// Lists of zeros and ones: names of two labels, or a place for each label. The latter have one length in all rows.
+#[derive(Default)]
+struct Bits {
+    first: Option<(usize, usize)>,
+    is_other: bool,
+}
+
+impl Bits {
+    fn see(&mut self, row: usize, labels: &label::Labels) {
+        match (labels.is_bits, self.first) {
+            (false, _) => self.is_other = true,
+            (true, None) => self.first = Some((row, labels.names.len())),
+            (true, Some((_, length))) => self.is_other |= labels.names.len() != length,
+        }
+    }
+
+    fn expect_names(&self, dataset: &Dataset) -> Result<()> {
+        let (Some((row, _)), false) = (self.first, self.is_other) else { return Ok(()) };
+        let row = &dataset.rows[row];
+        let (expected, got) = label::bad_bits(&row.labels);
+        Err(data_error(&dataset.files[row.file], Some(row.line), &expected, got))
+    }
 }
 
 /// Reads one file.
@@ -168,65 +325,180 @@ struct FileReader<'a> {
 
 impl FileReader<'_> {
     /// Appends the file's rows and returns its number of columns.
-    fn read(self, rows: &mut Vec<Row>) -> Result<usize> {
-        let extension = self.path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        match extension.as_str() {
-            "csv" => self.delimited(&read_utf8(self.path)?, b',', rows),
-            "tsv" => self.delimited(&read_utf8(self.path)?, b'\t', rows),
-            "jsonl" | "ndjson" => self.json_lines(&read_utf8(self.path)?, rows),
-            "parquet" => self.parquet(rows),
-            _ => {
-                let expected = "a name that ends in .csv, .tsv, .jsonl, .ndjson or .parquet";
-                Err(data_error(self.path, None, expected, self.path.display().to_string()))
+    fn read(self, dataset: &mut Dataset, bits: &mut Bits) -> Result<usize> {
+        let columns = self.columns;
+        let reader = Reader::open_any(self.path, &columns.read).map_err(|error| self.rows_error(error))?;
+        let mut wanted = vec![columns.text.clone()];
+        let expect =
+            |column: &String, option: &str| reader.expect_column(column, option).map_err(|bad| self.bad_row(bad));
+        expect(&columns.text, "--text-column")?;
+        for (column, option) in [(&columns.pair, "--text-pair-column"), (&columns.weight, "--weight-column")] {
+            if let Some(column) = column {
+                expect(column, option)?;
+                wanted.push(column.clone());
             }
+        }
+        let (labels, option) = match columns.label_columns.as_slice() {
+            [] => (std::slice::from_ref(&columns.label), "--label-column"),
+            labels => (labels, "--label-columns"),
+        };
+        for label in labels {
+            expect(label, option)?;
+            wanted.push(label.clone());
+        }
+        let class_names = reader.class_names(&columns.label).map(<[String]>::to_vec);
+        let mut width = reader.columns().map_or(0, <[String]>::len);
+        for row in reader.rows(Some(wanted)) {
+            let row = row.map_err(|error| self.rows_error(error))?;
+            width = if width == 0 { row.columns.len() } else { width };
+            match self.row(&row, class_names.as_deref()) {
+                Ok((row, labels)) => {
+                    if let Some(labels) = labels {
+                        bits.see(dataset.rows.len(), &labels);
+                    }
+                    dataset.rows.push(row);
+                }
+                Err(Unusable::Missing(_)) if columns.on_missing == OnMissing::Skip => {
+                    dataset.skipped.push(format!("{}:{}", self.path.display(), row.line));
+                }
+                Err(Unusable::Missing(error) | Unusable::Bad(error)) => return Err(error),
+            }
+        }
+        Ok(width)
+    }
+
+    /// A row, and its labels as they stand there where they are a list.
+    fn row(
+        self,
+        row: &rows::Row,
+        class_names: Option<&[String]>,
+    ) -> std::result::Result<(Row, Option<label::Labels>), Unusable> {
+        let columns = self.columns;
+        let bad = |expected: &str, got: String| Unusable::Bad(data_error(self.path, Some(row.line), expected, got));
+        let missing = |what: &str, got: String| {
+            let expected = format!("{what} (--on-missing skip leaves such rows out)");
+            Unusable::Missing(data_error(self.path, Some(row.line), &expected, got))
+        };
+        let field = |column: &str, option: &str| -> std::result::Result<&Value, Unusable> {
+            row.field(column, option, "").map_err(|error| Unusable::Bad(self.bad_row(error)))
+        };
+        let text = |column: &str, option: &str| match field(column, option)? {
+            Value::Null => Err(missing("a text", format!("null as {column:?}"))),
+            value => rows::text(value).ok_or_else(|| bad(&format!("a string as {column:?}"), value.to_string())),
+        };
+        let unusable = |no_label: NoLabel, what: &str| match no_label {
+            NoLabel::Missing(got) => missing(what, got),
+            NoLabel::Bad(expected, got) => bad(&expected, got),
+        };
+        let content = text(&columns.text, "--text-column")?;
+        let pair = columns.pair.as_deref().map(|pair| text(pair, "--text-pair-column")).transpose()?;
+        let weight = match &columns.weight {
+            None => 1.0,
+            Some(column) => {
+                let value = field(column, "--weight-column")?;
+                let weight = label::share(value, columns.on_missing).map_err(|error| unusable(error, "a weight"))?;
+                if weight > WEIGHT_MAX {
+                    return Err(bad(&format!("a weight of at most {WEIGHT_MAX:e}"), weight.to_string()));
+                }
+                weight as f32
+            }
+        };
+        let (mut shares, mut listed) = (None, None);
+        let labels = match (columns.label_columns.is_empty(), columns.problem_type) {
+            (true, problem_type) => {
+                let value = field(&columns.label, "--label-column")?;
+                let named = class_names.map(|names| with_names(value, names)).transpose();
+                let named = named.map_err(|error| unusable(error, "a label"))?;
+                let value = named.as_ref().unwrap_or(value);
+                match problem_type {
+                    ProblemType::SingleLabel => {
+                        let label = label::single(value, columns.on_missing);
+                        vec![label.map_err(|error| unusable(error, "a label"))?]
+                    }
+                    ProblemType::MultiLabel => {
+                        let labels = label::multiple(value, columns.separator, columns.on_missing);
+                        let labels = labels.map_err(|error| unusable(error, "labels"))?;
+                        let names = labels.names.clone();
+                        listed = Some(labels);
+                        names
+                    }
+                }
+            }
+            (false, ProblemType::MultiLabel) => {
+                let mut labels = Vec::new();
+                for column in &columns.label_columns {
+                    let value = field(column, "--label-columns")?;
+                    let holds = label::bit(value, columns.on_missing);
+                    if holds.map_err(|error| unusable(error, &format!("0 or 1 as {column:?}")))? {
+                        labels.push(column.clone());
+                    }
+                }
+                labels
+            }
+            (false, ProblemType::SingleLabel) => {
+                let mut values = Vec::new();
+                for column in &columns.label_columns {
+                    let value = field(column, "--label-columns")?;
+                    let share = label::share(value, columns.on_missing);
+                    values.push(share.map_err(|error| unusable(error, &format!("a share as {column:?}")))?);
+                }
+                let sum: f64 = values.iter().sum();
+                if (sum - 1.0).abs() > SHARE_TOLERANCE {
+                    let expected = "shares of the labels that sum to 1 (any number of labels a row: --multi-label)";
+                    return Err(bad(expected, format!("a sum of {sum}")));
+                }
+                let largest = (0..values.len()).fold(0, |best, id| if values[id] > values[best] { id } else { best });
+                let is_sure = values.iter().enumerate().all(|(id, share)| *share == f64::from(u8::from(id == largest)));
+                shares = (!is_sure).then(|| values.iter().map(|share| (share / sum) as f32).collect());
+                vec![columns.label_columns[largest].clone()]
+            }
+        };
+        let (file, line, may_hold_rows) = (self.file, row.line, row.may_hold_rows);
+        Ok((Row { text: content, pair, labels, shares, weight, file, line, may_hold_rows }, listed))
+    }
+
+    fn rows_error(self, error: RowsError) -> Error {
+        match error {
+            RowsError::Bad(bad) => self.bad_row(bad),
+            RowsError::Io { reason, .. } => Error::io(self.path, reason),
+            other => data_error(self.path, None, "rows", other.to_string()),
         }
     }
 
-    fn row(self, line: u64, text: String, pair: Option<String>, label: LabelField) -> Result<Row> {
-        let fail = |expected: &str, got: &str| Err(data_error(self.path, Some(line), expected, got));
-        let labels = match (self.columns.problem_type, label) {
-            (ProblemType::SingleLabel, LabelField::List(_)) => {
-                return fail("one label", "a list of them (see --multi-label)");
-            }
-            (ProblemType::SingleLabel, LabelField::One(label)) if label.trim().is_empty() => {
-                return fail("a label", "an empty one");
-            }
-            (ProblemType::SingleLabel, LabelField::One(label)) => vec![label],
-            (ProblemType::MultiLabel, LabelField::One(labels)) => labels
-                .split(self.columns.separator)
-                .map(|label| label.trim().to_owned())
-                .filter(|label| !label.is_empty())
-                .collect(),
-            (ProblemType::MultiLabel, LabelField::List(labels)) => labels,
-        };
-        Ok(Row { text, pair, labels, file: self.file, line })
+    fn bad_row(self, bad: BadRow) -> Error {
+        let BadRow { line, column, expected, got, .. } = bad;
+        Error::Data { path: self.path.to_owned(), line, column, expected, got }
+    }
+}
+
+/// Why a row is none.
+enum Unusable {
+    Missing(Error),
+    Bad(Error),
+}
+
+/// The class that a number stands for; of a list, each of them. -1 is how `datasets` writes that there is none.
+fn with_names(value: &Value, names: &[String]) -> std::result::Result<Value, NoLabel> {
+    match value {
+        Value::Array(elements) => {
+            Ok(elements.iter().map(|element| with_names(element, names)).collect::<std::result::Result<_, _>>()?)
+        }
+        Value::Number(number) if number.as_i64() == Some(-1) => {
+            Err(NoLabel::Missing("-1, which stands for no class".to_owned()))
+        }
+        Value::Number(number) => match number.as_u64().and_then(|id| names.get(id as usize)) {
+            Some(name) => Ok(Value::String(name.clone())),
+            None => Err(NoLabel::Bad(
+                format!("a class below {}, as the file's metadata says", names.len()),
+                value.to_string(),
+            )),
+        },
+        other => Ok(other.clone()),
     }
 }
 
 fn data_error(path: &Path, line: Option<u64>, expected: &str, got: impl Into<String>) -> Error {
     Error::Data { path: path.to_owned(), line, column: None, expected: expected.to_owned(), got: got.into() }
-}
-
-/// The file as text, without a byte order mark.
-fn read_utf8(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let bytes = error.into_bytes();
-        let before = &bytes[..valid];
-        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
-        Error::Data {
-            path: path.to_owned(),
-            line: Some(before.iter().filter(|&&byte| byte == b'\n').count() as u64 + 1),
-            column: Some((valid - line_start) as u64 + 1),
-            expected: "UTF-8".to_owned(),
-            got: format!("the byte 0x{:02x}", bytes[valid]),
-        }
-    })?;
-    match text.strip_prefix('\u{feff}') {
-        Some(rest) => Ok(rest.to_owned()),
-        None => Ok(text),
-    }
 }
 
 #[cfg(test)]
@@ -241,7 +513,16 @@ mod tests {
     }
 
     fn row(text: &str, label: &str, line: u64) -> Row {
-        Row { text: text.to_owned(), pair: None, labels: vec![label.to_owned()], file: 0, line }
+        Row {
+            text: text.to_owned(),
+            pair: None,
+            labels: vec![label.to_owned()],
+            shares: None,
+            weight: 1.0,
+            file: 0,
+            line,
+            may_hold_rows: false,
+        }
     }
 
     #[test]
@@ -270,13 +551,14 @@ mod tests {
     #[test]
     fn errors_name_line_and_column() {
         assert_eq!(failure("x.csv", b"text,label\na,b\nonly one\n"), (Some(3), None, "1".into()));
-        assert_eq!(failure("x.csv", b"text,label\na,b\nc,\xff\n"), (Some(3), Some(3), "the byte 0xff".into()));
+        assert_eq!(
+            failure("x.csv", b"text,label\na,b\nc,\xff\n"),
+            (Some(3), Some(3), "the byte 0xff, which is \"ÿ\" in windows-1252 (see --encoding)".into())
+        );
         assert_eq!(failure("x.csv", b"text,class\na,b\n"), (Some(1), None, "the columns text, class".into()));
         assert_eq!(failure("x.csv", b"text,label\na,b\nc, \n"), (Some(3), None, "an empty one".into()));
-        assert_eq!(
-            failure("x.csv", b"label,text\na,5\" pipe\nb,\"open\na,c\n"),
-            (Some(3), None, "the end of the file".into())
-        );
+        let (line, _, got) = failure("x.csv", b"label,text\na,5\" pipe\nb,\"open\na,c\n");
+        assert!(line == Some(3) && got.starts_with("the end of the file"), "{got}");
         assert_eq!(failure("x.csv", b""), (None, None, "an empty file".into()));
         assert_eq!(failure("x.csv", b"text,label\n"), (None, None, "none".into()));
         assert_eq!(failure("x.jsonl", b"{\"text\": \"a\"}\n"), (Some(1), None, "the keys text".into()));
@@ -290,6 +572,107 @@ mod tests {
         let Err(Error::Data { line, .. }) = labels(b"text,label\n1,b\n2,a\n3,b\n") else { panic!("one row of a") };
         assert_eq!(line, Some(3));
         assert!(labels(b"text,label\n1,b\n2,b\n").is_err());
+    }
+
+    fn ids(dataset: &Dataset, labels: &[String]) -> Vec<Vec<u32>> {
+        dataset.targets(labels).unwrap().into_iter().map(|target| target.ids).collect()
+    }
+
+    fn open_as(name: &str, content: &str, columns: &Columns) -> Result<Dataset> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        Dataset::open(&[path], columns)
+    }
+
+    #[test]
+    fn numeric_labels_are_written_in_one_way_and_sorted_as_numbers() {
+        let mut dataset = open("x.csv", b"text,label\na,10\nb,2.0\nc,2\nd,10.0\n").unwrap();
+        dataset.write_numbers_in_one_way();
+        assert_eq!(dataset.labels().unwrap(), ["2", "10"]);
+        assert_eq!(dataset.respelled, BTreeMap::from([("10.0".into(), "10".into()), ("2.0".into(), "2".into())]));
+        let dataset = open("x.jsonl", b"{\"text\": \"a\", \"label\": 0.0}\n{\"text\": \"b\", \"label\": 0}").unwrap();
+        assert!(dataset.rows.iter().all(|row| row.labels == ["0"]));
+        // Among names, a number is a name.
+        let mut dataset = open("x.csv", b"text,label\na,1.0\nb,1\nc,one\n").unwrap();
+        dataset.write_numbers_in_one_way();
+        // Rows of another file are found however they are written, where that is clear.
+        let mut test = open("x.csv", b"text,label\na,1.0\nb,2\n").unwrap();
+        let labels = ["1", "2.0", "x"].map(str::to_owned);
+        assert_eq!(ids(&test, &labels), [vec![0], vec![1]]);
+        assert!(test.targets(&["1", "1.00", "2"].map(str::to_owned)).is_err());
+        test.write_numbers_as(&labels.into());
+        assert_eq!((test.rows[0].labels[0].as_str(), test.rows[1].labels[0].as_str()), ("1", "2.0"));
+        assert_eq!((dataset.rows[0].labels[0].as_str(), dataset.respelled.len()), ("1.0", 0));
+    }
+
+    #[test]
+    fn rows_in_which_something_is_missing_are_errors_or_left_out_and_counted() {
+        let content = "{\"text\": \"a\", \"label\": null}\n{\"text\": null, \"label\": \"x\"}\n{\"text\": \"b\", \"label\": \"NaN\"}\n\
+                       {\"text\": \"c\", \"label\": \"x\"}\n";
+        let Err(Error::Data { line, expected, .. }) = open("x.jsonl", content.as_bytes()) else { panic!("a null") };
+        assert_eq!((line, expected.as_str()), (Some(1), "a label (--on-missing skip leaves such rows out)"));
+        let skip = Columns { on_missing: OnMissing::Skip, ..Columns::default() };
+        let dataset = open_as("x.jsonl", content, &skip).unwrap();
+        assert_eq!((dataset.rows.len(), dataset.rows[0].line, dataset.skipped.len()), (1, 4, 3));
+        assert!(dataset.skipped[2].ends_with("x.jsonl:3"));
+    }
+
+    #[test]
+    fn a_column_a_label_with_bits_or_shares() {
+        let label_columns = ["toxic", "insult"].map(str::to_owned).to_vec();
+        let bits = Columns {
+            label_columns: label_columns.clone(),
+            problem_type: ProblemType::MultiLabel,
+            ..Columns::default()
+        };
+        let dataset = open_as("x.csv", "text,toxic,insult\na,0,0\nb,1,0.0\nc,1,true\n", &bits).unwrap();
+        assert_eq!(ids(&dataset, &dataset.labels().unwrap()), [vec![], vec![0], vec![0, 1]]);
+        let error = open_as("x.csv", "text,toxic,insult\na,0.5,0\n", &bits).unwrap_err().to_string();
+        assert!(error.contains("x.csv:2: expected 0 or 1, found 0.5"), "{error}");
+        let shares = Columns { label_columns, weight: Some("w".to_owned()), ..Columns::default() };
+        let dataset = open_as("x.csv", "text,toxic,insult,w\na,0.25,0.75,2\nb,1,0,0\n", &shares).unwrap();
+        let labels = ["insult", "toxic"].map(str::to_owned);
+        let targets = dataset.targets(&labels).unwrap();
+        assert_eq!(targets[0], Target { ids: vec![0], shares: Some(vec![0.75, 0.25]), weight: 2.0 });
+        assert_eq!(targets[1], Target { ids: vec![1], shares: None, weight: 0.0 });
+        for (content, part) in [
+            ("text,toxic,insult,w\na,1,1,1\n", "a sum of 2"),
+            ("text,toxic,insult,w\na,1,0,-1\n", "a number of 0 or more, found \"-1\""),
+            ("text,toxic,insult,w\na,1,0,0\n", "a weight above 0 in some row"),
+            ("text,toxic,insult,w\na,1,0,1e39\n", "a weight of at most 1e9"),
+            ("text,toxic,insult,w\na,1,0,\n", "a weight (--on-missing skip"),
+            ("text,toxic,w\na,1,0\n", "a column \"insult\" (see --label-columns)"),
+        ] {
+            let error = open_as("x.csv", content, &shares).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn label_columns_are_all_of_the_labels() {
+        let columns = |names: &[&str]| Columns {
+            label_columns: names.iter().map(|name| (*name).to_owned()).collect(),
+            problem_type: ProblemType::MultiLabel,
+            ..Columns::default()
+        };
+        let open = |names: &[&str]| open_as("x.csv", "text,a,b\nx,1,0\n", &columns(names));
+        for names in [&["a"][..], &["a", "a"]] {
+            let error = open(names).unwrap_err().to_string();
+            assert!(error.contains("--label-columns: expected two or more different columns"), "{error}");
+        }
+        let labels = ["a", "b", "c"].map(str::to_owned);
+        let error = open(&["a", "b"]).unwrap().targets(&labels).unwrap_err().to_string();
+        assert!(error.contains("a column for each label of the model, found none for \"c\""), "{error}");
+    }
+
+    #[test]
+    fn zeros_and_ones_are_no_names() {
+        let several = Columns { problem_type: ProblemType::MultiLabel, ..Columns::default() };
+        let open = |content: &str| open_as("x.jsonl", content, &several);
+        let error = open("{\"text\": \"a\", \"label\": [0, 1]}\n{\"text\": \"b\", \"label\": [1, 0]}\n").unwrap_err();
+        assert!(error.to_string().contains("x.jsonl:1") && error.to_string().contains("--label-columns"), "{error}");
+        assert!(open("{\"text\": \"a\", \"label\": [0, 1]}\n{\"text\": \"b\", \"label\": [3]}\n").is_ok());
     }
 
     #[test]
@@ -314,7 +697,7 @@ mod tests {
         let dataset = Dataset::open(&files, &columns).unwrap();
         let labels = dataset.labels().unwrap();
         assert_eq!(labels, ["a", "b", "c"]);
-        assert_eq!(dataset.label_ids(&labels).unwrap(), [vec![0, 1], vec![], vec![1, 2]]);
+        assert_eq!(ids(&dataset, &labels), [vec![0, 1], vec![], vec![1, 2]]);
         assert_eq!(dataset.rows[2].pair.as_deref(), Some("so"));
         assert!(dataset.place(&dataset.rows[2]).ends_with("y.jsonl:1"));
         // Lists are refused where a row has one label.

@@ -32,6 +32,24 @@ pub const BATCH_TOLERANCE: f32 = 1e-4;
 /// the device computes as one; in 11 bits, or before a quantization, that moves a logit by more.
 pub const FOREIGN_BATCH_TOLERANCE: f32 = 1e-2;
 
+/// What can be done about a graph that computes something else: it is a fault of this program, or numbers that are too
+/// large for the format.
+const FAULT: &str = "this should not happen: please report it with the base model's name";
+/// What can be done about int8 that loses too much.
+const INT8_ADVICE: &str = "--precision fp32 ships the graph without integers, and --verbose shows which activation costs \
+                           most; with more rows a difference says more";
+const FP16_ADVICE: &str = "--variants without this graph, or with cpu-fp32, ships what is exact";
+
+fn advice(kind: VariantKind) -> &'static str {
+    match kind.precision() {
+        Precision::Fp32 => FAULT,
+        Precision::Fp16 => FP16_ADVICE,
+        _ => INT8_ADVICE,
+    }
+}
+
+/// Logits of a row that a message shows: of many labels, those that differ most.
+const LOGITS_SHOWN: usize = 4;
 /// Rows that a message shows.
 const SHOWN: usize = 3;
 
@@ -57,7 +75,16 @@ impl Pair<'_> {
         rows.sort_by(|a, b| distance(*b).total_cmp(&distance(*a)));
         let show = |row: &usize| {
             let (logits, reference) = (&self.logits[*row], &self.reference[*row]);
-            format!("{} {} has {logits:.4?} instead of {reference:.4?}", self.split, row + 1)
+            if logits.len() <= LOGITS_SHOWN {
+                return format!("{} {} has {logits:.4?} instead of {reference:.4?}", self.split, row + 1);
+            }
+            let mut ids: Vec<usize> = (0..logits.len()).collect();
+            let distance = |id: usize| (logits[id] - reference[id]).abs();
+            ids.sort_by(|a, b| distance(*b).total_cmp(&distance(*a)));
+            ids.truncate(LOGITS_SHOWN);
+            let [logits, reference] =
+                [logits, reference].map(|values| ids.iter().map(|&id| values[id]).collect::<Vec<_>>());
+            format!("{} {}, labels {ids:?}, has {logits:.4?} instead of {reference:.4?}", self.split, row + 1)
         };
         rows.iter().take(SHOWN).map(show).collect::<Vec<_>>().join("; ")
     }
@@ -77,6 +104,23 @@ pub(super) fn logits(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>)
             check: format!("logits of {kind}"),
             expected: format!("a {what} difference of at most {bound:.1e}"),
             got: format!("{figure:.1e}; {}", pair.worst()),
+            advice: advice(kind),
+        }),
+    }
+}
+
+/// A graph whose last layer was divided answers what it answered before, divided. Rounded weights of fp16 are rounded once
+/// more; integers and their products are the same.
+pub(super) fn folded(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>) -> Result<()> {
+    let tolerance = if kind.precision() == Precision::Fp16 { FP16_TOLERANCE } else { FP32_TOLERANCE };
+    let bound = tolerance * comparison.max_logit.max(1.0);
+    match comparison.max_logit_difference <= bound {
+        true => Ok(()),
+        false => Err(Error::Gate {
+            check: format!("{kind} with its temperature"),
+            expected: format!("logits within {bound:.1e}"),
+            got: format!("{:.1e}; {}", comparison.max_logit_difference, pair.worst()),
+            advice: FAULT,
         }),
     }
 }
@@ -91,6 +135,7 @@ pub(super) fn batch_invariance(kind: VariantKind, comparison: &Comparison, pair:
             check: format!("{kind} in batches against single texts"),
             expected: format!("logits within {bound:.1e}"),
             got: format!("{:.1e}; {}", comparison.max_logit_difference, pair.worst()),
+            advice: advice(kind),
         }),
     }
 }
@@ -112,6 +157,7 @@ pub(super) fn accuracy(kind: VariantKind, [fp32_hits, hits]: [usize; 2], max_dro
                 points(lost),
                 pair.worst()
             ),
+            advice: advice(kind),
         }),
     }
 }
@@ -146,6 +192,7 @@ pub(super) fn operators(kind: VariantKind, graph: &ModelProto, layers: usize) ->
             check: format!("operators of {kind}"),
             expected: format!("{expected} of {names}"),
             got: format!("{found}; the graph has {counts:?}"),
+            advice: FAULT,
         }),
     }
 }
@@ -187,6 +234,15 @@ mod tests {
         assert!(gate(2e-4, 5.0).is_ok());
         let message = gate(f32::NAN, 5.0).unwrap_err().to_string();
         assert!(message.contains("logits of cpu-fp32") && message.contains("test row 1 has [NaN"), "{message}");
+    }
+
+    #[test]
+    fn of_many_labels_a_message_shows_few() {
+        let (mut logits, reference) = ([vec![0.0f32; 5000]], [vec![0.0f32; 5000]]);
+        logits[0][4321] = 9.0;
+        let message = accuracy(KIND, [50, 1], 1.0, pair(&logits, &reference)).unwrap_err().to_string();
+        assert!(message.contains("test row 1, labels [4321, ") && message.len() < 700, "{message}");
+        assert!(message.contains("--precision fp32"), "{message}");
     }
 
     #[test]

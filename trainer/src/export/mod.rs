@@ -2,6 +2,7 @@
 
 mod calibration;
 mod gates;
+mod tokenizer_config;
 mod triton;
 mod variant;
 
@@ -12,7 +13,7 @@ use std::{
 };
 
 use nimbert::{
-    Batch, Decision, Encoding, ProblemType, Session, SessionOptions,
+    Batch, Decision, Encoding, ProblemType, Session, SessionOptions, TruncationSide,
     bundle::{
         Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, MODEL, Manifest, Provenance, TOKENIZER, Variant,
     },
@@ -26,6 +27,7 @@ use crate::{
     model::SequenceClassifier,
     onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
     report::percent,
+    scratch::Scratch,
     train::undecided,
 };
 
@@ -33,6 +35,7 @@ pub use calibration::Sensitivity;
 pub use gates::{
     BATCH_TOLERANCE, FOREIGN_BATCH_TOLERANCE, FP16_TOLERANCE, FP32_TOLERANCE, INT8_TOLERANCE, operator_counts,
 };
+use tokenizer_config::{TokenizerSettings, tokenizer_config};
 pub use triton::{MODEL_NAME as TRITON_MODEL_NAME, pack_triton};
 pub use variant::VariantKind;
 
@@ -88,7 +91,7 @@ impl<'a> Evidence<'a> {
         Self {
             split,
             texts: examples.iter().map(|example| example.windows.as_slice()).collect(),
-            labels: Some(examples.iter().map(|example| example.labels.as_slice()).collect()),
+            labels: Some(examples.iter().map(|example| example.target.ids.as_slice()).collect()),
         }
     }
 }
@@ -114,10 +117,12 @@ pub struct Contents {
     pub max_length: usize,
     /// Tokens that windows share; none: texts are truncated.
     pub stride: Option<usize>,
+    /// At which end longer texts are cut.
+    pub truncation_side: TruncationSide,
+    /// Whether the classifier reads pairs of texts; none: not known.
+    pub pairs: Option<bool>,
     /// Where the model comes from.
     pub provenance: Provenance,
-    /// Further files, by name.
-    pub files: Vec<(&'static str, String)>,
 }
 
 /// Graphs that have been found good enough, and what was measured.
@@ -127,6 +132,8 @@ pub struct Judged {
     graphs: Vec<(VariantKind, ModelProto)>,
     /// The figures that admit the default.
     pub acceptance: Acceptance,
+    /// By what its logits are divided already.
+    pub temperature: f32,
     /// How its logits become an answer.
     pub decision: Decision,
     /// What was measured of each graph: fp32, then the others that ship.
@@ -194,7 +201,7 @@ pub fn judge(
         return Err(Error::setting("--variants", expected, VariantKind::TensorrtInt8));
     }
     // Graphs are tried outside of the bundle: what has not been judged is not in it.
-    let scratch = tempfile::tempdir().map_err(|error| Error::io(&std::env::temp_dir(), error))?;
+    let scratch = Scratch::new()?;
     let ExportData { evidence, test, calibration_texts } = data;
     let judge = Judge { model, evidence, calibration_texts, config, scratch: scratch.path(), stop };
     let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
@@ -218,21 +225,28 @@ pub fn judge(
         tried.push(variant);
     }
 
+    let kinds: Vec<VariantKind> = tried.iter().map(|tried| tried.kind).collect();
+    let place = |kind: VariantKind| kinds.iter().position(|other| *other == kind).expect("every kind was tried");
+    let default = place(config.variants[0]);
+    let mut decision = match (&evidence.labels, evidence.split) {
+        (Some(labels), "validation") => {
+            calibrate(config.problem_type, &tried[default].logits, labels, config.abstain_precision)
+        }
+        _ => undecided(config.problem_type),
+    };
+    // Whoever runs the graph gets these scores: what would be left to do is in its last layer.
+    let temperature = std::mem::replace(&mut decision.temperature, 1.0);
+    if temperature != 1.0 {
+        for variant in &mut tried {
+            judge.fold(variant, observations, temperature)?;
+        }
+    }
     let mut variants = Vec::new();
     for variant in &mut tried {
         variants.push(judge.figures(variant)?);
     }
-    let kinds: Vec<VariantKind> = tried.iter().map(|tried| tried.kind).collect();
-    let place = |kind: VariantKind| kinds.iter().position(|other| *other == kind).expect("every kind was tried");
-    let default = place(config.variants[0]);
     let test_logits = test.as_ref().map(|test| judge.logits(&mut tried[default].session, &test.texts)).transpose()?;
     let (fp32, shipped) = (&tried[0], &tried[default]);
-    let decision = match (&evidence.labels, evidence.split) {
-        (Some(labels), "validation") => {
-            calibrate(config.problem_type, &shipped.logits, labels, config.abstain_precision)
-        }
-        _ => undecided(config.problem_type),
-    };
     let difference = compare(&shipped.logits, &fp32.logits);
     let acceptance = Acceptance {
         split: evidence.split.to_owned(),
@@ -249,7 +263,18 @@ pub fn judge(
         graphs.push((kind, std::mem::take(&mut tried[place(kind)].graph)));
     }
     let Quantization { calibration, sensitivity, in_fp32, .. } = quantization.unwrap_or_default();
-    Ok(Judged { graphs, acceptance, decision, variants, calibration, sensitivity, in_fp32, logits, test_logits })
+    Ok(Judged {
+        graphs,
+        acceptance,
+        temperature,
+        decision,
+        variants,
+        calibration,
+        sensitivity,
+        in_fp32,
+        logits,
+        test_logits,
+    })
 }
 
 /// How activations are quantized.
@@ -295,7 +320,7 @@ impl Judge<'_> {
 
     /// Builds a graph and tries it.
     fn tried(&self, kind: VariantKind, observations: Option<&Observations>, reference: &[Vec<f32>]) -> Result<Tried> {
-        self.tried_graph(kind, kind.build(self.model, observations, self.config.storage)?, reference)
+        self.tried_graph(kind, kind.build(self.model, observations, self.config.storage, 1.0)?, reference)
     }
 
     fn tried_graph(&self, kind: VariantKind, graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
@@ -317,6 +342,25 @@ impl Judge<'_> {
             gates::accuracy(*kind, [fp32_hits, *hits], self.config.max_accuracy_drop, pair)?;
         }
         self.invariance_gate(tried)
+    }
+
+    /// Builds a graph that was found good enough again, its last layer divided by `temperature`, and compares what it
+    /// answers: the same logits, divided.
+    fn fold(&self, tried: &mut Tried, observations: Option<&Observations>, temperature: f32) -> Result<()> {
+        let Tried { kind, comparison, .. } = tried;
+        let graph = kind.build(self.model, observations, self.config.storage, temperature)?;
+        let divided: Vec<Vec<f32>> =
+            tried.logits.iter().map(|logits| logits.iter().map(|logit| logit / temperature).collect()).collect();
+        let folded = self.tried_graph(*kind, graph, &divided)?;
+        gates::folded(
+            *kind,
+            &folded.comparison,
+            gates::Pair { logits: &folded.logits, reference: &divided, split: self.evidence.split },
+        )?;
+        let max_logit_difference = comparison.max_logit_difference / temperature;
+        let comparison = Comparison { max_logit_difference, ..*comparison };
+        *tried = Tried { comparison, ..folded };
+        Ok(())
     }
 
     /// Its answers in batches must be those of single texts.
@@ -383,12 +427,12 @@ impl Judge<'_> {
         })
     }
 
-    /// The median time of a text alone, over the first few.
+    /// The median time of a text alone, over the first few; of one in very many windows, of the first of them.
     fn milliseconds(&self, session: &mut Session) -> Result<f64> {
         const TEXTS: usize = 21;
         let mut times = Vec::new();
         for text in self.evidence.texts.iter().take(TEXTS) {
-            let batch = Batch::pad(text.iter(), self.model.config.pad_token_id);
+            let batch = Batch::pad(text.iter().take(BATCH_SIZE), self.model.config.pad_token_id);
             let started = Instant::now();
             session.run(&batch)?;
             times.push(started.elapsed().as_secs_f64() * 1e3);
@@ -429,7 +473,10 @@ pub fn pack(
         max_length: contents.max_length,
         variants: variants.collect(),
         stride: contents.stride,
+        truncation_side: contents.truncation_side,
+        pairs: contents.pairs,
         temperature: judged.decision.temperature,
+        folded_temperature: (judged.temperature != 1.0).then_some(judged.temperature),
         abstain_threshold: judged.decision.abstain_threshold,
         label_thresholds: judged.decision.label_thresholds,
         acceptance: judged.acceptance,
@@ -440,6 +487,8 @@ pub fn pack(
         onnx::write_external(graph, &writer.staging().join(&variant.file))?;
     }
     let tokenizer = std::fs::read(&contents.tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
+    let settings = TokenizerSettings::new(&model.config, contents.max_length, contents.truncation_side);
+    let tokenizer_config = tokenizer_config(&tokenizer, &contents.tokenizer, settings)?;
     writer.write(TOKENIZER, tokenizer)?;
     let mut config_json = model.config.classifier_json(&model.labels, config.problem_type);
     if onnx::external_path(&writer.staging().join(MODEL)).exists() {
@@ -447,25 +496,35 @@ pub fn pack(
         config_json.insert("transformers.js_config".into(), serde_json::json!({ "use_external_data_format": true }));
     }
     writer.write(CONFIG, pretty_json(&config_json))?;
-    writer.write(TOKENIZER_CONFIG, tokenizer_config_json(model, contents.max_length))?;
+    writer.write(TOKENIZER_CONFIG, pretty_json(&tokenizer_config))?;
     writer.write("README.md", model_card(model, &manifest))?;
-    for (name, content) in &contents.files {
-        writer.write(name, content)?;
-    }
     check_stop(stop)?;
     Ok(writer.finish(manifest)?)
 }
 
 /// Writes the trained model itself, in fp32, as a Hugging Face folder: `config.json`, `tokenizer.json`,
-/// `model.safetensors`. The folder is made where it is missing.
+/// `tokenizer_config.json`, `model.safetensors`. The folder is made where it is missing. Its scores are those before
+/// calibration.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Tensor`].
-pub fn save_model(model: &SequenceClassifier, problem_type: ProblemType, tokenizer: &Path, out: &Path) -> Result<()> {
+pub fn save_model(
+    model: &SequenceClassifier,
+    problem_type: ProblemType,
+    tokenizer: &Path,
+    (max_length, truncation_side): (usize, TruncationSide),
+    out: &Path,
+) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
     model.parameters().save(&out.join("model.safetensors"))?;
-    std::fs::copy(tokenizer, out.join(TOKENIZER)).map_err(|error| Error::io(tokenizer, error))?;
-    std::fs::write(out.join(CONFIG), config_json(model, problem_type)).map_err(|error| Error::io(out, error))
+    let json = std::fs::read(tokenizer).map_err(|error| Error::io(tokenizer, error))?;
+    let settings = TokenizerSettings::new(&model.config, max_length, truncation_side);
+    let write = |name: &str, content: &[u8]| {
+        std::fs::write(out.join(name), content).map_err(|error| Error::io(&out.join(name), error))
+    };
+    write(TOKENIZER, &json)?;
+    write(TOKENIZER_CONFIG, pretty_json(&tokenizer_config(&json, tokenizer, settings)?).as_bytes())?;
+    write(CONFIG, config_json(model, problem_type).as_bytes())
 }
 
 fn config_json(model: &SequenceClassifier, problem_type: ProblemType) -> String {
@@ -474,14 +533,6 @@ fn config_json(model: &SequenceClassifier, problem_type: ProblemType) -> String 
 
 fn pretty_json(json: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(json).expect("a JSON object has only string keys") + "\n"
-}
-
-/// What transformers and transformers.js want to know of a tokenizer besides `tokenizer.json`.
-fn tokenizer_config_json(model: &SequenceClassifier, max_length: usize) -> String {
-    pretty_json(&serde_json::json!({
-        "tokenizer_class": model.config.tokenizer_class(),
-        "model_max_length": max_length,
-    }))
 }
 
 fn check_stop(stop: &AtomicBool) -> Result<()> {
@@ -586,7 +637,7 @@ mod tests {
     fn judged(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> Result<()> {
         judging(vec![Calibration::MinMax], Storage::Bytes, |judge, trained| {
             let (_, observations) = judge.observe().unwrap();
-            let mut graph = kind.build(judge.model, Some(&observations), Storage::Bytes).unwrap();
+            let mut graph = kind.build(judge.model, Some(&observations), Storage::Bytes, 1.0).unwrap();
             plant(&mut graph);
             let mut tried = judge.tried_graph(kind, graph, trained)?;
             judge.gates(&mut tried, trained, Some(trained.len()))

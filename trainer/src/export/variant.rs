@@ -70,6 +70,7 @@ impl VariantKind {
         model: &SequenceClassifier,
         observations: Option<&Observations>,
         storage: Storage,
+        temperature: f32,
     ) -> Result<ModelProto> {
         let int8 = match (self.is_quantized(), observations) {
             (true, Some(observations)) => Int8::Products(observations),
@@ -80,7 +81,7 @@ impl VariantKind {
             "tensorrt" => Operators::Standard,
             _ => Operators::Microsoft,
         };
-        let graph = onnx::export(model, GraphConfig { operators, int8, storage })?;
+        let graph = onnx::export(model, GraphConfig { operators, int8, storage, temperature })?;
         match self.precision() {
             Precision::Fp16 => onnx::to_fp16(graph),
             _ => Ok(graph),

@@ -12,7 +12,8 @@ pub enum Architecture {
     Distilbert,
     /// ELECTRA's discriminator (Clark et al., arXiv 2003.10555): embeddings of their own width; a dense layer with GELU.
     Electra,
-    /// RoBERTa (Liu et al., arXiv 1907.11692) and XLM-R: positions begin behind the pad token's id; a dense layer with tanh.
+    /// RoBERTa (Liu et al., arXiv 1907.11692), XLM-R and CamemBERT: positions begin behind the pad token's id; a dense layer
+    /// with tanh.
     Roberta,
 }
 
@@ -108,14 +109,14 @@ impl Names {
 
 impl Architecture {
     /// What `model_type` may be.
-    pub const MODEL_TYPES: [&str; 5] = ["bert", "distilbert", "electra", "roberta", "xlm-roberta"];
+    pub const MODEL_TYPES: [&str; 6] = ["bert", "distilbert", "electra", "roberta", "xlm-roberta", "camembert"];
 
     pub(super) fn from_model_type(model_type: &str) -> Option<Self> {
         match model_type {
             "bert" => Some(Self::Bert),
             "distilbert" => Some(Self::Distilbert),
             "electra" => Some(Self::Electra),
-            "roberta" | "xlm-roberta" => Some(Self::Roberta),
+            "roberta" | "xlm-roberta" | "camembert" => Some(Self::Roberta),
             _ => None,
         }
     }
@@ -163,17 +164,6 @@ impl Architecture {
         u32::from(self == Self::Roberta)
     }
 
-    /// transformers' class of the tokenizer.
-    pub(super) fn tokenizer_class(self, model_type: &str) -> &'static str {
-        match self {
-            Self::Bert => "BertTokenizer",
-            Self::Distilbert => "DistilBertTokenizer",
-            Self::Electra => "ElectraTokenizer",
-            Self::Roberta if model_type == "xlm-roberta" => "XLMRobertaTokenizer",
-            Self::Roberta => "RobertaTokenizer",
-        }
-    }
-
     /// transformers' class of a classifier.
     pub(super) fn classifier_class(self, model_type: &str) -> &'static str {
         match self {
@@ -181,6 +171,7 @@ impl Architecture {
             Self::Distilbert => "DistilBertForSequenceClassification",
             Self::Electra => "ElectraForSequenceClassification",
             Self::Roberta if model_type == "xlm-roberta" => "XLMRobertaForSequenceClassification",
+            Self::Roberta if model_type == "camembert" => "CamembertForSequenceClassification",
             Self::Roberta => "RobertaForSequenceClassification",
         }
     }

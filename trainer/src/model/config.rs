@@ -95,6 +95,10 @@ impl EncoderConfig {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
         let not_json = |error: serde_json::Error| Error::model(path, "a Hugging Face config.json", error.to_string());
         let map: serde_json::Map<String, Value> = serde_json::from_str(&text).map_err(not_json)?;
+        if map.get("is_decoder") == Some(&Value::Bool(true)) {
+            let expected = "an encoder, whose tokens see those behind them";
+            return Err(Error::model(path, expected, "is_decoder true"));
+        }
         let json: Json = serde_json::from_value(Value::Object(map.clone())).map_err(not_json)?;
         let expect = |holds: bool, expected: &str, got: &dyn std::fmt::Display| {
             if holds { Ok(()) } else { Err(Error::model(path, expected, got.to_string())) }
@@ -161,11 +165,6 @@ impl EncoderConfig {
         Self { hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0, classifier_dropout: 0.0, ..self }
     }
 
-    /// transformers' class of the tokenizer.
-    pub(crate) fn tokenizer_class(&self) -> &'static str {
-        self.architecture.tokenizer_class(self.model_type())
-    }
-
     fn model_type(&self) -> &str {
         self.json.get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
@@ -191,27 +190,71 @@ impl EncoderConfig {
         json
     }
 
-    /// Whether a trained classifier's texts have one label or any number: what the file says, or one.
-    pub fn problem_type(&self) -> ProblemType {
-        let value = self.json.get("problem_type").cloned().unwrap_or_default();
-        serde_json::from_value(value).unwrap_or_default()
+    /// Whether a trained classifier's texts have one label or any number, where the file says so.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a problem type that is no classification.
+    pub fn problem_type(&self) -> Result<Option<ProblemType>> {
+        match self.json.get("problem_type") {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => serde_json::from_value(value.clone()).map(Some).map_err(|_| {
+                let expected = "a problem_type single_label_classification or multi_label_classification";
+                Error::model(&self.path, expected, value.to_string())
+            }),
+        }
     }
 
     /// The same, for a classifier with `labels`.
     #[must_use]
     pub fn with_labels(self, labels: &[String]) -> Self {
-        let problem_type = self.problem_type();
+        let problem_type = self.problem_type().ok().flatten().unwrap_or_default();
         Self { json: self.classifier_json(labels, problem_type), ..self }
     }
 
-    /// The labels of a trained classifier: those that the file names, or transformers' default of two.
+    /// The labels of a trained classifier: those that the file names, or transformers' names for as many as `num_labels`
+    /// says, which is two where it is missing.
     ///
     /// # Errors
-    /// [`Error::Runtime`] if the ids are not 0, 1, 2, ….
+    /// [`Error::Runtime`] if the ids are not 0, 1, 2, …; [`Error::Model`] for fewer than two labels, or two numbers of them.
     pub fn own_labels(&self) -> Result<Vec<String>> {
-        match self.json.get("id2label") {
-            Some(Value::Object(labels)) => Ok(nimbert::config::labels(&self.path, labels)?),
-            _ => Ok(["LABEL_0", "LABEL_1"].map(str::to_owned).to_vec()),
+        let stated = self.json.get("num_labels").filter(|number| !number.is_null());
+        let stated = match stated.map(|number| number.as_u64().filter(|number| *number < 1 << 20).ok_or(number)) {
+            None => None,
+            Some(Ok(number)) => Some(number as usize),
+            Some(Err(other)) => return Err(Error::model(&self.path, "a number as num_labels", other.to_string())),
+        };
+        let labels = match (self.json.get("id2label"), stated) {
+            (Some(Value::Object(labels)), stated) => {
+                let labels = nimbert::config::labels(&self.path, labels)?;
+                if let Some(stated) = stated.filter(|stated| *stated != labels.len()) {
+                    let expected = format!("num_labels {stated} and as many labels in id2label");
+                    return Err(Error::model(&self.path, expected, labels.len().to_string()));
+                }
+                labels
+            }
+            (Some(Value::Array(labels)), _) => {
+                let ids = labels.iter().enumerate().map(|(id, label)| (id.to_string(), label.clone())).collect();
+                nimbert::config::labels(&self.path, &ids)?
+            }
+            (Some(other), _) if !other.is_null() => {
+                return Err(Error::model(&self.path, "names by id as id2label", other.to_string()));
+            }
+            (_, stated) => (0..stated.unwrap_or(2)).map(|id| format!("LABEL_{id}")).collect(),
+        };
+        if let Some(ids) = self.json.get("label2id").and_then(Value::as_object) {
+            // Names that are only in one of them are left from another head.
+            let differs = |(id, label): &(usize, &String)| ids.get(*label).is_some_and(|other| *other != *id);
+            if let Some((id, label)) = labels.iter().enumerate().find(differs) {
+                let expected = format!("one id of the label {label:?} in id2label and label2id");
+                return Err(Error::model(&self.path, expected, format!("{id} and {}", ids[label])));
+            }
+        }
+        match labels.len() {
+            0 | 1 => {
+                let got = format!("{}: regression models and rerankers give a number, no label", labels.len());
+                Err(Error::model(&self.path, "at least two labels", got))
+            }
+            _ => Ok(labels),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod architecture;
 mod classifier;
 mod config;
+mod folder;
 mod gradients;
 mod parameters;
 
@@ -13,5 +14,6 @@ pub use architecture::Architecture;
 pub(crate) use architecture::Names;
 pub use classifier::{Encoded, Output, SequenceClassifier};
 pub use config::EncoderConfig;
+pub use folder::ModelFolder;
 pub use gradients::{Gradient, Gradients};
 pub use parameters::{LoadReport, Parameters};

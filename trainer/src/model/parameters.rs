@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
-use super::architecture::Names;
+use super::{architecture::Names, folder};
 use crate::{
     error::{Error, Result, first_line},
     ops::{GradientSink, tensor_square_sum},
@@ -120,16 +120,69 @@ impl LoadReport {
     }
 }
 
-/// Reads the tensors of a safetensors file by name, under the names that transformers' classifiers give them.
+/// Reads the tensors of a folder's weights by name, under the names that transformers' classifiers give them. `path` is a
+/// safetensors file, the index of several, or a checkpoint of PyTorch's.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Model`].
 pub(super) fn read_tensors(path: &Path, names: &Names) -> Result<BTreeMap<String, Tensor>> {
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
-    let file = BufferedSafetensors::new(bytes)
-        .map_err(|error| Error::model(path, "a safetensors file", first_line(&error)))?;
-    let load = |name: String| Ok((canonical_name(&name, names), file.load(&name, &Device::Cpu)?));
-    file.tensors().into_iter().map(|(name, _)| load(name)).collect()
+    let files = match path.file_name().and_then(|name| name.to_str()) {
+        Some(folder::PICKLE) => return read_pickle(path, names),
+        Some(folder::SAFETENSORS_INDEX) => folder::shards(path)?,
+        _ => vec![path.to_owned()],
+    };
+    let mut tensors = BTreeMap::new();
+    for path in &files {
+        folder::expect_content(path)?;
+        let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+        let file = BufferedSafetensors::new(bytes)
+            .map_err(|error| Error::model(path, "a safetensors file", first_line(&error)))?;
+        for (name, _) in file.tensors() {
+            let tensor = file
+                .load(&name, &Device::Cpu)
+                .map_err(|error| Error::model(path, format!("floating-point numbers in {name}"), first_line(&error)))?;
+            insert_once(path, &mut tensors, canonical_name(&name, names), tensor)?;
+        }
+    }
+    Ok(tensors)
+}
+
+/// A checkpoint of PyTorch's: a ZIP of tensors, and a pickle that says which is which. candle's reader knows how a tensor
+/// is written there, and refuses everything else: nothing is called or executed.
+fn read_pickle(path: &Path, names: &Names) -> Result<BTreeMap<String, Tensor>> {
+    const ADVICE: &str = "transformers' save_pretrained(…, safe_serialization=True) writes model.safetensors instead";
+    folder::expect_content(path)?;
+    // It is written for checkpoints that are whole: what is cut or changed may make it panic.
+    let read = std::panic::AssertUnwindSafe(|| candle_core::pickle::read_all(path));
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let result = std::panic::catch_unwind(read);
+    std::panic::set_hook(hook);
+    let expected = "a PyTorch checkpoint of tensors";
+    let tensors = match result {
+        Ok(Ok(tensors)) => tensors,
+        Ok(Err(error)) => return Err(Error::model(path, expected, format!("{}; {ADVICE}", first_line(&error)))),
+        Err(_) => {
+            return Err(Error::model(path, expected, format!("one that is broken, or of another kind; {ADVICE}")));
+        }
+    };
+    if tensors.is_empty() {
+        return Err(Error::model(path, expected, format!("none in it; {ADVICE}")));
+    }
+    let mut by_name = BTreeMap::new();
+    for (name, tensor) in tensors {
+        insert_once(path, &mut by_name, canonical_name(&name, names), tensor)?;
+    }
+    Ok(by_name)
+}
+
+/// Two tensors of one name would make one of them vanish.
+fn insert_once(path: &Path, tensors: &mut BTreeMap<String, Tensor>, name: String, tensor: Tensor) -> Result<()> {
+    let expected = format!("one tensor that stands for {name}");
+    match tensors.insert(name, tensor) {
+        None => Ok(()),
+        Some(_) => Err(Error::model(path, expected, "two")),
+    }
 }
 
 /// Takes parameters one after the other out of a set of tensors, and remembers which ones were there.
@@ -184,8 +237,13 @@ impl Loader {
             let expected = format!("floating-point numbers in {name}");
             return Err(Error::model(&self.report.path, expected, format!("{:?}", tensor.dtype())));
         }
+        let tensor = tensor.to_dtype(DType::F32)?;
+        if !tensor_square_sum(&tensor)?.is_finite() {
+            let expected = format!("finite numbers in {name}");
+            return Err(Error::model(&self.report.path, expected, "NaN or infinite ones"));
+        }
         self.report.loaded += 1;
-        self.insert(name, tensor.to_dtype(DType::F32)?)
+        self.insert(name, tensor)
     }
 
     /// The parameter `name`, read where it is there, else normally distributed around 0.

@@ -107,11 +107,14 @@ pub struct GraphConfig<'a> {
     pub int8: Int8<'a>,
     /// How those are stored.
     pub storage: Storage,
+    /// The last layer's weights are divided by it, and so are the logits.
+    pub temperature: f32,
 }
 
 impl GraphConfig<'_> {
     /// fp32 in ONNX Runtime's operators.
-    pub const FP32: Self = Self { operators: Operators::Microsoft, int8: Int8::No, storage: Storage::Bytes };
+    pub const FP32: Self =
+        Self { operators: Operators::Microsoft, int8: Int8::No, storage: Storage::Bytes, temperature: 1.0 };
 }
 
 /// The graph of `model`: inputs `input_ids`, `attention_mask` and, where the architecture has token types,
@@ -747,7 +750,11 @@ impl Exporter<'_> {
         let product = self.product("head/dense", &x, &dense.weight)?;
         let activation = self.encoder().architecture.head_activation();
         let activated = self.activation("head/activated", &product, &dense.bias, activation)?;
-        let output = self.linear(names.head_output)?;
+        let mut output = self.linear(names.head_output)?;
+        if self.config.temperature != 1.0 {
+            let share = 1.0 / f64::from(self.config.temperature);
+            output = Linear { weight: (output.weight * share)?, bias: (output.bias * share)? };
+        }
         let bias = self.builder.floats("logits/bias", &output.bias)?;
         self.product_plus("logits", &activated, &output.weight, &bias)?;
         let labels = self.model.labels.len();

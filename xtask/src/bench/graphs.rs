@@ -63,7 +63,18 @@ fn exported(python: &Path) -> Result<Exported> {
     }
     fs::create_dir_all(workspace(folder))?;
     let nimbert = |arguments: &[&str]| run(&mut command(release_program("nimbert-train"), arguments));
-    let fit = ["fit", "--base", "models/minilm", "--data", &train, "--test-size", "0", "--validation-size", "0"];
+    let fit = [
+        "fit",
+        "--overwrite",
+        "--base",
+        "models/minilm",
+        "--data",
+        &train,
+        "--test-size",
+        "0",
+        "--validation-size",
+        "0",
+    ];
     nimbert(&[&fit[..], &["--no-checkpoint", "--out", &trained, "--save-model", model]].concat())?;
     nimbert(&["export", model, "--data", &train, "--out", ours, "--variants", "cpu-int8,cpu-fp32"])?;
     // Without text there are no ranges: int8 weights, fp32 arithmetic.

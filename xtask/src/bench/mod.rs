@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::{build, command, demo, output, release_program, run, setup, show, workspace};
 
 pub(crate) use graphs::graphs;
-pub(crate) use runtime::runtime;
+pub(crate) use runtime::{Server, runtime, serving_program};
 pub(crate) use tasks::tasks;
 pub(crate) use train::train;
 
@@ -103,7 +103,7 @@ impl Training<'_> {
         program.args(self.pair.iter().flat_map(|pair| ["--text-pair-column", pair]));
         let (_, peak_memory) = measured(&mut program)?;
         let manifest: Value = serde_json::from_slice(&fs::read(workspace(&bundle).join("nimbert.json"))?)?;
-        let metrics = fs::read_to_string(workspace(&bundle).join("metrics.jsonl"))?;
+        let metrics = fs::read_to_string(workspace(&format!("{bundle}.metrics.jsonl")))?;
         let lines = metrics.lines().map(serde_json::from_str).collect::<serde_json::Result<Vec<Value>>>()?;
         let epochs: Vec<Value> = lines.into_iter().filter(|record| record["rows_per_second"].is_number()).collect();
         let last = epochs.last().context("no epoch in metrics.jsonl")?;

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -344,11 +344,7 @@ impl Bench {
 
     /// The server under load, when its queue is full, and when it ends while it answers.
     fn load(&self) -> Result<()> {
-        // Beside the lean program, which has no server.
-        let target = format!("{FOLDER}/target");
-        let build = ["build", "--release", "--package", "nimbert", "--features", "serve", "--target-dir", &target];
-        run(&mut cargo(&build))?;
-        let program = workspace(&format!("{target}/release/nimbert{}", std::env::consts::EXE_SUFFIX));
+        let program = serving_program()?;
         let load = |port: u16, clients: usize, seconds: u64| -> Result<Value> {
             let arguments = [port.to_string(), clients.to_string(), seconds.to_string()];
             let [port, clients, seconds] = arguments.each_ref().map(String::as_str);
@@ -463,14 +459,21 @@ impl Drop for Answering {
     }
 }
 
+/// The program with its server, built beside the lean one, which has none.
+pub(crate) fn serving_program() -> Result<PathBuf> {
+    let target = format!("{FOLDER}/target");
+    run(&mut cargo(&["build", "--release", "--package", "nimbert", "--features", "serve", "--target-dir", &target]))?;
+    Ok(workspace(&format!("{target}/release/nimbert{}", std::env::consts::EXE_SUFFIX)))
+}
+
 /// A server that runs until it is ended.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Server {
-    fn start(program: &Path, bundle: &str, arguments: &[&str]) -> Result<Self> {
+    pub(crate) fn start(program: &Path, bundle: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = command(program, &["serve", bundle, "--listen", "127.0.0.1:0"]);
         let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().with_context(|| show(&command))?;
         let mut line = String::new();
@@ -480,7 +483,7 @@ impl Server {
     }
 
     /// Sends the signal to end, and says how the server ended.
-    fn end(mut self) -> Result<String> {
+    pub(crate) fn end(mut self) -> Result<String> {
         let process = self.child.id().to_string();
         run(Command::new("kill").args(["-TERM", &process]))?;
         Ok(self.child.wait()?.to_string())

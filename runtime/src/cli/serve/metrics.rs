@@ -2,7 +2,7 @@
 
 use nimbert::Timing;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{EncodeLabelSet, text::encode_registry},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -61,6 +61,11 @@ impl Metrics {
         InFlight(&self.in_flight)
     }
 
+    /// Requests that are being answered.
+    pub(super) fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
     pub(super) fn answered(&self, status: u16) {
         self.requests.get_or_create(&Status { status }).inc();
     }
@@ -75,7 +80,18 @@ impl Metrics {
     /// In Prometheus' text format.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a String takes all text");
+        encode_registry(&mut text, &self.registry).expect("a String takes all text");
+        // OpenMetrics names a counter without the ending that its values have; the older format knows one name.
+        let counters: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+            .map(str::to_owned)
+            .collect();
+        for counter in counters {
+            for word in ["HELP", "TYPE"] {
+                text = text.replace(&format!("# {word} {counter} "), &format!("# {word} {counter}_total "));
+            }
+        }
         text
     }
 }

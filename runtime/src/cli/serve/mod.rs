@@ -1,8 +1,8 @@
 //! `nimbert serve`: a classifier behind HTTP, for those who call it from other languages or machines.
 //!
-//! `POST /predict` takes and gives what text-embeddings-inference does, but for raw scores. Requests wait
-//! in the classifier's queue, where those that overlap are joined into batches; a request that finds the queue full is
-//! answered 429 at once. A client that hangs up takes its texts out of the queue.
+//! `POST /predict` takes and gives what text-embeddings-inference does, and what Hugging Face's client of hosted models
+//! expects. Requests wait in the classifier's queue, where those that overlap are joined into batches; a request that finds
+//! the queue full is answered 429 at once. A client that hangs up takes its texts out of the queue.
 
 mod metrics;
 mod predict;
@@ -32,10 +32,12 @@ use metrics::Metrics;
 
 /// How long requests that are being answered may take after a signal to end.
 const GRACE: Duration = Duration::from_secs(30);
+/// Once none has been answered for so long, it ends: a client that has sent half of a request is not waited for.
+const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Paths: POST /predict, GET /health, /info, /metrics (Prometheus).
+Paths: POST /predict and /, GET /health, /info, /metrics (Prometheus).
 
 Examples:
   nimbert serve reviews-bundle --listen 127.0.0.1:8080
@@ -115,39 +117,43 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .max_blocking_threads(usize::from(args.max_concurrent_requests))
         .enable_all()
         .build()?;
-    let router = router(server, args.max_body.0 as usize);
-    runtime.block_on(serve(args, router))?;
-    runtime.shutdown_timeout(GRACE);
+    let router = router(Arc::clone(&server), args.max_body.0 as usize);
+    runtime.block_on(serve(args, router, &server.metrics))?;
+    // What is still going on belongs to clients that have sent half of a request.
+    runtime.shutdown_timeout(QUIET);
     Ok(())
 }
 
 const PREDICT: &str = "/predict";
+/// The same: where clients of hosted models ask.
+const ROOT: &str = "/";
 
 fn router(server: Arc<Server>, max_body: usize) -> Router {
     let open = Router::new().route("/health", get(async || ()));
     let guarded = Router::new()
         .route(PREDICT, post(predict::predict))
+        .route(ROOT, post(predict::predict))
         .route("/info", get(info))
-        .route("/metrics", get(async |State(server): State<Arc<Server>>| server.metrics.text()))
+        .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), authorized));
     open.merge(guarded).layer(DefaultBodyLimit::max(max_body)).with_state(server)
 }
 
-async fn serve(args: &Args, router: Router) -> anyhow::Result<()> {
+async fn serve(args: &Args, router: Router, metrics: &Metrics) -> anyhow::Result<()> {
     // Before anybody is told that we are here: a signal that comes then must not kill us.
     let (shutdown, late) = (signalled()?, signalled()?);
     #[cfg(unix)]
     if let Some(path) = &args.unix_socket {
         let listener = bind_socket(path)?;
         announce(&format!("unix:{}", path.display()));
-        let served = within_grace(axum::serve(listener, router).with_graceful_shutdown(shutdown), late).await;
+        let served = within_grace(axum::serve(listener, router).with_graceful_shutdown(shutdown), late, metrics).await;
         // It names nobody any more.
         let _ = std::fs::remove_file(path);
         return served;
     }
     let listener = TcpListener::bind(args.listen).await.with_context(|| args.listen.to_string())?;
     announce(&format!("http://{}", listener.local_addr()?));
-    within_grace(axum::serve(listener, router).with_graceful_shutdown(shutdown), late).await
+    within_grace(axum::serve(listener, router).with_graceful_shutdown(shutdown), late, metrics).await
 }
 
 /// Says where requests are taken, on standard output: whoever started us waits for this line.
@@ -167,18 +173,30 @@ fn bind_socket(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
     tokio::net::UnixListener::bind(path).with_context(|| path.display().to_string())
 }
 
-/// Serves; after the signal to end, requests that are being answered have [`GRACE`].
+/// Serves; after the signal to end, requests that are being answered have [`GRACE`], and others [`QUIET`].
 async fn within_grace(
     serving: impl IntoFuture<Output = std::io::Result<()>>,
     signalled: impl Future<Output = ()>,
+    metrics: &Metrics,
 ) -> anyhow::Result<()> {
-    let late = async {
+    let idle = async {
         signalled.await;
-        tokio::time::sleep(GRACE).await;
+        let (step, mut quiet) = (Duration::from_millis(50), Duration::ZERO);
+        let late = tokio::time::Instant::now() + GRACE;
+        while quiet < QUIET && tokio::time::Instant::now() < late {
+            tokio::time::sleep(step).await;
+            quiet = if metrics.in_flight() == 0 { quiet + step } else { Duration::ZERO };
+        }
+        quiet >= QUIET
     };
     tokio::select! {
         served = serving.into_future() => Ok(served?),
-        () = late => Err(anyhow::Error::new(nimbert::Error::DeadlinePassed).context("requests were still being answered")),
+        is_idle = idle => match is_idle {
+            true => Ok(()),
+            false => {
+                Err(anyhow::Error::new(nimbert::Error::DeadlinePassed).context("requests were still being answered"))
+            }
+        }
     }
 }
 
@@ -202,7 +220,9 @@ fn signalled() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
 }
 
 async fn authorized(State(server): State<Arc<Server>>, headers: HeaderMap, request: Request, next: Next) -> Response {
-    let key = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
+    // The scheme's case means nothing (RFC 9110, 11.1).
+    let key = value.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, key)| key);
     let is_allowed = match &server.api_key {
         None => true,
         Some(expected) => key.is_some_and(|key| sha256(key.as_bytes()) == *expected),
@@ -210,12 +230,17 @@ async fn authorized(State(server): State<Arc<Server>>, headers: HeaderMap, reque
     match is_allowed {
         true => next.run(request).await,
         false => {
-            if request.uri().path() == PREDICT {
+            if [PREDICT, ROOT].contains(&request.uri().path()) {
                 server.metrics.answered(StatusCode::UNAUTHORIZED.as_u16());
             }
             Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", "expected Authorization: Bearer KEY").into_response()
         }
     }
+}
+
+/// In the text format, by whose name of a version Prometheus knows it.
+async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], server.metrics.text())
 }
 
 async fn info(State(server): State<Arc<Server>>) -> Json<serde_json::Value> {

@@ -11,19 +11,82 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use nimbert::{CallOptions, Error, Prediction, TextInput};
+use nimbert::{CallOptions, Error, Prediction, ProblemType, TextInput, Truncation, TruncationSide};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Server};
 
-/// A request's body. Further keys of text-embeddings-inference's are taken and change nothing: texts are always cut on
-/// the right.
+/// A request's body; keys that are not known change nothing, as in text-embeddings-inference.
 #[derive(Debug, Deserialize)]
 pub(super) struct Body {
     inputs: Inputs,
     /// Logits instead of probabilities.
     #[serde(default)]
     raw_scores: bool,
+    /// Whether a text that is too long is cut (the default), or refused.
+    #[serde(default)]
+    truncate: Option<bool>,
+    /// At which end; the default is the bundle's.
+    #[serde(default)]
+    truncation_direction: Option<Direction>,
+    /// What Hugging Face's client of hosted models asks for. Its answers are lists of lists.
+    #[serde(default)]
+    parameters: Option<Parameters>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum Direction {
+    #[serde(alias = "left")]
+    Left,
+    #[serde(alias = "right")]
+    Right,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Parameters {
+    /// The most labels of an answer.
+    top_k: Option<usize>,
+    function_to_apply: Option<Function>,
+}
+
+/// How logits become scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Function {
+    None,
+    Sigmoid,
+    Softmax,
+}
+
+impl Body {
+    fn truncation(&self) -> Truncation {
+        match (self.truncate, self.truncation_direction) {
+            (Some(false), _) => Truncation::Refuse,
+            (_, None) => Truncation::OfBundle,
+            (_, Some(Direction::Left)) => Truncation::At(TruncationSide::Left),
+            (_, Some(Direction::Right)) => Truncation::At(TruncationSide::Right),
+        }
+    }
+
+    /// Whether logits are asked for.
+    ///
+    /// # Errors
+    /// If scores are asked for that the classifier's are not.
+    fn raw(&self, problem_type: ProblemType) -> Result<bool, Failure> {
+        let own = match problem_type {
+            ProblemType::SingleLabel => Function::Softmax,
+            ProblemType::MultiLabel => Function::Sigmoid,
+        };
+        match self.parameters.as_ref().and_then(|parameters| parameters.function_to_apply) {
+            None => Ok(self.raw_scores),
+            Some(Function::None) => Ok(true),
+            Some(function) if function == own => Ok(self.raw_scores),
+            Some(function) => {
+                let message = format!("function_to_apply: expected {own:?} or None, found {function:?}");
+                Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "validation", message))
+            }
+        }
+    }
 }
 
 /// One text, a pair of two texts, or a list of either: `"a"` or `["a"]`, `["a", "b"]`, `[["a"], ["b"]]`,
@@ -66,7 +129,7 @@ pub(super) async fn predict(State(server): State<Arc<Server>>, body: Result<Json
 }
 
 async fn answer(server: &Arc<Server>, body: Result<Json<Body>, JsonRejection>) -> Result<Response, Failure> {
-    let Json(Body { inputs, raw_scores }) = body.map_err(|error| {
+    let Json(body) = body.map_err(|error| {
         // Too large stays what it is; all else is a body of another form.
         let status = if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
             error.status()
@@ -75,8 +138,10 @@ async fn answer(server: &Arc<Server>, body: Result<Json<Body>, JsonRejection>) -
         };
         Failure::new(status, "validation", error.body_text())
     })?;
-    let is_list = matches!(inputs, Inputs::List(_));
-    let texts = texts(inputs, server.max_client_batch_size)?;
+    let (truncation, raw_scores) = (body.truncation(), body.raw(server.classifier.bundle().config.problem_type)?);
+    let is_list = matches!(body.inputs, Inputs::List(_)) || body.parameters.is_some();
+    let top_k = body.parameters.unwrap_or_default().top_k.unwrap_or(usize::MAX);
+    let texts = texts(body.inputs, server.max_client_batch_size)?;
     let Ok(permit) = server.requests.try_acquire() else {
         return Err(Failure::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "too many requests are being answered"));
     };
@@ -86,7 +151,7 @@ async fn answer(server: &Arc<Server>, body: Result<Json<Body>, JsonRejection>) -
     let _hang_up = HangUp(Arc::clone(&cancel));
     let called = Arc::clone(server);
     let classified = tokio::task::spawn_blocking(move || {
-        let options = CallOptions { cancel: Some(&cancel), ..CallOptions::default() };
+        let options = CallOptions { cancel: Some(&cancel), truncation, ..CallOptions::default() };
         let inputs = texts.iter().map(|(text, pair)| TextInput { text, pair: pair.as_deref() });
         let (predictions, timing) = called.classifier.classify_with(inputs, options)?;
         called.metrics.classified(predictions.len(), &timing);
@@ -98,6 +163,7 @@ async fn answer(server: &Arc<Server>, body: Result<Json<Body>, JsonRejection>) -
     };
     drop((permit, in_flight));
     let mut answers: Vec<Vec<Score>> = predictions.iter().map(|prediction| scores(prediction, raw_scores)).collect();
+    answers.iter_mut().for_each(|scores| scores.truncate(top_k));
     Ok(match is_list {
         true => Json(answers).into_response(),
         false => Json(answers.remove(0)).into_response(),
@@ -149,6 +215,8 @@ fn scores(prediction: &Prediction, raw: bool) -> Vec<Score> {
 fn failure(error: Error) -> Failure {
     let (status, kind) = match error {
         Error::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
+        Error::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "validation"),
+        Error::Input { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "validation"),
         Error::Tokenizer(_) | Error::MemoryLimit { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "tokenizer"),
         _ => (StatusCode::FAILED_DEPENDENCY, "backend"),
     };

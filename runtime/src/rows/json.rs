@@ -1,0 +1,219 @@
+//! Objects in JSON: one a line, or as elements of one array.
+
+use std::{fmt, io::BufRead, sync::Arc};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+
+use super::{
+    BadRow, Item, MAX_ROW_BYTES, Row, RowsError, Value, bad_row,
+    lines::{Lines, too_large},
+    source::rows_error,
+    utf8,
+};
+
+/// Rows of a file of objects.
+pub(super) struct Json {
+    lines: Lines,
+    name: String,
+    layout: Layout,
+    /// Keys of the row before: those of the next are the same as a rule.
+    columns: Arc<[String]>,
+    /// Of an array, the byte before.
+    last: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Unknown,
+    Lines,
+    Array,
+    Done,
+}
+
+impl Json {
+    pub(super) fn new(lines: Lines, name: String) -> Self {
+        Self { lines, name, layout: Layout::Unknown, columns: Arc::new([]), last: 0 }
+    }
+
+    /// Whether the first character that is no white space opens an array.
+    fn look(&mut self) -> std::io::Result<Layout> {
+        loop {
+            let chunk = self.lines.reader.fill_buf()?;
+            match chunk.first() {
+                Some(&byte @ (b' ' | b'\t' | b'\r' | b'\n')) => {
+                    self.lines.number += u64::from(ends_line(self.last, byte));
+                    self.last = byte;
+                }
+                Some(b'[') => {
+                    self.lines.reader.consume(1);
+                    self.lines.number += 1;
+                    return Ok(Layout::Array);
+                }
+                _ => return Ok(Layout::Lines),
+            }
+            self.lines.reader.consume(1);
+        }
+    }
+
+    /// The next line that is not blank, and its number.
+    fn line(&mut self) -> Option<Result<(u64, Vec<u8>), RowsError>> {
+        loop {
+            let mut line = Vec::new();
+            match self.lines.read(&mut line) {
+                Err(error) => {
+                    self.layout = Layout::Done;
+                    return Some(Err(rows_error(error, &self.name, self.lines.number)));
+                }
+                Ok(None) => return None,
+                Ok(Some(_)) if line.trim_ascii().is_empty() => {}
+                Ok(Some(_)) => return Some(Ok((self.lines.number, line))),
+            }
+        }
+    }
+
+    /// The next element of the array, and the line on which it begins.
+    fn element(&mut self) -> Option<Result<(u64, Vec<u8>), RowsError>> {
+        let (mut element, mut first) = (Vec::new(), 0);
+        let (mut depth, mut is_string, mut is_escaped) = (0usize, false, false);
+        let fail = |this: &mut Self, line: u64, expected: &str, got: &str| {
+            this.layout = Layout::Done;
+            Some(Err(BadRow { is_last: true, ..bad_row(&this.name, line, expected, got) }.into()))
+        };
+        loop {
+            let byte = match self.lines.reader.fill_buf() {
+                Ok(chunk) => chunk.first().copied(),
+                Err(error) => {
+                    self.layout = Layout::Done;
+                    return Some(Err(rows_error(error, &self.name, self.lines.number)));
+                }
+            };
+            let Some(byte) = byte else {
+                let line = if first == 0 { self.lines.number } else { first };
+                return fail(self, line, "the array's closing bracket", "the end of the file");
+            };
+            self.lines.reader.consume(1);
+            self.lines.number += u64::from(ends_line(self.last, byte));
+            self.last = byte;
+            if depth == 0 && !is_string && matches!(byte, b',' | b']') {
+                if byte == b']' {
+                    self.layout = Layout::Done;
+                    if let Some(wrong) = self.behind() {
+                        return Some(Err(wrong));
+                    }
+                }
+                return match (element.trim_ascii().is_empty(), byte) {
+                    (true, b']') => None,
+                    (true, _) => fail(self, self.lines.number, "an object", "a comma"),
+                    (false, _) => Some(Ok((first, element))),
+                };
+            }
+            if first == 0 && !byte.is_ascii_whitespace() {
+                first = self.lines.number;
+            }
+            match byte {
+                _ if is_escaped => is_escaped = false,
+                b'\\' if is_string => is_escaped = true,
+                b'"' => is_string = !is_string,
+                b'{' | b'[' if !is_string => depth += 1,
+                b'}' | b']' if !is_string => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if first > 0 && element.len() <= MAX_ROW_BYTES {
+                element.push(byte);
+            }
+        }
+    }
+
+    /// What stands behind the array, if anything does.
+    fn behind(&mut self) -> Option<RowsError> {
+        // The rest of the bracket's line has its number.
+        self.lines.number -= 1;
+        let (line, content) = match self.line()? {
+            Ok(line) => line,
+            Err(error) => return Some(error),
+        };
+        let got = format!("{:?}", String::from_utf8_lossy(&content).trim().chars().take(20).collect::<String>());
+        Some(BadRow { is_last: true, ..bad_row(&self.name, line, "nothing behind the array", got) }.into())
+    }
+
+    fn row(&mut self, line: u64, content: Vec<u8>) -> Item {
+        let name = &self.name;
+        if content.len() > MAX_ROW_BYTES {
+            return Err(too_large(name, line, ""));
+        }
+        let content = utf8(content, name, line)?;
+        let Object(fields) = serde_json::from_str(&content).map_err(|error| {
+            let message = error.to_string();
+            // The position that serde_json adds is within the row.
+            let mut got = message.split(" at line ").next().unwrap_or(&message).to_owned();
+            if self.layout == Layout::Lines && error.is_eof() {
+                got += "; of JSON, one object a line is read, or an array of objects";
+            }
+            let column = Some(error.column() as u64).filter(|column| *column > 0);
+            BadRow { column, ..bad_row(name, line + error.line().max(1) as u64 - 1, "a JSON object", got) }
+        })?;
+        let (columns, values): (Vec<String>, Vec<Value>) = fields.into_iter().unzip();
+        if *self.columns != *columns {
+            self.columns = columns.into();
+        }
+        Ok(Row { line, columns: Arc::clone(&self.columns), values, may_hold_rows: false })
+    }
+}
+
+impl Iterator for Json {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        if self.layout == Layout::Unknown {
+            match self.look() {
+                Ok(layout) => self.layout = layout,
+                Err(error) => {
+                    self.layout = Layout::Done;
+                    return Some(Err(rows_error(error, &self.name, 1)));
+                }
+            }
+        }
+        let content = match self.layout {
+            Layout::Lines => self.line()?,
+            Layout::Array => self.element()?,
+            Layout::Unknown | Layout::Done => return None,
+        };
+        Some(content.and_then(|(line, content)| self.row(line, content)))
+    }
+}
+
+/// Whether a line ends with `byte`: LF behind CR is a part of the same end.
+fn ends_line(last: u8, byte: u8) -> bool {
+    byte == b'\r' || (byte == b'\n' && last != b'\r')
+}
+
+/// An object whose keys are all different: of two that are the same, a map would keep the last without a word.
+struct Object(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut fields: Vec<(String, Value)> = Vec::new();
+                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                    if fields.iter().any(|(earlier, _)| *earlier == key) {
+                        return Err(serde::de::Error::custom(format!("the key {key:?} twice")));
+                    }
+                    fields.push((key, value));
+                }
+                Ok(Object(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}

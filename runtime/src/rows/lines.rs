@@ -1,0 +1,109 @@
+//! Lines of a file, and files of which every line is a text. A line ends in LF, CR LF, or CR alone.
+
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    sync::Arc,
+};
+
+use super::{Item, MAX_ROW_BYTES, Row, RowsError, Value, bad_row, source::rows_error, utf8};
+
+/// How a line ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Lf,
+    CrLf,
+    Cr,
+    File,
+}
+
+impl End {
+    pub(super) fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Lf => b"\n",
+            Self::CrLf => b"\r\n",
+            Self::Cr => b"\r",
+            Self::File => b"",
+        }
+    }
+}
+
+/// Lines in order, with their numbers.
+pub(super) struct Lines {
+    pub(super) reader: BufReader<Box<dyn Read + Send>>,
+    /// Of the line that was read last, counted from 1.
+    pub(super) number: u64,
+}
+
+impl Lines {
+    pub(super) fn new(source: Box<dyn Read + Send>) -> Self {
+        Self { reader: BufReader::with_capacity(1 << 16, source), number: 0 }
+    }
+
+    /// Appends the next line without its end to `line`; none at the end of the file. Of a line by which `line` would become
+    /// larger than [`MAX_ROW_BYTES`] only so much is kept, and a byte more.
+    pub(super) fn read(&mut self, line: &mut Vec<u8>) -> io::Result<Option<End>> {
+        self.number += 1;
+        let mut is_empty = true;
+        loop {
+            let chunk = match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                chunk => chunk?,
+            };
+            if chunk.is_empty() {
+                return Ok((!is_empty).then_some(End::File));
+            }
+            is_empty = false;
+            let end = chunk.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let content = &chunk[..end.unwrap_or(chunk.len())];
+            line.extend(&content[..content.len().min((MAX_ROW_BYTES + 1).saturating_sub(line.len()))]);
+            let Some(end) = end else {
+                let read = chunk.len();
+                self.reader.consume(read);
+                continue;
+            };
+            let is_lf = chunk[end] == b'\n';
+            self.reader.consume(end + 1);
+            if is_lf {
+                return Ok(Some(End::Lf));
+            }
+            if self.reader.fill_buf()?.first() == Some(&b'\n') {
+                self.reader.consume(1);
+                return Ok(Some(End::CrLf));
+            }
+            return Ok(Some(End::Cr));
+        }
+    }
+}
+
+/// A row that is larger than any may be.
+pub(super) fn too_large(name: &str, line: u64, hint: &str) -> RowsError {
+    bad_row(name, line, format!("at most {MAX_ROW_BYTES} bytes a row"), format!("more{hint}")).into()
+}
+
+/// A file of which every line is a text.
+pub(super) struct Texts {
+    pub(super) lines: Lines,
+    pub(super) name: String,
+    pub(super) columns: Arc<[String]>,
+}
+
+impl Iterator for Texts {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        let mut line = Vec::new();
+        let read = self.lines.read(&mut line);
+        let (name, number) = (&self.name, self.lines.number);
+        match read {
+            Err(error) => Some(Err(rows_error(error, name, number))),
+            Ok(None) => None,
+            Ok(Some(_)) if line.len() > MAX_ROW_BYTES => Some(Err(too_large(name, number, ""))),
+            Ok(Some(_)) => Some(utf8(line, name, number).map_err(RowsError::from).map(|text| Row {
+                line: number,
+                columns: Arc::clone(&self.columns),
+                values: vec![Value::String(text)],
+                may_hold_rows: false,
+            })),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Folders for what is tried and not kept. A run that is killed leaves its own behind; the next one clears it.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Error, Result};
+
+/// How the folders' names begin, in the system's folder for temporary files.
+const PREFIX: &str = "nimbert-train-";
+/// The file in each that is locked as long as its owner lives.
+const LOCK: &str = "lock";
+
+/// A folder that goes with its owner.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    /// None once the folder is being removed: elsewhere than on Unix an open file cannot be.
+    lock: Option<File>,
+}
+
+impl Scratch {
+    /// Makes a folder, and removes those of runs that were killed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new() -> Result<Self> {
+        Self::in_folder(&std::env::temp_dir())
+    }
+
+    fn in_folder(parent: &Path) -> Result<Self> {
+        clear(parent);
+        for attempt in 0.. {
+            let path = parent.join(format!("{PREFIX}{}-{attempt}", std::process::id()));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && attempt < 10_000 => continue,
+                created => created.map_err(|error| Error::io(&path, error))?,
+            }
+            // Another run may take it for one that was left behind, until it is locked. Where nothing can be locked, none can.
+            let lock = File::create(path.join(LOCK));
+            let is_mine = match &lock {
+                Ok(lock) => {
+                    !matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock)) && path.join(LOCK).exists()
+                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(&path, lock.unwrap_err()));
+                }
+                Err(_) => false,
+            };
+            if is_mine {
+                return Ok(Self { path, lock: lock.ok() });
+            }
+        }
+        unreachable!("names are tried for as long as they are taken")
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(self.lock.take());
+        // What cannot be removed now is cleared by the next run.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes folders whose owner has gone.
+fn clear(parent: &Path) {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let lock = File::options().write(true).open(entry.path().join(LOCK));
+        if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
+            // Another user's, or one that another run is clearing.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_has_left_is_cleared_by_the_next() {
+        let parent = tempfile::tempdir().unwrap();
+        let living = Scratch::in_folder(parent.path()).unwrap();
+        let left = parent.path().join("nimbert-train-1-0");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join(LOCK), "").unwrap();
+        fs::write(left.join("graph.onnx"), "large").unwrap();
+        let next = Scratch::in_folder(parent.path()).unwrap();
+        assert!(!left.exists() && living.path().exists() && next.path().exists());
+        drop((living, next));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+}
