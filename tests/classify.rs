@@ -143,6 +143,17 @@ fn a_missing_library_is_reported_with_all_that_was_tried() {
 }
 
 #[test]
+fn a_graph_that_is_none_is_bad_input() {
+    let dir = Dir::default();
+    let copy = copied_bundle(&dir);
+    let model = copy.join("model.onnx");
+    let length = fs::metadata(&model).unwrap().len() as usize;
+    fs::write(&model, vec![0xff; length]).unwrap();
+    let finished = finish(program("nimbert").arg("classify").arg(&copy).args(["a great film", "--no-cache"]));
+    finished.failure(2, &["model.onnx: expected a graph that ONNX Runtime loads"]);
+}
+
+#[test]
 fn verify_finds_a_changed_byte_and_info_needs_no_library() {
     let dir = Dir::default();
     let copy = copied_bundle(&dir);
@@ -186,6 +197,42 @@ fn malformed_bundles_are_refused() {
             panic!("accepted, or another error: {expected}")
         };
         assert!(format!("{wanted} {got}").contains(expected), "no {expected:?} in {wanted:?}, {got:?}");
+    }
+    // Large tensors that nobody has hashed.
+    let dir = Dir::default();
+    let copy = copied_bundle(&dir);
+    fs::write(copy.join("model.onnx_data"), "tensors").unwrap();
+    let error = Classifier::open(&copy, &Options::default()).map(drop).unwrap_err();
+    assert!(matches!(&error, Error::Format { got, .. } if got.contains("no entry for model.onnx_data")), "{error}");
+    // Sizes whose products are none, JSON that would fill the memory, pipes that would be waited for.
+    let dir = Dir::default();
+    let copy = copied_bundle(&dir);
+    let refused = |path: PathBuf, part: &str| {
+        let error = Classifier::open(&copy, &Options::default()).map(drop).unwrap_err();
+        assert!(matches!(&error, Error::Format { path: named, .. } if *named == path), "{error}");
+        assert!(error.to_string().contains(part), "no {part:?} in {error}");
+    };
+    let config = fs::read_to_string(copy.join("config.json")).unwrap();
+    let mut large: serde_json::Value = serde_json::from_str(&config).unwrap();
+    large["hidden_size"] = (1u64 << 60).into();
+    fs::write(copy.join("config.json"), large.to_string()).unwrap();
+    refused(copy.join("config.json"), "sizes from 1 to 1048576");
+    fs::write(copy.join("config.json"), &config).unwrap();
+    let mut large = original.clone();
+    large["notes"] = "x".repeat(5 << 20).into();
+    fs::write(copy.join("nimbert.json"), large.to_string()).unwrap();
+    refused(copy.join("nimbert.json"), "at most 4194304 bytes");
+    fs::write(copy.join("nimbert.json"), original.to_string()).unwrap();
+    Classifier::open(&copy, &Options::default()).unwrap();
+    #[cfg(unix)]
+    for name in ["config.json", "tokenizer.json", "nimbert.json"] {
+        let path = copy.join(name);
+        let content = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        refused(path.clone(), "a pipe or a device");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, content).unwrap();
     }
     let nowhere = Dir::default().path("nowhere");
     assert!(matches!(Classifier::open(nowhere, &Options::default()), Err(Error::Io { .. })));

@@ -153,6 +153,48 @@ fn a_graph_that_was_compiled_gives_the_same_answers_and_a_broken_one_is_made_aga
     check(&Classifier::open(&bundle, &Options { cache: Some(blocked), ..Options::default() }).unwrap());
 }
 
+/// A bundle that lists another's digests would have flipped the other's answers from its first use on.
+#[test]
+fn a_compiled_graph_is_made_of_the_bytes_that_it_is_named_by() {
+    let dir = Dir::default();
+    let bundle = tiny_bundle(&dir);
+    let (cache, graph) = (dir.path("cache"), bundle.join("model.onnx"));
+    let options = || Options { cache: Some(cache.clone()), ..Options::default() };
+    let whole = fs::read(&graph).unwrap();
+    // A byte of the last weights: the graph loads, and answers otherwise.
+    let mut damaged = whole.clone();
+    let place = damaged.len() - 2000;
+    damaged[place] ^= 0x40;
+    fs::write(&graph, &damaged).unwrap();
+    let error = Classifier::open(&bundle, &options()).map(drop).unwrap_err();
+    assert!(matches!(&error, Error::Checksum { path, .. } if *path == graph), "{error}");
+    assert!(fs::read_dir(&cache).map_or(0, Iterator::count) == 0, "something was kept");
+    fs::write(&graph, &whole).unwrap();
+    let expected = Classifier::open(&bundle, &Options::default()).unwrap().classify("a great film").unwrap();
+    let got = Classifier::open(&bundle, &options()).unwrap().classify("a great film").unwrap();
+    assert!((got.score - expected.score).abs() < 1e-5);
+}
+
+/// ONNX Runtime 1.31 from PyPI would write a device's id and a database of events.
+#[test]
+fn nothing_is_written_below_the_users_folder() {
+    let dir = Dir::default();
+    let (bundle, home) = (tiny_bundle(&dir), dir.path("home"));
+    fs::create_dir(&home).unwrap();
+    let train = ["nimbert-train", "trace"];
+    for [name, command] in [["nimbert", "classify"], ["nimbert", "verify"], train] {
+        let mut command = {
+            let mut program = program(name);
+            program.arg(command);
+            program
+        };
+        command.arg(&bundle).env("HOME", &home).env_remove("XDG_CACHE_HOME").env_remove("ORT_DISABLE_TELEMETRY");
+        let text = if command.get_args().any(|argument| argument == "verify") { None } else { Some("a great film") };
+        finish(command.args(text)).success();
+        assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "{command:?}");
+    }
+}
+
 fn classify(bundle: &Path, input: &Path, output: &Path, arguments: &[&str]) -> Command {
     let mut command = program("nimbert");
     command.arg("classify").arg(bundle).arg("--input").arg(input).arg("--output").arg(output).args(arguments);

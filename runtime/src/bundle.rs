@@ -17,6 +17,7 @@ use crate::{
     config::ModelConfig,
     device::Device,
     error::{Error, Result},
+    exchange::exchange,
     prediction::Decision,
     tokenizer::{Tokenizer, TruncationSide},
 };
@@ -32,8 +33,10 @@ pub const TOKENIZER: &str = "tokenizer.json";
 /// The file name of the default graph.
 pub const MODEL: &str = "model.onnx";
 
-/// No JSON file of a bundle may be larger, in bytes: a 250,000-word tokenizer.json has 17 MB.
-const MAX_JSON_BYTES: u64 = 64 << 20;
+/// No tokenizer of a bundle may be larger, in bytes: a 250,000-word tokenizer.json has 17 MB.
+const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+/// No other JSON file of a bundle may be, in bytes: 20,000 labels take 2 MB, and parsed JSON some thirty times as much.
+const MAX_JSON_BYTES: u64 = 4 << 20;
 
 /// `nimbert.json`: what is in the bundle, how it is to be used, and what was measured before it was packed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -205,13 +208,18 @@ impl Bundle {
                 return fail("every file of the bundle under \"files\"", format!("no entry for {name}"));
             }
         }
+        // ONNX Runtime would use it, and nobody would have hashed it.
+        let mut data_files = variants.iter().map(Variant::data_file);
+        if let Some(name) = data_files.find(|name| !files.contains_key(name) && self.path.join(name).exists()) {
+            return fail("every file of the bundle under \"files\"", format!("no entry for {name}, which is there"));
+        }
         for (name, entry) in files {
             let mut components = Path::new(name).components();
             if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
                 return fail("plain file names", format!("{name:?}"));
             }
             let file = self.path.join(name);
-            let bytes = fs::metadata(&file).map_err(|error| Error::io(&file, error))?.len();
+            let bytes = expect_file(&file)?;
             if bytes != entry.bytes {
                 return Err(Error::format(&file, format!("{} bytes", entry.bytes), format!("{bytes} bytes")));
             }
@@ -306,6 +314,9 @@ impl Bundle {
 pub struct BundleWriter {
     target: PathBuf,
     staging: PathBuf,
+    /// The folder, locked as long as it is being written: what a killed run has left is not. None where a folder cannot be
+    /// opened.
+    _lock: Option<fs::File>,
 }
 
 impl BundleWriter {
@@ -341,8 +352,10 @@ impl BundleWriter {
         Self::check_target(target, overwrite)?;
         let (parent, name) = split_target(target)?;
         fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
-        let staging = create_hidden(&parent, &name, "partial")?;
-        Ok(Self { target: parent.join(name), staging })
+        clear_hidden(&parent, &name);
+        let staging = create_hidden(&parent, &name, PARTIAL)?;
+        let lock = fs::File::open(&staging).ok().filter(|folder| folder.try_lock().is_ok());
+        Ok(Self { target: parent.join(name), staging, _lock: lock })
     }
 
     /// The folder in which the bundle's files are being collected.
@@ -387,10 +400,15 @@ impl Drop for BundleWriter {
     }
 }
 
-/// Puts the folder `new` in the place of `target`; what was there is removed last, and put back if the rename fails.
+/// Puts the folder `new` in the place of `target`, in one step where the system has such; else what was there is removed
+/// last, and put back if the rename fails.
 fn replace_dir(new: &Path, target: &Path) -> Result<()> {
     if !target.exists() {
         return fs::rename(new, target).map_err(|error| Error::io(target, error));
+    }
+    if exchange(new, target).is_ok() {
+        // What was replaced lies under the new one's former name, and goes with the writer.
+        return Ok(());
     }
     let (parent, name) = split_target(target)?;
     // A fresh empty folder, which a rename may replace: a name that no other run uses.
@@ -412,6 +430,22 @@ fn split_target(target: &Path) -> Result<(PathBuf, String)> {
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_string_lossy().into_owned())),
         _ => Err(Error::OutputExists { path: target.to_owned(), got: "no name for a folder".to_owned() }),
+    }
+}
+
+/// What a folder is for that a bundle is collected in.
+const PARTIAL: &str = "partial";
+
+/// Removes what killed runs have left of bundles of that name: their folders are locked by nobody.
+fn clear_hidden(parent: &Path, name: &str) {
+    let prefix = format!(".{name}.{PARTIAL}-");
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+        let is_left = fs::File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
+        if is_left {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -455,17 +489,69 @@ fn hexadecimal(digest: &[u8]) -> String {
 
 /// Reads a JSON file of at most [`MAX_JSON_BYTES`].
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<T> {
-    let content = read_capped(path)?;
+    let content = read_capped(path, MAX_JSON_BYTES)?;
     serde_json::from_slice(&content).map_err(|error| Error::format(path, expected, error.to_string()))
 }
 
-/// Reads a file of at most [`MAX_JSON_BYTES`], so that a wrong path cannot fill the memory.
-pub(crate) fn read_capped(path: &Path) -> Result<Vec<u8>> {
+/// Reads a tokenizer's file, of at most [`MAX_TOKENIZER_BYTES`].
+pub(crate) fn read_tokenizer(path: &Path) -> Result<Vec<u8>> {
+    read_capped(path, MAX_TOKENIZER_BYTES)
+}
+
+/// Reads a file of at most so many bytes, so that a wrong path cannot fill the memory.
+fn read_capped(path: &Path, most: u64) -> Result<Vec<u8>> {
+    expect_file(path)?;
     let file = fs::File::open(path).map_err(|error| Error::io(path, error))?;
     let mut content = Vec::new();
-    file.take(MAX_JSON_BYTES + 1).read_to_end(&mut content).map_err(|error| Error::io(path, error))?;
-    if content.len() as u64 > MAX_JSON_BYTES {
-        return Err(Error::format(path, format!("at most {MAX_JSON_BYTES} bytes"), "more"));
+    file.take(most + 1).read_to_end(&mut content).map_err(|error| Error::io(path, error))?;
+    if content.len() as u64 > most {
+        return Err(Error::format(path, format!("at most {most} bytes"), "more"));
     }
     Ok(content)
+}
+
+/// The size of a file; a pipe would let a reader wait for ever, and a device may have no end.
+fn expect_file(path: &Path) -> Result<u64> {
+    let metadata = fs::metadata(path).map_err(|error| Error::io(path, error))?;
+    match metadata.is_file() {
+        true => Ok(metadata.len()),
+        false => Err(Error::format(path, "a file", if metadata.is_dir() { "a folder" } else { "a pipe or a device" })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_replaced_in_one_step_and_what_a_killed_run_has_left_is_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for (name, content) in [("new", "new"), ("target", "old")] {
+            fs::create_dir(path(name)).unwrap();
+            fs::write(path(name).join("file"), content).unwrap();
+        }
+        // Whoever looks finds one or the other, at every moment.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(!cfg!(target_os = "linux") || path("target").exists());
+                }
+            });
+            for _ in 0..200 {
+                replace_dir(&path("new"), &path("target")).unwrap();
+                if !path("new").exists() {
+                    fs::create_dir(path("new")).unwrap();
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            looks.join().unwrap();
+        });
+        fs::create_dir(path(".bundle.partial-1-0")).unwrap();
+        let living = BundleWriter::create(&path("bundle"), false).unwrap();
+        assert!(!path(".bundle.partial-1-0").exists());
+        let second = BundleWriter::create(&path("bundle"), false).unwrap();
+        assert!(living.staging().exists() && second.staging().exists());
+    }
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    bundle::{Bundle, Variant, create_hidden, sha256},
+    bundle::{Bundle, Variant, create_hidden, sha256, sha256_file},
     error::{Error, Result},
 };
 
@@ -55,15 +55,52 @@ pub fn default_cache() -> Option<PathBuf> {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     folder: PathBuf,
+    /// The files that it is made of, and their digests, by which it is named.
+    sources: Vec<(PathBuf, String)>,
 }
 
 impl Entry {
     /// The entry in `cache` of a bundle's graph. ONNX Runtime must have been loaded: its version is part of the name.
     pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant) -> Self {
         let digest = |name: &str| bundle.manifest.files.get(name).map_or("", |entry| entry.sha256.as_str());
-        let graph = [digest(&variant.file), digest(&variant.data_file())];
+        let names = [variant.file.clone(), variant.data_file()];
+        let graph = names.each_ref().map(|name| digest(name));
         let name = sha256(format!("{FORMAT} {graph:?} {} {}", ort::info(), instructions()).as_bytes());
-        Self { folder: cache.join(&name[..NAME_LENGTH]) }
+        let listed = names.iter().filter(|name| bundle.manifest.files.contains_key(*name));
+        let sources = listed.map(|name| (bundle.path.join(name), digest(name).to_owned())).collect();
+        Self { folder: cache.join(&name[..NAME_LENGTH]), sources }
+    }
+
+    /// Hashes the files that the entry is named by: what is compiled under a digest must have it, or every bundle with that
+    /// digest would be answered by something else from then on.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`], [`Error::Io`].
+    pub(crate) fn verify_sources(&self) -> Result<()> {
+        for (path, expected) in &self.sources {
+            let got = sha256_file(path)?;
+            if !got.eq_ignore_ascii_case(expected) {
+                return Err(Error::Checksum { path: path.clone(), expected: expected.clone(), got });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nobody else can have written the entry: it is the user's own, and no other may write to it. Elsewhere than
+    /// on Unix, the system's folder for caches is.
+    pub(crate) fn is_own(&self) -> bool {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let mine = |metadata: &fs::Metadata| metadata.mode() & 0o022 == 0 && metadata.uid() == geteuid();
+            let files = [self.folder.clone(), self.graph(), self.folder.join(DATA)];
+            let metadata = files.iter().map(fs::symlink_metadata).filter_map(std::result::Result::ok);
+            metadata.fold(true, |all, metadata| all && !metadata.is_symlink() && mine(&metadata))
+        }
+        #[cfg(not(unix))]
+        {
+            true
+        }
     }
 
     /// The graph's file.
@@ -101,10 +138,23 @@ impl Entry {
         fs::create_dir_all(cache).map_err(|error| Error::io(cache, error))?;
         remove_expired(cache);
         let staging = create_hidden(cache, "graph", "partial")?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // Whatever the umask: an entry that others may write is not used.
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&staging, mode).map_err(|error| Error::io(&staging, error))?;
+        }
         let done = compile(&staging.join(GRAPH), DATA).and_then(|compiled| {
             drop(compiled);
             // On the disk before it is in its place: after a loss of power it must not be there with other content.
             for file in [GRAPH, DATA].map(|name| staging.join(name)).iter().filter(|file| file.exists()) {
+                #[cfg(unix)]
+                {
+                    use std::os::unix::fs::PermissionsExt;
+                    let mode = fs::Permissions::from_mode(0o644);
+                    fs::set_permissions(file, mode).map_err(|error| Error::io(file, error))?;
+                }
                 let synced = fs::File::options().append(true).open(file).and_then(|file| file.sync_all());
                 synced.map_err(|error| Error::io(file, error))?;
             }
@@ -116,6 +166,13 @@ impl Entry {
         }
         if self.is_there() { Ok(()) } else { done }
     }
+}
+
+#[cfg(unix)]
+// SAFETY: POSIX declares it so; it has no arguments and always succeeds.
+unsafe extern "C" {
+    /// The user whose files this process makes.
+    safe fn geteuid() -> u32;
 }
 
 /// Removes entries, and what a killed process has left of one; nothing else that may lie in the folder.
@@ -175,7 +232,7 @@ mod tests {
     #[test]
     fn an_entry_is_whole_or_absent() {
         let folder = tempfile::tempdir().unwrap();
-        let entry = Entry { folder: folder.path().join("cache/name") };
+        let entry = Entry { folder: folder.path().join("cache/name"), sources: Vec::new() };
         let failed = entry.create(|graph, _| -> Result<()> {
             fs::write(graph, "half").unwrap();
             Err(Error::Tokenizer("stopped".to_owned()))
@@ -190,10 +247,30 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path().join("cache")).unwrap().count(), 1);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn an_entry_that_others_may_write_is_not_ones_own() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let entry = Entry { folder: folder.path().join("name"), sources: Vec::new() };
+        let write = |graph: &Path, _: &str| fs::write(graph, "graph").map_err(|error| Error::io(graph, error));
+        entry.create(write).unwrap();
+        assert!(entry.is_own());
+        for path in [entry.graph(), entry.folder.clone()] {
+            let before = fs::metadata(&path).unwrap().permissions();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+            assert!(!entry.is_own(), "{}", path.display());
+            fs::set_permissions(&path, before).unwrap();
+        }
+        fs::rename(entry.graph(), folder.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("elsewhere"), entry.graph()).unwrap();
+        assert!(!entry.is_own());
+    }
+
     #[test]
     fn what_nobody_uses_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let entry = |name: &str| Entry { folder: folder.path().join(name) };
+        let entry = |name: &str| Entry { folder: folder.path().join(name), sources: Vec::new() };
         let (old, new) = ("0".repeat(NAME_LENGTH), "f".repeat(NAME_LENGTH));
         let write = |graph: &Path, _: &str| fs::write(graph, "graph").map_err(|error| Error::io(graph, error));
         // What a user has put there is not ours, however old.

@@ -40,6 +40,9 @@ pub enum ProblemType {
     MultiLabel,
 }
 
+/// No size of a model may be larger: products of them must fit 64 bits, and no encoder comes near it.
+const MAX_SIZE: usize = 1 << 20;
+
 #[derive(Deserialize)]
 struct Json {
     #[serde(default)]
@@ -63,6 +66,10 @@ impl ModelConfig {
     /// [`Error::Io`]; [`Error::Format`] if it is no JSON of this form, or if the label ids are not 0, 1, 2, ….
     pub fn open(path: &Path) -> Result<Self> {
         let json: Json = crate::bundle::read_json(path, "a Hugging Face config.json with id2label")?;
+        let sizes = [json.max_position_embeddings, json.hidden_size, json.intermediate_size, json.num_attention_heads];
+        if let Some(size) = sizes.into_iter().find(|size| !(1..=MAX_SIZE).contains(size)) {
+            return Err(Error::format(path, format!("sizes from 1 to {MAX_SIZE}"), size.to_string()));
+        }
         Ok(Self {
             labels: labels(path, &json.id2label)?,
             problem_type: json.problem_type.unwrap_or_default(),

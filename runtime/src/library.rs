@@ -16,6 +16,11 @@ use crate::error::{Error, Result};
 
 /// The environment variable that names the library's file.
 pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
+/// The environment variable that keeps ONNX Runtime's library, as PyPI has it since 1.31, from looking up a host and writing
+/// a device's id below the user's folder: `1`, set before the library is loaded. That it was told by its interface does not
+/// suffice. Our programs set it first of all, when no other thread can read the environment; who links this crate does the
+/// same in `main`, or starts the process with it.
+pub const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 /// The folder, beside `target`, into which `cargo xtask setup` puts the library.
 const SETUP_FOLDER: &str = ".setup/lib";
 

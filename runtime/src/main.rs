@@ -4,5 +4,9 @@
 mod cli;
 
 fn main() -> std::process::ExitCode {
+    if std::env::var_os(nimbert::TELEMETRY_VARIABLE).is_none() {
+        // SAFETY: nothing else runs yet, so no other thread reads or writes the environment.
+        unsafe { std::env::set_var(nimbert::TELEMETRY_VARIABLE, "1") };
+    }
     cli::main()
 }

@@ -82,7 +82,8 @@ impl Session {
     /// for the CPU; where the form cannot be kept, or cannot be read, the graph itself is loaded.
     ///
     /// # Errors
-    /// Those of [`Session::open`].
+    /// Those of [`Session::open`]; [`Error::Checksum`] if the bundle's files are not what its manifest says, under whose
+    /// digests the form would be kept.
     pub(crate) fn open_compiled(path: &Path, entry: &Entry, options: &SessionOptions) -> Result<Self> {
         let open_entry = || {
             let builder = Builder::new(path, options)?;
@@ -103,6 +104,10 @@ impl Session {
             })?;
             builder.commit(path, &unprofiled)
         };
+        if entry.is_there() && !entry.is_own() {
+            // Somebody else's, or one that somebody else may write: it could be any graph.
+            return Self::open(path, options);
+        }
         if entry.is_there() {
             if let Ok(session) = open_entry() {
                 entry.touch();
@@ -112,6 +117,7 @@ impl Session {
         }
         #[cfg(feature = "tracing")]
         tracing::debug!(graph = %path.display(), entry = %entry.graph().display(), "compiling the graph");
+        entry.verify_sources()?;
         // The form that is mapped needs less memory than the session that made it.
         match entry.create(compile) {
             Ok(()) => open_entry().or_else(|_| Self::open(path, options)),
@@ -341,7 +347,10 @@ impl<'a> Builder<'a> {
         let together = Together::of(graph)?;
         let graph = together.as_ref().map_or(graph, |together| &together.graph);
         let inner = self.inner.commit_from_file(graph).map_err(|error| match options.device {
-            Device::Cpu | Device::Auto => Error::session(self.path, error),
+            // What does not load is no graph, or damaged: the caller's, like any other file.
+            Device::Cpu | Device::Auto => {
+                Error::format(self.path, "a graph that ONNX Runtime loads", error.to_string())
+            }
             // Some of a GPU's libraries are looked for only now.
             device => Error::device(device, error),
         })?;

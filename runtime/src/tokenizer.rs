@@ -9,7 +9,7 @@ use tokenizers::{
 };
 
 use crate::{
-    bundle::read_capped,
+    bundle::read_tokenizer,
     error::{Error, Result},
 };
 
@@ -88,7 +88,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`]; [`Error::Format`] if it is no tokenizer; [`Error::Tokenizer`] if `max_length` leaves no room for text.
     pub fn open(path: &Path, max_length: usize) -> Result<Self> {
-        let content = read_capped(path)?;
+        let content = read_tokenizer(path)?;
         let mut inner =
             parse(&content).map_err(|error| Error::format(path, "a Hugging Face tokenizer.json", error.to_string()))?;
         inner.with_padding(None);

@@ -18,5 +18,9 @@ fn main() -> std::process::ExitCode {
         // SAFETY: nothing else runs yet, so no other thread reads or writes the environment.
         unsafe { std::env::set_var(CANDLE_SPIN_LIMIT, "1") };
     }
+    if std::env::var_os(nimbert::TELEMETRY_VARIABLE).is_none() {
+        // SAFETY: as above.
+        unsafe { std::env::set_var(nimbert::TELEMETRY_VARIABLE, "1") };
+    }
     cli::main()
 }

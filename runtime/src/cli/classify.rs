@@ -19,7 +19,8 @@ use serde_json::Map;
 use super::{
     input::{Columns, KeepColumns, Rows, Skipped, Text},
     interrupt,
-    output::{Answer, Format, Output, Table},
+    output::{Format, Output},
+    table::{Answer, Table},
 };
 
 /// Texts that are read, classified and written together: enough that those of one length meet, and memory stays bounded

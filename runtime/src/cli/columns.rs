@@ -14,7 +14,7 @@ use parquet::{
 
 use super::{
     input::Skipped,
-    output::{Answer, Table, label_cell, plain},
+    table::{Answer, Table, label_cell, plain},
 };
 
 /// Which kind of file.

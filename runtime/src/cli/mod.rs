@@ -10,6 +10,7 @@ mod interrupt;
 mod output;
 #[cfg(feature = "serve")]
 mod serve;
+mod table;
 mod verify;
 
 use std::{
@@ -187,6 +188,7 @@ fn exit_status(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(nimbert::Error::Cancelled) => 130,
         Some(nimbert::Error::Session { .. } | nimbert::Error::DeadlinePassed) => 1,
+        Some(nimbert::Error::Io { reason, .. }) if reason.kind() == io::ErrorKind::StorageFull => 1,
         _ if error.is::<OutputError>() => 1,
         _ => 2,
     }

@@ -288,6 +288,11 @@ fn exit_status(error: &anyhow::Error) -> u8 {
     }
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted { .. }) => 130,
+        Some(Error::Io { reason, .. } | Error::Runtime(nimbert::Error::Io { reason, .. }))
+            if reason.kind() == io::ErrorKind::StorageFull =>
+        {
+            1
+        }
         Some(Error::Gate { .. } | Error::Tensor(_) | Error::Runtime(nimbert::Error::Session { .. })) => 1,
         // Everything else is something that the caller gave.
         _ => 2,
