@@ -91,6 +91,10 @@ fn labels_that_are_missing_or_look_alike() {
         "skip",
     ]));
     assert!(output.success().contains("1 rows in which something is missing were left out"));
+    let mut command = export(&base(), &dir.path("exported"));
+    let finished = finish(command.arg("--data").arg(dir.path("y.csv")).args(["--on-missing", "skip"]));
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("1 rows in which something is missing were left out"), "{}", finished.stderr);
     let data = dir.write("x.csv", rows(&["1", "1.0", "2", "2.0", "10", "10"]));
     assert_eq!(kinds(&data, &[]), ["rare-label", "number-spelling"]);
     let data = dir.write("x.csv", rows(&["café", "cafe\u{301}", "b", "b\u{200b}", "c", "C"]));

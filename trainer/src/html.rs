@@ -613,7 +613,8 @@ fn percent(share: Option<f64>) -> String {
     share.filter(|share| share.is_finite()).map_or("–".to_owned(), |share| format!("{:.2} %", share * 100.0))
 }
 
-fn decimals(value: Option<f64>, digits: usize) -> String {
+/// A number with so many digits; a dash where there is none.
+pub(crate) fn decimals(value: Option<f64>, digits: usize) -> String {
     value.filter(|value| value.is_finite()).map_or("–".to_owned(), |value| format!("{value:.digits$}"))
 }
 

@@ -8,7 +8,7 @@ use crate::{
     html::{Confusion, EpochPoint, LabelRow, Mistake, Page, ReliabilityBin, Table, VariantRow},
     metrics::{Metrics, reliability},
     prepare::{Source, Sources},
-    report::percent,
+    report::{figure, percent},
 };
 
 /// Mistakes that the report shows.
@@ -107,11 +107,6 @@ fn steps(records: &[Record], figure: fn(&crate::train::StepRecord) -> f64) -> Ve
         Record::Epoch(_) => None,
     };
     records.iter().filter_map(point).collect()
-}
-
-/// Four digits; a dash where a figure is not defined.
-fn figure(figure: Option<f64>) -> String {
-    figure.map_or("–".to_owned(), |figure| format!("{figure:.4}"))
 }
 
 fn epochs(records: &[Record]) -> Vec<EpochPoint> {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     dataloader::Example,
-    dataset::{Columns, Dataset, Row},
+    dataset::{Columns, Dataset, Row, left_out},
     error::{Error, Result},
     loss::Target,
     model::EncoderConfig,
@@ -165,10 +165,7 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         return Err(Error::setting("--weight-column", expected, "none"));
     }
     for dataset in &datasets {
-        if let [first, ..] = dataset.skipped.as_slice() {
-            let count = dataset.skipped.len();
-            notes.push(format!("{count} rows in which something is missing were left out, the first at {first}"));
-        }
+        notes.extend(left_out(&dataset.skipped));
     }
     Ok(Sources { datasets, labels, train, validation, test, notes })
 }

@@ -8,6 +8,7 @@ use nimbert::{Batch, Bundle, Encoding, Manifest, Tokenizer};
 use crate::{
     dataloader::Example,
     export::{Judged, Sensitivity},
+    html::decimals,
     model::{EncoderConfig, LoadReport, SequenceClassifier},
     onnx::Range,
     prepare::{DataConfig, Examples, Sources},
@@ -270,6 +271,11 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
         ),
     ]
     .concat()
+}
+
+/// A figure with four digits; a dash where it is not defined.
+pub fn figure(figure: Option<f64>) -> String {
+    decimals(figure, 4)
 }
 
 /// A share in percent.

@@ -47,12 +47,11 @@ impl<'a> From<&'a Text> for TextInput<'a> {
 pub(super) struct Columns {
     pub(super) text: String,
     pub(super) pair: Option<String>,
-    pub(super) keep: Keep,
+    /// Which columns are carried through; none: what is usual for the format.
+    pub(super) keep: Option<KeepColumns>,
 }
 
-/// Which columns are carried through; none: what is usual for the format.
-pub(super) type Keep = Option<KeepColumns>;
-
+/// Columns of the input that are carried through to the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum KeepColumns {
     All,
@@ -226,9 +225,10 @@ fn to_text(row: Row, columns: &Columns, keep: &KeepColumns, name: &str) -> Resul
             "a quoted field runs over lines that look like rows of their own; is a quote missing? (--quoting none)";
         eprintln!("nimbert: {name}:{}: {what}", row.line);
     }
+    let line = row.line;
     let bad = |expected: String, value: &Value| BadRow {
         name: name.to_owned(),
-        line: Some(row.line),
+        line: Some(line),
         column: None,
         expected,
         got: value.to_string(),
@@ -240,15 +240,13 @@ fn to_text(row: Row, columns: &Columns, keep: &KeepColumns, name: &str) -> Resul
     };
     let pair = columns.pair.as_deref().map(|pair| string(pair, "--text-pair-column")).transpose();
     let content = string(&columns.text, "--text-column");
-    let fields = || row.columns.iter().cloned().zip(row.values.iter().cloned());
     let mut kept: Map<String, Value> = match keep {
-        KeepColumns::All => fields().collect(),
+        KeepColumns::All => row.columns.iter().cloned().zip(row.values).collect(),
         KeepColumns::None => Map::new(),
         KeepColumns::Named(names) => {
-            let mut fields: Map<String, Value> = fields().collect();
-            let is_usual = columns.keep.is_none();
             // What was asked for is there, if only as null.
-            let mut value = |name: &String| fields.remove(name).or((!is_usual).then_some(Value::Null));
+            let absent = columns.keep.as_ref().map(|_| Value::Null);
+            let value = |name: &String| row.get(name).cloned().or_else(|| absent.clone());
             names.iter().filter_map(|name| Some((name.clone(), value(name)?))).collect()
         }
     };

@@ -75,8 +75,8 @@ impl Delimited {
             Parser { delimiter: *delimiter, quotes: *quotes, fields: Vec::new(), state: State::FieldStart };
         let mut line = Vec::new();
         let (mut first, mut size) = (0, 0);
-        // Whether each line by itself has as many fields as a row.
-        let (mut lines_of_row, mut row_like) = (0, 0);
+        // Whether each line of a row of several has as many fields as a row.
+        let mut may_hold_rows = columns.len() > 1;
         loop {
             line.clear();
             let end = match lines.read(&mut line) {
@@ -102,13 +102,10 @@ impl Delimited {
             }
             size += line.len();
             if size > MAX_ROW_BYTES {
-                parser.fields.clear();
                 let hint = if parser.state == State::Quoted { "; is a quote not closed?" } else { "" };
                 return Some(Err(too_large(name, first, hint)));
             }
-            lines_of_row += 1;
-            let fields = line.split(|byte| byte == delimiter).count();
-            row_like += usize::from(columns.len() > 1 && fields == columns.len());
+            let goes_on = parser.state == State::Quoted;
             if let Err(place) = parser.line(&line) {
                 let got = format!(
                     "{:?}; a quote in a quoted field is written twice (\"\"), not behind a backslash, and --quoting none takes \
@@ -124,8 +121,10 @@ impl Delimited {
                 let bad = bad_row(name, lines.number, expected, got);
                 return Some(Err(BadRow { column: Some(place as u64 + 1), ..bad }.into()));
             }
-            if parser.state != State::Quoted {
-                let may_hold_rows = lines_of_row > 1 && row_like == lines_of_row;
+            let is_open = parser.state == State::Quoted;
+            let is_one_of_several = goes_on || is_open;
+            may_hold_rows &= is_one_of_several && line.split(|byte| byte == delimiter).count() == columns.len();
+            if !is_open {
                 return Some(Ok(Record { line: first, fields: parser.fields, may_hold_rows }));
             }
             parser.break_line(end);

@@ -9,7 +9,7 @@ use std::{
 use nimbert::Tokenizer;
 use nimbert_trainer::{
     check::{CheckInput, CheckRow, Finding, Severity, TokenCounts, check},
-    dataset::{Dataset, Row},
+    dataset::{Dataset, Row, left_out},
     hub,
     model::ModelFolder,
     prepare::{Source, Sources},
@@ -87,9 +87,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         let skipped = skipped.len();
         return Ok(writeln!(out, "{}", json!({ "rows": rows, "skipped": skipped, "findings": findings }))?);
     }
-    if let [first, ..] = skipped.as_slice() {
-        writeln!(out, "{} rows in which something is missing were left out, the first at {first}", skipped.len())?;
-    }
+    left_out(skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
     for finding in &findings {
         writeln!(out, "{finding}")?;
     }

@@ -7,7 +7,11 @@ use std::{
 
 use indicatif::ProgressBar;
 use nimbert::{Classifier, Options, SessionOptions};
-use nimbert_trainer::{dataset::Dataset, metrics::Metrics};
+use nimbert_trainer::{
+    dataset::{Dataset, left_out},
+    metrics::Metrics,
+    report::figure,
+};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -62,8 +66,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         json["counting"] = args.columns.counting().into();
         return Ok(writeln!(out, "{json}")?);
     }
-    // A figure that is not defined is a dash.
-    let figure = |figure: Option<f64>| figure.map_or("–".to_owned(), |figure| format!("{figure:.4}"));
     let (accuracy, macro_f1) = (metrics.accuracy, figure(metrics.macro_f1));
     writeln!(out, "accuracy {accuracy:.4}, macro F1 {macro_f1} on {} rows", metrics.rows)?;
     let optional =
@@ -72,10 +74,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (micro, weighted, ece) = (figure(metrics.micro_f1), figure(metrics.weighted_f1), metrics.ece);
     writeln!(out, "micro F1 {micro}, weighted F1 {weighted}{further}, calibration error {ece:.4}")?;
     args.columns.counting().iter().try_for_each(|line| writeln!(out, "{line}"))?;
-    if let [first, ..] = dataset.skipped.as_slice() {
-        let count = dataset.skipped.len();
-        writeln!(out, "{count} rows in which something is missing were left out, the first at {first}")?;
-    }
+    left_out(&dataset.skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
     if decision.abstain_threshold.is_some() {
         writeln!(out, "unsure of {abstained} rows, which are counted by the best guess")?;
     }

@@ -171,10 +171,9 @@ impl Dataset {
 
     /// Writes numbers as `labels` do, where a label is none of them as it stands.
     pub fn write_numbers_as(&mut self, labels: &BTreeSet<String>) {
-        let by_number = by_number(labels.iter().map(String::as_str));
+        let numbers = Numbers::of(labels.iter().map(String::as_str));
         for label in self.rows.iter_mut().flat_map(|row| &mut row.labels).filter(|label| !labels.contains(*label)) {
-            let number = label::canonical_number(label);
-            if let Some(spelling) = number.and_then(|number| by_number.get(&number).copied().flatten()) {
+            if let Some(spelling) = numbers.spelling(label) {
                 spelling.clone_into(label);
             }
         }
@@ -208,14 +207,14 @@ impl Dataset {
     /// [`Error::Data`] if there is one label only, or if a label of rows that have one each is there once: it can be
     /// learned or tested, not both.
     pub fn labels(&self) -> Result<Vec<String>> {
+        if !self.label_columns.is_empty() {
+            return Ok(self.label_columns.clone());
+        }
         let mut counts = BTreeMap::<&str, (usize, &Row)>::new();
         for row in &self.rows {
             for label in &row.labels {
                 counts.entry(label).or_insert((0, row)).0 += 1;
             }
-        }
-        if !self.label_columns.is_empty() {
-            return Ok(self.label_columns.clone());
         }
         if counts.len() < 2 {
             let got = counts.keys().next().map_or("none".to_owned(), |label| format!("{label:?} in all rows"));
@@ -247,10 +246,9 @@ impl Dataset {
             let got = format!("none for {missing:?}");
             return Err(Error::setting("--label-columns", "a column for each label of the model", got));
         }
-        let by_number = by_number(labels.iter().map(String::as_str));
-        let numbered = |label: &str| by_number.get(&label::canonical_number(label)?).copied().flatten();
+        let numbers = Numbers::of(labels.iter().map(String::as_str));
         let id = |label: &String, row: &Row| {
-            let found = ids.get(label.as_str()).or_else(|| ids.get(numbered(label)?));
+            let found = ids.get(label.as_str()).or_else(|| ids.get(numbers.spelling(label)?));
             found.copied().ok_or_else(|| {
                 let mut known = labels.iter().take(LABELS_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
                 if labels.len() > LABELS_SHOWN {
@@ -281,14 +279,31 @@ impl Dataset {
 }
 
 /// The labels that are numbers, by the one way in which they are written; none where two are the same number.
-fn by_number<'a>(labels: impl Iterator<Item = &'a str>) -> BTreeMap<String, Option<&'a str>> {
-    let mut by_number = BTreeMap::new();
-    for label in labels {
-        if let Some(number) = label::canonical_number(label) {
-            by_number.entry(number).and_modify(|label| *label = None).or_insert(Some(label));
+struct Numbers<'a>(BTreeMap<String, Option<&'a str>>);
+
+impl<'a> Numbers<'a> {
+    fn of(labels: impl Iterator<Item = &'a str>) -> Self {
+        let mut spellings = BTreeMap::new();
+        for label in labels {
+            if let Some(number) = label::canonical_number(label) {
+                spellings.entry(number).and_modify(|label| *label = None).or_insert(Some(label));
+            }
         }
+        Self(spellings)
     }
-    by_number
+
+    /// The label that is the same number as `label`.
+    fn spelling(&self, label: &str) -> Option<&'a str> {
+        self.0.get(&label::canonical_number(label)?).copied().flatten()
+    }
+}
+
+/// What to say of rows that were left out, if there are any: how many, and where the first stands.
+pub fn left_out<'a>(places: impl IntoIterator<Item = &'a String>) -> Option<String> {
+    let mut places = places.into_iter();
+    let first = places.next()?;
+    let count = 1 + places.count();
+    Some(format!("{count} rows in which something is missing were left out, the first at {first}"))
 }
 
 /// Lists of zeros and ones: names of two labels, or a place for each label. The latter have one length in all rows.

@@ -113,14 +113,19 @@ pub(super) fn logits(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>)
 /// more; integers and their products are the same.
 pub(super) fn folded(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>) -> Result<()> {
     let tolerance = if kind.precision() == Precision::Fp16 { FP16_TOLERANCE } else { FP32_TOLERANCE };
+    within(tolerance, format!("{kind} with its temperature"), comparison, pair, FAULT)
+}
+
+/// No logit differs by more than this share of the largest (or of 1).
+fn within(tolerance: f32, check: String, comparison: &Comparison, pair: Pair<'_>, advice: &'static str) -> Result<()> {
     let bound = tolerance * comparison.max_logit.max(1.0);
     match comparison.max_logit_difference <= bound {
         true => Ok(()),
         false => Err(Error::Gate {
-            check: format!("{kind} with its temperature"),
+            check,
             expected: format!("logits within {bound:.1e}"),
             got: format!("{:.1e}; {}", comparison.max_logit_difference, pair.worst()),
-            advice: FAULT,
+            advice,
         }),
     }
 }
@@ -128,16 +133,7 @@ pub(super) fn folded(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>)
 /// A text's answer does not depend on the texts beside it.
 pub(super) fn batch_invariance(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>) -> Result<()> {
     let tolerance = if kind.execution_provider() == "cpu" { BATCH_TOLERANCE } else { FOREIGN_BATCH_TOLERANCE };
-    let bound = tolerance * comparison.max_logit.max(1.0);
-    match comparison.max_logit_difference <= bound {
-        true => Ok(()),
-        false => Err(Error::Gate {
-            check: format!("{kind} in batches against single texts"),
-            expected: format!("logits within {bound:.1e}"),
-            got: format!("{:.1e}; {}", comparison.max_logit_difference, pair.worst()),
-            advice: advice(kind),
-        }),
-    }
+    within(tolerance, format!("{kind} in batches against single texts"), comparison, pair, advice(kind))
 }
 
 /// The graph must be as accurate as fp32. One row more or less is no evidence, however few rows there are.
