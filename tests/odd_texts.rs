@@ -100,6 +100,117 @@ fn ids_are_those_of_the_tokenizers_crate() {
     }
 }
 
+/// A Unigram tokenizer as SentencePiece's are converted: every letter, some words, and pieces over the ends of others.
+fn unigram(dir: &Dir) -> std::path::PathBuf {
+    let mut vocab = vec![("<s>".to_owned(), 0.0), ("</s>".to_owned(), 0.0), ("<unk>".to_owned(), 0.0)];
+    vocab.extend(
+        ["▁", "film", "▁a", "▁great", "eat", "▁one▁of", "the", "▁▁", "x", "xx", "xxx"]
+            .map(|piece| (piece.to_owned(), -3.0)),
+    );
+    vocab.extend(('a'..='z').map(|letter| (letter.to_string(), -6.0)));
+    let special = |token: &str| serde_json::json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let text = |id: &str| serde_json::json!({ "Sequence": { "id": id, "type_id": 0 } });
+    let ids = |token: &str, id: u32| serde_json::json!({ "id": token, "ids": [id], "tokens": [token] });
+    let json = serde_json::json!({
+        "added_tokens": [{ "id": 2, "content": "[MASK]", "single_word": false, "lstrip": true, "rstrip": false, "normalized": false, "special": true }],
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "NFKC" }, { "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }
+        ] },
+        "pre_tokenizer": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [special("<s>"), text("A"), special("</s>")],
+            "pair": [special("<s>"), text("A"), special("</s>"), special("</s>"), text("B"), special("</s>")],
+            "special_tokens": { "<s>": ids("<s>", 0), "</s>": ids("</s>", 1) }
+        },
+        "model": { "type": "Unigram", "unk_id": 2, "vocab": vocab }
+    });
+    dir.write("unigram.json", json.to_string())
+}
+
+/// A long text is read in pieces: no token may be another for that, on whichever side it is cut, alone, in a pair, or in
+/// windows.
+#[test]
+fn long_texts_have_the_ids_of_the_whole() {
+    use nimbert::{Truncation, TruncationSide};
+    use tokenizers::{
+        PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy, utils::truncation::truncate_encodings,
+    };
+    let dir = Dir::default();
+    let mut rng = Rng::with_seed(7);
+    let mut long = |words: usize| {
+        let mut long = String::new();
+        for _ in 0..words {
+            long.push_str(&text(&mut rng));
+            long.push_str([" ", " ", "  ", "\n", "", " film, ", " 中文", "!?"][rng.usize(0..8)]);
+        }
+        long
+    };
+    let pairs: Vec<(String, String)> = (0..40).map(|row| (long(row * 3), long(row * 21 % 120))).collect();
+    let files = [
+        "tests/data/tiny-bert/tokenizer.json",
+        "tests/data/tiny-roberta/tokenizer.json",
+        "models/minilm/tokenizer.json",
+    ];
+    let mut is_cut = 0;
+    for path in files.map(workspace).into_iter().chain([unigram(&dir)]) {
+        let mut theirs = tokenizers::Tokenizer::from_file(&path).unwrap();
+        theirs.with_padding(None).with_truncation(None).unwrap();
+        for max_length in [33, 64] {
+            let ours = nimbert::Tokenizer::open(&path, max_length).unwrap();
+            let room = |pair| max_length - theirs.get_post_processor().unwrap().added_tokens(pair);
+            let params = |pair, direction| TruncationParams {
+                max_length: room(pair),
+                stride: 0,
+                strategy: TruncationStrategy::LongestFirst,
+                direction,
+            };
+            for (one, other) in &pairs {
+                let whole = |text: &str, type_id: u32| {
+                    let mut encoding = theirs.encode_fast(text, false).unwrap();
+                    encoding.set_type_ids(vec![type_id; encoding.get_ids().len()]);
+                    encoding
+                };
+                for (side, direction) in [
+                    (TruncationSide::Right, TruncationDirection::Right),
+                    (TruncationSide::Left, TruncationDirection::Left),
+                ] {
+                    for other in [None, Some(other)] {
+                        let pair = other.map(|other| whole(other, 1));
+                        let params = params(pair.is_some(), direction);
+                        let (mut first, mut pair) = truncate_encodings(whole(one, 0), pair, &params).unwrap();
+                        is_cut += usize::from(!first.take_overflowing().is_empty());
+                        pair.iter_mut().for_each(|pair| drop(pair.take_overflowing()));
+                        let expected = theirs.post_process(first, pair, true).unwrap();
+                        let input = nimbert::TextInput { text: one, pair: other.map(String::as_str) };
+                        let got = ours.windows_with(input, Truncation::At(side)).unwrap().remove(0);
+                        assert_eq!(got.input_ids, expected.get_ids(), "{}: {side:?} {one:?} {other:?}", path.display());
+                        assert_eq!(got.token_type_ids, expected.get_type_ids(), "{}", path.display());
+                    }
+                }
+                let mut first = whole(one, 0);
+                let tokens = first.get_ids().len();
+                first.truncate(room(false), 5, TruncationDirection::Right);
+                let windows = std::iter::once(first.clone()).chain(first.take_overflowing());
+                let windows = windows.map(|mut window| {
+                    window.take_overflowing();
+                    theirs.post_process(window, None, true).unwrap().get_ids().to_vec()
+                });
+                let got = ours.clone().with_stride(5).unwrap().windows(one).unwrap();
+                let got: Vec<_> = got.into_iter().map(|window| window.input_ids).collect();
+                assert_eq!(got, windows.collect::<Vec<_>>(), "{}: {one:?}", path.display());
+                match ours.windows_with(one, Truncation::Refuse) {
+                    Err(nimbert::Error::TooLong { tokens: counted, .. }) => {
+                        assert_eq!(counted, tokens + max_length - room(false));
+                    }
+                    whole => assert!(whole.unwrap()[0].input_ids.len() <= max_length && tokens <= room(false)),
+                }
+            }
+        }
+    }
+    assert!(is_cut > 400, "{is_cut}");
+}
+
 #[test]
 fn every_text_gets_an_answer() {
     let dir = Dir::default();

@@ -2,16 +2,17 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
 
 use crate::{
     batch::Batch,
-    bundle::{Bundle, Variant},
+    bundle::{Bundle, PublicKey, Variant, Verifier, Verify},
+    call::{CallOptions, Timing},
     compiled,
     device::{Device, Engine},
     error::{Error, Result},
+    graph::GraphFiles,
     library,
     memory::{RunMemory, resident_bytes},
     prediction::{Decision, Prediction, mean_logits},
@@ -48,6 +49,11 @@ pub struct Options {
     /// ([`compiled::default_cache`] is the program's): they load in half of the time, and sessions and processes share the
     /// weights. None, the default of the library: nothing is written.
     pub cache: Option<PathBuf>,
+    /// When the graph's files are compared with their digests. Default: once, and what was compared is remembered in the
+    /// cache; without a cache, at every opening.
+    pub verify: Verify,
+    /// Keys of which one must have signed the bundle. Default: none, and a signature is not looked at.
+    pub require_signature: Vec<PublicKey>,
 }
 
 impl Default for Options {
@@ -62,6 +68,8 @@ impl Default for Options {
             queue_limit: None,
             memory_limit: None,
             cache: None,
+            verify: Verify::default(),
+            require_signature: Vec::new(),
         }
     }
 }
@@ -78,28 +86,6 @@ pub enum Parallelism {
     Latency,
     /// Only sessions that run a batch each on a thread of its own: for many texts.
     Throughput,
-}
-
-/// What one call may do without.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CallOptions<'a> {
-    /// After it, the call fails with [`Error::DeadlinePassed`].
-    pub deadline: Option<Instant>,
-    /// Once it is true, the call fails with [`Error::Cancelled`]; looked at every 10 ms.
-    pub cancel: Option<&'a AtomicBool>,
-    /// What becomes of texts that are too long. Default: what the bundle says.
-    pub truncation: Truncation,
-}
-
-/// How long the parts of a call took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Timing {
-    /// Text to token ids.
-    pub tokenization: Duration,
-    /// Until the first text was taken from the queue.
-    pub queue: Duration,
-    /// From then until the last text was run.
-    pub inference: Duration,
 }
 
 /// A text classifier. It may be shared between threads; texts of calls that overlap are joined into batches, and get the
@@ -130,12 +116,13 @@ const GPU_PADDING: usize = 64;
 const TEXTS_A_THREAD: usize = 64;
 
 impl Classifier {
-    /// Opens the bundle at `path`. Files are checked for presence and size, not hashed: [`Bundle::verify`] does that.
+    /// Opens the bundle at `path`. What is used of it was compared with its digests, see [`Options::verify`]; once it is open,
+    /// its files may be changed or removed.
     ///
     /// # Errors
-    /// Any variant of [`Error`] but [`Error::Checksum`], [`Error::OutputExists`] and those of a call.
+    /// Any variant of [`Error`] but [`Error::OutputExists`] and those of a call.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
-        let bundle = Bundle::open(path)?;
+        let bundle = Bundle::open_signed(path, &options.require_signature)?;
         // Half of the time each: together on two cores, they take one of them.
         let (tokenizer, opened) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| bundle.tokenizer());
@@ -161,6 +148,11 @@ impl Classifier {
     /// Where the graph runs: never [`Device::Auto`].
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// Whether texts are answered: a worker that has panicked answers none any more.
+    pub fn is_healthy(&self) -> bool {
+        self.scheduler.is_healthy()
     }
 
     /// Why the devices that [`Device::Auto`] prefers could not be used.
@@ -207,6 +199,14 @@ impl Classifier {
             let (expected, got) = if pairs { (two, one) } else { (one, two) };
             return Err(Error::Input { expected, got });
         }
+        if let Some(available) = self.scheduler.available_memory() {
+            // Before it is read: a text can need more for that than for being run.
+            let texts = inputs.iter().flat_map(|input| [Some(input.text), input.pair]).flatten();
+            let needs = texts.map(|text| (self.tokenizer.memory(text), text.len()));
+            if let Some((needed, bytes)) = needs.max().filter(|(needed, _)| *needed > available) {
+                return Err(Error::MemoryLimit { what: format!("a text of {bytes} bytes"), needed, available });
+            }
+        }
         let windows = self.tokenize(&inputs, options.truncation)?;
         let counts: Vec<usize> = windows.iter().map(Vec::len).collect();
         let tokenization = started.elapsed();
@@ -217,8 +217,18 @@ impl Classifier {
             return Err(Error::format(&self.bundle.path, expected, row.len().to_string()));
         }
         let mut logits = logits.into_iter();
-        let answer = |count| Prediction::from_logits(&mean_logits(logits.by_ref().take(count)), labels, &self.decision);
-        let predictions = counts.into_iter().map(answer).collect();
+        let answer = |count| {
+            let logits = mean_logits(logits.by_ref().take(count));
+            match logits.iter().find(|logit| !logit.is_finite()) {
+                None => Ok(Prediction::from_logits(&logits, labels, &self.decision)),
+                // No label follows from it.
+                Some(wrong) => {
+                    let message = format!("expected logits that are numbers, found {wrong}");
+                    Err(Error::session(&self.bundle.path, message))
+                }
+            }
+        };
+        let predictions = counts.into_iter().map(answer).collect::<Result<_>>()?;
         Ok((predictions, Timing { tokenization, queue: times.queue, inference: times.inference }))
     }
 
@@ -271,24 +281,43 @@ fn open_scheduler(bundle: &Bundle, options: &Options) -> Result<Opened> {
 
 fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Scheduler> {
     let variant = bundle.variant(options.variant.as_deref(), device)?;
-    let graph = bundle.path.join(&variant.file);
     let threads = options.session.threads.unwrap_or_else(available_threads);
     let mut session = SessionOptions { device, threads: Some(threads), ..options.session.clone() };
     let is_cpu = device == Device::Cpu;
     let usual_batch_size = if matches!(device, Device::Cuda(_)) { CUDA_BATCH_SIZE } else { BATCH_SIZE };
     let batch_size = options.batch_size.unwrap_or(usual_batch_size).max(1);
-    if let (Device::Tensorrt(_), None) = (device, &session.gpu.engine) {
-        session.gpu.engine = Some(engine(bundle, variant, &graph, batch_size, options)?);
+    if let Some(available) = options.memory_limit
+        && bundle.graph_bytes(variant) > available
+    {
+        // Before it is read.
+        let (what, needed) = (format!("the graph {}", variant.name), bundle.graph_bytes(variant));
+        return Err(Error::MemoryLimit { what, needed, available });
     }
-    let entry = match &options.cache {
-        Some(cache) if is_cpu && session.optimized_model.is_none() => Some(compiled::Entry::of(cache, bundle, variant)),
+    let verifier = Verifier::new(options.verify, options.cache.as_deref());
+    let compiled = match &options.cache {
+        Some(cache) if is_cpu && session.optimized_model.is_none() => {
+            Some(compiled::Entry::of(cache, bundle, variant, session.operators))
+        }
         _ => None,
     };
+    let source = match compiled {
+        Some(entry) => {
+            if entry.is_there() {
+                // What was compiled is right even if the bundle is not any more; but nobody would know that it is not.
+                bundle.graph_files(variant).try_for_each(|(path, entry)| verifier.file(&path, entry))?;
+            }
+            Source::Compiled { entry, bundle: Box::new(bundle.clone()), variant: variant.clone(), verifier }
+        }
+        None => Source::Read(bundle.graph(variant, &verifier, session.operators)?),
+    };
+    if let (Device::Tensorrt(_), None, Source::Read(graph)) = (device, &session.gpu.engine, &source) {
+        session.gpu.engine = Some(engine(bundle, variant, graph, batch_size, options)?);
+    }
     let memory = match options.memory_limit {
         None => None,
         Some(limit) => {
             // What the process has now, and the graph twice: its weights, and the order in which they are wanted.
-            let held = resident_bytes().unwrap_or(0) + 2 * bundle.graph_bytes(variant);
+            let held = resident_bytes().unwrap_or(0).saturating_add(bundle.graph_bytes(variant).saturating_mul(2));
             Some((RunMemory::of(&bundle.config), limit.saturating_sub(held)))
         }
     };
@@ -310,21 +339,32 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
     };
     let open = move |threads: Option<usize>| {
         let session = SessionOptions { threads: threads.or(session.threads), ..session.clone() };
-        match &entry {
-            None if is_cpu || session.gpu.allow_cpu => Session::open(&graph, &session),
-            None => open_placed(&graph, &session),
-            Some(entry) => Session::open_compiled(&graph, entry, &session),
+        match &source {
+            Source::Read(graph) if is_cpu || session.gpu.allow_cpu => Session::of(graph, &session),
+            Source::Read(graph) => open_placed(graph, &session),
+            Source::Compiled { entry, bundle, variant, verifier } => {
+                Session::compiled(bundle, variant, entry, verifier, &session)
+            }
         }
     };
     Scheduler::new(settings, workers, Box::new(open))
 }
 
+/// Where sessions get their graph from. Some are opened when the bundle may have been changed: they get the same bytes, or
+/// none.
+enum Source {
+    /// Bytes that were compared when the bundle was opened.
+    Read(GraphFiles),
+    /// The compiled form, or the bundle's files where it is gone, which are compared again then.
+    Compiled { entry: compiled::Entry, bundle: Box<Bundle>, variant: Variant, verifier: Verifier },
+}
+
 /// Opens a session of which it is proven that the device computes what it was asked to: ONNX Runtime says nothing of
 /// operators that it leaves to the processor.
-fn open_placed(graph: &Path, options: &SessionOptions) -> Result<Session> {
+fn open_placed(graph: &GraphFiles, options: &SessionOptions) -> Result<Session> {
     let batch =
         Batch { rows: 1, columns: 3, input_ids: vec![0; 3], attention_mask: vec![1; 3], token_type_ids: vec![0; 3] };
-    let (session, placement) = Session::open_and_place(graph, options, &batch)?;
+    let (session, placement) = Session::placed(graph, options, &batch)?;
     let left = placement.left_on_cpu();
     if left.is_empty() {
         return Ok(session);
@@ -334,9 +374,15 @@ fn open_placed(graph: &Path, options: &SessionOptions) -> Result<Session> {
 }
 
 /// What TensorRT must know of a graph: its inputs are read by loading it on the CPU.
-fn engine(bundle: &Bundle, variant: &Variant, graph: &Path, batch_size: usize, options: &Options) -> Result<Engine> {
+fn engine(
+    bundle: &Bundle,
+    variant: &Variant,
+    graph: &GraphFiles,
+    batch_size: usize,
+    options: &Options,
+) -> Result<Engine> {
     let plain = SessionOptions { ort_lib: options.session.ort_lib.clone(), ..SessionOptions::default() };
-    let inputs = Session::open(graph, &plain)?.inputs().into_iter().map(str::to_owned).collect();
+    let inputs = Session::of(graph, &plain)?.inputs().into_iter().map(str::to_owned).collect();
     if let Some(cache) = &options.cache {
         std::fs::create_dir_all(cache).map_err(|error| Error::io(cache, error))?;
     }

@@ -5,34 +5,41 @@
 //! processes share one copy, and the system may drop what is not used. The form belongs to one version of ONNX Runtime
 //! and one set of processor instructions; both are part of its name, so that it is never looked at elsewhere.
 //!
-//! An entry is a folder, made beside its place and renamed, so that none is half-written. Entries that nobody has used
-//! for a month are removed when another is made.
+//! An entry is a folder, made beside its place and renamed, so that none is half-written. It belongs to the user, who may
+//! read it only: a file that is mapped must not become shorter. Its own digests lie in it. Entries that nobody has used for a
+//! month are removed when another is made.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    bundle::{Bundle, Variant, create_hidden, sha256, sha256_file},
+    bundle::{Bundle, FileEntry, Variant, Verifier},
     error::{Error, Result},
+    file::{create_hidden, parse_json, read_json, sha256, sha256_file},
+    graph::Operators,
+    own::{self, MONTH},
 };
 
 /// The environment variable that names the folder.
 pub const CACHE_VARIABLE: &str = "NIMBERT_CACHE";
 
 /// Changes with the way in which graphs are compiled.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 3;
 const GRAPH: &str = "graph.onnx";
 const DATA: &str = "graph.data";
+/// Of what it is an entry, and sizes and digests of the two.
+const DIGESTS: &str = "digests.json";
 /// Of an entry's name, hexadecimal digits.
 const NAME_LENGTH: usize = 32;
-/// Entries that were not used for so long are removed.
-const EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
-/// An entry that is used is marked at most so often.
-const TOUCH: Duration = Duration::from_secs(24 * 3600);
+/// An entry that is used is marked at most so often; and none is in the making for so long.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The folder in which the program `nimbert` keeps compiled graphs: [`CACHE_VARIABLE`], or `nimbert` in the system's
 /// folder for what can be made again. None where there is no such folder.
@@ -55,52 +62,24 @@ pub fn default_cache() -> Option<PathBuf> {
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     folder: PathBuf,
-    /// The files that it is made of, and their digests, by which it is named.
-    sources: Vec<(PathBuf, String)>,
+    /// All that it depends on, of which its name is made.
+    key: String,
+}
+
+/// What an entry says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct Digests {
+    /// Of what it is an entry: by its name alone it could be another's that was renamed.
+    key: String,
+    files: BTreeMap<String, FileEntry>,
 }
 
 impl Entry {
     /// The entry in `cache` of a bundle's graph. ONNX Runtime must have been loaded: its version is part of the name.
-    pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant) -> Self {
-        let digest = |name: &str| bundle.manifest.files.get(name).map_or("", |entry| entry.sha256.as_str());
-        let names = [variant.file.clone(), variant.data_file()];
-        let graph = names.each_ref().map(|name| digest(name));
-        let name = sha256(format!("{FORMAT} {graph:?} {} {}", ort::info(), instructions()).as_bytes());
-        let listed = names.iter().filter(|name| bundle.manifest.files.contains_key(*name));
-        let sources = listed.map(|name| (bundle.path.join(name), digest(name).to_owned())).collect();
-        Self { folder: cache.join(&name[..NAME_LENGTH]), sources }
-    }
-
-    /// Hashes the files that the entry is named by: what is compiled under a digest must have it, or every bundle with that
-    /// digest would be answered by something else from then on.
-    ///
-    /// # Errors
-    /// [`Error::Checksum`], [`Error::Io`].
-    pub(crate) fn verify_sources(&self) -> Result<()> {
-        for (path, expected) in &self.sources {
-            let got = sha256_file(path)?;
-            if !got.eq_ignore_ascii_case(expected) {
-                return Err(Error::Checksum { path: path.clone(), expected: expected.clone(), got });
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether nobody else can have written the entry: it is the user's own, and no other may write to it. Elsewhere than
-    /// on Unix, the system's folder for caches is.
-    pub(crate) fn is_own(&self) -> bool {
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt;
-            let mine = |metadata: &fs::Metadata| metadata.mode() & 0o022 == 0 && metadata.uid() == geteuid();
-            let files = [self.folder.clone(), self.graph(), self.folder.join(DATA)];
-            let metadata = files.iter().map(fs::symlink_metadata).filter_map(std::result::Result::ok);
-            metadata.fold(true, |all, metadata| all && !metadata.is_symlink() && mine(&metadata))
-        }
-        #[cfg(not(unix))]
-        {
-            true
-        }
+    pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant, operators: Operators) -> Self {
+        let digests: Vec<&str> = bundle.graph_files(variant).map(|(_, entry)| entry.sha256.as_str()).collect();
+        let key = format!("{FORMAT} {operators:?} {digests:?} {} {}", ort::info(), instructions());
+        Self { folder: cache.join(&sha256(key.as_bytes())[..NAME_LENGTH]), key }
     }
 
     /// The graph's file.
@@ -112,81 +91,129 @@ impl Entry {
         self.graph().exists()
     }
 
+    /// Whether nobody else can have written the entry: it is the user's own, and no other may write to it.
+    pub(crate) fn is_own(&self) -> bool {
+        let files = [GRAPH, DATA].map(|name| self.folder.join(name));
+        own::is_own(&self.folder) && files.iter().all(|file| !file.exists() || own::is_own(file))
+    }
+
+    /// Compares the entry's files with the digests that were taken when it was made.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`], [`Error::Io`], [`Error::Format`].
+    pub(crate) fn verify(&self, verifier: &Verifier) -> Result<()> {
+        let path = self.folder.join(DIGESTS);
+        let digests: Digests = parse_json(&path, &read_json(&path)?, "digests of a compiled graph")?;
+        if digests.key != self.key {
+            return Err(Error::format(&path, "the digests of this entry", "those of another"));
+        }
+        for name in [GRAPH, DATA] {
+            let file = self.folder.join(name);
+            match digests.files.get(name) {
+                Some(entry) => verifier.file(&file, entry)?,
+                None if file.exists() => return Err(Error::format(&path, format!("a digest of {name}"), "none")),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Says that the entry is still used.
     pub(crate) fn touch(&self) {
-        let age = fs::metadata(self.graph()).and_then(|metadata| metadata.modified());
-        if age.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > TOUCH)) {
-            // A cache that may not be written is used all the same.
-            let _ = fs::File::options()
-                .append(true)
-                .open(self.graph())
-                .and_then(|file| file.set_modified(SystemTime::now()));
+        if own::is_older(&self.folder.join(DIGESTS), DAY) {
+            // A cache that may not be written is used all the same. The digests are read at every start, and nobody
+            // remembers what they were: their time may change, that of the graph may not.
+            // (Windows wants the right to write for that.)
+            let opened = fs::File::options().read(true).write(cfg!(windows)).open(self.folder.join(DIGESTS));
+            let _ = opened.and_then(|file| file.set_modified(SystemTime::now()));
         }
     }
 
     pub(crate) fn remove(&self) {
-        // If it stays, it is in the way of a new one only: the graph itself is loaded then.
-        let _ = fs::remove_dir_all(&self.folder);
+        // Under another name first: a kill must not leave half of an entry in its place. If it stays, it is in the way of a
+        // new one only: the graph itself is loaded then.
+        let cache = self.folder.parent().unwrap_or(&self.folder);
+        if let Ok(aside) = create_hidden(cache, "graph", "partial") {
+            let _ = fs::rename(&self.folder, &aside);
+            let _ = fs::remove_dir_all(&aside);
+        }
     }
 
-    /// Makes the entry: `compile` writes the graph, given its path and the name of the file for its large tensors.
+    /// Makes the entry, and opens it: `compile` writes the graph, given a folder for what it needs, the graph's path, and the
+    /// name of the file for its large tensors; `open` opens what was written. Where the entry cannot be kept, what was opened
+    /// is right all the same.
     ///
     /// # Errors
-    /// [`Error::Io`], and those of `compile`; nothing is left then.
-    pub(crate) fn create<T>(&self, compile: impl FnOnce(&Path, &str) -> Result<T>) -> Result<()> {
+    /// [`Error::Io`], and those of `compile` and `open`; nothing is left then.
+    pub(crate) fn create<T, S>(
+        &self,
+        compile: impl FnOnce(&Path, &Path, &str) -> Result<T>,
+        open: impl FnOnce(&Path) -> Result<S>,
+    ) -> Result<S> {
         let cache = self.folder.parent().unwrap_or(&self.folder);
         fs::create_dir_all(cache).map_err(|error| Error::io(cache, error))?;
         remove_expired(cache);
         let staging = create_hidden(cache, "graph", "partial")?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Whatever the umask: an entry that others may write is not used.
-            let mode = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(&staging, mode).map_err(|error| Error::io(&staging, error))?;
+        let source = staging.join("source");
+        // Nobody else is to open what lies there before it is read-only.
+        let opened = own::set_mode(&staging, 0o700)
+            .map_err(|error| Error::io(&staging, error))
+            .and_then(|()| fs::create_dir(&source).map_err(|error| Error::io(&source, error)))
+            .and_then(|()| compile(&source, &staging.join(GRAPH), DATA))
+            .and_then(|compiled| {
+                drop(compiled);
+                fs::remove_dir_all(&source).map_err(|error| Error::io(&source, error))?;
+                // Half of the time each.
+                std::thread::scope(|scope| {
+                    let sealed = scope.spawn(|| self.seal(&staging));
+                    let opened = open(&staging.join(GRAPH));
+                    sealed.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(opened)
+                })
+            });
+        if !self.is_there() {
+            // Half of one, as earlier versions could leave it.
+            let _ = fs::remove_dir_all(&self.folder);
         }
-        let done = compile(&staging.join(GRAPH), DATA).and_then(|compiled| {
-            drop(compiled);
-            // On the disk before it is in its place: after a loss of power it must not be there with other content.
-            for file in [GRAPH, DATA].map(|name| staging.join(name)).iter().filter(|file| file.exists()) {
-                #[cfg(unix)]
-                {
-                    use std::os::unix::fs::PermissionsExt;
-                    let mode = fs::Permissions::from_mode(0o644);
-                    fs::set_permissions(file, mode).map_err(|error| Error::io(file, error))?;
-                }
-                let synced = fs::File::options().append(true).open(file).and_then(|file| file.sync_all());
-                synced.map_err(|error| Error::io(file, error))?;
-            }
-            // Where another process was faster, its folder stays.
-            fs::rename(&staging, &self.folder).map_err(|error| Error::io(&self.folder, error))
-        });
-        if done.is_err() {
+        // Where another process was faster, its folder stays.
+        if opened.is_err() || fs::rename(&staging, &self.folder).is_err() {
             let _ = fs::remove_dir_all(&staging);
         }
-        if self.is_there() { Ok(()) } else { done }
+        opened
     }
-}
 
-#[cfg(unix)]
-// SAFETY: POSIX declares it so; it has no arguments and always succeeds.
-unsafe extern "C" {
-    /// The user whose files this process makes.
-    safe fn geteuid() -> u32;
+    /// Records the digests of what was compiled, and sees to it that it is on the disk before it is in its place: after a loss of
+    /// power it must not be there with other content.
+    fn seal(&self, staging: &Path) -> Result<()> {
+        let mut files = BTreeMap::new();
+        let finish = |path: &Path| {
+            own::set_mode(path, 0o444)?;
+            fs::File::open(path)?.sync_all()
+        };
+        for (name, path) in [GRAPH, DATA].map(|name| (name, staging.join(name))) {
+            if path.exists() {
+                let bytes = fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
+                files.insert(name.to_owned(), FileEntry { bytes, sha256: sha256_file(&path)? });
+                finish(&path).map_err(|error| Error::io(&path, error))?;
+            }
+        }
+        let path = staging.join(DIGESTS);
+        let digests = Digests { key: self.key.clone(), files };
+        let json = serde_json::to_vec_pretty(&digests).expect("names are strings");
+        fs::write(&path, json).and_then(|()| finish(&path)).map_err(|error| Error::io(&path, error))?;
+        own::set_mode(staging, 0o755).map_err(|error| Error::io(staging, error))
+    }
 }
 
 /// Removes entries, and what a killed process has left of one; nothing else that may lie in the folder.
 fn remove_expired(cache: &Path) {
+    own::remove_older(cache, NAME_LENGTH, MONTH, |entry| {
+        // Before they had digests, the graph was marked.
+        let digests = entry.join(DIGESTS);
+        if digests.exists() { digests } else { entry.join(GRAPH) }
+    });
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_entry = name.len() == NAME_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let used = match (is_entry, name.starts_with(".graph.partial-")) {
-            (true, _) => entry.path().join(GRAPH),
-            (_, true) => entry.path(),
-            _ => continue,
-        };
-        let age = fs::metadata(used).and_then(|metadata| metadata.modified());
-        if age.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > EXPIRY)) {
+        let is_partial = entry.file_name().to_string_lossy().starts_with(".graph.partial-");
+        if is_partial && own::is_older(&entry.path(), DAY) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -228,22 +255,30 @@ fn detected() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::Verify;
 
     #[test]
     fn an_entry_is_whole_or_absent() {
         let folder = tempfile::tempdir().unwrap();
-        let entry = Entry { folder: folder.path().join("cache/name"), sources: Vec::new() };
-        let failed = entry.create(|graph, _| -> Result<()> {
+        let entry = Entry { folder: folder.path().join("cache/name"), key: "key".to_owned() };
+        let compile = |_: &Path, graph: &Path, _: &str| -> Result<()> {
             fs::write(graph, "half").unwrap();
             Err(Error::Tokenizer("stopped".to_owned()))
-        });
+        };
+        let failed = entry.create(compile, |_| Ok(()));
         assert!(failed.is_err() && !entry.is_there());
         assert_eq!(fs::read_dir(folder.path().join("cache")).unwrap().count(), 0);
-        let write = |graph: &Path, _: &str| fs::write(graph, "whole").map_err(|error| Error::io(graph, error));
-        entry.create(write).unwrap();
-        assert_eq!(fs::read(entry.graph()).unwrap(), b"whole");
+        let write =
+            |_: &Path, graph: &Path, _: &str| fs::write(graph, "whole").map_err(|error| Error::io(graph, error));
+        let read = |graph: &Path| fs::read(graph).map_err(|error| Error::io(graph, error));
+        assert_eq!(entry.create(write, read).unwrap(), b"whole");
+        assert_eq!(read(&entry.graph()).unwrap(), b"whole");
+        entry.verify(&Verifier::new(Verify::Always, None)).unwrap();
         // One that another process has made meanwhile stays, and nothing else is left.
-        entry.create(|graph, _| fs::write(graph, "second").map_err(|error| Error::io(graph, error))).unwrap();
+        let second =
+            |_: &Path, graph: &Path, _: &str| fs::write(graph, "second").map_err(|error| Error::io(graph, error));
+        assert_eq!(entry.create(second, read).unwrap(), b"second");
+        assert_eq!(read(&entry.graph()).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path().join("cache")).unwrap().count(), 1);
     }
 
@@ -252,9 +287,10 @@ mod tests {
     fn an_entry_that_others_may_write_is_not_ones_own() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
-        let entry = Entry { folder: folder.path().join("name"), sources: Vec::new() };
-        let write = |graph: &Path, _: &str| fs::write(graph, "graph").map_err(|error| Error::io(graph, error));
-        entry.create(write).unwrap();
+        let entry = Entry { folder: folder.path().join("name"), key: "key".to_owned() };
+        let write =
+            |_: &Path, graph: &Path, _: &str| fs::write(graph, "graph").map_err(|error| Error::io(graph, error));
+        entry.create(write, |_| Ok(())).unwrap();
         assert!(entry.is_own());
         for path in [entry.graph(), entry.folder.clone()] {
             let before = fs::metadata(&path).unwrap().permissions();
@@ -270,16 +306,17 @@ mod tests {
     #[test]
     fn what_nobody_uses_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let entry = |name: &str| Entry { folder: folder.path().join(name), sources: Vec::new() };
+        let entry = |name: &str| Entry { folder: folder.path().join(name), key: name.to_owned() };
         let (old, new) = ("0".repeat(NAME_LENGTH), "f".repeat(NAME_LENGTH));
-        let write = |graph: &Path, _: &str| fs::write(graph, "graph").map_err(|error| Error::io(graph, error));
+        let write =
+            |_: &Path, graph: &Path, _: &str| fs::write(graph, "graph").map_err(|error| Error::io(graph, error));
         // What a user has put there is not ours, however old.
         for name in [old.as_str(), "a-model"] {
-            entry(name).create(write).unwrap();
-            let file = fs::File::options().append(true).open(entry(name).graph()).unwrap();
-            file.set_modified(SystemTime::now() - EXPIRY - Duration::from_secs(60)).unwrap();
+            entry(name).create(write, |_| Ok(())).unwrap();
+            let file = fs::File::open(entry(name).folder.join(DIGESTS)).unwrap();
+            file.set_modified(SystemTime::now() - MONTH - Duration::from_secs(60)).unwrap();
         }
-        entry(&new).create(write).unwrap();
+        entry(&new).create(write, |_| Ok(())).unwrap();
         assert!(!entry(&old).is_there() && entry(&new).is_there() && entry("a-model").is_there());
     }
 }

@@ -5,7 +5,10 @@ use std::{collections::HashMap, path::Path};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    file::parse_json,
+};
 
 /// What `config.json` says about inputs and labels.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +43,7 @@ pub enum ProblemType {
     MultiLabel,
 }
 
-/// No size of a model may be larger: products of them must fit 64 bits, and no encoder comes near it.
+/// No size of a model may be larger: no encoder comes near it.
 const MAX_SIZE: usize = 1 << 20;
 
 #[derive(Deserialize)]
@@ -60,12 +63,12 @@ struct Json {
 }
 
 impl ModelConfig {
-    /// Reads `path`.
+    /// Parses the bytes of the file `path`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Format`] if it is no JSON of this form, or if the label ids are not 0, 1, 2, ….
-    pub fn open(path: &Path) -> Result<Self> {
-        let json: Json = crate::bundle::read_json(path, "a Hugging Face config.json with id2label")?;
+    /// [`Error::Format`] if they are no JSON of this form, or if the label ids are not 0, 1, 2, ….
+    pub fn parse(path: &Path, content: &[u8]) -> Result<Self> {
+        let json: Json = parse_json(path, content, "a Hugging Face config.json with id2label")?;
         let sizes = [json.max_position_embeddings, json.hidden_size, json.intermediate_size, json.num_attention_heads];
         if let Some(size) = sizes.into_iter().find(|size| !(1..=MAX_SIZE).contains(size)) {
             return Err(Error::format(path, format!("sizes from 1 to {MAX_SIZE}"), size.to_string()));

@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use ort::ep;
 
-use crate::bundle::Precision;
+use crate::precision::Precision;
 
 /// Where a graph runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

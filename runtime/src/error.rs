@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::device::Device;
-
 /// What can go wrong while a bundle is opened or a text is classified.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -36,6 +34,16 @@ pub enum Error {
         /// The digest of what is there.
         got: String,
     },
+    /// A bundle that must be signed is not, or not so that one of the keys that were given tells by whom.
+    #[error("{}: expected {expected}, found {got}", path.display())]
+    Signature {
+        /// The signature's file.
+        path: PathBuf,
+        /// Whose signature it should be.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
     /// The place for a new bundle is taken.
     #[error("{}: expected an absent or empty folder, found {got}", path.display())]
     OutputExists {
@@ -65,7 +73,7 @@ pub enum Error {
     },
     /// No usable ONNX Runtime library was found.
     #[error(
-        "no ONNX Runtime library found (1.17 or newer); tried:\n{}\nname one with --ort-lib or ORT_DYLIB_PATH, or run `cargo xtask setup`",
+        "no ONNX Runtime library found (1.18 or newer); tried:\n{}\nname one with --ort-lib or ORT_DYLIB_PATH, or run `cargo xtask setup`",
         tried.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     )]
     LibraryNotFound {
@@ -100,18 +108,18 @@ pub enum Error {
     /// The call's deadline passed before its texts were classified.
     #[error("not classified before the deadline")]
     DeadlinePassed,
-    /// A text needs more memory than may be used.
+    /// A text, or the graph, needs more memory than may be used.
     #[error(
-        "a text of {tokens} tokens needs about {:.1} MB of memory, expected at most the {:.1} MB that the graph and the program leave of --memory-limit",
+        "{what} needs about {:.1} MB of memory, expected at most the {:.1} MB that the graph and the program leave of --memory-limit",
         *needed as f64 / 1e6,
         *available as f64 / 1e6
     )]
     MemoryLimit {
-        /// The text's length.
-        tokens: usize,
-        /// What a run with it needs, in bytes.
+        /// The text by its length, or the graph.
+        what: String,
+        /// What reading it, or a run with it, needs, in bytes.
         needed: u64,
-        /// What the limit leaves for a run, in bytes.
+        /// What the limit leaves, in bytes.
         available: u64,
     },
 }
@@ -133,7 +141,7 @@ impl Error {
     }
 
     /// A device that ONNX Runtime cannot use, with its reason: what its own message says of its source is left out.
-    pub(crate) fn device(device: Device, reason: impl std::fmt::Display) -> Self {
+    pub(crate) fn device(device: impl std::fmt::Display, reason: impl std::fmt::Display) -> Self {
         let reason = reason.to_string();
         let message = reason.rsplit_once(" : FAIL : ").map_or(reason.as_str(), |(_, message)| message);
         Self::Device { device: device.to_string(), message: message.trim().to_owned() }

@@ -20,15 +20,21 @@
 
 pub mod batch;
 pub mod bundle;
+mod call;
 mod classifier;
 pub mod compiled;
 pub mod config;
 pub mod device;
 mod error;
 mod exchange;
+mod file;
+pub mod graph;
+pub mod guard;
 mod library;
 pub mod memory;
+mod own;
 pub mod placement;
+mod precision;
 pub mod prediction;
 #[cfg(feature = "rows")]
 pub mod rows;
@@ -37,12 +43,16 @@ pub mod session;
 pub mod tokenizer;
 
 pub use batch::Batch;
-pub use bundle::{Bundle, Manifest, Precision};
-pub use classifier::{CallOptions, Classifier, Options, Parallelism, Timing};
+pub use bundle::{Bundle, Manifest, PublicKey, Verify};
+pub use call::{CallOptions, Timing};
+pub use classifier::{Classifier, Options, Parallelism};
 pub use config::ProblemType;
 pub use device::Device;
 pub use error::{Error, Result};
+pub use file::{sha256, sha256_file};
+pub use graph::Operators;
 pub use library::{LIBRARY_VARIABLE, TELEMETRY_VARIABLE, load_library};
+pub use precision::Precision;
 pub use prediction::{Decision, Prediction};
 pub use session::{Session, SessionOptions};
 pub use tokenizer::{Encoding, TextInput, Tokenizer, Truncation, TruncationSide};

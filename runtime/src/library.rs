@@ -4,6 +4,8 @@
 //! would hide a wrong path. Without a name, the folder of the executable comes first (how an application ships), then
 //! the setup's folder (how a checkout runs), then the system's own search.
 
+#![allow(unsafe_code, reason = "the system's loader says why a library does not load")]
+
 use std::{
     env::consts::{DLL_PREFIX, DLL_SUFFIX},
     path::{Path, PathBuf},

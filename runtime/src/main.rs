@@ -3,10 +3,12 @@
 
 mod cli;
 
+#[allow(unsafe_code, reason = "the environment is only set before anything else runs")]
 fn main() -> std::process::ExitCode {
     if std::env::var_os(nimbert::TELEMETRY_VARIABLE).is_none() {
         // SAFETY: nothing else runs yet, so no other thread reads or writes the environment.
         unsafe { std::env::set_var(nimbert::TELEMETRY_VARIABLE, "1") };
     }
+    nimbert::guard::silence_guarded_panics();
     cli::main()
 }

@@ -23,11 +23,14 @@ impl RunMemory {
     /// and behind the activation), or attention is (queries, keys, values and their product, and the scores of all pairs of
     /// tokens). In 32 bits all of it.
     pub(crate) fn bytes(&self, rows: usize, columns: usize) -> u64 {
+        // Every one is at most 2^20: what is too much for 64 bits is too much.
+        let [rows, columns, hidden, intermediate, heads] =
+            [rows, columns, self.hidden_size, self.intermediate_size, self.heads].map(|size| size as u128);
         let tokens = rows * columns;
-        let feed_forward = tokens * (3 * self.hidden_size + 2 * self.intermediate_size);
-        let attention = tokens * 8 * self.hidden_size + 2 * rows * self.heads * columns * columns;
+        let feed_forward = tokens * (3 * hidden + 2 * intermediate);
+        let attention = tokens * 8 * hidden + 2 * rows * heads * columns * columns;
         // A quarter for what quantization and ONNX Runtime's own buffers add.
-        (feed_forward.max(attention) * 4 * 5 / 4) as u64
+        u64::try_from(feed_forward.max(attention) * 5).unwrap_or(u64::MAX)
     }
 }
 
@@ -59,5 +62,7 @@ mod tests {
         let (short, long) = (memory.bytes(1, 512), memory.bytes(1, 1024));
         assert!(long > 3 * short, "{short} {long}");
         assert_eq!(memory.bytes(4, 64), 4 * memory.bytes(1, 64));
+        let most = RunMemory { hidden_size: 1 << 20, intermediate_size: 1 << 20, heads: 1 << 20 };
+        assert_eq!(most.bytes(1 << 20, 1 << 20), u64::MAX);
     }
 }

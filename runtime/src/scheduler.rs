@@ -22,7 +22,7 @@ use std::{
 
 use crate::{
     batch::Batch,
-    classifier::CallOptions,
+    call::CallOptions,
     error::{Error, Result},
     memory::RunMemory,
     session::{AfterRun, Session},
@@ -206,6 +206,16 @@ impl Scheduler {
         Ok(scheduler)
     }
 
+    /// The memory that a text may need, in bytes; none: any amount.
+    pub(crate) fn available_memory(&self) -> Option<u64> {
+        self.shared.settings.memory.map(|(_, available)| available)
+    }
+
+    /// Whether every worker lives.
+    pub(crate) fn is_healthy(&self) -> bool {
+        !self.shared.lock().is_broken
+    }
+
     fn spawn(&self, work: impl FnOnce(&Shared) + Send + 'static) -> std::io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name("nimbert".to_owned()).spawn(move || work(&shared))?;
@@ -227,7 +237,7 @@ impl Scheduler {
             let (rows, columns) = settings.shape(1, tokens);
             let needed = memory.bytes(rows, columns);
             if needed > available {
-                return Err(Error::MemoryLimit { tokens, needed, available });
+                return Err(Error::MemoryLimit { what: format!("a text of {tokens} tokens"), needed, available });
             }
         }
         let progress = Progress {
@@ -610,6 +620,29 @@ mod tests {
         // Full by its tokens: a third text of this length would be too much.
         state.waiting = waiting(&[30, 30]);
         assert!(matches!(state.next(Width::Narrow, false, &settings), Next::Batch(jobs) if jobs.len() == 2));
+    }
+
+    #[test]
+    fn a_worker_that_panics_is_told_from_a_healthy_one() {
+        let shared = Shared {
+            settings: SETTINGS,
+            workers: Workers { wide: true, narrow: 0 },
+            open: Box::new(|_| Err(worker_ended())),
+            state: Mutex::new(State { waiting: waiting(&[5]), ..State::default() }),
+            changed: Condvar::new(),
+        };
+        let scheduler = Scheduler { shared: Arc::new(shared), threads: Mutex::new(Vec::new()) };
+        assert!(scheduler.is_healthy());
+        let call = Arc::clone(&scheduler.shared.lock().waiting[0].call);
+        let shared = Arc::clone(&scheduler.shared);
+        let worker = std::thread::spawn(move || {
+            let _alive = Alive(&shared);
+            panic!("as a fault in a worker would");
+        });
+        assert!(worker.join().is_err() && !scheduler.is_healthy());
+        assert!(matches!(call.lock().error, Some(Error::Session { .. })));
+        let refused = scheduler.logits(vec![encoding(3)], CallOptions::default());
+        assert!(matches!(refused, Err(Error::Session { .. })));
     }
 
     #[test]

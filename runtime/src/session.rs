@@ -5,7 +5,10 @@
 use std::{
     borrow::Cow,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use ort::{
@@ -19,10 +22,11 @@ use ort::{
 
 use crate::{
     batch::Batch,
-    bundle::create_hidden,
+    bundle::{Bundle, Variant, Verifier, Verify},
     compiled::Entry,
     device::{ATTENTION_OPTION, Attention, Device, GpuOptions, execution_providers},
     error::{Error, Result},
+    graph::{GraphFiles, Operators},
     library,
     placement::Placement,
 };
@@ -46,6 +50,8 @@ pub struct SessionOptions {
     /// Writes a trace of all runs when the session is dropped, for `chrome://tracing` or Perfetto: the name begins so, and
     /// ends with the session's number, the time and `.json`.
     pub profile: Option<PathBuf>,
+    /// Which operators a graph may have. Default: those that nimbert writes and that optimum exports.
+    pub operators: Operators,
     /// Writes the graph as ONNX Runtime optimized it for this machine: for looking at, or for counting operators.
     pub optimized_model: Option<PathBuf>,
 }
@@ -65,51 +71,52 @@ pub struct Session {
 }
 
 impl Session {
-    /// Loads the graph at `path`.
+    /// Loads the graph at `path`. It is checked first: see [`SessionOptions::operators`].
     ///
     /// # Errors
-    /// [`Error::LibraryNotFound`], [`Error::Device`], [`Error::Session`], and [`Error::Format`] for a graph with other
-    /// inputs or outputs.
+    /// [`Error::LibraryNotFound`], [`Error::Device`], [`Error::Session`], and [`Error::Format`] for a graph that does not
+    /// load, has other inputs or outputs, or may not be run.
     pub fn open(path: &Path, options: &SessionOptions) -> Result<Self> {
-        let mut builder = Builder::new(path, options)?;
+        Self::of(&GraphFiles::open(path, options.operators)?, options)
+    }
+
+    /// Loads a graph that was read and checked.
+    ///
+    /// # Errors
+    /// Those of [`Session::open`].
+    pub(crate) fn of(graph: &GraphFiles, options: &SessionOptions) -> Result<Self> {
+        let mut builder = Builder::new(&graph.path, options)?;
         if let Some(optimized) = &options.optimized_model {
             builder = builder.with(|builder| builder.with_optimized_model_path(optimized))?;
         }
-        builder.commit(path, options)
+        builder.commit(graph, options)
     }
 
-    /// Loads the graph at `path` in the form that an earlier process compiled for this machine, or compiles it now. Only
-    /// for the CPU; where the form cannot be kept, or cannot be read, the graph itself is loaded.
+    /// Loads a bundle's graph in the form that an earlier process compiled for this machine, or compiles it now. Only for
+    /// the CPU; where the form cannot be kept, or is not what it was, the graph itself is loaded.
     ///
     /// # Errors
-    /// Those of [`Session::open`]; [`Error::Checksum`] if the bundle's files are not what its manifest says, under whose
-    /// digests the form would be kept.
-    pub(crate) fn open_compiled(path: &Path, entry: &Entry, options: &SessionOptions) -> Result<Self> {
-        let open_entry = || {
-            let builder = Builder::new(path, options)?;
-            let level = GraphOptimizationLevel::Disable;
-            builder.with(|builder| builder.with_optimization_level(level))?.commit(&entry.graph(), options)
-        };
-        let unprofiled = SessionOptions { profile: None, ..options.clone() };
-        let compile = |graph: &Path, data_name: &str| {
-            let builder = Builder::new(path, &unprofiled)?;
-            let configs = [
-                ("session.save_external_prepacked_constant_initializers", "1"),
-                ("session.optimized_model_external_initializers_file_name", data_name),
-                ("session.optimized_model_external_initializers_min_size_in_bytes", "4096"),
-            ];
-            let builder = builder.with(|builder| builder.with_optimized_model_path(graph))?;
-            let builder = configs.iter().try_fold(builder, |builder, (key, value)| {
-                builder.with(|builder| builder.with_config_entry(key, value))
-            })?;
-            builder.commit(path, &unprofiled)
-        };
+    /// Those of [`Session::open`], and of [`Bundle::graph`].
+    pub(crate) fn compiled(
+        bundle: &Bundle,
+        variant: &Variant,
+        entry: &Entry,
+        verifier: &Verifier,
+        options: &SessionOptions,
+    ) -> Result<Self> {
+        let path = bundle.path.join(&variant.file);
+        let read = || Self::of(&bundle.graph(variant, verifier, options.operators)?, options);
         if entry.is_there() && !entry.is_own() {
             // Somebody else's, or one that somebody else may write: it could be any graph.
-            return Self::open(path, options);
+            return read();
         }
+        let map = |file: &Path| {
+            let level = GraphOptimizationLevel::Disable;
+            let builder = Builder::new(&path, options)?;
+            builder.with(|builder| builder.with_optimization_level(level))?.commit_mapped(file, options)
+        };
         if entry.is_there() {
-            if let Ok(session) = open_entry() {
+            if let Ok(session) = entry.verify(verifier).and_then(|()| map(&entry.graph())) {
                 entry.touch();
                 return Ok(session);
             }
@@ -117,12 +124,24 @@ impl Session {
         }
         #[cfg(feature = "tracing")]
         tracing::debug!(graph = %path.display(), entry = %entry.graph().display(), "compiling the graph");
-        entry.verify_sources()?;
+        let unprofiled = SessionOptions { profile: None, ..options.clone() };
+        // From a copy of our own, which nobody changes or cuts short while it is mapped.
+        let compile = |source: &Path, compiled: &Path, data_name: &str| {
+            let source = bundle.copy_graph(variant, verifier, options.operators, source)?;
+            let builder = Builder::new(&path, &unprofiled)?;
+            let configs = [
+                ("session.save_external_prepacked_constant_initializers", "1"),
+                ("session.optimized_model_external_initializers_file_name", data_name),
+                ("session.optimized_model_external_initializers_min_size_in_bytes", "4096"),
+            ];
+            let builder = builder.with(|builder| builder.with_optimized_model_path(compiled))?;
+            let builder = configs.iter().try_fold(builder, |builder, (key, value)| {
+                builder.with(|builder| builder.with_config_entry(key, value))
+            })?;
+            builder.commit_mapped(&source, &unprofiled)
+        };
         // The form that is mapped needs less memory than the session that made it.
-        match entry.create(compile) {
-            Ok(()) => open_entry().or_else(|_| Self::open(path, options)),
-            Err(_) => Self::open(path, options),
-        }
+        entry.create(compile, map).or_else(|_| read())
     }
 
     fn validate(&self) -> Result<()> {
@@ -199,17 +218,28 @@ impl Session {
         names.iter().map(extract).collect()
     }
 
-    /// Loads the graph at `path`, runs `batch`, and reads from the trace of that run which execution provider computed
-    /// what. Later runs are traced only if [`SessionOptions::profile`] asks for it.
+    /// Loads a bundle's graph, compared with its digests, runs `batch`, and reads from the trace of that run which execution
+    /// provider computed what. Later runs are traced only if [`SessionOptions::profile`] asks for it.
     ///
     /// # Errors
-    /// Those of [`Session::open`] and [`Session::run`]; [`Error::Io`] if the trace cannot be written.
-    pub fn open_and_place(path: &Path, options: &SessionOptions, batch: &Batch) -> Result<(Self, Placement)> {
+    /// Those of [`Session::open`] and [`Session::run`]; [`Error::Checksum`]; [`Error::Io`] if the trace cannot be written.
+    pub fn open_and_place(
+        bundle: &Bundle,
+        variant: &Variant,
+        options: &SessionOptions,
+        batch: &Batch,
+    ) -> Result<(Self, Placement)> {
+        let graph = bundle.graph(variant, &Verifier::new(Verify::Always, None), options.operators)?;
+        Self::placed(&graph, options, batch)
+    }
+
+    /// The same of a graph that was read and checked.
+    pub(crate) fn placed(graph: &GraphFiles, options: &SessionOptions, batch: &Batch) -> Result<(Self, Placement)> {
         let prefix = std::env::temp_dir().join(format!("nimbert-placement-{}", std::process::id()));
-        let mut session = Self::open(path, &SessionOptions { profile: Some(prefix), ..options.clone() })?;
+        let mut session = Self::of(graph, &SessionOptions { profile: Some(prefix), ..options.clone() })?;
         session.run(batch)?;
         session.is_profiled = false;
-        let trace = session.inner.end_profiling().map_err(|error| Error::session(path, error))?;
+        let trace = session.inner.end_profiling().map_err(|error| Error::session(&graph.path, error))?;
         let placement = Placement::read(Path::new(&trace));
         // A file in the folder for temporary ones; the placement matters, not whether it could be removed.
         let _ = std::fs::remove_file(&trace);
@@ -217,7 +247,7 @@ impl Session {
         if options.profile.is_some() {
             // A session has one trace. What it holds of the GPU's memory is needed for the other.
             drop(session);
-            session = Self::open(path, options)?;
+            session = Self::of(graph, options)?;
         }
         Ok((session, placement))
     }
@@ -248,42 +278,6 @@ pub struct Output {
     pub values: Vec<f32>,
 }
 
-/// A graph and its large tensors in one folder, where they are links into two: ONNX Runtime follows the graph's link, and
-/// looks for the tensors in that folder only. Once they are mapped, the folder may go.
-struct Together {
-    folder: PathBuf,
-    graph: PathBuf,
-}
-
-impl Together {
-    /// None if the files are in one folder, or there is one file only.
-    fn of(graph: &Path) -> Result<Option<Self>> {
-        let Some(name) = graph.file_name().map(|name| name.to_string_lossy().into_owned()) else { return Ok(None) };
-        let data = graph.with_file_name(format!("{name}_data"));
-        let (Ok(real_graph), Ok(real_data)) = (graph.canonicalize(), data.canonicalize()) else { return Ok(None) };
-        if real_graph.parent() == real_data.parent() && real_data.file_name() == data.file_name() {
-            return Ok(None);
-        }
-        let folder = create_hidden(&std::env::temp_dir(), "nimbert", "links")?;
-        let together = Self { graph: folder.join(&name), folder };
-        for (real, name) in [(real_graph, name.clone()), (real_data, format!("{name}_data"))] {
-            let path = together.folder.join(name);
-            // A second name costs nothing, but may be on another disk, or forbidden.
-            std::fs::hard_link(&real, &path)
-                .or_else(|_| std::fs::copy(&real, &path).map(drop))
-                .map_err(|error| Error::io(&real, error))?;
-        }
-        Ok(Some(together))
-    }
-}
-
-impl Drop for Together {
-    fn drop(&mut self) {
-        // In the folder for temporary files; where a mapped file cannot be removed, it stays there.
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 /// ort's builder, with the graph's path for its errors.
 struct Builder<'a> {
     inner: SessionBuilder,
@@ -293,9 +287,6 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// What every session has.
     fn new(path: &'a Path, options: &SessionOptions) -> Result<Self> {
-        if let Err(error) = std::fs::File::open(path) {
-            return Err(Error::io(path, error));
-        }
         let environment = library::environment(options.ort_lib.as_deref())?;
         let inner = OrtSession::builder(&environment).map_err(|error| Error::session(path, error))?;
         let mut builder = Self { inner, path }
@@ -305,6 +296,8 @@ impl<'a> Builder<'a> {
                 let stops = if options.spinning { "0" } else { "1" };
                 builder.with_config_entry("session.force_spinning_stop", stops)
             })?
+            // It has another format, which it knows by four bytes: what was checked as ONNX is to be read as that.
+            .with(|builder| builder.with_config_entry("session.load_model_format", "ONNX"))?
             // One plan of memory for every shape of a batch would be kept, and there are many shapes.
             .with(|builder| builder.with_memory_pattern(false))?;
         if std::env::var_os("ORT_LOG").is_none() {
@@ -342,11 +335,24 @@ impl<'a> Builder<'a> {
         Ok(Self { inner: step(inner).map_err(|error| Error::session(path, error))?, path })
     }
 
-    /// Loads `graph`, which is the builder's path or another form of it.
-    fn commit(mut self, graph: &Path, options: &SessionOptions) -> Result<Session> {
-        let together = Together::of(graph)?;
-        let graph = together.as_ref().map_or(graph, |together| &together.graph);
-        let inner = self.inner.commit_from_file(graph).map_err(|error| match options.device {
+    /// Loads a graph from its bytes.
+    fn commit(mut self, graph: &GraphFiles, options: &SessionOptions) -> Result<Session> {
+        if let Some(data) = graph.data.as_ref().filter(|data| !data.is_empty()) {
+            let name = graph.data_name();
+            self = self.with(|builder| builder.with_external_initializer_file_in_memory(name, Arc::clone(data)))?;
+        }
+        let loaded = self.inner.commit_from_memory(&graph.bytes);
+        self.session(loaded, options)
+    }
+
+    /// Loads another form of the builder's graph, and maps its large tensors.
+    fn commit_mapped(mut self, file: &Path, options: &SessionOptions) -> Result<Session> {
+        let loaded = self.inner.commit_from_file(file);
+        self.session(loaded, options)
+    }
+
+    fn session(self, loaded: ort::Result<OrtSession>, options: &SessionOptions) -> Result<Session> {
+        let inner = loaded.map_err(|error| match options.device {
             // What does not load is no graph, or damaged: the caller's, like any other file.
             Device::Cpu | Device::Auto => {
                 Error::format(self.path, "a graph that ONNX Runtime loads", error.to_string())
@@ -357,7 +363,7 @@ impl<'a> Builder<'a> {
         let session = Session { inner, path: self.path.to_owned(), is_profiled: options.profile.is_some() };
         session.validate()?;
         #[cfg(feature = "tracing")]
-        tracing::debug!(graph = %graph.display(), device = %options.device, threads = options.threads, "session opened");
+        tracing::debug!(graph = %self.path.display(), device = %options.device, threads = options.threads, "session opened");
         Ok(session)
     }
 }

@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -31,7 +32,13 @@ impl Drop for Server {
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = serve(&["--listen", "127.0.0.1:0"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = serve(&["--listen", "127.0.0.1:0"]);
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
@@ -194,6 +201,154 @@ fn what_is_too_large_or_too_much_is_refused() {
 }
 
 #[test]
+fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
+    let server = Server::start(&["--max-body", "1KB"]);
+    let whole = post(&"x".repeat(5000), "");
+    let (head, _) = whole.split_once("\r\n\r\n").unwrap();
+    for expect in ["", "\r\nExpect: 100-continue"] {
+        let started = Instant::now();
+        let (status, answer) = server.request(&format!("{head}{expect}\r\n\r\n"));
+        assert!(status == 413 && answer.contains("\"error_type\":\"validation\""), "{status} {answer}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_body_may_come_in_chunks_and_must_be_json() {
+    let server = Server::start(&["--max-body", "100KB"]);
+    let chunked = |body: &str| {
+        let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+        let head = "POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n";
+        server.request(&format!("{head}Content-Type: application/json; charset=utf-8\r\n\r\n{chunks}")).0
+    };
+    assert_eq!(chunked(r#"{"inputs": "a great film"}"#), 200);
+    assert_eq!(chunked(&json!({ "inputs": "x".repeat(200_000) }).to_string()), 413);
+    let text = post(r#"{"inputs": "a"}"#, "").replacen("application/json", "text/plain", 1);
+    let (status, answer) = server.request(&text);
+    assert!(status == 422 && answer.contains("application/json"), "{status} {answer}");
+}
+
+#[test]
+fn half_a_request_is_given_up_after_its_time() {
+    let server = Server::start(&["--header-timeout", "1", "--body-timeout", "1"]);
+    let whole = post(r#"{"inputs": "a great film"}"#, "");
+    let (status, answer) = server.request(&whole[..whole.len() - 5]);
+    assert!(status == 408 && answer.contains("within 1 s"), "{status} {answer}");
+    let mut head = TcpStream::connect(&server.address).unwrap();
+    head.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    head.write_all(&whole.as_bytes()[..20]).unwrap();
+    let mut answer = Vec::new();
+    head.read_to_end(&mut answer).unwrap();
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"), "{answer:?}");
+    assert_eq!(server.predict(&json!({ "inputs": "a great film" })).0, 200);
+}
+
+/// The same command with fewer open files.
+#[cfg(target_os = "linux")]
+fn with_open_files(files: u32, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\"")).arg(command.get_program());
+    shell.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            shell.env(name, value);
+        }
+    }
+    shell
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn half_sent_heads_do_not_stop_others() {
+    let server = Server::spawn(with_open_files(512, &serve(&["--listen", "127.0.0.1:0", "--header-timeout", "60"])));
+    let half_open = || {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        // It may have been closed for another.
+        let _ = stream.write_all(b"POST /predict HTTP/1.1\r\nHost: ");
+        stream
+    };
+    let heads: Vec<TcpStream> = (0..600).map(|_| half_open()).collect();
+    for _ in 0..5 {
+        let started = Instant::now();
+        assert_eq!(server.predict(&json!({ "inputs": "a great film" })).0, 200);
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+    assert_eq!((server.get("/health").0, heads.len()), (200, 600));
+}
+
+/// The most memory that a process has had so far, in bytes.
+#[cfg(target_os = "linux")]
+fn peak_memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn many_large_bodies_take_little_memory_and_hold_up_nobody() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let server = Server::start(&["--body-timeout", "5"]);
+    let request = post(&json!({ "inputs": "word ".repeat(399_000) }).to_string(), "");
+    let is_over = AtomicBool::new(false);
+    let (statuses, mut waits) = std::thread::scope(|scope| {
+        let health = scope.spawn(|| {
+            let mut waits = Vec::new();
+            while !is_over.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                assert_eq!(server.get("/health").0, 200);
+                waits.push(started.elapsed());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            waits
+        });
+        let clients: Vec<_> = (0..64).map(|_| scope.spawn(|| server.request(&request).0)).collect();
+        let statuses: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        // Before any failure is told: the scope waits for its threads.
+        is_over.store(true, Ordering::Relaxed);
+        let statuses: Vec<u16> = statuses.into_iter().map(|status| status.unwrap()).collect();
+        (statuses, health.join().unwrap())
+    });
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)) && statuses.contains(&200), "{statuses:?}");
+    let peak = peak_memory(server.child.id());
+    assert!(peak < 400_000_000, "{peak} bytes");
+    waits.sort();
+    let (late, last) = (waits[waits.len() * 95 / 100], waits[waits.len() - 1]);
+    assert!(late < Duration::from_millis(100) && last < Duration::from_secs(1), "{late:?}, at most {last:?}");
+}
+
+#[test]
+fn no_key_where_one_was_meant_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    std::fs::write(&path, "\n").unwrap();
+    let refused = |mut command: Command, expected: &str| {
+        let output = command.output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && message.contains(expected), "{message}");
+    };
+    refused(serve(&["--api-key", ""]), "--api-key: expected a key, found none");
+    let mut of_file = serve(&["--api-key-file"]);
+    of_file.arg(&path);
+    refused(of_file, "expected a key, found none");
+    let mut of_environment = serve(&[]);
+    of_environment.env("NIMBERT_API_KEY", "");
+    refused(of_environment, "NIMBERT_API_KEY: expected a key, found none");
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let mut of_environment = serve(&[]);
+        of_environment.env("NIMBERT_API_KEY", std::ffi::OsStr::from_bytes(b"\xff"));
+        refused(of_environment, "NIMBERT_API_KEY: expected UTF-8");
+    }
+    std::fs::write(&path, "secret\n").unwrap();
+    let server = Server::start(&["--api-key-file", path.to_str().unwrap()]);
+    let body = json!({ "inputs": "a" }).to_string();
+    assert_eq!(server.request(&post(&body, "")).0, 401);
+    assert_eq!(server.request(&post(&body, "Authorization: Bearer secret\r\n")).0, 200);
+}
+
+#[test]
 fn a_key_is_asked_for() {
     let server = Server::start(&["--api-key", "secret"]);
     let body = json!({ "inputs": "a" }).to_string();
@@ -239,11 +394,11 @@ fn half_a_request_does_not_hold_up_the_end() {
     let mut body = TcpStream::connect(&server.address).unwrap();
     let request = post("{\"inputs\": \"a great film\"}", "");
     body.write_all(&request.as_bytes()[..request.len() - 5]).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    let started = std::time::Instant::now();
+    std::thread::sleep(Duration::from_millis(200));
+    let started = Instant::now();
     Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
     assert!(server.child.wait().unwrap().success());
-    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 #[cfg(unix)]

@@ -1,5 +1,7 @@
 //! What the integration tests share: a folder of their own, the programs, and small data.
 
+pub mod seal;
+
 use std::{
     fs,
     path::{Path, PathBuf},

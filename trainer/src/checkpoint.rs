@@ -11,7 +11,7 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use nimbert::bundle::sha256;
+use nimbert::sha256;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

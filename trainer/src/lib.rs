@@ -30,6 +30,7 @@ mod random;
 pub mod report;
 pub mod schedule;
 pub mod scratch;
+pub mod sign;
 pub mod split;
 pub mod tensorboard;
 pub mod trace;

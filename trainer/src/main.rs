@@ -11,6 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// candle's setting for how long its idle threads wait in a busy loop.
 const CANDLE_SPIN_LIMIT: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
 
+#[allow(unsafe_code, reason = "the environment is only set before anything else runs")]
 fn main() -> std::process::ExitCode {
     // candle keeps threads of its own for its elementwise operations. They wait in a busy loop, on the cores that our
     // operations need; with this they sleep (measured: a tenth more rows a second on two cores).
@@ -22,5 +23,6 @@ fn main() -> std::process::ExitCode {
         // SAFETY: as above.
         unsafe { std::env::set_var(nimbert::TELEMETRY_VARIABLE, "1") };
     }
+    nimbert::guard::silence_guarded_panics();
     cli::main()
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nimbert::{Encoding, ProblemType, Tokenizer, bundle};
+use nimbert::{Encoding, ProblemType, Tokenizer};
 use rayon::prelude::*;
 
 use crate::{
@@ -105,10 +105,10 @@ impl Sources {
     /// [`Error::Runtime`] if a file cannot be read any more.
     pub fn data_sha256(&self) -> Result<String> {
         let files = &self.datasets[0].files;
-        let digests = files.iter().map(|file| bundle::sha256_file(file)).collect::<nimbert::Result<Vec<_>>>()?;
+        let digests = files.iter().map(|file| nimbert::sha256_file(file)).collect::<nimbert::Result<Vec<_>>>()?;
         match &digests[..] {
             [digest] => Ok(digest.clone()),
-            _ => Ok(bundle::sha256(digests.join("\n").as_bytes())),
+            _ => Ok(nimbert::sha256(digests.join("\n").as_bytes())),
         }
     }
 }

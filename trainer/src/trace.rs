@@ -40,6 +40,8 @@ pub fn trace(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trac
 
 fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trace> {
     let bundle = Bundle::open(folder)?;
+    // Of what is changed there is nothing to be seen.
+    bundle.verify()?;
     if bundle.manifest.pairs == Some(true) {
         let (expected, got) = ("a pair of texts", "one text, which is all that trace follows");
         return Err(nimbert::Error::Input { expected, got }.into());

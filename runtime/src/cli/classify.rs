@@ -11,8 +11,9 @@ use anyhow::bail;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nimbert::{
     CallOptions, Classifier, Options, Parallelism,
-    bundle::{MANIFEST, sha256_file},
-    rows::{BadRow, Kind, ReadOptions},
+    bundle::MANIFEST,
+    rows::{BadRow, Kind, MAX_ROW_BYTES, ReadOptions},
+    sha256_file,
 };
 use serde_json::Map;
 
@@ -113,7 +114,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if args.resume && !std::fs::metadata(input).is_ok_and(|metadata| metadata.is_file()) {
         bail!("{}: expected a file for --resume: what was read of anything else is gone", input.display());
     }
-    let rows = Rows::open(input, &args.read, columns)?;
+    let limits = Limits::of(&args.open);
+    let read = ReadOptions { max_row_bytes: Some(limits.row_bytes), ..args.read.clone() };
+    let rows = Rows::open(input, &read, columns)?;
     let stop = interrupt::flag();
     let options = Options { parallelism: Parallelism::Throughput, ..args.open.options() };
     let classifier = super::open(&args.bundle, &options)?;
@@ -122,7 +125,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if done > 0 {
         eprintln!("nimbert: {done} results are there already");
     }
-    match classify_rows(&classifier, rows, &mut output, done, args.on_error, stop) {
+    match classify_rows(&classifier, rows, &mut output, Task { done, limits, on_error: args.on_error }, stop) {
         Ok(skipped) => {
             if skipped > 0 {
                 eprintln!("nimbert: {skipped} rows were skipped");
@@ -242,19 +245,43 @@ fn is_same_file(input: &Path, output: &Path) -> bool {
     }
 }
 
-/// Classifies all rows but the first `done`, which were classified before. Returns how many were skipped.
+/// How much is read at once.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    row_bytes: usize,
+    window_bytes: usize,
+}
+
+impl Limits {
+    /// So much that what is read, twice while it grows, and what was read ahead take about half of the memory that the
+    /// process may have.
+    fn of(open: &super::OpenArgs) -> Self {
+        let limit =
+            open.memory_limit.map_or(usize::MAX, |super::Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX));
+        Self { row_bytes: (limit / 16).clamp(1, MAX_ROW_BYTES), window_bytes: (limit / 16).clamp(1, WINDOW_BYTES) }
+    }
+}
+
+/// What is done with the rows.
+struct Task {
+    /// So many were classified before.
+    done: u64,
+    limits: Limits,
+    on_error: OnError,
+}
+
+/// Classifies all rows but those that were classified before. Returns how many were skipped.
 fn classify_rows(
     classifier: &Classifier,
     mut rows: Rows,
     output: &mut Output,
-    done: u64,
-    on_error: OnError,
+    Task { done, limits, on_error }: Task,
     stop: &AtomicBool,
 ) -> anyhow::Result<u64> {
     let progress = Progress::new(&rows);
     let (mut left, mut skipped) = (done, 0);
     loop {
-        let window = rows.window(WINDOW_ROWS, WINDOW_BYTES, stop)?;
+        let window = rows.window(WINDOW_ROWS, limits.window_bytes, stop)?;
         if window.is_empty() {
             progress.bar.finish_and_clear();
             return Ok(skipped);

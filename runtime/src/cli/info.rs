@@ -57,6 +57,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             variant.name, variant.execution_provider, variant.precision, variant.file
         )?;
     }
+    if let Some(comment) = bundle.signature_comment() {
+        writeln!(out, "signature    {} (not verified here)", comment.replace('\t', ", "))?;
+    }
     let acceptance = &manifest.acceptance;
     writeln!(out, "tested on    {} rows ({})", acceptance.rows, acceptance.split)?;
     writeln!(
@@ -85,7 +88,7 @@ fn placement(args: &Args, bundle: &Bundle, device: Device, out: &mut impl Write)
     let options = SessionOptions { ort_lib: args.ort_lib.clone(), device, ..SessionOptions::default() };
     let encoding = bundle.tokenizer()?.encode("where is it computed?")?;
     let batch = Batch::pad([&encoding].into_iter(), bundle.config.pad_token_id);
-    let (_, placement) = Session::open_and_place(&bundle.path.join(&variant.file), &options, &batch)?;
+    let (_, placement) = Session::open_and_place(bundle, variant, &options, &batch)?;
     writeln!(out, "device       {device}, graph {}", variant.name)?;
     for (provider, operators) in &placement.counts {
         let operators: Vec<String> = operators.iter().map(|(name, count)| format!("{count} {name}")).collect();

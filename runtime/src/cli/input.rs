@@ -6,6 +6,7 @@
 use std::{
     path::Path,
     sync::{
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
@@ -22,6 +23,8 @@ use serde_json::Map;
 
 /// Rows that are read ahead.
 const READ_AHEAD: usize = 64;
+/// Of which all texts together have about so many bytes.
+const READ_AHEAD_BYTES: usize = 8 << 20;
 /// How long a window that has a row already waits for the next: what comes through a pipe, line by line, is not held back.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// What is carried through of JSON where nothing is said.
@@ -84,9 +87,47 @@ pub(super) struct Skipped {
 /// A row, a row that is bad, or the reason why there are no more.
 type Item = anyhow::Result<Result<Text, Box<Skipped>>>;
 
+/// The bytes of the rows that were read and not taken yet: the reader waits while they are too many.
+#[derive(Debug, Default)]
+struct Ahead {
+    bytes: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Ahead {
+    fn add(&self, bytes: usize, most: usize) {
+        let held = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |held: &mut usize| *held > 0 && *held + bytes > most;
+        *self.fewer.wait_while(held, is_full).unwrap_or_else(PoisonError::into_inner) += bytes;
+    }
+
+    fn remove(&self, bytes: usize) {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) -= bytes;
+        self.fewer.notify_one();
+    }
+
+    /// Nobody takes rows any more.
+    fn close(&self) {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+        self.fewer.notify_one();
+    }
+}
+
+/// Bytes of an item's texts, and of what is carried through.
+fn size(item: &Item) -> usize {
+    let value = |value: &Value| value.as_str().map_or_else(|| value.to_string().len(), str::len);
+    let kept = |kept: &Map<String, Value>| kept.values().map(value).sum::<usize>();
+    match item {
+        Ok(Ok(text)) => text.text.len() + text.pair.as_ref().map_or(0, String::len) + kept(&text.kept),
+        Ok(Err(skipped)) => kept(&skipped.kept),
+        Err(_) => 0,
+    }
+}
+
 /// Rows in input order.
 pub(super) struct Rows {
     receiver: Receiver<Item>,
+    ahead: Arc<Ahead>,
     /// The reader; none once its end has been looked at.
     reader: Option<JoinHandle<()>>,
     /// Why there are no more, to be said when those before it were taken.
@@ -135,6 +176,9 @@ impl Rows {
         let (progress, total) = (reader.progress(), reader.total());
         let (sender, receiver) = sync_channel(READ_AHEAD);
         let keeps = keep.clone();
+        let ahead = Arc::new(Ahead::default());
+        let held = Arc::clone(&ahead);
+        let most = options.max_row_bytes.unwrap_or(READ_AHEAD_BYTES).min(READ_AHEAD_BYTES);
         let read = move || {
             for item in reader.rows(wanted) {
                 let item = match item {
@@ -142,6 +186,7 @@ impl Rows {
                     Err(RowsError::Bad(bad)) if !bad.is_last => Ok(Err(Box::new(Skipped { bad, kept: Map::new() }))),
                     Err(error) => Err(error.into()),
                 };
+                held.add(size(&item), most);
                 // Where nobody takes it any more, there is nothing more to read for.
                 if sender.send(item).is_err() {
                     return;
@@ -150,7 +195,7 @@ impl Rows {
         };
         let thread = std::thread::Builder::new().name("input".to_owned()).spawn(read);
         let reader = Some(thread.context("cannot start a thread")?);
-        Ok(Self { receiver, reader, failed: None, progress, total, kept, keep })
+        Ok(Self { receiver, ahead, reader, failed: None, progress, total, kept, keep })
     }
 
     /// The columns that are carried through, for a file that has columns of its own.
@@ -189,7 +234,10 @@ impl Rows {
             if stop.load(Ordering::Relaxed) {
                 return Err(nimbert::Error::Cancelled.into());
             }
-            let row = match self.receiver.recv_timeout(PATIENCE) {
+            let item = self.receiver.recv_timeout(PATIENCE);
+            let size = item.as_ref().map_or(0, size);
+            self.ahead.remove(size);
+            let row = match item {
                 Ok(Ok(row)) => row,
                 Ok(Err(error)) => {
                     self.failed = Some(error);
@@ -205,7 +253,7 @@ impl Rows {
                     break;
                 }
             };
-            bytes += row.as_ref().map_or(0, |row| row.text.len() + row.pair.as_ref().map_or(0, String::len));
+            bytes += size;
             rows.push(row);
         }
         match self.failed.take() {
@@ -215,6 +263,12 @@ impl Rows {
                 Ok(rows)
             }
         }
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.ahead.close();
     }
 }
 

@@ -23,7 +23,10 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
-use nimbert::{Classifier, Device, Options, SessionOptions, compiled::default_cache, device::GpuOptions};
+use nimbert::{
+    Classifier, Device, Operators, Options, PublicKey, SessionOptions, Verify, compiled::default_cache,
+    device::GpuOptions,
+};
 
 /// Classifies text with a bundle made by nimbert-train.
 #[derive(Parser)]
@@ -37,7 +40,7 @@ Examples:
   cat lines.txt | nimbert classify reviews-bundle --input - --json
   nimbert info reviews-bundle --device cuda
   nimbert bench reviews-bundle --data reviews.csv
-  nimbert verify reviews-bundle"
+  nimbert verify reviews-bundle --public-key nimbert.pub"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -55,7 +58,7 @@ enum Command {
     /// Answer requests over HTTP
     #[cfg(feature = "serve")]
     Serve(serve::Args),
-    /// Compare every file of a bundle with its recorded checksum, then load it
+    /// Compare every file of a bundle with its recorded checksum, and its signature with a key; then load it
     Verify(verify::Args),
 }
 
@@ -93,6 +96,58 @@ struct OpenArgs {
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+/// What a bundle must be to be opened.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Trusting the bundle")]
+struct TrustArgs {
+    /// When a graph's files are compared with their digests: always; once (what was compared is remembered in the cache by
+    /// size, times, device and inode); or never
+    #[arg(long, value_enum, default_value_t = VerifyArg::Once, value_name = "always|once|never")]
+    verify: VerifyArg,
+    /// Refuse a bundle that was not signed with this key: a file of nimbert-train keygen or minisign, or its line of base64.
+    /// Of several keys, one must have signed
+    #[arg(long, value_name = "KEY")]
+    require_signature: Vec<KeyArg>,
+    /// The operators that a graph may have: known (those that nimbert writes and optimum exports), or any
+    #[arg(long, value_enum, default_value_t = OperatorsArg::Known, value_name = "known|any")]
+    allow_operators: OperatorsArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum VerifyArg {
+    Always,
+    Once,
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OperatorsArg {
+    Known,
+    Any,
+}
+
+/// A public key, from a file or as it stands on the command line.
+#[derive(Debug, Clone)]
+struct KeyArg(PublicKey);
+
+impl FromStr for KeyArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let opened = PublicKey::open(text);
+        match text.parse() {
+            Ok(key) if opened.is_err() => Ok(Self(key)),
+            _ => opened.map(Self).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+fn keys(arguments: &[KeyArg]) -> Vec<PublicKey> {
+    arguments.iter().map(|KeyArg(key)| key.clone()).collect()
 }
 
 impl OpenArgs {
@@ -106,6 +161,10 @@ impl OpenArgs {
             spinning: self.spinning,
             gpu,
             profile: self.profile.clone(),
+            operators: match self.trust.allow_operators {
+                OperatorsArg::Known => Operators::Known,
+                OperatorsArg::Any => Operators::Any,
+            },
             optimized_model: None,
         };
         Options {
@@ -113,6 +172,12 @@ impl OpenArgs {
             variant: self.variant.clone(),
             memory_limit: bytes(self.memory_limit),
             cache: if self.no_cache { None } else { default_cache() },
+            verify: match self.trust.verify {
+                VerifyArg::Always => Verify::Always,
+                VerifyArg::Once => Verify::Once,
+                VerifyArg::Never => Verify::Never,
+            },
+            require_signature: keys(&self.trust.require_signature),
             ..Options::default()
         }
     }
@@ -188,7 +253,11 @@ fn exit_status(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(nimbert::Error::Cancelled) => 130,
         Some(nimbert::Error::Session { .. } | nimbert::Error::DeadlinePassed) => 1,
-        Some(nimbert::Error::Io { reason, .. }) if reason.kind() == io::ErrorKind::StorageFull => 1,
+        Some(nimbert::Error::Io { reason, .. })
+            if matches!(reason.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+        {
+            1
+        }
         _ if error.is::<OutputError>() => 1,
         _ => 2,
     }

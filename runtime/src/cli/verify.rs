@@ -1,22 +1,34 @@
-//! `nimbert verify`: checksums of all files, then a load of every graph and one run of it.
+//! `nimbert verify`: signature, checksums of all files, then a load of every graph and one run of it.
 
 use std::{
     io::{self, Write},
     path::PathBuf,
 };
 
-use nimbert::{Bundle, Classifier, Device, Options, bundle::Variant};
+use nimbert::{Bundle, Classifier, Device, Options, Verify, bundle::Variant};
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  nimbert verify reviews-bundle
+  nimbert verify reviews-bundle --public-key nimbert.pub
+  nimbert verify reviews-bundle --public-key 2025.pub --public-key 2026.pub")]
 pub(super) struct Args {
     /// The bundle's folder
     bundle: PathBuf,
+    /// A key with which the bundle must have been signed: a file of nimbert-train keygen or minisign, or its line of base64.
+    /// Of several, one must have signed
+    #[arg(long, value_name = "KEY")]
+    public_key: Vec<super::KeyArg>,
     #[command(flatten)]
     open: super::OpenArgs,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let bundle = Bundle::open(&args.bundle)?;
+    // As they are in the bundle, not as they were compiled or compared before.
+    let mut options = Options { cache: None, verify: Verify::Always, ..args.open.options() };
+    options.require_signature.extend(super::keys(&args.public_key));
+    let bundle = Bundle::open_signed(&args.bundle, &options.require_signature)?;
     bundle.verify()?;
     let variants = &bundle.manifest.variants;
     // On the CPU every graph runs; another device runs those that were made for it.
@@ -25,8 +37,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Some(name) => *name == variant.name,
         None => device == Device::Cpu || device.execution_provider() == Some(&variant.execution_provider),
     };
-    // As they are in the bundle, not as they were compiled before.
-    let options = Options { cache: None, ..args.open.options() };
     if let Some(name) = &options.variant {
         bundle.variant(Some(name), options.session.device)?;
     }
@@ -40,5 +50,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         (None, Device::Cpu) => "every graph".to_owned(),
         (None, device) => format!("every graph for {device}"),
     };
-    Ok(writeln!(io::stdout(), "{}: ok: {files} checksums, {graphs} loads and runs", args.bundle.display())?)
+    let signed = match (options.require_signature.is_empty(), bundle.signature_comment()) {
+        (false, comment) => format!(", signed ({})", comment.unwrap_or_default().replace('\t', ", ")),
+        (true, Some(_)) => "; its signature was not looked at: --public-key".to_owned(),
+        (true, None) => String::new(),
+    };
+    Ok(writeln!(io::stdout(), "{}: ok: {files} checksums, {graphs} loads and runs{signed}", args.bundle.display())?)
 }

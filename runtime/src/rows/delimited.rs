@@ -6,8 +6,8 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    BadRow, Item, MAX_ROW_BYTES, Row, RowsError, Value, bad_row,
-    lines::{End, Lines, too_large},
+    BadRow, Item, Row, RowsError, Value, bad_row,
+    lines::{End, Lines},
     source::rows_error,
     utf8,
 };
@@ -101,9 +101,9 @@ impl Delimited {
                 first = lines.number;
             }
             size += line.len();
-            if size > MAX_ROW_BYTES {
+            if size > lines.max_row {
                 let hint = if parser.state == State::Quoted { "; is a quote not closed?" } else { "" };
-                return Some(Err(too_large(name, first, hint)));
+                return Some(Err(lines.too_large(name, first, hint)));
             }
             let goes_on = parser.state == State::Quoted;
             if let Err(place) = parser.line(&line) {

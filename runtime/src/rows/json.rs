@@ -7,12 +7,7 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use super::{
-    BadRow, Item, MAX_ROW_BYTES, Row, RowsError, Value, bad_row,
-    lines::{Lines, too_large},
-    source::rows_error,
-    utf8,
-};
+use super::{BadRow, Item, Row, RowsError, Value, bad_row, lines::Lines, source::rows_error, utf8};
 
 /// Rows of a file of objects.
 pub(super) struct Json {
@@ -121,7 +116,7 @@ impl Json {
                 b'}' | b']' if !is_string => depth = depth.saturating_sub(1),
                 _ => {}
             }
-            if first > 0 && element.len() <= MAX_ROW_BYTES {
+            if first > 0 && element.len() <= self.lines.max_row {
                 element.push(byte);
             }
         }
@@ -141,8 +136,8 @@ impl Json {
 
     fn row(&mut self, line: u64, content: Vec<u8>) -> Item {
         let name = &self.name;
-        if content.len() > MAX_ROW_BYTES {
-            return Err(too_large(name, line, ""));
+        if content.len() > self.lines.max_row {
+            return Err(self.lines.too_large(name, line, ""));
         }
         let content = utf8(content, name, line)?;
         let Object(fields) = serde_json::from_str(&content).map_err(|error| {

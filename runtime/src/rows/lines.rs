@@ -32,15 +32,23 @@ pub(super) struct Lines {
     pub(super) reader: BufReader<Box<dyn Read + Send>>,
     /// Of the line that was read last, counted from 1.
     pub(super) number: u64,
+    /// No row may be larger, in bytes.
+    pub(super) max_row: usize,
 }
 
 impl Lines {
-    pub(super) fn new(source: Box<dyn Read + Send>) -> Self {
-        Self { reader: BufReader::with_capacity(1 << 16, source), number: 0 }
+    pub(super) fn new(source: Box<dyn Read + Send>, max_row: usize) -> Self {
+        Self { reader: BufReader::with_capacity(1 << 16, source), number: 0, max_row }
+    }
+
+    /// The row that begins at `line` is larger than any may be.
+    pub(super) fn too_large(&self, name: &str, line: u64, hint: &str) -> RowsError {
+        let why = if self.max_row < MAX_ROW_BYTES { " under this --memory-limit" } else { "" };
+        bad_row(name, line, format!("at most {} bytes a row{why}", self.max_row), format!("more{hint}")).into()
     }
 
     /// Appends the next line without its end to `line`; none at the end of the file. Of a line by which `line` would become
-    /// larger than [`MAX_ROW_BYTES`] only so much is kept, and a byte more.
+    /// larger than any row may be only so much is kept, and a byte more.
     pub(super) fn read(&mut self, line: &mut Vec<u8>) -> io::Result<Option<End>> {
         self.number += 1;
         let mut is_empty = true;
@@ -55,7 +63,7 @@ impl Lines {
             is_empty = false;
             let end = chunk.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
             let content = &chunk[..end.unwrap_or(chunk.len())];
-            line.extend(&content[..content.len().min((MAX_ROW_BYTES + 1).saturating_sub(line.len()))]);
+            line.extend(&content[..content.len().min((self.max_row + 1).saturating_sub(line.len()))]);
             let Some(end) = end else {
                 let read = chunk.len();
                 self.reader.consume(read);
@@ -75,11 +83,6 @@ impl Lines {
     }
 }
 
-/// A row that is larger than any may be.
-pub(super) fn too_large(name: &str, line: u64, hint: &str) -> RowsError {
-    bad_row(name, line, format!("at most {MAX_ROW_BYTES} bytes a row"), format!("more{hint}")).into()
-}
-
 /// A file of which every line is a text.
 pub(super) struct Texts {
     pub(super) lines: Lines,
@@ -97,7 +100,7 @@ impl Iterator for Texts {
         match read {
             Err(error) => Some(Err(rows_error(error, name, number))),
             Ok(None) => None,
-            Ok(Some(_)) if line.len() > MAX_ROW_BYTES => Some(Err(too_large(name, number, ""))),
+            Ok(Some(_)) if line.len() > self.lines.max_row => Some(Err(self.lines.too_large(name, number, ""))),
             Ok(Some(_)) => Some(utf8(line, name, number).map_err(RowsError::from).map(|text| Row {
                 line: number,
                 columns: Arc::clone(&self.columns),

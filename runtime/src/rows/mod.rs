@@ -110,6 +110,10 @@ pub struct ReadOptions {
     /// What stands between the fields of CSV [default: a comma; in TSV a tab]
     #[cfg_attr(feature = "clap", arg(long, value_name = "CHARACTER"))]
     pub delimiter: Option<Delimiter>,
+    /// No row may be larger, in bytes; none: [`MAX_ROW_BYTES`], which is the most.
+    #[serde(skip)]
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub max_row_bytes: Option<usize>,
 }
 
 /// Kinds of files.
@@ -228,7 +232,7 @@ impl Reader {
         }
         let progress = Arc::default();
         let (source, total) = source::open(path, &name, options.encoding, Arc::clone(&progress))?;
-        let lines = lines::Lines::new(source);
+        let lines = lines::Lines::new(source, options.max_row_bytes.unwrap_or(MAX_ROW_BYTES).min(MAX_ROW_BYTES));
         let mut reader = Self {
             name: name.clone(),
             columns: None,

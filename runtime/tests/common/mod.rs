@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Command};
 
 /// A path inside of the workspace.
-fn workspace(path: &str) -> PathBuf {
+pub(crate) fn workspace(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(path)
 }
 

@@ -106,7 +106,7 @@ struct TokenCounter {
 impl TokenCounter {
     fn new(tokenizer: &Tokenizer) -> nimbert::Result<Self> {
         let unknown = ["[UNK]", "<unk>"].iter().find_map(|token| tokenizer.id(token));
-        Ok(Self { tokenizer: tokenizer.clone().without_truncation()?, unknown })
+        Ok(Self { tokenizer: tokenizer.clone().without_truncation(), unknown })
     }
 
     /// None if the tokenizer refuses the text, which is an error of its own when training begins.

@@ -13,7 +13,7 @@ use candle_core::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{
     Tokenizer, TruncationSide,
-    bundle::{self, BundleWriter, CONFIG, Provenance},
+    bundle::{BundleWriter, CONFIG, Provenance},
 };
 use nimbert_trainer::{
     Error,
@@ -561,7 +561,7 @@ impl Work<'_> {
         settings.insert("the weights of --base".to_owned(), folder.weights_sha256()?.into());
         let files = self.sources.datasets.iter().flat_map(|dataset| &dataset.files);
         for file in files {
-            settings.insert(format!("the content of {}", file.display()), bundle::sha256_file(file)?.into());
+            settings.insert(format!("the content of {}", file.display()), nimbert::sha256_file(file)?.into());
         }
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;

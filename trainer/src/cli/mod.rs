@@ -4,6 +4,7 @@ mod check;
 mod evaluate;
 mod export;
 mod fit;
+mod sign;
 mod trace;
 
 use std::{
@@ -35,7 +36,9 @@ Examples:
   nimbert-train check --data reviews.csv --base models/minilm
   nimbert-train evaluate reviews-bundle --data more-reviews.csv --json
   nimbert-train trace reviews-bundle \"I love this movie!\"
-  nimbert-train export some-hugging-face-folder --out bundle"
+  nimbert-train export some-hugging-face-folder --out bundle
+  nimbert-train keygen
+  nimbert-train sign reviews-bundle --key nimbert.key"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -54,6 +57,10 @@ enum Command {
     Export(export::Args),
     /// Show what each layer of a model or bundle makes of a text
     Trace(trace::Args),
+    /// Make a pair of keys for signing bundles
+    Keygen(sign::KeygenArgs),
+    /// Sign a bundle, so that others can require it
+    Sign(sign::SignArgs),
 }
 
 /// The columns of a data file, and how labels are read.
@@ -270,6 +277,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Keygen(args) => sign::keygen(&args),
+        Command::Sign(args) => sign::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

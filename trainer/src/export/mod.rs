@@ -481,6 +481,8 @@ pub fn pack(
         label_thresholds: judged.decision.label_thresholds,
         acceptance: judged.acceptance,
         provenance: contents.provenance.clone(),
+        manifest_sha256: None,
+        metadata: serde_json::Map::new(),
     };
     let writer = BundleWriter::create(out, config.overwrite)?;
     for (variant, (_, graph)) in manifest.variants.iter().zip(judged.graphs) {

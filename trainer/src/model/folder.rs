@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use nimbert::{
     Tokenizer, TruncationSide,
-    bundle::{CONFIG, TOKENIZER, sha256, sha256_file},
+    bundle::{CONFIG, TOKENIZER},
+    sha256, sha256_file,
 };
 use serde_json::{Map, Value, json};
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor, Var, safetensors::BufferedSafetensors};
+use nimbert::guard::guarded;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -153,11 +154,7 @@ fn read_pickle(path: &Path, names: &Names) -> Result<BTreeMap<String, Tensor>> {
     const ADVICE: &str = "transformers' save_pretrained(…, safe_serialization=True) writes model.safetensors instead";
     folder::expect_content(path)?;
     // It is written for checkpoints that are whole: what is cut or changed may make it panic.
-    let read = std::panic::AssertUnwindSafe(|| candle_core::pickle::read_all(path));
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let result = std::panic::catch_unwind(read);
-    std::panic::set_hook(hook);
+    let result = guarded(|| candle_core::pickle::read_all(path));
     let expected = "a PyTorch checkpoint of tensors";
     let tensors = match result {
         Ok(Ok(tensors)) => tensors,

@@ -1,6 +1,8 @@
 //! Matrix products by candle's own `gemm`, called directly so that an operand may be a part of a larger matrix and
 //! the product may be added to its destination. The one place of this crate's operations with `unsafe`.
 
+#![allow(unsafe_code, reason = "gemm takes pointers")]
+
 use gemm::Parallelism;
 use rayon::prelude::*;
 

@@ -1,39 +1,37 @@
 //! `nimbert serve`: a classifier behind HTTP, for those who call it from other languages or machines.
 //!
 //! `POST /predict` takes and gives what text-embeddings-inference does, and what Hugging Face's client of hosted models
-//! expects. Requests wait in the classifier's queue, where those that overlap are joined into batches; a request that finds
-//! the queue full is answered 429 at once. A client that hangs up takes its texts out of the queue.
+//! expects. Requests wait in the classifier's queue, where those that overlap are joined into batches; a request that
+//! finds the queue full is answered 429 at once. A client that hangs up takes its texts out of the queue.
 
+mod admission;
+mod body;
+mod connections;
+mod idle;
+mod key;
 mod metrics;
 mod predict;
+mod shutdown;
 
-use std::{
-    io::Write,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, StatusCode, header},
-    middleware::{self, Next},
+    extract::State,
+    http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use nimbert::{Classifier, Options, bundle::sha256};
+use nimbert::{Classifier, Options};
 use serde_json::json;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
+use admission::Admission;
+use connections::Limits;
 use metrics::Metrics;
-
-/// How long requests that are being answered may take after a signal to end.
-const GRACE: Duration = Duration::from_secs(30);
-/// Once none has been answered for so long, it ends: a client that has sent half of a request is not waited for.
-const QUIET: Duration = Duration::from_secs(1);
+use shutdown::{QUIET, signalled, within_grace};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -47,8 +45,8 @@ Examples:
   curl --unix-socket /run/nimbert.sock http://localhost/predict \\
       -H 'Content-Type: application/json' -d '{\"inputs\": [[\"dull\"], [\"a delight\"]]}'
 
-There is no encryption and no protection against clients that are slow on purpose: put a proxy in front of it where it \
-can be reached from elsewhere.")]
+A client that is slow, or sends half of a request, is given up after a time and stops no other. There is no \
+encryption: put a proxy in front of it where it can be reached from elsewhere.")]
 pub(super) struct Args {
     /// The bundle's folder
     bundle: PathBuf,
@@ -59,15 +57,26 @@ pub(super) struct Args {
     #[cfg(unix)]
     #[arg(long, value_name = "PATH", conflicts_with = "listen")]
     unix_socket: Option<PathBuf>,
-    /// Requests that are answered at the same time; a further one is answered 429
+    /// Requests that are answered at the same time, at most 7 of 8 connections; a further one is answered 429
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     max_concurrent_requests: u16,
+    /// Connections at the same time; for a further one, the one that has been longest without a request is closed
+    /// [default: 256 more than requests, or what the limit of open files leaves]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: Option<u32>,
+    /// How long a connection may take to send a request's head, or wait between two requests
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = seconds())]
+    header_timeout: u32,
+    /// How long a request's body may take, and a large one wait for memory; the first is answered 408, the second 429
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = seconds())]
+    body_timeout: u32,
     /// Texts that may wait; a request that would exceed it is answered 429
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_queue: usize,
     /// Texts a request
-    #[arg(long, default_value_t = 32, value_name = "N")]
-    max_client_batch_size: usize,
+    #[arg(long, default_value_t = 32, value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=body::MOST_TEXTS as i64))]
+    max_client_batch_size: u16,
     /// Bytes a request
     #[arg(long, default_value = "2MB", value_name = "SIZE")]
     max_body: super::Size,
@@ -77,39 +86,59 @@ pub(super) struct Args {
     /// Tokens in one run of the graph, padding included [default: 512 on the CPU, 8192 on a GPU]
     #[arg(long, value_name = "N")]
     max_batch_tokens: Option<usize>,
-    /// A key that requests must have, as `Authorization: Bearer KEY` [environment: NIMBERT_API_KEY]
-    #[arg(long, value_name = "KEY")]
-    api_key: Option<String>,
+    #[command(flatten)]
+    key: key::Args,
     #[command(flatten)]
     open: super::OpenArgs,
+}
+
+/// At least one, and no more than a day: a time that is added to now must not overflow.
+fn seconds() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=86_400)
+}
+
+impl Args {
+    fn limits(&self) -> Limits {
+        let default = || connections::default_connections(self.max_concurrent_requests);
+        Limits {
+            connections: self.max_connections.unwrap_or_else(default),
+            header_timeout: Duration::from_secs(self.header_timeout.into()),
+        }
+    }
+
+    fn admission(&self, limits: &Limits) -> Admission {
+        // Connections with requests are not closed for others: some must be left to refuse and to tell of health.
+        let most = (limits.connections - limits.connections / 8) as usize;
+        let requests = usize::from(self.max_concurrent_requests).min(most);
+        Admission::new(requests, self.max_body.0 as usize, Duration::from_secs(self.body_timeout.into()))
+    }
 }
 
 /// What all requests share.
 struct Server {
     classifier: Classifier,
     metrics: Metrics,
-    /// One permit a request that is being answered.
-    requests: Semaphore,
+    admission: Admission,
     max_client_batch_size: usize,
-    /// Digest of the key: two digests take the same time to compare, whatever the keys have in common.
+    /// Digest of the key.
     api_key: Option<String>,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let api_key = args.key.digest()?;
     let options = Options {
         queue_limit: Some(args.max_queue),
         max_wait: Duration::from_micros(args.max_wait),
         max_batch_tokens: args.max_batch_tokens,
         ..args.open.options()
     };
-    let classifier = super::open(&args.bundle, &options)?;
-    let key = args.api_key.clone().or_else(|| std::env::var("NIMBERT_API_KEY").ok()).filter(|key| !key.is_empty());
+    let limits = args.limits();
     let server = Arc::new(Server {
-        classifier,
+        classifier: super::open(&args.bundle, &options)?,
         metrics: Metrics::default(),
-        requests: Semaphore::new(usize::from(args.max_concurrent_requests)),
-        max_client_batch_size: args.max_client_batch_size,
-        api_key: key.map(|key| sha256(key.as_bytes())),
+        admission: args.admission(&limits),
+        max_client_batch_size: args.max_client_batch_size.into(),
+        api_key,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Answering is little work; the classifier has threads of its own.
@@ -117,8 +146,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .max_blocking_threads(usize::from(args.max_concurrent_requests))
         .enable_all()
         .build()?;
-    let router = router(Arc::clone(&server), args.max_body.0 as usize);
-    runtime.block_on(serve(args, router, &server.metrics))?;
+    runtime.block_on(serve(args, &limits, router(Arc::clone(&server)), &server.metrics))?;
     // What is still going on belongs to clients that have sent half of a request.
     runtime.shutdown_timeout(QUIET);
     Ok(())
@@ -128,32 +156,32 @@ const PREDICT: &str = "/predict";
 /// The same: where clients of hosted models ask.
 const ROOT: &str = "/";
 
-fn router(server: Arc<Server>, max_body: usize) -> Router {
-    let open = Router::new().route("/health", get(async || ()));
+fn router(server: Arc<Server>) -> Router {
+    let open = Router::new().route("/health", get(health));
     let guarded = Router::new()
         .route(PREDICT, post(predict::predict))
         .route(ROOT, post(predict::predict))
         .route("/info", get(info))
         .route("/metrics", get(metrics))
-        .layer(middleware::from_fn_with_state(Arc::clone(&server), authorized));
-    open.merge(guarded).layer(DefaultBodyLimit::max(max_body)).with_state(server)
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), key::authorized));
+    open.merge(guarded).with_state(server)
 }
 
-async fn serve(args: &Args, router: Router, metrics: &Metrics) -> anyhow::Result<()> {
+async fn serve(args: &Args, limits: &Limits, router: Router, metrics: &Metrics) -> anyhow::Result<()> {
     // Before anybody is told that we are here: a signal that comes then must not kill us.
     let (shutdown, late) = (signalled()?, signalled()?);
     #[cfg(unix)]
     if let Some(path) = &args.unix_socket {
-        let listener = bind_socket(path)?;
+        let listener = connections::bind_socket(path)?;
         announce(&format!("unix:{}", path.display()));
-        let served = within_grace(axum::serve(listener, router).with_graceful_shutdown(shutdown), late, metrics).await;
+        let served = within_grace(connections::serve(listener, router, limits, shutdown), late, metrics).await;
         // It names nobody any more.
         let _ = std::fs::remove_file(path);
         return served;
     }
     let listener = TcpListener::bind(args.listen).await.with_context(|| args.listen.to_string())?;
     announce(&format!("http://{}", listener.local_addr()?));
-    within_grace(axum::serve(listener, router).with_graceful_shutdown(shutdown), late, metrics).await
+    within_grace(connections::serve(listener, router, limits, shutdown), late, metrics).await
 }
 
 /// Says where requests are taken, on standard output: whoever started us waits for this line.
@@ -162,79 +190,11 @@ fn announce(address: &str) {
     let _ = writeln!(std::io::stdout(), "listening on {address}");
 }
 
-#[cfg(unix)]
-fn bind_socket(path: &Path) -> anyhow::Result<tokio::net::UnixListener> {
-    use std::os::unix::{fs::FileTypeExt, net::UnixStream};
-    let is_socket = std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    // One that a killed process has left answers nobody.
-    if is_socket && UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path).with_context(|| path.display().to_string())?;
-    }
-    tokio::net::UnixListener::bind(path).with_context(|| path.display().to_string())
-}
-
-/// Serves; after the signal to end, requests that are being answered have [`GRACE`], and others [`QUIET`].
-async fn within_grace(
-    serving: impl IntoFuture<Output = std::io::Result<()>>,
-    signalled: impl Future<Output = ()>,
-    metrics: &Metrics,
-) -> anyhow::Result<()> {
-    let idle = async {
-        signalled.await;
-        let (step, mut quiet) = (Duration::from_millis(50), Duration::ZERO);
-        let late = tokio::time::Instant::now() + GRACE;
-        while quiet < QUIET && tokio::time::Instant::now() < late {
-            tokio::time::sleep(step).await;
-            quiet = if metrics.in_flight() == 0 { quiet + step } else { Duration::ZERO };
-        }
-        quiet >= QUIET
-    };
-    tokio::select! {
-        served = serving.into_future() => Ok(served?),
-        is_idle = idle => match is_idle {
-            true => Ok(()),
-            false => {
-                Err(anyhow::Error::new(nimbert::Error::DeadlinePassed).context("requests were still being answered"))
-            }
-        }
-    }
-}
-
-/// Ends with Ctrl-C or SIGTERM; from this call on, they do not end the process.
-#[cfg(unix)]
-fn signalled() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
-    })
-}
-
-/// Ends with Ctrl-C; from this call on, it does not end the process.
-#[cfg(windows)]
-fn signalled() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut interrupt = tokio::signal::windows::ctrl_c()?;
-    Ok(async move {
-        interrupt.recv().await;
-    })
-}
-
-async fn authorized(State(server): State<Arc<Server>>, headers: HeaderMap, request: Request, next: Next) -> Response {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
-    // The scheme's case means nothing (RFC 9110, 11.1).
-    let key = value.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, key)| key);
-    let is_allowed = match &server.api_key {
-        None => true,
-        Some(expected) => key.is_some_and(|key| sha256(key.as_bytes()) == *expected),
-    };
-    match is_allowed {
-        true => next.run(request).await,
-        false => {
-            if [PREDICT, ROOT].contains(&request.uri().path()) {
-                server.metrics.answered(StatusCode::UNAUTHORIZED.as_u16());
-            }
-            Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", "expected Authorization: Bearer KEY").into_response()
-        }
+/// Once a worker has died, a supervisor is to start another server.
+async fn health(State(server): State<Arc<Server>>) -> Result<(), Failure> {
+    match server.classifier.is_healthy() {
+        true => Ok(()),
+        false => Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "unhealthy", "a worker has died")),
     }
 }
 

@@ -1,0 +1,190 @@
+//! Writing a bundle: in a hidden folder beside its place, which it takes in one step.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{Bundle, FileEntry, MANIFEST, Manifest};
+use crate::{
+    error::{Error, Result},
+    exchange::exchange,
+    file::{create_hidden, sha256_file},
+};
+
+/// A bundle in the making. It lies in a hidden folder beside its target until [`BundleWriter::finish`] renames it;
+/// dropped before that, it leaves nothing behind.
+#[derive(Debug)]
+pub struct BundleWriter {
+    target: PathBuf,
+    staging: PathBuf,
+    /// The folder, locked as long as it is being written: what a killed run has left is not. None where a folder cannot be
+    /// opened.
+    _lock: Option<fs::File>,
+}
+
+impl BundleWriter {
+    /// Checks that `target` may be written: it is absent, an empty folder, or — with `overwrite` — another bundle; and a
+    /// folder can be made beside it.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`], or [`Error::Io`] if nothing can be written there.
+    pub fn check_target(target: &Path, overwrite: bool) -> Result<()> {
+        let occupied = |got: &str| Err(Error::OutputExists { path: target.to_owned(), got: got.to_owned() });
+        match fs::read_dir(target) {
+            Ok(mut entries) => match (entries.next().is_none(), target.join(MANIFEST).exists(), overwrite) {
+                (true, ..) | (_, true, true) => {}
+                (_, true, false) => return occupied("a bundle; --overwrite replaces it"),
+                (_, false, _) => return occupied("other files, which are never replaced"),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return occupied("a file"),
+            Err(error) => return Err(Error::io(target, error)),
+        }
+        // A trial, in the nearest folder that is there: no other check tells whether one may write.
+        let (parent, name) = split_target(target)?;
+        let nearest = parent.ancestors().find(|folder| folder.exists()).unwrap_or(&parent);
+        let trial = create_hidden(nearest, &name, "trial")?;
+        fs::remove_dir(&trial).map_err(|error| Error::io(&trial, error))
+    }
+
+    /// Starts a bundle that is to become the folder `target`.
+    ///
+    /// # Errors
+    /// Those of [`BundleWriter::check_target`], and [`Error::Io`].
+    pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
+        Self::check_target(target, overwrite)?;
+        let (parent, name) = split_target(target)?;
+        fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
+        clear_hidden(&parent, &name);
+        let staging = create_hidden(&parent, &name, PARTIAL)?;
+        let lock = fs::File::open(&staging).ok().filter(|folder| folder.try_lock().is_ok());
+        Ok(Self { target: parent.join(name), staging, _lock: lock })
+    }
+
+    /// The folder in which the bundle's files are being collected.
+    pub fn staging(&self) -> &Path {
+        &self.staging
+    }
+
+    /// Writes one file into the bundle.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.staging.join(name);
+        fs::write(&path, content).map_err(|error| Error::io(&path, error))
+    }
+
+    /// Records every file in `manifest`, writes it, and puts the bundle in its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the target is then as it was.
+    pub fn finish(self, mut manifest: Manifest) -> Result<Bundle> {
+        let entries = fs::read_dir(&self.staging).map_err(|error| Error::io(&self.staging, error))?;
+        for entry in entries {
+            let path = entry.map_err(|error| Error::io(&self.staging, error))?.path();
+            let bytes = fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            manifest.files.insert(name, FileEntry { bytes, sha256: sha256_file(&path)? });
+        }
+        self.write(MANIFEST, manifest.seal())?;
+        // What does not open must not ship.
+        Bundle::open(&self.staging)?.tokenizer()?;
+        replace_dir(&self.staging, &self.target)?;
+        Bundle::open(&self.target)
+    }
+}
+
+impl Drop for BundleWriter {
+    fn drop(&mut self) {
+        // After `finish` the folder is gone, and nothing is left to remove.
+        let _ = fs::remove_dir_all(&self.staging);
+    }
+}
+
+/// Puts the folder `new` in the place of `target`, in one step where the system has such; else what was there is removed
+/// last, and put back if the rename fails.
+fn replace_dir(new: &Path, target: &Path) -> Result<()> {
+    if !target.exists() {
+        return fs::rename(new, target).map_err(|error| Error::io(target, error));
+    }
+    if exchange(new, target).is_ok() {
+        // What was replaced lies under the new one's former name, and goes with the writer.
+        return Ok(());
+    }
+    let (parent, name) = split_target(target)?;
+    // A fresh empty folder, which a rename may replace: a name that no other run uses.
+    let retired = create_hidden(&parent, &name, "retired")?;
+    fs::rename(target, &retired).map_err(|error| Error::io(target, error))?;
+    if let Err(error) = fs::rename(new, target) {
+        fs::rename(&retired, target).map_err(|error| Error::io(&retired, error))?;
+        return Err(Error::io(target, error));
+    }
+    // The new bundle is in its place; an old one that cannot be removed is no failure.
+    let _ = fs::remove_dir_all(&retired);
+    Ok(())
+}
+
+/// The folder in which `target` lies, absolute, and its name there.
+fn split_target(target: &Path) -> Result<(PathBuf, String)> {
+    // An absolute path has a parent and a name even where `target` is ".".
+    let absolute = std::path::absolute(target).map_err(|error| Error::io(target, error))?;
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_string_lossy().into_owned())),
+        _ => Err(Error::OutputExists { path: target.to_owned(), got: "no name for a folder".to_owned() }),
+    }
+}
+
+/// What a folder is for that a bundle is collected in.
+const PARTIAL: &str = "partial";
+
+/// Removes what killed runs have left of bundles of that name: their folders are locked by nobody.
+fn clear_hidden(parent: &Path, name: &str) {
+    let prefix = format!(".{name}.{PARTIAL}-");
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+        let is_left = fs::File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
+        if is_left {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_replaced_in_one_step_and_what_a_killed_run_has_left_is_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for (name, content) in [("new", "new"), ("target", "old")] {
+            fs::create_dir(path(name)).unwrap();
+            fs::write(path(name).join("file"), content).unwrap();
+        }
+        // Whoever looks finds one or the other, at every moment.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(!cfg!(target_os = "linux") || path("target").exists());
+                }
+            });
+            for _ in 0..200 {
+                replace_dir(&path("new"), &path("target")).unwrap();
+                if !path("new").exists() {
+                    fs::create_dir(path("new")).unwrap();
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            looks.join().unwrap();
+        });
+        fs::create_dir(path(".bundle.partial-1-0")).unwrap();
+        let living = BundleWriter::create(&path("bundle"), false).unwrap();
+        assert!(!path(".bundle.partial-1-0").exists());
+        let second = BundleWriter::create(&path("bundle"), false).unwrap();
+        assert!(living.staging().exists() && second.staging().exists());
+    }
+}

@@ -1,0 +1,30 @@
+//! What a call may do without, and how long it took.
+
+use std::{
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+
+use crate::tokenizer::Truncation;
+
+/// What one call may do without.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CallOptions<'a> {
+    /// After it, the call fails with [`crate::Error::DeadlinePassed`].
+    pub deadline: Option<Instant>,
+    /// Once it is true, the call fails with [`crate::Error::Cancelled`]; looked at every 10 ms.
+    pub cancel: Option<&'a AtomicBool>,
+    /// What becomes of texts that are too long. Default: what the bundle says.
+    pub truncation: Truncation,
+}
+
+/// How long the parts of a call took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Text to token ids.
+    pub tokenization: Duration,
+    /// Until the first text was taken from the queue.
+    pub queue: Duration,
+    /// From then until the last text was run.
+    pub inference: Duration,
+}

@@ -1,0 +1,56 @@
+//! The end of a server: what is asked for no more, and how long it is waited for.
+
+use std::time::Duration;
+
+use super::metrics::Metrics;
+
+/// How long requests that are being answered may take after a signal to end.
+const GRACE: Duration = Duration::from_secs(30);
+/// Once none has been answered for so long, it ends: a client that has sent half of a request is not waited for.
+pub(super) const QUIET: Duration = Duration::from_secs(1);
+
+/// Serves; after the signal to end, requests that are being answered have [`GRACE`], and others [`QUIET`].
+pub(super) async fn within_grace(
+    serving: impl Future<Output = ()>,
+    signalled: impl Future<Output = ()>,
+    metrics: &Metrics,
+) -> anyhow::Result<()> {
+    let idle = async {
+        signalled.await;
+        let (step, mut quiet) = (Duration::from_millis(50), Duration::ZERO);
+        let late = tokio::time::Instant::now() + GRACE;
+        while quiet < QUIET && tokio::time::Instant::now() < late {
+            tokio::time::sleep(step).await;
+            quiet = if metrics.in_flight() == 0 { quiet + step } else { Duration::ZERO };
+        }
+        quiet >= QUIET
+    };
+    tokio::select! {
+        () = serving => Ok(()),
+        is_idle = idle => match is_idle {
+            true => Ok(()),
+            false => {
+                Err(anyhow::Error::new(nimbert::Error::DeadlinePassed).context("requests were still being answered"))
+            }
+        }
+    }
+}
+
+/// Ends with Ctrl-C or SIGTERM; from this call on, they do not end the process.
+#[cfg(unix)]
+pub(super) fn signalled() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
+    })
+}
+
+/// Ends with Ctrl-C; from this call on, it does not end the process.
+#[cfg(windows)]
+pub(super) fn signalled() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
+}

@@ -1,0 +1,346 @@
+//! Graphs as strangers may write them, built of bytes: a rule each.
+
+use super::{
+    check::{Operators, check},
+    tensors::DataFile,
+};
+
+const DATA: DataFile<'static> = DataFile { name: "model.onnx_data", bytes: 64 };
+const FLOAT: u64 = 1;
+const INT32: u64 = 6;
+const INT64: u64 = 7;
+
+type Bytes = Vec<u8>;
+/// Operators and their inputs.
+type Nodes<'a> = &'a [(&'a str, &'a [&'a str])];
+
+fn varint(mut number: u64) -> Bytes {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+/// A field of a number.
+fn int(field: u64, number: u64) -> Bytes {
+    [varint(field << 3), varint(number)].concat()
+}
+
+/// A field of bytes: a text, a message, packed numbers.
+fn len(field: u64, content: impl AsRef<[u8]>) -> Bytes {
+    let content = content.as_ref();
+    [&varint(field << 3 | 2), &varint(content.len() as u64), content].concat()
+}
+
+/// A `TensorProto`: dims, type, and the fields of its data.
+fn tensor(name: &str, dims: &[i64], data_type: u64, data: &[Bytes]) -> Bytes {
+    let dims: Bytes = dims.iter().flat_map(|&dim| int(1, dim.cast_unsigned())).collect();
+    [dims, int(2, data_type), len(8, name), data.concat()].concat()
+}
+
+/// A list of 64-bit integers.
+fn integers(name: &str, values: &[i64]) -> Bytes {
+    let raw: Bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    tensor(name, &[values.len() as i64], INT64, &[len(9, raw)])
+}
+
+/// A tensor of two floats that lies elsewhere, as the entries say.
+fn external(entries: &[(&str, &str)]) -> Bytes {
+    let entry = |(key, value): &(&str, &str)| len(13, [len(1, key), len(2, value)].concat());
+    tensor("w", &[2], FLOAT, &[entries.iter().flat_map(entry).collect(), int(14, 1)])
+}
+
+/// An `AttributeProto`: the field of its value, and its type.
+fn attribute(name: &str, value: Bytes, kind: u64) -> Bytes {
+    len(5, [len(1, name), value, int(20, kind)].concat())
+}
+
+/// A `NodeProto`; an operator of ONNX Runtime's own begins with a dot.
+fn node(op_type: &str, inputs: &[&str], outputs: &[&str], attributes: &[Bytes]) -> Bytes {
+    let names = |field, names: &[&str]| names.iter().flat_map(|name| len(field, name)).collect::<Bytes>();
+    let (op_type, domain) = match op_type.strip_prefix('.') {
+        Some(op_type) => (op_type, "com.microsoft"),
+        None => (op_type, ""),
+    };
+    [names(1, inputs), names(2, outputs), len(4, op_type), len(7, domain), attributes.concat()].concat()
+}
+
+/// A `ValueInfoProto` of so many axes.
+fn value_info(name: &str, elem_type: u64, rank: usize) -> Bytes {
+    let shape = len(2, len(1, []).repeat(rank));
+    [len(1, name), len(2, len(1, [int(1, elem_type), shape].concat()))].concat()
+}
+
+/// The parts of a good `ModelProto`, to be spoilt.
+#[derive(Clone)]
+struct Parts {
+    /// Fields of the model beside the graph.
+    model: Vec<Bytes>,
+    /// Fields of the graph beside the others.
+    graph: Vec<Bytes>,
+    nodes: Vec<Bytes>,
+    initializers: Vec<Bytes>,
+    inputs: Vec<Bytes>,
+    outputs: Vec<Bytes>,
+}
+
+impl Parts {
+    /// Ids as floats: a graph that the check lets pass.
+    fn good() -> Self {
+        Self {
+            model: vec![int(1, 8), len(8, int(2, 17)), len(8, [len(1, "com.microsoft"), int(2, 1)].concat())],
+            graph: vec![],
+            nodes: vec![node("Cast", &["input_ids"], &["logits"], &[attribute("to", int(3, FLOAT), 2)])],
+            initializers: vec![],
+            inputs: vec![value_info("input_ids", INT64, 2), value_info("attention_mask", INT64, 2)],
+            outputs: vec![value_info("logits", FLOAT, 2)],
+        }
+    }
+
+    fn bytes(&self) -> Bytes {
+        let all = |field, parts: &[Bytes]| parts.iter().flat_map(|part| len(field, part)).collect::<Bytes>();
+        let parts = [all(1, &self.nodes), all(5, &self.initializers), all(11, &self.inputs), all(12, &self.outputs)];
+        [self.model.concat(), len(7, [self.graph.concat(), parts.concat()].concat())].concat()
+    }
+}
+
+/// What `check` says of a good graph that `spoil` changed.
+fn said(operators: Operators, spoil: impl FnOnce(&mut Parts)) -> String {
+    let mut parts = Parts::good();
+    spoil(&mut parts);
+    match check(&parts.bytes(), Some(DATA), operators) {
+        Ok(()) => "good".to_owned(),
+        Err(fault) => format!("expected {}, found {}", fault.expected, fault.got),
+    }
+}
+
+#[track_caller]
+fn assert_said(part: &str, spoil: impl FnOnce(&mut Parts)) {
+    let said = said(Operators::Known, spoil);
+    assert!(said.contains(part), "no {part:?} in {said:?}");
+}
+
+/// The same of a graph with one more node.
+#[track_caller]
+fn assert_node(part: &str, op_type: &str, inputs: &[&str], outputs: &[&str], attributes: &[Bytes]) {
+    assert_said(part, |parts| parts.nodes.push(node(op_type, inputs, outputs, attributes)));
+}
+
+/// The same of a graph with one more initializer.
+#[track_caller]
+fn assert_initializer(part: &str, initializer: Bytes) {
+    assert_said(part, |parts| parts.initializers.push(initializer));
+}
+
+#[test]
+fn a_good_graph_passes_and_no_part_of_its_bytes_does() {
+    assert_said("good", |_| {});
+    let bytes = Parts::good().bytes();
+    for end in 0..bytes.len() {
+        assert!(check(&bytes[..end], None, Operators::Known).is_err(), "the first {end} bytes");
+    }
+}
+
+#[test]
+fn bytes_that_protobuf_refuses_or_merges_are_refused() {
+    for (part, field) in [
+        ("a number of more than 64 bits", [int(1, 0)[..1].to_vec(), vec![0xff; 10], vec![0]].concat()),
+        ("wire type 3", varint(30 << 3 | 3)),
+        ("the field number 0", int(0, 1)),
+        ("more than 29 bits", int(1 << 30, 1)),
+        ("a field of 1048576 bytes where", [varint(30 << 3 | 2), varint(1 << 20)].concat()),
+        ("graph found twice", len(7, [])),
+        ("bytes should be", int(7, 1)),
+    ] {
+        assert_said(part, |parts| parts.model.push(field));
+    }
+    assert_said("good", |parts| parts.model.push(len(30, "of a later version")));
+    assert_node("not UTF-8", "Cast", &[], &[], &[len(1, [0xff])]);
+    assert_node("a name of 5000 bytes", &"x".repeat(5000), &[], &[], &[]);
+    assert_node("op_type found twice", "Cast", &["input_ids"], &["x"], &[len(4, "If")]);
+    assert_node("t found twice", "Constant", &[], &["x"], &[attribute("value", len(5, []).repeat(2), 4)]);
+    assert_initializer("raw_data found twice", tensor("w", &[1], FLOAT, &[len(9, [0; 4]).repeat(2)]));
+    assert_initializer("32 bits", tensor("w", &[1], 1 << 32 | FLOAT, &[len(9, [0; 4])]));
+    assert_initializer("at most 8 axes", tensor("w", &[1; 9], FLOAT, &[len(9, [0; 4])]));
+}
+
+#[test]
+fn operators_are_known_and_have_inputs_and_outputs() {
+    assert_node("found \"If\"", "If", &["input_ids"], &["x"], &[]);
+    assert_node("found \"RandomNormal\"", "RandomNormal", &[], &["x"], &[]);
+    assert_node("inputs of Add as 11", "Add", &["input_ids"], &["x"], &[]);
+    assert_node("inputs of Add as 11", "Add", &["input_ids"; 3], &["x"], &[]);
+    assert_node("inputs of Gemm as 11?", "Gemm", &["input_ids", ""], &["x"], &[]);
+    assert_node("inputs of EmbedLayerNormalization", ".EmbedLayerNormalization", &["input_ids", "", ""], &["x"], &[]);
+    assert_node("inputs of Concat as 1*", "Concat", &["input_ids", ""], &["x"], &[]);
+    assert_node("1 to 1 outputs", "Erf", &["input_ids"], &["x", "y"], &[]);
+    assert_node("good", "Clip", &["input_ids", "", "input_ids"], &["x"], &[]);
+    let own = |parts: &mut Parts| parts.nodes.push(node("Mine", &["input_ids"], &["x"], &[]));
+    assert_eq!(said(Operators::Any, own), "good");
+}
+
+#[test]
+fn a_graph_is_of_nodes_and_tensors_alone() {
+    assert_said("found functions", |parts| parts.model.push(len(25, [])));
+    assert_said("found training_info", |parts| parts.model.push(len(20, [])));
+    assert_said("found sparse_initializer", |parts| parts.graph.push(len(15, [])));
+    assert_said("at least one node", |parts| parts.nodes.clear());
+    assert_said("operator set from 7 to 26", |parts| parts.model[1] = len(8, int(2, 27)));
+    assert_said("\"\" found twice", |parts| parts.model.push(len(8, [len(1, "ai.onnx"), int(2, 17)].concat())));
+    assert_said("found none", |parts| parts.model[1].clear());
+}
+
+#[test]
+fn attributes_are_numbers_texts_and_tensors_in_their_range() {
+    let cases: [(&str, Bytes); 10] = [
+        ("the type 5", attribute("body", len(6, []), 5)),
+        ("a reference", attribute("axis", len(21, "outer"), 2)),
+        ("a value of the attribute's type alone", attribute("axis", len(6, []), 2)),
+        ("a value of the attribute's type alone", attribute("value", int(3, 1), 4)),
+        ("\"axis\" found twice", attribute("axis", int(3, 1), 2).repeat(2)),
+        ("found 8", attribute("axis", int(3, 8), 2)),
+        ("found 0", attribute("num_heads", int(3, 0), 2)),
+        ("found 0", attribute("block_size", int(3, 0), 2)),
+        ("found inf", attribute("epsilon", [vec![2 << 3 | 5], f32::INFINITY.to_le_bytes().to_vec()].concat(), 1)),
+        ("found [0, -9]", attribute("axes", [int(8, 0), int(8, -9i64 as u64)].concat(), 7)),
+    ];
+    for (part, attribute) in cases {
+        assert_node(part, "Erf", &["input_ids"], &["x"], &[attribute]);
+    }
+    assert_node("num_heads", ".Attention", &["input_ids"; 2], &["x"], &[]);
+    let within = len(5, external(&[("location", DATA.name)]));
+    assert_node("data within the graph", "Constant", &[], &["x"], &[attribute("value", within, 4)]);
+}
+
+#[test]
+fn tensors_have_as_much_data_as_their_dimensions_say() {
+    let cases: [(&str, Bytes); 15] = [
+        ("good", tensor("w", &[2], FLOAT, &[len(9, [0; 8])])),
+        ("good", tensor("w", &[0], INT64, &[])),
+        ("good", tensor("w", &[2], INT32, &[len(5, [1, 2])])),
+        ("good", tensor("w", &[2], INT32, &[int(5, 1), int(5, 2)])),
+        ("the type 8", tensor("w", &[1], 8, &[len(6, "text")])),
+        ("dims of at least 0", tensor("w", &[-1], FLOAT, &[])),
+        ("63 bits", tensor("w", &[1 << 32, 1 << 32], FLOAT, &[])),
+        ("fewer bytes", tensor("w", &[1 << 62], FLOAT, &[])),
+        ("found none: [4, 0]", tensor("w", &[4, 0], FLOAT, &[])),
+        ("dims of 0 and 1", tensor("w", &[1 << 40, 0], INT64, &[])),
+        ("expected 8 bytes", tensor("w", &[2], FLOAT, &[len(9, [0; 7])])),
+        ("expected 2 elements", tensor("w", &[2], FLOAT, &[len(4, [0; 4])])),
+        ("another type's field", tensor("w", &[2], INT32, &[len(7, [0; 2])])),
+        ("data in one place", tensor("w", &[1], INT32, &[len(5, [0]), len(9, [0; 4])])),
+        ("a segment", tensor("w", &[1], INT32, &[len(3, []), len(5, [0])])),
+    ];
+    cases.into_iter().for_each(|(part, initializer)| assert_initializer(part, initializer));
+}
+
+#[test]
+fn large_tensors_lie_in_the_file_beside_the_graph() {
+    let location = ("location", DATA.name);
+    let cases: [(&str, &[(&str, &str)]); 12] = [
+        ("good", &[location]),
+        ("good", &[location, ("offset", "56"), ("length", "8")]),
+        ("found Some(\"/etc/passwd\")", &[("location", "/etc/passwd")]),
+        ("found Some(\"./model.onnx_data\")", &[("location", "./model.onnx_data")]),
+        ("found None", &[]),
+        ("\"location\" found twice", &[location, location]),
+        ("found \"prepacked_0\"", &[location, ("prepacked_0", "")]),
+        ("found \"+1\"", &[location, ("offset", "+1")]),
+        ("found \"-1\"", &[location, ("offset", "-1")]),
+        ("a length of 8 bytes", &[location, ("length", "7")]),
+        ("64 in all", &[location, ("offset", "57")]),
+        ("64 in all", &[location, ("offset", "18446744073709551615")]),
+    ];
+    cases.into_iter().for_each(|(part, entries)| assert_initializer(part, external(entries)));
+    let mut parts = Parts::good();
+    parts.initializers.push(external(&[location]));
+    let fault = check(&parts.bytes(), None, Operators::Any).unwrap_err();
+    assert_eq!((&*fault.expected, &*fault.got), ("a file of large tensors for the tensor \"w\"", "none"));
+}
+
+#[test]
+fn inputs_and_outputs_are_those_of_a_classifier() {
+    assert_said("found \"pixel_values\"", |parts| parts.inputs.push(value_info("pixel_values", FLOAT, 4)));
+    assert_said("\"input_ids\" found twice", |parts| parts.inputs.push(parts.inputs[0].clone()));
+    assert_said("expected input_ids and attention_mask", |parts| parts.inputs.truncate(1));
+    assert_said("the type 6", |parts| parts.inputs[1] = value_info("attention_mask", INT32, 2));
+    assert_said("axes: Some(3)", |parts| parts.inputs[1] = value_info("attention_mask", INT64, 3));
+    assert_said("another type", |parts| parts.inputs[1] = [len(1, "attention_mask"), len(2, len(4, []))].concat());
+    assert_said("found no type", |parts| parts.graph.push(len(13, len(1, "x"))));
+    assert_said("an output logits", |parts| parts.outputs[0] = value_info("input_ids", INT64, 2));
+    assert_said("logits as a matrix of floats", |parts| parts.outputs[0] = value_info("logits", 10, 2));
+    // The format's old versions, in which a constant is an input with a default.
+    let with_default = |parts: &mut Parts, name| {
+        parts.initializers.push(integers(name, &[1]));
+        parts.inputs.push(value_info(name, INT64, 1));
+    };
+    assert_said("good", |parts| with_default(parts, "w"));
+    assert_said("axes: Some(1)", |parts| with_default(parts, "token_type_ids"));
+}
+
+#[test]
+fn every_name_is_made_once_and_before_it_is_used() {
+    assert_node("found \"later\"", "Erf", &["later"], &["x"], &[]);
+    assert_node("\"logits\" found twice", "Erf", &["input_ids"], &["logits"], &[]);
+    assert_node("\"input_ids\" found twice", "Erf", &["input_ids"], &["input_ids"], &[]);
+    assert_said("\"w\" found twice", |parts| parts.initializers = vec![integers("w", &[1]); 2]);
+    assert_initializer("initializers with names", integers("", &[1]));
+    assert_said("outputs that a node made", |parts| parts.outputs.push(value_info("x", FLOAT, 2)));
+}
+
+#[test]
+fn sizes_are_bounded() {
+    // What is said of the last node: its inputs are `c` (four of 2^10), `one`, `ids` (the shape of the ids) or made
+    // before.
+    let shaped = |nodes: Nodes| {
+        said(Operators::Known, |parts| {
+            parts.initializers = vec![
+                integers("c", &[1 << 10, 1, 1, 1]),
+                integers("one", &[1]),
+                integers("fours", &[0; 4]),
+                integers("wide", &[1 << 20]),
+            ];
+            parts.nodes.push(node("Shape", &["input_ids"], &["ids"], &[]));
+            for (index, (op_type, inputs)) in nodes.iter().enumerate() {
+                parts.nodes.push(node(op_type, inputs, &[&format!("{index}")], &[]));
+            }
+        })
+    };
+    let cases: [(&str, Nodes); 13] = [
+        ("good", &[("ConstantOfShape", &["ids"])]),
+        ("good", &[("Concat", &["ids", "c", "c"]), ("Expand", &["input_ids", "0"])]),
+        ("found 2^30", &[("Concat", &["c", "c", "c"]), ("ConstantOfShape", &["0"])]),
+        ("found 2^40", &[("Gather", &["c", "fours"]), ("Tile", &["input_ids", "0"])]),
+        ("found 2^160", &[("Mul", &["ids", "wide"]), ("Expand", &["input_ids", "0"])]),
+        ("sizes made of", &[("Pow", &["ids", "c"]), ("Expand", &["input_ids", "0"])]),
+        ("sizes made of", &[("Div", &["wide", "ids"]), ("Expand", &["input_ids", "0"])]),
+        ("sizes made of", &[("ConstantOfShape", &["input_ids"])]),
+        ("found 2^40", &[("Range", &["wide", "wide", "one"])]),
+        ("good", &[("ConstantOfShape", &["one"]), ("Shape", &["0"]), ("ConstantOfShape", &["1"])]),
+        (
+            "found 2^120",
+            &[("Shape", &["c"]), ("Gather", &["c", "fours"]), ("Mul", &["1", "wide"]), ("Tile", &["c", "2"])],
+        ),
+        (
+            "good",
+            &[
+                ("Shape", &["ids"]),
+                ("ConstantOfShape", &["0"]),
+                ("Equal", &["ids", "1"]),
+                ("Where", &["2", "1", "ids"]),
+                ("Expand", &["input_ids", "3"]),
+            ],
+        ),
+        (
+            "at most 4 products",
+            &[("Mul", &["ids", "ids"]), ("Mul", &["0", "0"]), ("Mul", &["1", "1"]), ("ConstantOfShape", &["2"])],
+        ),
+    ];
+    for (part, nodes) in cases {
+        let said = shaped(nodes);
+        assert!(said.contains(part), "no {part:?} in {said:?} for {nodes:?}");
+    }
+}

@@ -1,0 +1,85 @@
+//! Files that nobody else can have written: what lies in a cache decides answers.
+
+#![allow(unsafe_code, reason = "the standard library does not tell who runs the process")]
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// What was not used for so long is removed.
+pub(crate) const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Whether a file or folder is there, is no link, belongs to this user, and may be written by nobody else. Elsewhere than on
+/// Unix the system's folder for caches is the user's own.
+pub(crate) fn is_own(path: &Path) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        !metadata.is_symlink() && metadata.mode() & 0o022 == 0 && metadata.uid() == user::geteuid()
+    }
+    #[cfg(not(unix))]
+    {
+        !metadata.is_symlink()
+    }
+}
+
+/// Makes a folder, if it is not there, into which nobody else may write, whatever the process's mask.
+pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => set_mode(path, 0o755),
+    }
+}
+
+/// Sets who may read and write, where there is such.
+pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (path, mode);
+        Ok(())
+    }
+}
+
+/// Removes what lies in `folder` under a name of so many hexadecimal digits and is older than `age`, by the time of what
+/// `used` names; nothing else that may lie there.
+pub(crate) fn remove_older(folder: &Path, digits: usize, age: Duration, used: impl Fn(&Path) -> PathBuf) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_ours = name.len() == digits && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let path = entry.path();
+        if is_ours && is_older(&used(&path), age) {
+            // What cannot be removed is in nobody's way.
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+}
+
+/// Whether a file was written so long ago.
+pub(crate) fn is_older(path: &Path, age: Duration) -> bool {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|elapsed| elapsed > age))
+}
+
+#[cfg(unix)]
+mod user {
+    // SAFETY: POSIX declares it so; it has no arguments and always succeeds.
+    unsafe extern "C" {
+        /// The user whose files this process makes.
+        pub(super) safe fn geteuid() -> u32;
+    }
+}
