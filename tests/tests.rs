@@ -1,5 +1,6 @@
 //! Integration tests over the public interfaces, in the order of the data's way through the program.
 
+mod attack;
 mod bad_input;
 mod classify;
 mod end_to_end;

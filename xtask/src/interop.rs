@@ -51,6 +51,16 @@ pub(crate) fn interop() -> Result<()> {
     let tiny_bert = ["export", "tests/data/tiny-bert", "--data", &data, "--max-length", "32", "--out", &tiny];
     // Its weights are random: nothing is lost where nothing was learned.
     nimbert(&[&tiny_bert[..], &["--max-accuracy-drop", "100", "--variants", all_fp32_first]].concat())?;
+    // Whoever does not ask for a signature must not mind one.
+    let [key, public] = ["key", "pub"].map(|end| format!("{FOLDER}/signing.{end}"));
+    for file in [&key, &public] {
+        let _ = fs::remove_file(workspace(file));
+    }
+    nimbert(&["keygen", "--no-password", "--key", &key, "--public-key", &public])?;
+    for bundle in [&bundle, &trained] {
+        nimbert(&["sign", bundle, "--key", &key])?;
+        run(&mut command(release_program("nimbert"), &["verify", bundle, "--public-key", &public]))?;
+    }
     for variant in ["cpu-int8", "cpu-fp32"] {
         let output = format!("{answers}.{variant}");
         let classify = ["classify", &bundle, "--input", &texts, "--json", "--variant", variant, "--output", &output];

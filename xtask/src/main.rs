@@ -1,7 +1,10 @@
 //! What a newcomer and CI need, as `cargo xtask COMMAND`.
 
+mod attack;
 mod bench;
 mod demo;
+mod fuzz;
+mod guard;
 mod interop;
 mod setup;
 
@@ -19,11 +22,16 @@ cargo xtask COMMAND
   demo             setup, build, then train, export, trace and classify on 1,000 movie sentences (minutes)
   test             setup, build, then all tests
   interop          other programs read our bundles: onnx, optimum, transformers.js, Triton (minutes; needs PyPI, npm)
-  guard            check that the runtime depends on no candle, prost, TLS or HTTP crate
+  fuzz [SECONDS]   strangers' bytes under libFuzzer, each target for so long [default: 30] (needs a C++ compiler)
+  attack [BUNDLE]  flipped bits, cut files and 2,000 odd graphs: errors or the same answers; of a tiny bundle (minutes)
+  guard            check that the runtime depends on no candle, prost, TLS or HTTP crate, and where there is unsafe code
+  audit            licences, sources and advisories of all dependencies, by cargo-deny (minutes; needs the network)
+  sbom             what the programs are made of, as CycloneDX, into target/sbom (minutes the first time)
   bench train      speed, memory and accuracy of training, beside transformers' (half an hour; needs PyPI)
   bench tasks      tweets, product reviews and news, several labels, pairs, long texts, beside transformers (the same)
   bench graphs     the exported graphs beside optimum's, and other ways to quantize (minutes)
-  bench runtime    start, speed, memory and server, beside optimum and a bare program (half an hour; needs PyPI)
+  bench runtime    start, speed, memory and server, beside optimum and a bare program (half an hour; needs PyPI); with
+                   start, bulk, singles, memory, flat, devices, size or load behind it, that part only
   bench size       how small the movie classifier can be made (minutes)
 ";
 
@@ -35,11 +43,21 @@ fn main() -> ExitCode {
         ["demo"] => demo::demo(),
         ["test"] => test(),
         ["interop"] => interop::interop(),
-        ["guard"] => guard(),
+        ["fuzz"] => fuzz::fuzz(30),
+        ["fuzz", seconds] => match seconds.parse() {
+            Ok(seconds) => fuzz::fuzz(seconds),
+            Err(_) => Err(anyhow::anyhow!("fuzz: expected a number of seconds, found {seconds}")),
+        },
+        ["attack"] => attack::attack(None),
+        ["attack", bundle] => attack::attack(Some(bundle)),
+        ["guard"] => guard::guard(),
+        ["audit"] => guard::audit(),
+        ["sbom"] => guard::sbom(),
         ["bench", "train"] => bench::train(),
         ["bench", "tasks"] => bench::tasks(),
         ["bench", "graphs"] => bench::graphs(),
-        ["bench", "runtime"] => bench::runtime(),
+        ["bench", "runtime"] => bench::runtime(None),
+        ["bench", "runtime", part] => bench::runtime(Some(part)),
         ["bench", "size"] => bench::size(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -118,8 +136,8 @@ fn show(command: &Command) -> String {
 
 /// Builds both programs.
 fn build() -> Result<()> {
-    // All at once, the benches' program too: another selection would compile what they share with other features.
-    let packages = ["nimbert", "nimbert-trainer", "nimbert-benches"];
+    // All at once, those of benches and tests too: another selection would compile what they share with other features.
+    let packages = ["nimbert", "nimbert-trainer", "nimbert-benches", "nimbert-tests"];
     run(cargo(&["build", "--release"]).args(packages.iter().flat_map(|package| ["--package", package])))
 }
 
@@ -138,29 +156,4 @@ fn test() -> Result<()> {
     run(cargo(&["test"]).args(features))?;
     build()?;
     run(cargo(&["test"]).args(packages))
-}
-
-fn guard() -> Result<()> {
-    const FORBIDDEN: [&str; 12] = [
-        "candle",
-        "prost",
-        "rustls",
-        "native-tls",
-        "openssl",
-        "hyper",
-        "reqwest",
-        "ureq",
-        "hf-hub",
-        "tokio",
-        "ndarray",
-        "onig",
-    ];
-    let tree = output(&mut cargo(&["tree", "-p", "nimbert", "-e", "normal", "--prefix", "none"]))?;
-    let found: Vec<&str> = tree.lines().filter(|line| FORBIDDEN.iter().any(|name| line.starts_with(name))).collect();
-    if !found.is_empty() {
-        bail!("the runtime must stay lean, but depends on {}", found.join(", "));
-    }
-    let crates: std::collections::BTreeSet<_> = tree.lines().map(|line| line.trim_end_matches(" (*)")).collect();
-    println!("guard: the runtime depends on {} crates, none of them forbidden", crates.len() - 1);
-    Ok(())
 }
