@@ -18,6 +18,7 @@ const FOLDER: &str = ".setup/interop";
 const TRANSFORMERS_JS: &str = "@huggingface/transformers@4.3.1";
 const SCIKIT_LEARN: &str = "scikit-learn==1.9.1";
 const TRANSFORMERS_5: &str = "transformers==5.24.0";
+const PY_MINISIGN: &str = "py-minisign==0.21.1";
 const TRITON_CLIENT: &str = "tritonclient[grpc]==2.73.0";
 /// Sentences that are trained on, and asked about.
 const TRAIN: usize = 400;
@@ -61,6 +62,10 @@ pub(crate) fn interop() -> Result<()> {
         nimbert(&["sign", bundle, "--key", &key])?;
         run(&mut command(release_program("nimbert"), &["verify", bundle, "--public-key", &public]))?;
     }
+    need(&python, "minisign", PY_MINISIGN)?;
+    let program = release_program("nimbert");
+    let signature = ["tests/interop/signature.py", &bundle, &public, &program.to_string_lossy()];
+    run(&mut command(&python, &signature))?;
     for variant in ["cpu-int8", "cpu-fp32"] {
         let output = format!("{answers}.{variant}");
         let classify = ["classify", &bundle, "--input", &texts, "--json", "--variant", variant, "--output", &output];
