@@ -183,12 +183,16 @@ fn a_manifest_that_is_too_large_is_refused_before_it_is_parsed() {
     assert!(matches!(Classifier::open(nowhere, &Options::default()), Err(Error::Io { .. })));
 }
 
-/// Written by the first version that had this format; made anew, it would prove nothing.
+/// Each was written by the first version that had its format; made anew, they would prove nothing.
 #[test]
-fn a_bundle_of_format_1_is_read_for_ever() {
-    let bundle = workspace("tests/data/bundle-1");
-    nimbert::Bundle::open(&bundle).unwrap().verify().unwrap();
-    let prediction = Classifier::open(&bundle, &Options::default()).unwrap().classify("a great film").unwrap();
-    assert_eq!(prediction.label, "positive");
-    assert!((prediction.score - 0.819_857).abs() < 1e-4, "{}", prediction.score);
+fn bundles_of_every_format_are_read_for_ever() {
+    for format in [1, 2] {
+        let bundle = workspace(&format!("tests/data/bundle-{format}"));
+        let opened = nimbert::Bundle::open(&bundle).unwrap();
+        opened.verify().unwrap();
+        assert_eq!(opened.manifest.format_version, format);
+        let prediction = Classifier::open(&bundle, &Options::default()).unwrap().classify("a great film").unwrap();
+        assert_eq!(prediction.label, "positive");
+        assert!((prediction.score - 0.819_857).abs() < 1e-4, "format {format}: {}", prediction.score);
+    }
 }
