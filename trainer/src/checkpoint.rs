@@ -22,7 +22,7 @@ use crate::{
     model::Parameters,
     ops::with_elements,
     optimizer::{AdamWState, Moments},
-    train::{EpochRecord, StepRecord},
+    record::Record,
 };
 
 /// When a run leaves a checkpoint, and where.
@@ -73,16 +73,6 @@ pub struct EpochSums {
     pub tokens: usize,
     /// Time spent on steps, in seconds.
     pub seconds: f64,
-}
-
-/// A record of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Record {
-    /// Of an epoch.
-    Epoch(EpochRecord),
-    /// Of a step.
-    Step(StepRecord),
 }
 
 /// A checkpoint that was read.

@@ -27,6 +27,7 @@ pub mod optimizer;
 pub mod page;
 pub mod prepare;
 mod random;
+pub mod record;
 pub mod report;
 pub mod schedule;
 pub mod scratch;

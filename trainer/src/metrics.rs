@@ -193,6 +193,11 @@ pub fn argmax(logits: &[f32]) -> u32 {
     (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best }) as u32
 }
 
+/// A share in percent.
+pub(crate) fn percent(share: Option<f64>) -> String {
+    share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

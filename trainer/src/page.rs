@@ -3,12 +3,12 @@
 use nimbert::Decision;
 
 use crate::{
-    checkpoint::Record,
     export::{Judged, VariantFigures},
     html::{Confusion, EpochPoint, LabelRow, Mistake, Page, ReliabilityBin, Table, VariantRow},
-    metrics::{Metrics, reliability},
+    metrics::{Metrics, percent, reliability},
     prepare::{Source, Sources},
-    report::{figure, percent},
+    record::{Record, StepRecord},
+    report::figure,
 };
 
 /// Mistakes that the report shows.
@@ -101,7 +101,7 @@ fn held_out<'a>(sources: &'a Sources, judged: &Judged) -> HeldOut<'a> {
     HeldOut { split, rows, scores: logits.iter().map(|logits| judged.decision.scores(logits)).collect() }
 }
 
-fn steps(records: &[Record], figure: fn(&crate::train::StepRecord) -> f64) -> Vec<(f64, f64)> {
+fn steps(records: &[Record], figure: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
     let point = |record: &Record| match record {
         Record::Step(step) => Some((step.step as f64, figure(step))),
         Record::Epoch(_) => None,

@@ -9,11 +9,13 @@ use crate::{
     dataloader::Example,
     export::{Judged, Sensitivity},
     html::decimals,
+    metrics::percent,
     model::{EncoderConfig, LoadReport, SequenceClassifier},
     onnx::Range,
     prepare::{DataConfig, Examples, Sources},
+    record::{EpochRecord, StepRecord},
     schedule::Curve,
-    train::{EpochRecord, StepRecord, TrainConfig},
+    train::TrainConfig,
 };
 
 /// A line of the pipeline: the stage's name in a column of its own.
@@ -276,11 +278,6 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
 /// A figure with four digits; a dash where it is not defined.
 pub fn figure(figure: Option<f64>) -> String {
     decimals(figure, 4)
-}
-
-/// A share in percent.
-pub(crate) fn percent(share: Option<f64>) -> String {
-    share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0))
 }
 
 /// The line, cut to `width` characters.

@@ -11,8 +11,8 @@ use std::{
 use prost::Message;
 
 use crate::{
-    checkpoint::Record,
     error::{Error, Result},
+    record::Record,
 };
 
 /// `Event` of TensorFlow's event.proto.
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn records_can_be_read_back() {
         let folder = tempfile::tempdir().unwrap();
-        let step = crate::train::StepRecord { step: 7, epoch: 1, loss: 0.5, learning_rate: 0.25, grad_norm: 2.0 };
+        let step = crate::record::StepRecord { step: 7, epoch: 1, loss: 0.5, learning_rate: 0.25, grad_norm: 2.0 };
         write(folder.path(), &[Record::Step(step)]).unwrap();
         let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap();
         assert!(file.file_name().to_string_lossy().contains("tfevents"));

@@ -8,10 +8,9 @@ use std::{
 use candle_core::Tensor;
 use nimbert::{Decision, ProblemType};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
 use crate::{
-    checkpoint::{self, Checkpoint, CheckpointConfig, EpochSums, Progress, Record, State},
+    checkpoint::{self, Checkpoint, CheckpointConfig, EpochSums, Progress, State},
     compute::{Compute, LossScale},
     dataloader::{Example, PackedBatch, shuffled_batches},
     distill::Teacher,
@@ -23,6 +22,7 @@ use crate::{
     ops::tensor_square_sum,
     optimizer::{AdamW, AdamWConfig, clip_scale},
     random::{DropoutKeys, Stream, generator, position},
+    record::{EpochRecord, Record, StepRecord},
     schedule::{Curve, Schedule},
 };
 
@@ -109,52 +109,6 @@ pub struct Splits<'a> {
     pub validation: &'a [Example],
     /// What is measured after each epoch, and used for no choice; may be empty.
     pub test: &'a [Example],
-}
-
-/// What an optimizer step did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepRecord {
-    /// Counted from 1 over all epochs.
-    pub step: usize,
-    /// Counted from 1.
-    pub epoch: usize,
-    /// Mean loss of the batch.
-    pub loss: f32,
-    /// The learning rate that was used.
-    pub learning_rate: f64,
-    /// Norm of the gradient before it was clipped.
-    pub grad_norm: f64,
-}
-
-/// What an epoch brought.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    /// Counted from 1.
-    pub epoch: usize,
-    /// Optimizer steps so far.
-    pub step: usize,
-    /// Mean training loss, with dropout, while the weights changed.
-    pub loss: f64,
-    /// Accuracy of the same predictions.
-    pub train_accuracy: f64,
-    /// On the validation rows, if there are any.
-    pub validation_accuracy: Option<f64>,
-    /// On the validation rows, if there are any and it is defined.
-    pub validation_macro_f1: Option<f64>,
-    /// On the validation rows, if there are any; with one label a row it is the accuracy.
-    pub validation_micro_f1: Option<f64>,
-    /// On the test rows, if there are any.
-    pub test_accuracy: Option<f64>,
-    /// On the test rows, if there are any and it is defined.
-    pub test_macro_f1: Option<f64>,
-    /// On the test rows, if there are any; with one label a row it is the accuracy.
-    pub test_micro_f1: Option<f64>,
-    /// At the epoch's last step.
-    pub learning_rate: f64,
-    /// Training rows a second; evaluation is not counted.
-    pub rows_per_second: f64,
-    /// Training tokens a second, special ones included.
-    pub tokens_per_second: f64,
 }
 
 /// How training ended; the model holds the weights of the epoch `best`.

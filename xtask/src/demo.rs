@@ -6,8 +6,6 @@ use anyhow::{Context, Result};
 
 use crate::{build, command, release_program, run, setup, workspace};
 
-/// The movie sentences, as setup has put them: id, mean human rating from −4 to 4, text; separated by tabs.
-pub(crate) const MOVIES: &str = ".setup/data/movieReviewSnippets_GroundTruth.txt";
 /// Ratings nearer to 0 than this say neither.
 const NEUTRAL: f64 = 0.5;
 
@@ -39,7 +37,7 @@ fn step(name: &str) {
 
 /// The sentences that are rated clearly, in an order that follows from `seed`: text and label.
 pub(crate) fn movies(seed: u64) -> Result<Vec<(String, &'static str)>> {
-    let path = workspace(MOVIES);
+    let path = workspace(setup::MOVIES);
     let content = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
     let mut sentences = Vec::new();
     for (line, row) in (1..).zip(content.lines()) {

@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 
 use crate::{command, output, workspace};
 
+/// The movie sentences, as setup has put them: id, mean human rating from −4 to 4, text; separated by tabs.
+pub(crate) const MOVIES: &str = ".setup/data/movieReviewSnippets_GroundTruth.txt";
+
 /// A package and the files that are wanted from it.
 pub(crate) struct Package {
     /// What the files are, in a word or two.
@@ -154,7 +157,7 @@ fn demo_data() -> Package {
         nested: Some("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"),
         files: vec![File {
             member: "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
-            target: crate::demo::MOVIES.to_owned(),
+            target: MOVIES.to_owned(),
             sha256: "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350",
         }],
     }

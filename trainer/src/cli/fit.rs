@@ -17,7 +17,7 @@ use nimbert::{
 };
 use nimbert_trainer::{
     Error,
-    checkpoint::{CheckpointConfig, Record},
+    checkpoint::CheckpointConfig,
     compress::{self, Compressed, parse_size, trim_vocabulary},
     compute::Compute,
     export::{Contents, Evidence, ExportConfig, ExportData, Judged, judge, pack, save_model},
@@ -28,11 +28,12 @@ use nimbert_trainer::{
     optimizer::AdamWConfig,
     page::{Run, page},
     prepare::{DataConfig, Examples, Sources, read, tokenize},
+    record::{Record, StepRecord},
     report,
     schedule::Curve,
     scratch::Scratch,
     tensorboard,
-    train::{Job, Splits, StepRecord, TrainConfig, Training, train},
+    train::{Job, Splits, TrainConfig, Training, train},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};

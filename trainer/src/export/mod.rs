@@ -24,9 +24,9 @@ use crate::{
     dataloader::Example,
     error::{Error, Result},
     evaluate::{predict, predict_session},
+    metrics::percent,
     model::SequenceClassifier,
     onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
-    report::percent,
     scratch::Scratch,
     train::undecided,
 };
