@@ -11,7 +11,7 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use nimbert::sha256;
+use nimbert::{HiddenFolder, sha256};
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -109,7 +109,8 @@ const SECOND: &str = "second_moment/";
 /// # Errors
 /// [`Error::Io`] if the disk is full, or no file can be made there; an older checkpoint is then as it was.
 pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> {
-    let partial = config.path.with_added_extension(format!("partial-{}", std::process::id()));
+    let hidden = HiddenFolder::beside(&config.path)?;
+    let partial = hidden.path().join("checkpoint");
     let data = |prefix: &str, name: &str, tensor: &Tensor| -> Result<_> {
         Ok((format!("{prefix}{name}"), Data::on_cpu(tensor)?))
     };
@@ -147,11 +148,7 @@ pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> 
         .map_err(|error| std::io::Error::other(error.to_string()))
         .and_then(|()| std::fs::File::open(&partial)?.sync_all())
         .and_then(|()| std::fs::rename(&partial, &config.path));
-    written.map_err(|error| {
-        // The error that is being reported says more than one of removing what may not be there.
-        let _ = std::fs::remove_file(&partial);
-        Error::io(&config.path, error)
-    })
+    written.map_err(|error| Error::io(&config.path, error))
 }
 
 /// Reads the checkpoint of a run with these settings and parameters; none if there is no file.

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     exchange::exchange,
     file::{create_hidden, sha256_file},
+    hidden::HiddenFolder,
 };
 
 /// A bundle in the making. It lies in a hidden folder beside its target until [`BundleWriter::finish`] renames it;
@@ -17,10 +18,8 @@ use crate::{
 #[derive(Debug)]
 pub struct BundleWriter {
     target: PathBuf,
-    staging: PathBuf,
-    /// The folder, locked as long as it is being written: what a killed run has left is not. None where a folder cannot be
-    /// opened.
-    _lock: Option<fs::File>,
+    /// After [`BundleWriter::finish`] it holds what was replaced, if anything.
+    staging: HiddenFolder,
 }
 
 impl BundleWriter {
@@ -56,15 +55,12 @@ impl BundleWriter {
         Self::check_target(target, overwrite)?;
         let (parent, name) = split_target(target)?;
         fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
-        clear_hidden(&parent, &name);
-        let staging = create_hidden(&parent, &name, PARTIAL)?;
-        let lock = fs::File::open(&staging).ok().filter(|folder| folder.try_lock().is_ok());
-        Ok(Self { target: parent.join(name), staging, _lock: lock })
+        Ok(Self { staging: HiddenFolder::create(&parent, &name)?, target: parent.join(name) })
     }
 
     /// The folder in which the bundle's files are being collected.
     pub fn staging(&self) -> &Path {
-        &self.staging
+        self.staging.path()
     }
 
     /// Writes one file into the bundle.
@@ -72,7 +68,7 @@ impl BundleWriter {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Result<()> {
-        let path = self.staging.join(name);
+        let path = self.staging().join(name);
         fs::write(&path, content).map_err(|error| Error::io(&path, error))
     }
 
@@ -81,25 +77,19 @@ impl BundleWriter {
     /// # Errors
     /// [`Error::Io`]; the target is then as it was.
     pub fn finish(self, mut manifest: Manifest) -> Result<Bundle> {
-        let entries = fs::read_dir(&self.staging).map_err(|error| Error::io(&self.staging, error))?;
+        let staging = self.staging();
+        let entries = fs::read_dir(staging).map_err(|error| Error::io(staging, error))?;
         for entry in entries {
-            let path = entry.map_err(|error| Error::io(&self.staging, error))?.path();
+            let path = entry.map_err(|error| Error::io(staging, error))?.path();
             let bytes = fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             manifest.files.insert(name, FileEntry { bytes, sha256: sha256_file(&path)? });
         }
         self.write(MANIFEST, manifest.seal())?;
         // What does not open must not ship.
-        Bundle::open(&self.staging)?.tokenizer()?;
-        replace_dir(&self.staging, &self.target)?;
+        Bundle::open(staging)?.tokenizer()?;
+        replace_dir(staging, &self.target)?;
         Bundle::open(&self.target)
-    }
-}
-
-impl Drop for BundleWriter {
-    fn drop(&mut self) {
-        // After `finish` the folder is gone, and nothing is left to remove.
-        let _ = fs::remove_dir_all(&self.staging);
     }
 }
 
@@ -136,28 +126,12 @@ fn split_target(target: &Path) -> Result<(PathBuf, String)> {
     }
 }
 
-/// What a folder is for that a bundle is collected in.
-const PARTIAL: &str = "partial";
-
-/// Removes what killed runs have left of bundles of that name: their folders are locked by nobody.
-fn clear_hidden(parent: &Path, name: &str) {
-    let prefix = format!(".{name}.{PARTIAL}-");
-    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
-        let is_left = fs::File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
-        if is_left {
-            // What cannot be removed is in nobody's way.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_replaced_in_one_step_and_what_a_killed_run_has_left_is_cleared() {
+    fn a_folder_is_replaced_in_one_step() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         for (name, content) in [("new", "new"), ("target", "old")] {
@@ -181,10 +155,5 @@ mod tests {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             looks.join().unwrap();
         });
-        fs::create_dir(path(".bundle.partial-1-0")).unwrap();
-        let living = BundleWriter::create(&path("bundle"), false).unwrap();
-        assert!(!path(".bundle.partial-1-0").exists());
-        let second = BundleWriter::create(&path("bundle"), false).unwrap();
-        assert!(living.staging().exists() && second.staging().exists());
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use candle_core::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{
-    Tokenizer, TruncationSide,
+    HiddenFolder, Tokenizer, TruncationSide,
     bundle::{BundleWriter, CONFIG, Provenance},
 };
 use nimbert_trainer::{
@@ -707,12 +707,10 @@ impl Work<'_> {
 
 /// Writes a file under another name and puts it in its place.
 fn write_whole(path: &Path, content: &str) -> Result<(), Error> {
-    let partial = path.with_added_extension(format!("partial-{}", std::process::id()));
-    std::fs::write(&partial, content).and_then(|()| std::fs::rename(&partial, path)).map_err(|reason| {
-        // The error that is being reported says more than one of removing what may not be there.
-        let _ = std::fs::remove_file(&partial);
-        Error::Io { path: path.to_owned(), reason }
-    })
+    let hidden = HiddenFolder::beside(path)?;
+    let partial = hidden.path().join("content");
+    let written = std::fs::write(&partial, content).and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|reason| Error::Io { path: path.to_owned(), reason })
 }
 
 /// Prints a part of the report. That nobody reads it, or that the disk is full, must not cost the training.

@@ -3,7 +3,10 @@
 
 use std::{path::Path, sync::atomic::AtomicBool};
 
-use nimbert::bundle::{BundleWriter, CONFIG, MODEL, TOKENIZER};
+use nimbert::{
+    HiddenFolder,
+    bundle::{BundleWriter, CONFIG, MODEL, TOKENIZER},
+};
 
 use super::{Contents, Judged, check_stop, config_json};
 use crate::{
@@ -35,10 +38,7 @@ pub fn pack_triton(
     let absolute = std::path::absolute(out).map_err(|error| Error::io(out, error))?;
     let parent = absolute.parent().unwrap_or(&absolute);
     std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
-    let staging = tempfile::Builder::new()
-        .prefix(".triton-partial-")
-        .tempdir_in(parent)
-        .map_err(|error| Error::io(parent, error))?;
+    let staging = HiddenFolder::beside(&absolute)?;
     let folder = staging.path().join(MODEL_NAME);
     let version = folder.join("1");
     std::fs::create_dir_all(&version).map_err(|error| Error::io(&version, error))?;
@@ -54,10 +54,7 @@ pub fn pack_triton(
     let (_, graph) = judged.graphs.into_iter().next().expect("at least one graph");
     onnx::write_external(graph, &version.join(MODEL))?;
     check_stop(stop)?;
-    std::fs::rename(staging.path(), &absolute).map_err(|error| Error::io(&absolute, error))?;
-    // Renamed, it is no longer ours to remove.
-    let _ = staging.keep();
-    Ok(())
+    std::fs::rename(staging.path(), &absolute).map_err(|error| Error::io(&absolute, error))
 }
 
 /// The model's configuration, as text of Triton's protobuf message ModelConfig.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor, Var, safetensors::BufferedSafetensors};
-use nimbert::guard::guarded;
+use nimbert::{HiddenFolder, guard::guarded};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -89,7 +89,8 @@ impl Parameters {
     pub fn save(&self, path: &Path) -> Result<()> {
         let tensors: std::collections::HashMap<&str, Tensor> =
             self.all.iter().map(|(name, var)| (name.as_str(), var.as_detached_tensor())).collect();
-        let partial = path.with_extension("partial");
+        let hidden = HiddenFolder::beside(path)?;
+        let partial = hidden.path().join("weights");
         candle_core::safetensors::save(&tensors, &partial)?;
         std::fs::rename(&partial, path).map_err(|error| Error::io(path, error))
     }

@@ -1,0 +1,89 @@
+//! Hidden folders beside what is being made: nothing half-written lies in its place, and what a killed run has left is cleared
+//! by the next.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::{Error, Result},
+    file::create_hidden,
+};
+
+/// What such a folder is for, in its name.
+const PURPOSE: &str = "partial";
+
+/// A folder beside a target that goes with its owner.
+#[derive(Debug)]
+pub struct HiddenFolder {
+    path: PathBuf,
+    /// The folder, locked as long as its owner lives: what a killed run has left is not. None where a folder cannot be opened.
+    _lock: Option<fs::File>,
+}
+
+impl HiddenFolder {
+    /// Makes one for the target of that name in `parent`, and removes those of runs that were killed.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(parent: &Path, name: &str) -> Result<Self> {
+        clear(parent, name);
+        let path = create_hidden(parent, name, PURPOSE)?;
+        let lock = fs::File::open(&path).ok().filter(|folder| folder.try_lock().is_ok());
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The same for the target `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn beside(path: &Path) -> Result<Self> {
+        let absolute = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
+        let name = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self::create(absolute.parent().unwrap_or(&absolute), &name)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for HiddenFolder {
+    fn drop(&mut self) {
+        // What was put in its place is gone from here; what cannot be removed is cleared by the next run.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes what killed runs have left for a target: their folders are locked by nobody.
+fn clear(parent: &Path, name: &str) {
+    let prefix = format!(".{name}.{PURPOSE}-");
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+        let is_left = fs::File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
+        if is_left {
+            // What cannot be removed is in nobody's way.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_has_left_is_cleared_and_what_is_in_use_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let left = parent.path().join(".bundle.partial-1-0");
+        fs::create_dir(&left).unwrap();
+        let living = HiddenFolder::create(parent.path(), "bundle").unwrap();
+        assert!(!left.exists());
+        let second = HiddenFolder::beside(&parent.path().join("bundle")).unwrap();
+        assert!(living.path().exists() && second.path().exists());
+        drop((living, second));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+}
