@@ -3,7 +3,7 @@
 use std::{fs, io::Write, path::PathBuf, process::Stdio, sync::OnceLock};
 
 use nimbert::{Classifier, Error, Options};
-use nimbert_tests::{Dir, Finished, finish, program, seal, tiny_bundle, workspace};
+use nimbert_tests::{Dir, Finished, copy_folder, finish, program, seal, tiny_bundle, workspace};
 
 /// A bundle of the tiny BERT, made once a process.
 fn bundle() -> PathBuf {
@@ -22,13 +22,7 @@ fn classify(arguments: &[&str]) -> Finished {
 
 /// A copy of the bundle in which something can be broken.
 fn copied_bundle(dir: &Dir) -> PathBuf {
-    let copy = dir.path("copy");
-    fs::create_dir(&copy).unwrap();
-    for entry in fs::read_dir(bundle()).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
-    }
-    copy
+    copy_folder(&bundle(), dir.path("copy"))
 }
 
 const TEXTS: [&str; 4] = ["a great film", "", "one of the year's best films , and great acting", "terrible"];

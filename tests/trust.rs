@@ -12,19 +12,13 @@ use candle_onnx::onnx::{
     TensorProto, attribute_proto::AttributeType,
 };
 use nimbert::{Classifier, Error, Operators, Options, Prediction, SessionOptions, Tokenizer, Verify};
-use nimbert_tests::{Dir, finish, program, seal, tiny_bundle, workspace};
+use nimbert_tests::{Dir, copy_folder, finish, program, seal, tiny_bundle, workspace};
 use prost::Message;
 
 const TEXTS: [&str; 3] = ["a great film", "terrible , a thin plot", "one of the year 's best films , great acting"];
 
 fn copied(dir: &Dir, name: &str) -> PathBuf {
-    let copy = dir.path(name);
-    fs::create_dir(&copy).unwrap();
-    for entry in fs::read_dir(workspace("tests/data/bundle-2")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
-    copy
+    copy_folder(&workspace("tests/data/bundle-2"), dir.path(name))
 }
 
 fn open(bundle: &Path, options: &Options) -> nimbert::Result<Classifier> {

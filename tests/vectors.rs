@@ -8,7 +8,7 @@ use std::{
 };
 
 use nimbert::{Classifier, Error, Options, PublicKey};
-use nimbert_tests::{Dir, workspace};
+use nimbert_tests::{Dir, copy_folder, workspace};
 
 /// One of the bundles.
 struct Vector {
@@ -19,11 +19,7 @@ struct Vector {
 
 /// Makes the bundle that `text` describes.
 fn make(text: &str, folder: PathBuf) -> Vector {
-    fs::create_dir(&folder).unwrap();
-    for entry in fs::read_dir(workspace("tests/data/bundle-2")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-    }
+    let folder = copy_folder(&workspace("tests/data/bundle-2"), folder);
     let mut parts = text.split("\n--- ");
     let head = parts.next().unwrap();
     let value = |key: &str| head.lines().find_map(|line| line.strip_prefix(key));

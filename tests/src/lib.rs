@@ -74,6 +74,16 @@ pub fn program(name: &str) -> Command {
     command
 }
 
+/// A copy of the files in a folder, in which something can be broken.
+pub fn copy_folder(from: &Path, to: PathBuf) -> PathBuf {
+    std::fs::create_dir(&to).expect("a new folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry of the folder").path();
+        std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("a file can be copied");
+    }
+    to
+}
+
 /// A bundle of the tiny BERT in `dir`, made by the program.
 pub fn tiny_bundle(dir: &Dir) -> PathBuf {
     let bundle = dir.path("bundle");

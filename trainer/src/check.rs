@@ -553,20 +553,11 @@ fn abridged(items: impl IntoIterator<Item: ToString>, most: usize, count: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::tests::row;
 
     /// Rows of one label each, from line 2 on.
     fn rows(texts: &[(&str, &str)]) -> Vec<Row> {
-        let row = |(&(text, label), line): (&(&str, &str), u64)| Row {
-            text: text.to_owned(),
-            pair: None,
-            labels: vec![label.to_owned()],
-            shares: None,
-            weight: 1.0,
-            file: 0,
-            line,
-            may_hold_rows: false,
-        };
-        texts.iter().zip(2..).map(row).collect()
+        texts.iter().zip(2..).map(|(&(text, label), line)| row(text, label, line)).collect()
     }
 
     /// Ten different texts of each label.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use candle_core::{Device, Tensor};
-use nimbert::{HiddenFolder, sha256};
+use nimbert::sha256;
 use safetensors::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +23,7 @@ use crate::{
     ops::with_elements,
     optimizer::{AdamWState, Moments},
     record::Record,
+    scratch::write_whole,
 };
 
 /// When a run leaves a checkpoint, and where.
@@ -109,8 +110,6 @@ const SECOND: &str = "second_moment/";
 /// # Errors
 /// [`Error::Io`] if the disk is full, or no file can be made there; an older checkpoint is then as it was.
 pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> {
-    let hidden = HiddenFolder::beside(&config.path)?;
-    let partial = hidden.path().join("checkpoint");
     let data = |prefix: &str, name: &str, tensor: &Tensor| -> Result<_> {
         Ok((format!("{prefix}{name}"), Data::on_cpu(tensor)?))
     };
@@ -144,11 +143,12 @@ pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> 
     tensors.iter().for_each(|(name, tensor)| digest.add(name, &tensor.data()));
     let entries = entries.into_iter().chain([(DIGEST, digest.finish())]);
     let header: HashMap<String, String> = entries.map(|(key, value)| (key.to_owned(), value)).collect();
-    let written = safetensors::serialize_to_file(tensors, Some(header), &partial)
-        .map_err(|error| std::io::Error::other(error.to_string()))
-        .and_then(|()| std::fs::File::open(&partial)?.sync_all())
-        .and_then(|()| std::fs::rename(&partial, &config.path));
-    written.map_err(|error| Error::io(&config.path, error))
+    write_whole(&config.path, |partial| {
+        let written = safetensors::serialize_to_file(tensors, Some(header), partial)
+            .map_err(|error| std::io::Error::other(error.to_string()))
+            .and_then(|()| std::fs::File::open(partial)?.sync_all());
+        written.map_err(|error| Error::io(&config.path, error))
+    })
 }
 
 /// Reads the checkpoint of a run with these settings and parameters; none if there is no file.

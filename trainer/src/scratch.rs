@@ -1,9 +1,12 @@
-//! Folders for what is tried and not kept. A run that is killed leaves its own behind; the next one clears it.
+//! Folders for what is tried and not kept, and files that appear when they are whole. A run that is killed leaves its own
+//! folder behind; the next one clears it.
 
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
 };
+
+use nimbert::HiddenFolder;
 
 use crate::error::{Error, Result};
 
@@ -67,6 +70,17 @@ impl Drop for Scratch {
         // What cannot be removed now is cleared by the next run.
         let _ = fs::remove_dir_all(&self.path);
     }
+}
+
+/// Has a file written beside its place, and puts it there in one step.
+///
+/// # Errors
+/// Those of `write`; [`Error::Io`], [`Error::Runtime`].
+pub fn write_whole(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let hidden = HiddenFolder::beside(path)?;
+    let partial = hidden.path().join("content");
+    write(&partial)?;
+    fs::rename(&partial, path).map_err(|error| Error::io(path, error))
 }
 
 /// Removes folders whose owner has gone.

@@ -14,7 +14,10 @@ use nimbert::{
     bundle::{MANIFEST, SIGNATURE},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    scratch::write_whole,
+};
 
 /// Makes a pair of keys. Neither file may be there; nobody else can read the secret one, which is encrypted if there is a
 /// password. Returns the public one as a line of base64.
@@ -101,12 +104,11 @@ pub fn sign(bundle: &Path, key: SigningKey, password: Option<String>) -> Result<
     let failed = |error: minisign::PError| Error::io(&path, std::io::Error::other(error));
     let untrusted = Some("signature of a nimbert bundle");
     let signature = minisign::sign(None, &key, manifest.as_slice(), Some(&comment), untrusted).map_err(failed)?;
-    // Always the same name, so that the next run replaces what a killed one has left.
-    let partial = bundle.join(format!(".{SIGNATURE}.partial"));
-    let written = fs::File::create(&partial)
-        .and_then(|mut file| file.write_all(&signature.to_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&partial, &path));
-    written.map_err(|error| Error::io(&path, error))?;
+    write_whole(&path, |partial| {
+        let written = fs::File::create(partial)
+            .and_then(|mut file| file.write_all(&signature.to_bytes()).and_then(|()| file.sync_all()));
+        written.map_err(|error| Error::io(&path, error))
+    })?;
     let public = minisign::PublicKey::from_secret_key(&key).map_err(failed)?.to_base64();
     let public = public.parse::<PublicKey>().map_err(|expected| Error::model(&key_path, expected, public))?;
     Bundle::open_signed(bundle, std::slice::from_ref(&public))?;

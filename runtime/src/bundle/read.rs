@@ -10,7 +10,7 @@ use crate::{
     config::ModelConfig,
     device::Device,
     error::{Error, Result},
-    file::{copy_hashed, expect_file, read_capped, read_json},
+    file::{copy_hashed, expect_file, read_capped, read_json, sha256, sha256_file},
     graph::{self, GraphFiles, MAX_DATA_BYTES, MAX_GRAPH_BYTES, Operators},
     prediction::Decision,
     tokenizer::{MAX_TOKENIZER_BYTES, Tokenizer},
@@ -54,7 +54,7 @@ impl Bundle {
         let config_path = path.join(CONFIG);
         let config = read_json(&config_path)?;
         expect_size(&config_path, config.len() as u64, &manifest.files[CONFIG])?;
-        Verifier::new(Verify::Always, None).bytes(&config_path, &config, &manifest.files[CONFIG])?;
+        manifest.files[CONFIG].expect(&config_path, sha256(&config))?;
         let config = ModelConfig::parse(&config_path, &config)?;
         let bundle = Self { path: path.to_owned(), config, manifest };
         bundle.validate(&manifest_path)?;
@@ -109,7 +109,7 @@ impl Bundle {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let path = self.path.join(TOKENIZER);
         let content = read_capped(&path, MAX_TOKENIZER_BYTES)?;
-        Verifier::new(Verify::Always, None).bytes(&path, &content, &self.manifest.files[TOKENIZER])?;
+        self.manifest.files[TOKENIZER].expect(&path, sha256(&content))?;
         let tokenizer = Tokenizer::parse(&path, &content, self.manifest.max_length)?;
         let tokenizer = tokenizer.with_truncation_side(self.manifest.truncation_side);
         match self.manifest.stride {
@@ -148,12 +148,11 @@ impl Bundle {
     ) -> Result<PathBuf> {
         let files = self.notes(variant, verifier);
         let graph = folder.join(&variant.file);
-        let always = Verifier::new(Verify::Always, None);
-        let bytes = self.checked_graph(variant, &always, operators)?;
+        let bytes = self.checked_graph(variant, &Verifier::new(Verify::Always, None), operators)?;
         fs::write(&graph, bytes).map_err(|error| Error::io(&graph, error))?;
         if let Some((path, entry, _)) = files.get(1) {
             let copied = copy_hashed(path, &folder.join(variant.data_file()), entry.bytes)?;
-            always.digest(path, copied, entry)?;
+            entry.expect(path, copied)?;
         }
         files.into_iter().for_each(|(path, entry, note)| verifier.remember(&path, entry, note));
         Ok(graph)
@@ -191,8 +190,10 @@ impl Bundle {
     /// # Errors
     /// [`Error::Checksum`] for the first file that differs, [`Error::Io`] if one cannot be read.
     pub fn verify(&self) -> Result<()> {
-        let verifier = Verifier::new(Verify::Always, None);
-        self.manifest.files.iter().try_for_each(|(name, entry)| verifier.file(&self.path.join(name), entry))
+        self.manifest.files.iter().try_for_each(|(name, entry)| {
+            let path = self.path.join(name);
+            entry.expect(&path, sha256_file(&path)?)
+        })
     }
 
     /// What the signature's maker wrote into it, if the bundle has one; whose it is was not looked at.

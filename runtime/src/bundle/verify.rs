@@ -33,6 +33,19 @@ const TICK: Duration = Duration::from_secs(2);
 /// Of a note's name, hexadecimal digits.
 const NAME_LENGTH: usize = 32;
 
+impl FileEntry {
+    /// Compares the digest of what was read of the file `path`.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`].
+    pub(crate) fn expect(&self, path: &Path, got: String) -> Result<()> {
+        match got.eq_ignore_ascii_case(&self.sha256) {
+            true => Ok(()),
+            false => Err(Error::Checksum { path: path.to_owned(), expected: self.sha256.clone(), got }),
+        }
+    }
+}
+
 /// Compares files with their digests, and remembers which it has compared.
 #[derive(Debug, Clone)]
 pub(crate) struct Verifier {
@@ -54,18 +67,7 @@ impl Verifier {
         if self.verify == Verify::Never {
             return Ok(());
         }
-        self.digest(path, sha256(content), entry)
-    }
-
-    /// Compares the digest of what was read of the file `path`.
-    ///
-    /// # Errors
-    /// [`Error::Checksum`].
-    pub(crate) fn digest(&self, path: &Path, got: String, entry: &FileEntry) -> Result<()> {
-        match self.verify == Verify::Never || got.eq_ignore_ascii_case(&entry.sha256) {
-            true => Ok(()),
-            false => Err(Error::Checksum { path: path.to_owned(), expected: entry.sha256.clone(), got }),
-        }
+        entry.expect(path, sha256(content))
     }
 
     /// Compares the file `path`, unless it was compared before.
@@ -85,7 +87,7 @@ impl Verifier {
         {
             return Ok(());
         }
-        self.digest(path, sha256_file(path)?, entry)?;
+        entry.expect(path, sha256_file(path)?)?;
         self.remember(path, entry, note);
         Ok(())
     }

@@ -330,16 +330,16 @@ impl<'de> Deserialize<'de> for Pieces {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Pieces, A::Error> {
                 let mut pieces = Pieces::default();
-                while let Some((piece, IgnoredAny)) = map.next_entry::<std::borrow::Cow<'de, str>, _>()? {
-                    pieces.add(&piece);
+                while let Some((Length(bytes), IgnoredAny)) = map.next_entry()? {
+                    pieces.add(bytes);
                 }
                 Ok(pieces)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Pieces, A::Error> {
                 let mut pieces = Pieces { is_list: true, ..Pieces::default() };
-                while let Some((piece, IgnoredAny)) = seq.next_element::<(std::borrow::Cow<'de, str>, _)>()? {
-                    pieces.add(&piece);
+                while let Some((Length(bytes), IgnoredAny)) = seq.next_element()? {
+                    pieces.add(bytes);
                 }
                 Ok(pieces)
             }
@@ -348,9 +348,30 @@ impl<'de> Deserialize<'de> for Pieces {
     }
 }
 
+/// A piece's length in bytes: a copy of each would be made at every start, for that alone.
+struct Length(usize);
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct LengthVisitor;
+        impl Visitor<'_> for LengthVisitor {
+            type Value = Length;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a piece")
+            }
+
+            fn visit_str<E>(self, piece: &str) -> std::result::Result<Length, E> {
+                Ok(Length(piece.len()))
+            }
+        }
+        deserializer.deserialize_str(LengthVisitor)
+    }
+}
+
 impl Pieces {
-    fn add(&mut self, piece: &str) {
-        self.longest = self.longest.max(piece.len());
-        self.bytes += piece.len();
+    fn add(&mut self, bytes: usize) {
+        self.longest = self.longest.max(bytes);
+        self.bytes += bytes;
     }
 }

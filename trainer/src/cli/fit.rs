@@ -12,7 +12,7 @@ use std::{
 use candle_core::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{
-    HiddenFolder, Tokenizer, TruncationSide,
+    Tokenizer, TruncationSide,
     bundle::{BundleWriter, CONFIG, Provenance},
 };
 use nimbert_trainer::{
@@ -31,7 +31,7 @@ use nimbert_trainer::{
     record::{Record, StepRecord},
     report,
     schedule::Curve,
-    scratch::Scratch,
+    scratch::{Scratch, write_whole},
     tensorboard,
     train::{Job, Splits, TrainConfig, Training, train},
 };
@@ -465,7 +465,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     tell(&report::bundle_stages(&bundle));
     // Beside the bundle: they hold texts that were trained on, which are not to be shipped.
     for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
-        write_whole(&path, &content)?;
+        write_whole(&path, |partial| {
+            std::fs::write(partial, content).map_err(|reason| Error::Io { path: path.clone(), reason })
+        })?;
         tell(&report::stage("", &path.display().to_string()));
     }
     match training.stopped {
@@ -703,14 +705,6 @@ impl Work<'_> {
             ),
         ]
     }
-}
-
-/// Writes a file under another name and puts it in its place.
-fn write_whole(path: &Path, content: &str) -> Result<(), Error> {
-    let hidden = HiddenFolder::beside(path)?;
-    let partial = hidden.path().join("content");
-    let written = std::fs::write(&partial, content).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|reason| Error::Io { path: path.to_owned(), reason })
 }
 
 /// Prints a part of the report. That nobody reads it, or that the disk is full, must not cost the training.

@@ -517,7 +517,7 @@ fn data_error(path: &Path, line: Option<u64>, expected: &str, got: impl Into<Str
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn open(name: &str, content: &[u8]) -> Result<Dataset> {
@@ -527,7 +527,7 @@ mod tests {
         Dataset::open(&[path], &Columns::default())
     }
 
-    fn row(text: &str, label: &str, line: u64) -> Row {
+    pub(crate) fn row(text: &str, label: &str, line: u64) -> Row {
         Row {
             text: text.to_owned(),
             pair: None,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor, Var, safetensors::BufferedSafetensors};
-use nimbert::{HiddenFolder, guard::guarded};
+use nimbert::guard::guarded;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -15,6 +15,7 @@ use super::{architecture::Names, folder};
 use crate::{
     error::{Error, Result, first_line},
     ops::{GradientSink, tensor_square_sum},
+    scratch::write_whole,
 };
 
 /// The model's tensors in the order of their names: the same in every run, unlike candle's `VarMap`.
@@ -89,10 +90,7 @@ impl Parameters {
     pub fn save(&self, path: &Path) -> Result<()> {
         let tensors: std::collections::HashMap<&str, Tensor> =
             self.all.iter().map(|(name, var)| (name.as_str(), var.as_detached_tensor())).collect();
-        let hidden = HiddenFolder::beside(path)?;
-        let partial = hidden.path().join("weights");
-        candle_core::safetensors::save(&tensors, &partial)?;
-        std::fs::rename(&partial, path).map_err(|error| Error::io(path, error))
+        write_whole(path, |partial| Ok(candle_core::safetensors::save(&tensors, partial)?))
     }
 }
 
