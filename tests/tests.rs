@@ -10,6 +10,7 @@ mod graph;
 mod hub;
 mod kills;
 mod odd_texts;
+mod one_file;
 mod real_files;
 mod reference;
 mod resume;

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     batch::Batch,
-    bundle::{Bundle, PublicKey, Variant, Verifier, Verify},
+    bundle::{Bundle, FileEntry, PublicKey, Variant, Verifier, Verify},
     call::{CallOptions, Timing},
     compiled,
     device::{Device, Engine},
@@ -18,7 +18,7 @@ use crate::{
     prediction::{Decision, Prediction, mean_logits},
     scheduler::{Scheduler, Settings, Shapes, Workers},
     session::{Session, SessionOptions, available_threads},
-    tokenizer::{Encoding, TextInput, Tokenizer, Truncation},
+    tokenizer::{Encoding, TextInput, Tokenizer},
 };
 
 /// How a bundle is opened and its texts are run. The defaults are right for a desktop application.
@@ -99,6 +99,8 @@ pub struct Classifier {
     scheduler: Scheduler,
     device: Device,
     fallbacks: Vec<Error>,
+    /// Its threads are this process's.
+    process: u32,
 }
 
 /// Tokens that a run on a GPU may have.
@@ -116,13 +118,26 @@ const GPU_PADDING: usize = 64;
 const TEXTS_A_THREAD: usize = 64;
 
 impl Classifier {
-    /// Opens the bundle at `path`. What is used of it was compared with its digests, see [`Options::verify`]; once it is open,
-    /// its files may be changed or removed.
+    /// Opens the bundle at `path`, a folder or a file. What is used of it was compared with its digests, see
+    /// [`Options::verify`]. Once it is open, it may be replaced or removed, and what somebody may write to, changed: a `.nimbert`
+    /// file to which nobody may write is mapped, and must not be cut short by who gives himself the right.
     ///
     /// # Errors
     /// Any variant of [`Error`] but [`Error::OutputExists`] and those of a call.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
-        let bundle = Bundle::open_signed(path, &options.require_signature)?;
+        Self::of(Bundle::open_signed(path, &options.require_signature)?, options)
+    }
+
+    /// Opens a bundle in one file that is in memory already: compiled into the program by `include_bytes!`, or mapped. It is
+    /// not copied. Where nobody can have changed it, [`Verify::Never`] spares the time to hash it, at every opening.
+    ///
+    /// # Errors
+    /// Those of [`Classifier::open`].
+    pub fn from_bytes(bytes: &'static [u8], options: &Options) -> Result<Self> {
+        Self::of(Bundle::from_bytes(bytes, &options.require_signature)?, options)
+    }
+
+    fn of(bundle: Bundle, options: &Options) -> Result<Self> {
         // Half of the time each: together on two cores, they take one of them.
         let (tokenizer, opened) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| bundle.tokenizer());
@@ -132,7 +147,7 @@ impl Classifier {
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let Opened { scheduler, device, fallbacks } = opened?;
         let decision = bundle.decision();
-        Ok(Self { bundle, tokenizer, decision, scheduler, device, fallbacks })
+        Ok(Self { bundle, tokenizer, decision, scheduler, device, fallbacks, process: std::process::id() })
     }
 
     /// The bundle that was opened.
@@ -155,6 +170,11 @@ impl Classifier {
         self.scheduler.is_healthy()
     }
 
+    /// In a process that was forked from ours nobody would answer.
+    pub(crate) fn expect_not_forked(&self) -> Result<()> {
+        if self.process == std::process::id() { Ok(()) } else { Err(Error::Forked) }
+    }
+
     /// Why the devices that [`Device::Auto`] prefers could not be used.
     pub fn fallbacks(&self) -> &[Error] {
         &self.fallbacks
@@ -164,7 +184,7 @@ impl Classifier {
     ///
     /// # Errors
     /// [`Error::Tokenizer`], [`Error::Session`], [`Error::Format`] if the graph has not one logit a label,
-    /// [`Error::QueueFull`], [`Error::MemoryLimit`].
+    /// [`Error::QueueFull`], [`Error::MemoryLimit`]; [`Error::Forked`] in a child of the process that opened it.
     pub fn classify<'a>(&self, input: impl Into<TextInput<'a>>) -> Result<Prediction> {
         let mut predictions = self.classify_batch([input])?;
         Ok(predictions.remove(0))
@@ -190,6 +210,7 @@ impl Classifier {
         inputs: impl IntoIterator<Item = impl Into<TextInput<'a>>>,
         options: CallOptions<'_>,
     ) -> Result<(Vec<Prediction>, Timing)> {
+        self.expect_not_forked()?;
         let started = Instant::now();
         let inputs: Vec<TextInput<'a>> = inputs.into_iter().map(Into::into).collect();
         if let Some(pairs) = self.bundle.manifest.pairs
@@ -207,7 +228,7 @@ impl Classifier {
                 return Err(Error::MemoryLimit { what: format!("a text of {bytes} bytes"), needed, available });
             }
         }
-        let windows = self.tokenize(&inputs, options.truncation)?;
+        let windows = self.tokenize(&inputs, options)?;
         let counts: Vec<usize> = windows.iter().map(Vec::len).collect();
         let tokenization = started.elapsed();
         let (logits, times) = self.scheduler.logits(windows.into_iter().flatten().collect(), options)?;
@@ -233,10 +254,12 @@ impl Classifier {
     }
 
     /// Each text's windows; many texts by several threads.
-    fn tokenize(&self, inputs: &[TextInput<'_>], truncation: Truncation) -> Result<Vec<Vec<Encoding>>> {
-        let tokenize = |inputs: &[TextInput<'_>]| -> Result<Vec<_>> {
-            inputs.iter().map(|&input| self.tokenizer.windows_with(input, truncation)).collect()
+    fn tokenize(&self, inputs: &[TextInput<'_>], options: CallOptions<'_>) -> Result<Vec<Vec<Encoding>>> {
+        let windows = |&input: &TextInput<'_>| {
+            options.check()?;
+            self.tokenizer.windows_with(input, options.truncation)
         };
+        let tokenize = |inputs: &[TextInput<'_>]| inputs.iter().map(windows).collect::<Result<Vec<_>>>();
         let threads = available_threads().min(inputs.len() / TEXTS_A_THREAD).max(1);
         if threads == 1 {
             return tokenize(inputs);
@@ -304,7 +327,8 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
         Some(entry) => {
             if entry.is_there() {
                 // What was compiled is right even if the bundle is not any more; but nobody would know that it is not.
-                bundle.graph_files(variant).try_for_each(|(path, entry)| verifier.file(&path, entry))?;
+                let compare = |(name, entry): (String, &FileEntry)| verifier.file(&bundle.store, &name, entry);
+                bundle.graph_files(variant).try_for_each(compare)?;
             }
             Source::Compiled { entry, bundle: Box::new(bundle.clone()), variant: variant.clone(), verifier }
         }

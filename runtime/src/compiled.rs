@@ -25,6 +25,7 @@ use crate::{
     file::{create_hidden, parse_json, read_json, sha256, sha256_file},
     graph::Operators,
     own::{self, MONTH},
+    store::Store,
 };
 
 /// The environment variable that names the folder.
@@ -102,16 +103,15 @@ impl Entry {
     /// # Errors
     /// [`Error::Checksum`], [`Error::Io`], [`Error::Format`].
     pub(crate) fn verify(&self, verifier: &Verifier) -> Result<()> {
-        let path = self.folder.join(DIGESTS);
+        let (path, store) = (self.folder.join(DIGESTS), Store::Folder(self.folder.clone()));
         let digests: Digests = parse_json(&path, &read_json(&path)?, "digests of a compiled graph")?;
         if digests.key != self.key {
             return Err(Error::format(&path, "the digests of this entry", "those of another"));
         }
         for name in [GRAPH, DATA] {
-            let file = self.folder.join(name);
             match digests.files.get(name) {
-                Some(entry) => verifier.file(&file, entry)?,
-                None if file.exists() => return Err(Error::format(&path, format!("a digest of {name}"), "none")),
+                Some(entry) => verifier.file(&store, name, entry)?,
+                None if store.has(name) => return Err(Error::format(&path, format!("a digest of {name}"), "none")),
                 None => {}
             }
         }

@@ -45,11 +45,21 @@ pub enum Error {
         got: String,
     },
     /// The place for a new bundle is taken.
-    #[error("{}: expected an absent or empty folder, found {got}", path.display())]
+    #[error("{}: expected nothing there, or an empty folder, found {got}", path.display())]
     OutputExists {
         /// The folder.
         path: PathBuf,
         /// What is there, and what to do.
+        got: String,
+    },
+    /// An option, by its name, has a value that it cannot have; or there is no option of that name.
+    #[error("{name}: expected {expected}, found {got}")]
+    Setting {
+        /// The option.
+        name: String,
+        /// What it may be.
+        expected: String,
+        /// What it was to be.
         got: String,
     },
     /// The tokenizer refused a text or a setting.
@@ -73,7 +83,7 @@ pub enum Error {
     },
     /// No usable ONNX Runtime library was found.
     #[error(
-        "no ONNX Runtime library found (1.18 or newer); tried:\n{}\nname one with --ort-lib or ORT_DYLIB_PATH, or run `cargo xtask setup`",
+        "no ONNX Runtime library found (1.18 or newer); tried:\n{}\nname one (--ort-lib, the option ort_lib, or ORT_DYLIB_PATH); `pip install onnxruntime` brings one, in a checkout `cargo xtask setup`",
         tried.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     )]
     LibraryNotFound {
@@ -108,6 +118,9 @@ pub enum Error {
     /// The call's deadline passed before its texts were classified.
     #[error("not classified before the deadline")]
     DeadlinePassed,
+    /// The process was forked after the classifier was opened: its threads are the parent's.
+    #[error("expected a classifier that this process has opened, found one from before a fork: open it in the child")]
+    Forked,
     /// A text, or the graph, needs more memory than may be used.
     #[error(
         "{what} needs about {:.1} MB of memory, expected at most the {:.1} MB that the graph and the program leave of --memory-limit",
@@ -124,10 +137,83 @@ pub enum Error {
     },
 }
 
+/// Which kind of error, for other languages: numbers and names never change, and new ones come behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u32)]
+#[expect(missing_docs, reason = "those of `Error`")]
+pub enum ErrorKind {
+    Io = 1,
+    Format = 2,
+    Checksum = 3,
+    Signature = 4,
+    OutputExists = 5,
+    Tokenizer = 6,
+    TooLong = 7,
+    Input = 8,
+    LibraryNotFound = 9,
+    Device = 10,
+    Session = 11,
+    QueueFull = 12,
+    Cancelled = 13,
+    DeadlinePassed = 14,
+    MemoryLimit = 15,
+    Setting = 16,
+    Forked = 17,
+}
+
+impl ErrorKind {
+    /// The name, in words that are joined by `_`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::Format => "format",
+            Self::Checksum => "checksum",
+            Self::Signature => "signature",
+            Self::OutputExists => "output_exists",
+            Self::Tokenizer => "tokenizer",
+            Self::TooLong => "too_long",
+            Self::Input => "input",
+            Self::LibraryNotFound => "library_not_found",
+            Self::Device => "device",
+            Self::Session => "session",
+            Self::QueueFull => "queue_full",
+            Self::Cancelled => "cancelled",
+            Self::DeadlinePassed => "deadline_passed",
+            Self::MemoryLimit => "memory_limit",
+            Self::Setting => "setting",
+            Self::Forked => "forked",
+        }
+    }
+}
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
+    /// Which kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } => ErrorKind::Io,
+            Self::Format { .. } => ErrorKind::Format,
+            Self::Checksum { .. } => ErrorKind::Checksum,
+            Self::Signature { .. } => ErrorKind::Signature,
+            Self::OutputExists { .. } => ErrorKind::OutputExists,
+            Self::Tokenizer(_) => ErrorKind::Tokenizer,
+            Self::TooLong { .. } => ErrorKind::TooLong,
+            Self::Input { .. } => ErrorKind::Input,
+            Self::LibraryNotFound { .. } => ErrorKind::LibraryNotFound,
+            Self::Device { .. } => ErrorKind::Device,
+            Self::Session { .. } => ErrorKind::Session,
+            Self::QueueFull { .. } => ErrorKind::QueueFull,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::DeadlinePassed => ErrorKind::DeadlinePassed,
+            Self::MemoryLimit { .. } => ErrorKind::MemoryLimit,
+            Self::Setting { .. } => ErrorKind::Setting,
+            Self::Forked => ErrorKind::Forked,
+        }
+    }
+
     pub(crate) fn io(path: &Path, reason: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), reason }
     }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 
 /// No JSON file of a bundle but the tokenizer may be larger, in bytes: 20,000 labels take 2 MB, and parsed JSON some thirty
 /// times as much.
-const MAX_JSON_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_JSON_BYTES: u64 = 4 << 20;
 /// Files are hashed in pieces of so many bytes.
 const PIECE: usize = 1 << 18;
 
@@ -27,22 +27,28 @@ const PIECE: usize = 1 << 18;
 /// # Errors
 /// [`Error::Io`].
 pub fn sha256_file(path: &Path) -> Result<String> {
+    let file = fs::File::open(path).map_err(|error| Error::io(path, error))?;
+    sha256_reader(path, file)
+}
+
+/// SHA-256 of all that `from` gives: the content of the file `path`.
+pub(crate) fn sha256_reader(path: &Path, from: impl Read) -> Result<String> {
     let mut hasher = Sha256::new();
-    for_pieces(path, |piece| {
+    for_pieces(path, from, |piece| {
         hasher.update(piece);
         Ok(())
     })?;
     Ok(hexadecimal(&hasher.finalize()))
 }
 
-/// Copies a file of that size, and returns the SHA-256 of what was copied.
-pub(crate) fn copy_hashed(from: &Path, to: &Path, size: u64) -> Result<String> {
+/// Copies the content of the file `path`, of that size, and returns the SHA-256 of what was copied.
+pub(crate) fn copy_hashed(path: &Path, from: impl Read, to: &Path, size: u64) -> Result<String> {
     let mut hasher = Sha256::new();
     let mut file = fs::File::create(to).map_err(|error| Error::io(to, error))?;
     let mut left = size;
-    for_pieces(from, |piece| {
+    for_pieces(path, from, |piece| {
         // One that grows meanwhile must not fill the disk.
-        let more = || Error::format(from, format!("{size} bytes"), "more");
+        let more = || Error::format(path, format!("{size} bytes"), "more");
         left = left.checked_sub(piece.len() as u64).ok_or_else(more)?;
         hasher.update(piece);
         file.write_all(piece).map_err(|error| Error::io(to, error))
@@ -50,12 +56,11 @@ pub(crate) fn copy_hashed(from: &Path, to: &Path, size: u64) -> Result<String> {
     Ok(hexadecimal(&hasher.finalize()))
 }
 
-/// Reads a file piece by piece; it is not mapped: a mapped file that somebody truncates ends the process.
-fn for_pieces(path: &Path, mut piece: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut file = fs::File::open(path).map_err(|error| Error::io(path, error))?;
+/// Gives all that there is in `from`, piece by piece; a file is not mapped for it: who truncates it would end the process.
+pub(crate) fn for_pieces(path: &Path, mut from: impl Read, mut piece: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut buffer = vec![0; PIECE];
     loop {
-        match file.read(&mut buffer) {
+        match from.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(read) => piece(&buffer[..read])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -98,9 +103,7 @@ pub(crate) fn parse_distinct(path: &Path, content: &[u8], expected: &str) -> Res
 /// Reads a file of at most so many bytes, so that a wrong path cannot fill the memory.
 pub(crate) fn read_capped(path: &Path, most: u64) -> Result<Vec<u8>> {
     let bytes = expect_file(path)?;
-    if bytes > most {
-        return Err(Error::format(path, format!("at most {most} bytes"), format!("{bytes} bytes")));
-    }
+    expect_at_most(path, bytes, most)?;
     let file = fs::File::open(path).map_err(|error| Error::io(path, error))?;
     let mut content = Vec::with_capacity(bytes as usize);
     file.take(most + 1).read_to_end(&mut content).map_err(|error| Error::io(path, error))?;
@@ -108,6 +111,14 @@ pub(crate) fn read_capped(path: &Path, most: u64) -> Result<Vec<u8>> {
         return Err(Error::format(path, format!("at most {most} bytes"), "more"));
     }
     Ok(content)
+}
+
+/// That a file is not larger than it may be.
+pub(crate) fn expect_at_most(path: &Path, bytes: u64, most: u64) -> Result<()> {
+    match bytes <= most {
+        true => Ok(()),
+        false => Err(Error::format(path, format!("at most {most} bytes"), format!("{bytes} bytes"))),
+    }
 }
 
 /// The size of a file; a pipe would let a reader wait for ever, and a device may have no end.

@@ -21,7 +21,7 @@ pub fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     result.map_err(|panic| {
         let message = panic.downcast_ref::<String>().map(String::as_str);
         let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason");
-        format!("what its reader panics at: {message}")
+        message.to_owned()
     })
 }
 

@@ -18,6 +18,8 @@
 //!
 #![doc = include_str!("../FORMAT.md")]
 
+mod archive;
+mod background;
 pub mod batch;
 pub mod bundle;
 mod call;
@@ -27,11 +29,13 @@ pub mod config;
 pub mod device;
 mod error;
 mod exchange;
+mod external;
 mod file;
 pub mod graph;
 pub mod guard;
 mod hidden;
 mod library;
+mod map;
 pub mod memory;
 mod own;
 pub mod placement;
@@ -41,15 +45,18 @@ pub mod prediction;
 pub mod rows;
 mod scheduler;
 pub mod session;
+mod settings;
+mod store;
 pub mod tokenizer;
 
+pub use background::{Background, BackgroundOptions, OwnedInput, Pending};
 pub use batch::Batch;
 pub use bundle::{Bundle, Manifest, PublicKey, Verify};
 pub use call::{CallOptions, Timing};
 pub use classifier::{Classifier, Options, Parallelism};
 pub use config::ProblemType;
 pub use device::Device;
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use file::{sha256, sha256_file};
 pub use graph::Operators;
 pub use hidden::HiddenFolder;
@@ -57,4 +64,5 @@ pub use library::{LIBRARY_VARIABLE, TELEMETRY_VARIABLE, load_library};
 pub use precision::Precision;
 pub use prediction::{Decision, Prediction};
 pub use session::{Session, SessionOptions};
+pub use settings::{SETTINGS, parse_size};
 pub use tokenizer::{Encoding, TextInput, Tokenizer, Truncation, TruncationSide};

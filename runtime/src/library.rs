@@ -2,7 +2,7 @@
 //!
 //! A library that was named — by option or environment variable — is the only one tried: to take another one in silence
 //! would hide a wrong path. Without a name, the folder of the executable comes first (how an application ships), then
-//! the setup's folder (how a checkout runs), then the system's own search.
+//! the Python environment whose program it is, then the setup's folder (how a checkout runs), then the system's own search.
 
 #![allow(unsafe_code, reason = "the system's loader says why a library does not load")]
 
@@ -77,7 +77,7 @@ fn candidates(named: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
     // ort resolves a relative path against the executable; a user means the working directory.
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if let Some(path) = named {
-        return vec![("--ort-lib", absolute(path))];
+        return vec![("named by --ort-lib or ort_lib,", absolute(path))];
     }
     if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
         return vec![(LIBRARY_VARIABLE, absolute(Path::new(&path)))];
@@ -87,6 +87,8 @@ fn candidates(named: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
     if let Ok(executable) = std::env::current_exe() {
         if let Some(folder) = executable.parent() {
             candidates.push(("beside the executable,", folder.join(&file_name)));
+            let packaged = in_python_environment(folder, &file_name);
+            candidates.extend(packaged.map(|path| ("in the Python environment,", path)));
         }
         let target = executable.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "target"));
         if let Some(checkout) = target.and_then(Path::parent) {
@@ -95,4 +97,18 @@ fn candidates(named: Option<&Path>) -> Vec<(&'static str, PathBuf)> {
     }
     candidates.push(("in the system's folders,", file_name.into()));
     candidates
+}
+
+/// The library of the package onnxruntime, where the executable is one of a Python environment's programs. Its name may have a
+/// version behind.
+fn in_python_environment(programs: &Path, file_name: &str) -> Option<PathBuf> {
+    let environment = programs.parent()?;
+    let interpreters = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
+    let is_python = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("python3");
+    let unix = interpreters.filter(is_python).map(|entry| entry.path());
+    unix.chain([environment.join("Lib")]).find_map(|folder| {
+        let libraries = std::fs::read_dir(folder.join("site-packages/onnxruntime/capi")).ok()?.flatten();
+        let mut libraries = libraries.filter(|entry| entry.file_name().to_string_lossy().starts_with(file_name));
+        libraries.next().map(|entry| entry.path())
+    })
 }

@@ -18,12 +18,22 @@ pub(crate) fn is_own(path: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        !metadata.is_symlink() && metadata.mode() & 0o022 == 0 && metadata.uid() == user::geteuid()
+        !metadata.is_symlink() && metadata.mode() & 0o022 == 0 && metadata.uid() == user_id()
     }
     #[cfg(not(unix))]
     {
         !metadata.is_symlink()
     }
+}
+
+/// The user whose files this process makes.
+#[cfg(unix)]
+pub(crate) fn user_id() -> u32 {
+    // SAFETY: POSIX declares it so; it has no arguments and always succeeds.
+    unsafe extern "C" {
+        safe fn geteuid() -> u32;
+    }
+    geteuid()
 }
 
 /// Makes a folder, if it is not there, into which nobody else may write, whatever the process's mask.
@@ -73,13 +83,4 @@ pub(crate) fn remove_older(folder: &Path, digits: usize, age: Duration, used: im
 pub(crate) fn is_older(path: &Path, age: Duration) -> bool {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|elapsed| elapsed > age))
-}
-
-#[cfg(unix)]
-mod user {
-    // SAFETY: POSIX declares it so; it has no arguments and always succeeds.
-    unsafe extern "C" {
-        /// The user whose files this process makes.
-        pub(super) safe fn geteuid() -> u32;
-    }
 }

@@ -22,6 +22,8 @@ pub struct Prediction {
     /// Whether the score is under the bundle's threshold: the classifier is unsure, and `label` a guess.
     pub abstained: bool,
     problem_type: ProblemType,
+    label_id: usize,
+    label_ids: Vec<usize>,
 }
 
 /// How logits become an answer. A bundle's is [`crate::Bundle::decision`].
@@ -65,15 +67,35 @@ impl Prediction {
     pub(crate) fn from_logits(logits: &[f32], labels: &[String], decision: &Decision) -> Self {
         let scores = decision.scores(logits);
         let best = best(&scores);
+        let label_ids = decision.label_ids(&scores);
         Self {
             label: labels[best].clone(),
             score: scores[best],
-            labels: decision.label_ids(&scores).into_iter().map(|id| labels[id].clone()).collect(),
+            labels: label_ids.iter().map(|&id| labels[id].clone()).collect(),
             abstained: decision.abstain_threshold.is_some_and(|threshold| scores[best] < threshold),
             scores: labels.iter().cloned().zip(scores).collect(),
             logits: logits.to_vec(),
             problem_type: decision.problem_type,
+            label_id: best,
+            label_ids,
         }
+    }
+
+    /// The id of [`Prediction::label`].
+    pub fn label_id(&self) -> usize {
+        self.label_id
+    }
+
+    /// The ids of [`Prediction::labels`], ascending.
+    pub fn label_ids(&self) -> &[usize] {
+        &self.label_ids
+    }
+
+    /// All labels' ids, the one with the highest score first.
+    pub fn ranking(&self) -> Vec<usize> {
+        let mut ids: Vec<usize> = (0..self.scores.len()).collect();
+        ids.sort_by(|&a, &b| self.scores[b].1.total_cmp(&self.scores[a].1));
+        ids
     }
 
     /// `{"label": …, "score": …, "scores": {…}}`, the form of `nimbert classify --json`. Where a text has any number of
@@ -116,10 +138,8 @@ impl Prediction {
 
     /// The `k` most likely labels, best first.
     pub fn top(&self, k: usize) -> Vec<(&str, f32)> {
-        let mut scores: Vec<_> = self.scores.iter().map(|(label, score)| (label.as_str(), *score)).collect();
-        scores.sort_by(|a, b| b.1.total_cmp(&a.1));
-        scores.truncate(k);
-        scores
+        let of = |id: usize| (self.scores[id].0.as_str(), self.scores[id].1);
+        self.ranking().into_iter().take(k).map(of).collect()
     }
 }
 

@@ -117,6 +117,8 @@ pub(crate) struct Times {
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Whose threads they are.
+    process: u32,
 }
 
 struct Shared {
@@ -199,7 +201,8 @@ impl Scheduler {
             (state.narrow_started, state.narrow_ready) = (1, 1);
         }
         let shared = Shared { settings, workers, open, state: Mutex::new(state), changed: Condvar::new() };
-        let scheduler = Self { shared: Arc::new(shared), threads: Mutex::new(Vec::new()) };
+        let (shared, process) = (Arc::new(shared), std::process::id());
+        let scheduler = Self { shared, threads: Mutex::default(), process };
         scheduler
             .spawn(move |shared| shared.work(first, session))
             .map_err(|error| Error::session(Path::new("a worker"), error))?;
@@ -296,6 +299,10 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // After a fork there are no threads to be waited for, and the one that held the lock may be gone.
+            return;
+        }
         self.shared.lock().is_closed = true;
         self.shared.changed.notify_all();
         for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -631,7 +638,8 @@ mod tests {
             state: Mutex::new(State { waiting: waiting(&[5]), ..State::default() }),
             changed: Condvar::new(),
         };
-        let scheduler = Scheduler { shared: Arc::new(shared), threads: Mutex::new(Vec::new()) };
+        let (shared, process) = (Arc::new(shared), std::process::id());
+        let scheduler = Scheduler { shared, threads: Mutex::default(), process };
         assert!(scheduler.is_healthy());
         let call = Arc::clone(&scheduler.shared.lock().waiting[0].call);
         let shared = Arc::clone(&scheduler.shared);

@@ -5,10 +5,7 @@
 use std::{
     borrow::Cow,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use ort::{
@@ -26,6 +23,7 @@ use crate::{
     compiled::Entry,
     device::{ATTENTION_OPTION, Attention, Device, GpuOptions, execution_providers},
     error::{Error, Result},
+    external::LoadedSession,
     graph::{GraphFiles, Operators},
     library,
     placement::Placement,
@@ -65,7 +63,7 @@ pub fn available_threads() -> usize {
 /// (`int64 [batch, sequence]`), and the output `logits` (`float [batch, labels]`).
 #[derive(Debug)]
 pub struct Session {
-    inner: OrtSession,
+    inner: LoadedSession,
     path: PathBuf,
     is_profiled: bool,
 }
@@ -104,7 +102,7 @@ impl Session {
         verifier: &Verifier,
         options: &SessionOptions,
     ) -> Result<Self> {
-        let path = bundle.path.join(&variant.file);
+        let path = bundle.store.path(&variant.file);
         let read = || Self::of(&bundle.graph(variant, verifier, options.operators)?, options);
         if entry.is_there() && !entry.is_own() {
             // Somebody else's, or one that somebody else may write: it could be any graph.
@@ -151,7 +149,7 @@ impl Session {
             let expected = format!("a graph with the inputs {} (the last is optional)", INPUTS.join(", "));
             return Err(Error::format(&self.path, expected, inputs.join(", ")));
         }
-        let outputs: Vec<&str> = self.inner.outputs().iter().map(|output| output.name()).collect();
+        let outputs: Vec<&str> = self.inner.get().outputs().iter().map(|output| output.name()).collect();
         if !outputs.contains(&"logits") {
             return Err(Error::format(&self.path, "a graph with the output logits", outputs.join(", ")));
         }
@@ -160,7 +158,7 @@ impl Session {
 
     /// The names of the graph's inputs.
     pub fn inputs(&self) -> Vec<&str> {
-        self.inner.inputs().iter().map(|input| input.name()).collect()
+        self.inner.get().inputs().iter().map(|input| input.name()).collect()
     }
 
     /// Runs the graph: logits row-major `[batch.rows, labels]`.
@@ -191,6 +189,7 @@ impl Session {
 
     fn run_outputs_and(&mut self, after: AfterRun, batch: &Batch, names: &[&str]) -> Result<Vec<Output>> {
         let Self { inner, path, .. } = self;
+        let inner = inner.get_mut();
         let session_error = |error: ort::Error| Error::session(path, error);
         let shape = [batch.rows, batch.columns];
         let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::with_capacity(3);
@@ -239,7 +238,7 @@ impl Session {
         let mut session = Self::of(graph, &SessionOptions { profile: Some(prefix), ..options.clone() })?;
         session.run(batch)?;
         session.is_profiled = false;
-        let trace = session.inner.end_profiling().map_err(|error| Error::session(&graph.path, error))?;
+        let trace = session.inner.get_mut().end_profiling().map_err(|error| Error::session(&graph.path, error))?;
         let placement = Placement::read(Path::new(&trace));
         // A file in the folder for temporary ones; the placement matters, not whether it could be removed.
         let _ = std::fs::remove_file(&trace);
@@ -257,7 +256,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if self.is_profiled {
             // Without it the file stays empty; there is nobody to tell that it could not be written.
-            let _ = self.inner.end_profiling();
+            let _ = self.inner.get_mut().end_profiling();
         }
     }
 }
@@ -336,34 +335,30 @@ impl<'a> Builder<'a> {
     }
 
     /// Loads a graph from its bytes.
-    fn commit(mut self, graph: &GraphFiles, options: &SessionOptions) -> Result<Session> {
-        if let Some(data) = graph.data.as_ref().filter(|data| !data.is_empty()) {
-            let name = graph.data_name();
-            self = self.with(|builder| builder.with_external_initializer_file_in_memory(name, Arc::clone(data)))?;
-        }
-        let loaded = self.inner.commit_from_memory(&graph.bytes);
-        self.session(loaded, options)
+    fn commit(self, graph: &GraphFiles, options: &SessionOptions) -> Result<Session> {
+        let name = graph.data_name();
+        let data = graph.data.clone().filter(|data| !data.is_empty()).map(|data| (name.as_path(), data));
+        let loaded = LoadedSession::from_memory(self.inner, &graph.bytes, data);
+        Self::session(self.path, loaded, options)
     }
 
     /// Loads another form of the builder's graph, and maps its large tensors.
-    fn commit_mapped(mut self, file: &Path, options: &SessionOptions) -> Result<Session> {
-        let loaded = self.inner.commit_from_file(file);
-        self.session(loaded, options)
+    fn commit_mapped(self, file: &Path, options: &SessionOptions) -> Result<Session> {
+        let loaded = LoadedSession::from_file(self.inner, file);
+        Self::session(self.path, loaded, options)
     }
 
-    fn session(self, loaded: ort::Result<OrtSession>, options: &SessionOptions) -> Result<Session> {
+    fn session(path: &Path, loaded: ort::Result<LoadedSession>, options: &SessionOptions) -> Result<Session> {
         let inner = loaded.map_err(|error| match options.device {
             // What does not load is no graph, or damaged: the caller's, like any other file.
-            Device::Cpu | Device::Auto => {
-                Error::format(self.path, "a graph that ONNX Runtime loads", error.to_string())
-            }
+            Device::Cpu | Device::Auto => Error::format(path, "a graph that ONNX Runtime loads", error.to_string()),
             // Some of a GPU's libraries are looked for only now.
             device => Error::device(device, error),
         })?;
-        let session = Session { inner, path: self.path.to_owned(), is_profiled: options.profile.is_some() };
+        let session = Session { inner, path: path.to_owned(), is_profiled: options.profile.is_some() };
         session.validate()?;
         #[cfg(feature = "tracing")]
-        tracing::debug!(graph = %self.path.display(), device = %options.device, threads = options.threads, "session opened");
+        tracing::debug!(graph = %path.display(), device = %options.device, threads = options.threads, "session opened");
         Ok(session)
     }
 }

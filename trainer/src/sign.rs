@@ -9,15 +9,9 @@ use std::{
 };
 
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
-use nimbert::{
-    Bundle, PublicKey,
-    bundle::{MANIFEST, SIGNATURE},
-};
+use nimbert::{Bundle, PublicKey, bundle::MANIFEST};
 
-use crate::{
-    error::{Error, Result},
-    scratch::write_whole,
-};
+use crate::error::{Error, Result};
 
 /// Makes a pair of keys. Neither file may be there; nobody else can read the secret one, which is encrypted if there is a
 /// password. Returns the public one as a line of base64.
@@ -87,28 +81,23 @@ impl SigningKey {
     }
 }
 
-/// Signs the bundle in the folder `bundle`, all of whose files are compared with their digests first. A signature that is
-/// there is replaced, in one step. Returns the public key that verifies it.
+/// Signs the bundle at `bundle`, all of whose files are compared with their digests first. A signature that is there is
+/// replaced, in one step. Returns the public key that verifies it.
 ///
 /// # Errors
 /// [`Error::Runtime`] if the bundle does not open or was changed; [`Error::Model`] if the password is wrong; [`Error::Io`].
 pub fn sign(bundle: &Path, key: SigningKey, password: Option<String>) -> Result<PublicKey> {
-    Bundle::open(bundle)?.verify()?;
+    let opened = Bundle::open(bundle)?;
+    opened.verify()?;
     let key_path = key.path.clone();
     let key = key.decrypt(password)?;
-    let manifest_path = bundle.join(MANIFEST);
-    let manifest = fs::read(&manifest_path).map_err(|error| Error::io(&manifest_path, error))?;
+    let manifest = opened.manifest_bytes()?;
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let comment = format!("timestamp:{seconds}\tfile:{MANIFEST}\thashed");
-    let path = bundle.join(SIGNATURE);
-    let failed = |error: minisign::PError| Error::io(&path, std::io::Error::other(error));
+    let failed = |error: minisign::PError| Error::io(bundle, std::io::Error::other(error));
     let untrusted = Some("signature of a nimbert bundle");
     let signature = minisign::sign(None, &key, manifest.as_slice(), Some(&comment), untrusted).map_err(failed)?;
-    write_whole(&path, |partial| {
-        let written = fs::File::create(partial)
-            .and_then(|mut file| file.write_all(&signature.to_bytes()).and_then(|()| file.sync_all()));
-        written.map_err(|error| Error::io(&path, error))
-    })?;
+    opened.put_signature(&signature.to_bytes())?;
     let public = minisign::PublicKey::from_secret_key(&key).map_err(failed)?.to_base64();
     let public = public.parse::<PublicKey>().map_err(|expected| Error::model(&key_path, expected, public))?;
     Bundle::open_signed(bundle, std::slice::from_ref(&public))?;

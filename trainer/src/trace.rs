@@ -32,23 +32,24 @@ pub struct Trace {
 /// # Errors
 /// [`Error::Io`], [`Error::Model`], [`Error::Runtime`], [`Error::Tensor`].
 pub fn trace(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trace> {
-    match folder.join(bundle::MANIFEST).exists() {
+    match folder.is_file() || folder.join(bundle::MANIFEST).exists() {
         true => trace_bundle(folder, text, ort_lib),
         false => trace_model(folder, text),
     }
 }
 
-fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trace> {
-    let bundle = Bundle::open(folder)?;
-    // Of what is changed there is nothing to be seen.
-    bundle.verify()?;
+fn trace_bundle(path: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Trace> {
+    let bundle = Bundle::open(path)?;
+    // A copy: of what is changed there is nothing to be seen, and the bundle may be one file.
+    let scratch = Scratch::new()?;
+    bundle.unpack(scratch.path())?;
     if bundle.manifest.pairs == Some(true) {
         let (expected, got) = ("a pair of texts", "one text, which is all that trace follows");
         return Err(nimbert::Error::Input { expected, got }.into());
     }
     let tokenizer = bundle.tokenizer()?;
     let encoding = tokenizer.encode(text)?;
-    let model_path = folder.join(&bundle.manifest.variants[0].file);
+    let model_path = scratch.path().join(&bundle.manifest.variants[0].file);
     let mut model = onnx::read(&model_path)?;
     // A copy of the graph that also answers with the layers' outputs.
     let graph = model.graph.get_or_insert_default();
@@ -57,7 +58,6 @@ fn trace_bundle(folder: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<T
     let values = graph.node.iter().flat_map(|node| &node.output);
     let names: Vec<String> = values.filter(|name| is_hidden_state(name)).cloned().collect();
     graph.output.extend(names.iter().map(|name| onnx::float_output(name)));
-    let scratch = Scratch::new()?;
     let path = scratch.path().join("trace.onnx");
     onnx::write(&model, &path)?;
     let mut session = Session::open(&path, &SessionOptions { ort_lib, ..SessionOptions::default() })?;

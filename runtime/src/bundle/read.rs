@@ -3,33 +3,38 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::{CONFIG, FileEntry, MANIFEST, Manifest, PublicKey, TOKENIZER, Variant, Verifier, Verify, sign};
+use super::{CONFIG, FileEntry, MANIFEST, Manifest, PublicKey, SIGNATURE, TOKENIZER, Variant, Verifier, Verify, sign};
 use crate::{
+    archive::Archive,
     config::ModelConfig,
     device::Device,
     error::{Error, Result},
-    file::{copy_hashed, expect_file, read_capped, read_json, sha256, sha256_file},
+    file::{MAX_JSON_BYTES, sha256},
     graph::{self, GraphFiles, MAX_DATA_BYTES, MAX_GRAPH_BYTES, Operators},
     prediction::Decision,
+    store::{Bytes, Store},
     tokenizer::{MAX_TOKENIZER_BYTES, Tokenizer},
 };
 
-/// An opened bundle. Manifest and configuration were compared with their digests, the tokenizer is when it is read, and a
+/// An opened bundle, in a folder or in one file. Manifest and configuration were compared with their digests, the tokenizer is when it is read, and a
 /// graph as [`Verify`] says; [`Bundle::verify`] compares all there is.
 #[derive(Debug, Clone)]
 pub struct Bundle {
-    /// The folder.
+    /// The folder, or the file.
     pub path: PathBuf,
     /// `nimbert.json`.
     pub manifest: Manifest,
     /// `config.json`.
     pub config: ModelConfig,
+    pub(crate) store: Store,
 }
 
 impl Bundle {
-    /// Reads and validates manifest and configuration, and checks that every file is there with its size.
+    /// Reads and validates manifest and configuration, and checks that every file is there with its size. `path` is a folder,
+    /// or a file as [`Bundle::pack`] writes it.
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read, [`Error::Format`] if it breaks the specification, [`Error::Checksum`] if it was
@@ -43,20 +48,31 @@ impl Bundle {
     /// # Errors
     /// Those of [`Bundle::open`], and [`Error::Signature`].
     pub fn open_signed(path: impl AsRef<Path>, keys: &[PublicKey]) -> Result<Self> {
-        let path = path.as_ref();
-        let manifest_path = path.join(MANIFEST);
-        let content = read_json(&manifest_path)?;
+        Self::of(Store::open(path.as_ref())?, keys)
+    }
+
+    /// The same of a file that is in memory already: compiled into the program, or mapped. It is not copied.
+    ///
+    /// # Errors
+    /// Those of [`Bundle::open_signed`].
+    pub fn from_bytes(bytes: &'static [u8], keys: &[PublicKey]) -> Result<Self> {
+        Self::of(Store::Archive(Arc::new(Archive::from_bytes(bytes)?)), keys)
+    }
+
+    fn of(store: Store, keys: &[PublicKey]) -> Result<Self> {
+        let manifest_path = store.path(MANIFEST);
+        let content = store.read(MANIFEST, MAX_JSON_BYTES)?;
         if !keys.is_empty() {
             // Before anything of it is looked at.
-            sign::verify(path, &content, keys)?;
+            sign::verify(&store, &content, keys)?;
         }
         let manifest = Manifest::parse(&manifest_path, &content)?;
-        let config_path = path.join(CONFIG);
-        let config = read_json(&config_path)?;
+        let config_path = store.path(CONFIG);
+        let config = store.read(CONFIG, MAX_JSON_BYTES)?;
         expect_size(&config_path, config.len() as u64, &manifest.files[CONFIG])?;
         manifest.files[CONFIG].expect(&config_path, sha256(&config))?;
         let config = ModelConfig::parse(&config_path, &config)?;
-        let bundle = Self { path: path.to_owned(), config, manifest };
+        let bundle = Self { path: store.location().to_owned(), config, manifest, store };
         bundle.validate(&manifest_path)?;
         Ok(bundle)
     }
@@ -67,16 +83,23 @@ impl Bundle {
         let fail = |expected: &str, got: String| Err(Error::format(manifest_path, expected, got));
         // A reader that looks for it would use it, and nobody would have compared it.
         let mut data_files = variants.iter().map(Variant::data_file);
-        if let Some(name) = data_files.find(|name| !files.contains_key(name) && self.path.join(name).exists()) {
+        if let Some(name) = data_files.find(|name| !files.contains_key(name) && self.store.has(name)) {
             return fail("every file of the bundle under \"files\"", format!("no entry for {name}, which is there"));
+        }
+        // In a folder lies what people put there; in one file nobody sees what else is in it.
+        let is_known = |name: &&str| files.contains_key(*name) || [MANIFEST, SIGNATURE].contains(name);
+        if let Some(name) = self.store.members().into_iter().find(|name| !is_known(name)) {
+            return fail(
+                "every file of the bundle under \"files\"",
+                format!("no entry for {name}, which is in the file"),
+            );
         }
         let sizes = variants.iter().filter_map(|variant| files.get(&variant.data_file()));
         if let Some(entry) = sizes.into_iter().find(|entry| entry.bytes > MAX_DATA_BYTES) {
             return fail(&format!("large tensors of at most {MAX_DATA_BYTES} bytes"), entry.bytes.to_string());
         }
         for (name, entry) in files {
-            let file = self.path.join(name);
-            expect_size(&file, expect_file(&file)?, entry)?;
+            expect_size(&self.store.path(name), self.store.size(name)?, entry)?;
         }
         let positions = self.config.max_position_embeddings;
         if !(3..=positions).contains(max_length) {
@@ -107,8 +130,8 @@ impl Bundle {
     /// # Errors
     /// [`Error::Checksum`]; those of [`Tokenizer::open`] and [`Tokenizer::with_stride`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        let path = self.path.join(TOKENIZER);
-        let content = read_capped(&path, MAX_TOKENIZER_BYTES)?;
+        let path = self.store.path(TOKENIZER);
+        let content = self.store.read(TOKENIZER, MAX_TOKENIZER_BYTES)?;
         self.manifest.files[TOKENIZER].expect(&path, sha256(&content))?;
         let tokenizer = Tokenizer::parse(&path, &content, self.manifest.max_length)?;
         let tokenizer = tokenizer.with_truncation_side(self.manifest.truncation_side);
@@ -125,12 +148,13 @@ impl Bundle {
     pub(crate) fn graph(&self, variant: &Variant, verifier: &Verifier, operators: Operators) -> Result<GraphFiles> {
         let files = self.notes(variant, verifier);
         let bytes = self.checked_graph(variant, verifier, operators)?;
-        let mut graph = GraphFiles { path: self.path.join(&variant.file), bytes, data: None };
-        if let Some((path, entry, _)) = files.get(1) {
-            let data = graph.read_data(path, entry.bytes)?;
-            verifier.bytes(path, data, entry)?;
+        let mut graph = GraphFiles { path: self.store.path(&variant.file), bytes, data: None };
+        if let Some((name, entry, _)) = files.get(1) {
+            let data = self.store.read_large(name, entry.bytes)?;
+            verifier.bytes(&self.store.path(name), &data, entry)?;
+            graph.data = Some(data);
         }
-        files.into_iter().for_each(|(path, entry, note)| verifier.remember(&path, entry, note));
+        files.into_iter().for_each(|(name, entry, note)| verifier.remember(&self.store, &name, entry, note));
         Ok(graph)
     }
 
@@ -149,19 +173,19 @@ impl Bundle {
         let files = self.notes(variant, verifier);
         let graph = folder.join(&variant.file);
         let bytes = self.checked_graph(variant, &Verifier::new(Verify::Always, None), operators)?;
-        fs::write(&graph, bytes).map_err(|error| Error::io(&graph, error))?;
-        if let Some((path, entry, _)) = files.get(1) {
-            let copied = copy_hashed(path, &folder.join(variant.data_file()), entry.bytes)?;
-            entry.expect(path, copied)?;
+        fs::write(&graph, &*bytes).map_err(|error| Error::io(&graph, error))?;
+        if let Some((name, entry, _)) = files.get(1) {
+            let copied = self.store.copy_hashed(name, &folder.join(name), entry.bytes)?;
+            entry.expect(&self.store.path(name), copied)?;
         }
-        files.into_iter().for_each(|(path, entry, note)| verifier.remember(&path, entry, note));
+        files.into_iter().for_each(|(name, entry, note)| verifier.remember(&self.store, &name, entry, note));
         Ok(graph)
     }
 
     /// A graph's file, compared and checked.
-    fn checked_graph(&self, variant: &Variant, verifier: &Verifier, operators: Operators) -> Result<Vec<u8>> {
-        let path = self.path.join(&variant.file);
-        let bytes = read_capped(&path, MAX_GRAPH_BYTES)?;
+    fn checked_graph(&self, variant: &Variant, verifier: &Verifier, operators: Operators) -> Result<Bytes> {
+        let path = self.store.path(&variant.file);
+        let bytes = self.store.read(&variant.file, MAX_GRAPH_BYTES)?;
         verifier.bytes(&path, &bytes, &self.manifest.files[&variant.file])?;
         let data = variant.data_file();
         let data = self.manifest.files.get(&data).map(|entry| (data.as_str(), entry.bytes));
@@ -170,19 +194,18 @@ impl Bundle {
     }
 
     /// A graph's files, and under which name it is noted that they were compared: taken before they are read.
-    fn notes(&self, variant: &Variant, verifier: &Verifier) -> Vec<(PathBuf, &FileEntry, Option<PathBuf>)> {
-        let with_note = |(path, entry): (PathBuf, _)| {
-            let note = verifier.note(&path, entry);
-            (path, entry, note)
+    fn notes(&self, variant: &Variant, verifier: &Verifier) -> Vec<(String, &FileEntry, Option<PathBuf>)> {
+        let with_note = |(name, entry): (String, _)| {
+            let note = verifier.note(&self.store, &name, entry);
+            (name, entry, note)
         };
         self.graph_files(variant).map(with_note).collect()
     }
 
-    /// A graph's files, that of its large tensors behind it, and what the manifest says of them.
-    pub(crate) fn graph_files(&self, variant: &Variant) -> impl Iterator<Item = (PathBuf, &FileEntry)> {
-        [variant.file.clone(), variant.data_file()]
-            .into_iter()
-            .filter_map(|name| Some((self.path.join(&name), self.manifest.files.get(&name)?)))
+    /// The names of a graph's files, that of its large tensors behind it, and what the manifest says of them.
+    pub(crate) fn graph_files(&self, variant: &Variant) -> impl Iterator<Item = (String, &FileEntry)> {
+        let with_entry = |name: String| self.manifest.files.get(&name).map(|entry| (name, entry));
+        [variant.file.clone(), variant.data_file()].into_iter().filter_map(with_entry)
     }
 
     /// Compares every file with its recorded digest.
@@ -190,15 +213,27 @@ impl Bundle {
     /// # Errors
     /// [`Error::Checksum`] for the first file that differs, [`Error::Io`] if one cannot be read.
     pub fn verify(&self) -> Result<()> {
-        self.manifest.files.iter().try_for_each(|(name, entry)| {
-            let path = self.path.join(name);
-            entry.expect(&path, sha256_file(&path)?)
-        })
+        let expect =
+            |(name, entry): (&String, &FileEntry)| entry.expect(&self.store.path(name), self.store.sha256(name)?);
+        self.manifest.files.iter().try_for_each(expect)
+    }
+
+    /// The manifest's bytes: what is signed.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] if they are not those that were opened any more.
+    pub fn manifest_bytes(&self) -> Result<Vec<u8>> {
+        let path = self.store.path(MANIFEST);
+        let content = self.store.read(MANIFEST, MAX_JSON_BYTES)?.to_vec();
+        match Manifest::parse(&path, &content)? == self.manifest {
+            true => Ok(content),
+            false => Err(Error::format(&path, "the manifest that was opened", "another")),
+        }
     }
 
     /// What the signature's maker wrote into it, if the bundle has one; whose it is was not looked at.
     pub fn signature_comment(&self) -> Option<String> {
-        sign::comment(&self.path)
+        sign::comment(&self.store)
     }
 
     /// The graph of that name; without one, the first that was made for `device`, or else the default.

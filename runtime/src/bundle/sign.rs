@@ -1,10 +1,6 @@
 //! Signatures in minisign's format: `nimbert.json.minisig` beside the manifest, which names the digest of all else.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{io, path::Path, str::FromStr};
 
 use minisign_verify::Signature;
 
@@ -12,6 +8,7 @@ use super::MANIFEST;
 use crate::{
     error::{Error, Result},
     file::read_capped,
+    store::Store,
 };
 
 /// The file name of the manifest's signature.
@@ -36,6 +33,20 @@ impl PublicKey {
     }
 }
 
+impl PublicKey {
+    /// A key as users give it: a file's name, or the line of base64 itself.
+    ///
+    /// # Errors
+    /// Those of [`PublicKey::open`].
+    pub fn of(text: &str) -> Result<Self> {
+        let opened = Self::open(text);
+        match text.parse() {
+            Ok(key) if opened.is_err() => Ok(key),
+            _ => opened,
+        }
+    }
+}
+
 impl FromStr for PublicKey {
     type Err = String;
 
@@ -51,10 +62,10 @@ impl FromStr for PublicKey {
 ///
 /// # Errors
 /// [`Error::Signature`] if there is none, it is another key's, or the bytes are not those that were signed.
-pub(super) fn verify(folder: &Path, manifest: &[u8], keys: &[PublicKey]) -> Result<()> {
-    let path = folder.join(SIGNATURE);
+pub(super) fn verify(store: &Store, manifest: &[u8], keys: &[PublicKey]) -> Result<()> {
+    let path = store.path(SIGNATURE);
     let fail = |got: &str| Err(Error::Signature { path: path.clone(), expected: expected(keys), got: got.to_owned() });
-    let content = match read_capped(&path, MAX_BYTES) {
+    let content = match store.read(SIGNATURE, MAX_BYTES) {
         Err(Error::Io { reason, .. }) if reason.kind() == io::ErrorKind::NotFound => return fail("no signature"),
         content => content?,
     };
@@ -83,9 +94,8 @@ fn expected(keys: &[PublicKey]) -> String {
 }
 
 /// The signature's trusted comment, which is not verified here; none without one.
-pub(super) fn comment(folder: &Path) -> Option<String> {
-    let path: PathBuf = folder.join(SIGNATURE);
-    let content = fs::metadata(&path).ok().and_then(|_| read_capped(&path, MAX_BYTES).ok())?;
+pub(super) fn comment(store: &Store) -> Option<String> {
+    let content = store.read(SIGNATURE, MAX_BYTES).ok()?;
     let signature = Signature::decode(&String::from_utf8_lossy(&content)).ok()?;
     Some(signature.trusted_comment().to_owned())
 }

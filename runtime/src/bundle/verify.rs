@@ -3,14 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
 use super::FileEntry;
 use crate::{
     error::{Error, Result},
-    file::{sha256, sha256_file},
+    file::sha256,
     own::{self, MONTH},
+    store::Store,
 };
 
 /// When the digests of a graph's files are compared with the manifest's. Manifest, configuration and tokenizer are small, and
@@ -27,9 +27,6 @@ pub enum Verify {
     Never,
 }
 
-/// A file that was written so short a time ago may be written again without another time: file systems count in ticks, the
-/// coarsest in two seconds.
-const TICK: Duration = Duration::from_secs(2);
 /// Of a note's name, hexadecimal digits.
 const NAME_LENGTH: usize = 32;
 
@@ -70,15 +67,15 @@ impl Verifier {
         entry.expect(path, sha256(content))
     }
 
-    /// Compares the file `path`, unless it was compared before.
+    /// Compares the file of that name, unless it was compared before.
     ///
     /// # Errors
     /// [`Error::Checksum`], [`Error::Io`].
-    pub(crate) fn file(&self, path: &Path, entry: &FileEntry) -> Result<()> {
+    pub(crate) fn file(&self, store: &Store, name: &str, entry: &FileEntry) -> Result<()> {
         if self.verify == Verify::Never {
             return Ok(());
         }
-        let note = self.note(path, entry);
+        let note = self.note(store, name, entry);
         if self.verify == Verify::Once
             && let (Some(note), Some(notes)) = (&note, &self.notes)
             // Who may write to the folder could give a note of ours another name.
@@ -87,17 +84,18 @@ impl Verifier {
         {
             return Ok(());
         }
-        entry.expect(path, sha256_file(path)?)?;
-        self.remember(path, entry, note);
+        entry.expect(&store.path(name), store.sha256(name)?)?;
+        self.remember(store, name, entry, note);
         Ok(())
     }
 
-    /// Remembers that what was read of the file `path` has its digest, if it still is what it was: `before` is
-    /// [`Verifier::note`] from before it was read.
-    pub(crate) fn remember(&self, path: &Path, entry: &FileEntry, before: Option<PathBuf>) {
+    /// Remembers that what was read of a file has its digest, if it still is what it was: `before` is [`Verifier::note`] from
+    /// before it was read.
+    pub(crate) fn remember(&self, store: &Store, name: &str, entry: &FileEntry, before: Option<PathBuf>) {
         let (Some(note), Some(notes), false) = (before, &self.notes, self.verify == Verify::Never) else { return };
         // What was changed meanwhile has another identity now.
-        if is_fresh(path) || self.note(path, entry).as_ref() != Some(&note) {
+        let is_fresh = store.identity(name).is_none_or(|identity| identity.is_fresh);
+        if is_fresh || self.note(store, name, entry).as_ref() != Some(&note) {
             return;
         }
         // Where nothing can be remembered, it is compared again the next time.
@@ -109,46 +107,9 @@ impl Verifier {
 
     /// The name of the note about a file, by all that changes when the file does. None without a cache, or where the system
     /// does not say enough.
-    pub(crate) fn note(&self, path: &Path, entry: &FileEntry) -> Option<PathBuf> {
-        let identity = identity(path)?;
+    pub(crate) fn note(&self, store: &Store, name: &str, entry: &FileEntry) -> Option<PathBuf> {
+        let identity = store.identity(name)?.text;
         let name = sha256(format!("{identity} {}", entry.sha256).as_bytes());
         Some(self.notes.as_ref()?.join(&name[..NAME_LENGTH]))
-    }
-}
-
-/// Whether a file's times are too young to tell it from what is written next.
-fn is_fresh(path: &Path) -> bool {
-    let Ok(metadata) = fs::metadata(path) else { return true };
-    #[cfg(unix)]
-    let times = {
-        use std::os::unix::fs::MetadataExt;
-        // The time of change, too: that of modification can be set to any.
-        [
-            metadata.modified().ok(),
-            u64::try_from(metadata.ctime()).ok().map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s)),
-        ]
-    };
-    #[cfg(not(unix))]
-    let times = [metadata.modified().ok()];
-    // A time in the future tells nothing either.
-    times.iter().any(|time| time.is_none_or(|time| time.elapsed().map_or(true, |age| age < TICK)))
-}
-
-/// What tells a file from another, and from itself before a change.
-fn identity(path: &Path) -> Option<String> {
-    let metadata = fs::metadata(path).ok()?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let modified = (metadata.mtime(), metadata.mtime_nsec());
-        let changed = (metadata.ctime(), metadata.ctime_nsec());
-        Some(format!("{} {} {} {modified:?} {changed:?}", metadata.dev(), metadata.ino(), metadata.len()))
-    }
-    #[cfg(not(unix))]
-    {
-        // The standard library tells no number of a file here: its path stands for it.
-        let path = path.canonicalize().ok()?;
-        let (created, modified) = (metadata.created().ok()?, metadata.modified().ok()?);
-        Some(format!("{} {} {modified:?} {created:?}", path.display(), metadata.len()))
     }
 }

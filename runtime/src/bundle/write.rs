@@ -1,19 +1,31 @@
-//! Writing a bundle: in a hidden folder beside its place, which it takes in one step.
+//! Writing a bundle: in a hidden folder beside its place, which it takes in one step; as a folder, or packed as one file.
 
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
 };
 
-use super::{Bundle, FileEntry, MANIFEST, Manifest};
+use super::{Bundle, FileEntry, MANIFEST, Manifest, SIGNATURE};
 use crate::{
+    archive,
     error::{Error, Result},
     exchange::exchange,
     file::{create_hidden, sha256_file},
     hidden::HiddenFolder,
+    own,
+    store::Store,
 };
 
-/// A bundle in the making. It lies in a hidden folder beside its target until [`BundleWriter::finish`] renames it;
+/// The ending of a bundle that is one file.
+const EXTENSION: &str = "nimbert";
+
+/// Whether a bundle of that name is to be one file.
+fn is_one_file(target: &Path) -> bool {
+    target.extension().is_some_and(|extension| extension == EXTENSION)
+}
+
+/// A bundle in the making: a folder, or, where its name ends with `.nimbert`, one file. It lies in a hidden folder beside its target until [`BundleWriter::finish`] renames it;
 /// dropped before that, it leaves nothing behind.
 #[derive(Debug)]
 pub struct BundleWriter {
@@ -23,21 +35,29 @@ pub struct BundleWriter {
 }
 
 impl BundleWriter {
-    /// Checks that `target` may be written: it is absent, an empty folder, or — with `overwrite` — another bundle; and a
-    /// folder can be made beside it.
+    /// Checks that `target` may be written: it is absent, an empty folder, or — with `overwrite` — another bundle of its kind;
+    /// and a folder can be made beside it.
     ///
     /// # Errors
     /// [`Error::OutputExists`], or [`Error::Io`] if nothing can be written there.
     pub fn check_target(target: &Path, overwrite: bool) -> Result<()> {
         let occupied = |got: &str| Err(Error::OutputExists { path: target.to_owned(), got: got.to_owned() });
         match fs::read_dir(target) {
+            Ok(_) if is_one_file(target) => return occupied("a folder, where a file is to be made (*.nimbert)"),
             Ok(mut entries) => match (entries.next().is_none(), target.join(MANIFEST).exists(), overwrite) {
                 (true, ..) | (_, true, true) => {}
                 (_, true, false) => return occupied("a bundle; --overwrite replaces it"),
                 (_, false, _) => return occupied("other files, which are never replaced"),
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return occupied("a file"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+                match (is_one_file(target) && Store::open(target).is_ok(), overwrite) {
+                    (true, true) => {}
+                    (true, false) => return occupied("a bundle; --overwrite replaces it"),
+                    (false, _) if is_one_file(target) => return occupied("another file, which is never replaced"),
+                    (false, _) => return occupied("a file (a bundle that is one file is called *.nimbert)"),
+                }
+            }
             Err(error) => return Err(Error::io(target, error)),
         }
         // A trial, in the nearest folder that is there: no other check tells whether one may write.
@@ -47,7 +67,7 @@ impl BundleWriter {
         fs::remove_dir(&trial).map_err(|error| Error::io(&trial, error))
     }
 
-    /// Starts a bundle that is to become the folder `target`.
+    /// Starts a bundle that is to become `target`.
     ///
     /// # Errors
     /// Those of [`BundleWriter::check_target`], and [`Error::Io`].
@@ -87,9 +107,78 @@ impl BundleWriter {
         }
         self.write(MANIFEST, manifest.seal())?;
         // What does not open must not ship.
-        Bundle::open(staging)?.tokenizer()?;
-        replace_dir(staging, &self.target)?;
+        let bundle = Bundle::open(staging)?;
+        bundle.tokenizer()?;
+        if is_one_file(&self.target) {
+            bundle.write_packed(staging, &self.target, None)?;
+        } else {
+            replace_dir(staging, &self.target)?;
+        }
         Bundle::open(&self.target)
+    }
+}
+
+impl Bundle {
+    /// Packs the bundle as the file `target`, its signature with it, after every file was compared with its digest.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`]; those of [`BundleWriter::check_target`] (of a name that does not end with `.nimbert`, too);
+    /// [`Error::Format`] if it has more than 4 GiB.
+    pub fn pack(&self, target: &Path, overwrite: bool) -> Result<Self> {
+        if !is_one_file(target) {
+            return Err(Error::format(target, "a name that ends with .nimbert", "another"));
+        }
+        BundleWriter::check_target(target, overwrite)?;
+        let (parent, name) = split_target(target)?;
+        fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
+        self.write_packed(HiddenFolder::create(&parent, &name)?.path(), target, None)?;
+        Self::open(target)
+    }
+
+    /// Writes the bundle as one file into the folder `staging`, compares what was written, and puts it in its place. The
+    /// signature is `signature`, or else the bundle's own.
+    fn write_packed(&self, staging: &Path, target: &Path, signature: Option<&[u8]>) -> Result<()> {
+        let is_signed = signature.is_some() || self.store.has(SIGNATURE);
+        let files = self.manifest.files.keys().map(String::as_str);
+        let names: Vec<&str> = [MANIFEST].into_iter().chain(is_signed.then_some(SIGNATURE)).chain(files).collect();
+        let packed = staging.join("packed");
+        archive::write(&packed, &names, |name| match signature {
+            Some(signature) if name == SIGNATURE => Ok(Box::new(signature) as Box<dyn Read>),
+            _ => self.store.reader(name),
+        })?;
+        Self::open(&packed)?.verify()?;
+        // What nobody may write to may be mapped.
+        own::set_mode(&packed, 0o444).map_err(|error| Error::io(&packed, error))?;
+        fs::rename(&packed, target).map_err(|error| Error::io(target, error))
+    }
+
+    /// Puts a signature into the bundle, in place of another. That it is one is the caller's to see.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; the bundle is then as it was.
+    pub fn put_signature(&self, signature: &[u8]) -> Result<()> {
+        let staging = HiddenFolder::beside(&self.path)?;
+        match self.store {
+            Store::Archive(_) => self.write_packed(staging.path(), &self.path, Some(signature)),
+            Store::Folder(_) => {
+                let (partial, target) = (staging.path().join(SIGNATURE), self.store.path(SIGNATURE));
+                let written = fs::write(&partial, signature).and_then(|()| fs::File::open(&partial)?.sync_all());
+                let placed = written.and_then(|()| fs::rename(&partial, &target));
+                placed.map_err(|error| Error::io(&target, error))
+            }
+        }
+    }
+
+    /// Copies every file that the manifest lists into a folder, and compares it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Checksum`].
+    pub fn unpack(&self, folder: &Path) -> Result<()> {
+        for (name, entry) in &self.manifest.files {
+            let copied = self.store.copy_hashed(name, &folder.join(name), entry.bytes)?;
+            entry.expect(&self.store.path(name), copied)?;
+        }
+        Ok(())
     }
 }
 
@@ -122,13 +211,30 @@ fn split_target(target: &Path) -> Result<(PathBuf, String)> {
     let absolute = std::path::absolute(target).map_err(|error| Error::io(target, error))?;
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_string_lossy().into_owned())),
-        _ => Err(Error::OutputExists { path: target.to_owned(), got: "no name for a folder".to_owned() }),
+        _ => Err(Error::OutputExists { path: target.to_owned(), got: "no name for it".to_owned() }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_has_nothing_in_it_that_the_manifest_does_not_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = Bundle::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/bundle-2")).unwrap();
+        let (listed, more) = (folder.path().join("listed"), folder.path().join("more"));
+        let files: Vec<&str> = [MANIFEST].into_iter().chain(bundle.manifest.files.keys().map(String::as_str)).collect();
+        let open = |name: &str| match name {
+            "more.txt" => Ok(Box::new(&b"unseen"[..]) as Box<dyn Read>),
+            name => bundle.store.reader(name),
+        };
+        archive::write(&listed, &files, open).unwrap();
+        Bundle::open(&listed).unwrap();
+        archive::write(&more, &[&files[..], &["more.txt"]].concat(), open).unwrap();
+        let error = Bundle::open(&more).unwrap_err();
+        assert!(matches!(&error, Error::Format { got, .. } if got.contains("more.txt")), "{error}");
+    }
 
     #[test]
     fn a_folder_is_replaced_in_one_step() {

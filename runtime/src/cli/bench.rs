@@ -33,7 +33,7 @@ is not counted); single texts by their length in tokens, one after the other; al
 several threads that share one classifier, and whether their answers are those of the texts alone; and the memory of \
 the process.")]
 pub(super) struct Args {
-    /// The bundle's folder
+    /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
     /// Texts to measure with, as for `nimbert classify --input`
     #[arg(long, value_name = "FILE")]

@@ -10,10 +10,9 @@ use std::{
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nimbert::{
-    CallOptions, Classifier, Options, Parallelism,
-    bundle::MANIFEST,
+    Bundle, CallOptions, Classifier, Options, Parallelism,
     rows::{BadRow, Kind, MAX_ROW_BYTES, ReadOptions},
-    sha256_file,
+    sha256,
 };
 use serde_json::Map;
 
@@ -53,7 +52,7 @@ Examples:
   nimbert classify reviews-bundle --input reviews.jsonl --output labels.jsonl \\
       --on-error skip --resume")]
 pub(super) struct Args {
-    /// The bundle's folder
+    /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
     /// Texts to classify
     #[arg(value_name = "TEXT", conflicts_with = "input", required_unless_present = "input")]
@@ -218,7 +217,7 @@ impl Args {
             "--text-pair-column": self.text_pair_column,
             "--keep": self.keep.as_ref().map(|keep| format!("{keep:?}")),
             "way of reading": self.read,
-            "digest of the bundle": sha256_file(&self.bundle.join(MANIFEST))?,
+            "digest of the bundle": sha256(&Bundle::open(&self.bundle)?.manifest_bytes()?),
             "--variant": self.open.variant,
             "--json": self.json,
             "--top-k": self.top_k,

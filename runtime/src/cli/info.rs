@@ -9,7 +9,7 @@ use nimbert::{Batch, Bundle, Device, Session, SessionOptions, TruncationSide};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The bundle's folder
+    /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
     /// Print the manifest as JSON
     #[arg(long)]

@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 use nimbert::{
     Classifier, Device, Operators, Options, PublicKey, SessionOptions, Verify, compiled::default_cache,
-    device::GpuOptions,
+    device::GpuOptions, parse_size,
 };
 
 /// Classifies text with a bundle made by nimbert-train.
@@ -106,28 +106,15 @@ struct OpenArgs {
 struct TrustArgs {
     /// When a graph's files are compared with their digests: always; once (what was compared is remembered in the cache by
     /// size, times, device and inode); or never
-    #[arg(long, value_enum, default_value_t = VerifyArg::Once, value_name = "always|once|never")]
-    verify: VerifyArg,
+    #[arg(long, default_value = "once", value_name = "always|once|never")]
+    verify: Verify,
     /// Refuse a bundle that was not signed with this key: a file of nimbert-train keygen or minisign, or its line of base64.
     /// Of several keys, one must have signed
     #[arg(long, value_name = "KEY")]
     require_signature: Vec<KeyArg>,
     /// The operators that a graph may have: known (those that nimbert writes and optimum exports), or any
-    #[arg(long, value_enum, default_value_t = OperatorsArg::Known, value_name = "known|any")]
-    allow_operators: OperatorsArg,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum VerifyArg {
-    Always,
-    Once,
-    Never,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum OperatorsArg {
-    Known,
-    Any,
+    #[arg(long, default_value = "known", value_name = "known|any")]
+    allow_operators: Operators,
 }
 
 /// A public key, from a file or as it stands on the command line.
@@ -138,11 +125,7 @@ impl FromStr for KeyArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let opened = PublicKey::open(text);
-        match text.parse() {
-            Ok(key) if opened.is_err() => Ok(Self(key)),
-            _ => opened.map(Self).map_err(|error| error.to_string()),
-        }
+        PublicKey::of(text).map(Self).map_err(|error| error.to_string())
     }
 }
 
@@ -161,10 +144,7 @@ impl OpenArgs {
             spinning: self.spinning,
             gpu,
             profile: self.profile.clone(),
-            operators: match self.trust.allow_operators {
-                OperatorsArg::Known => Operators::Known,
-                OperatorsArg::Any => Operators::Any,
-            },
+            operators: self.trust.allow_operators,
             optimized_model: None,
         };
         Options {
@@ -172,11 +152,7 @@ impl OpenArgs {
             variant: self.variant.clone(),
             memory_limit: bytes(self.memory_limit),
             cache: if self.no_cache { None } else { default_cache() },
-            verify: match self.trust.verify {
-                VerifyArg::Always => Verify::Always,
-                VerifyArg::Once => Verify::Once,
-                VerifyArg::Never => Verify::Never,
-            },
+            verify: self.trust.verify,
             require_signature: keys(&self.trust.require_signature),
             ..Options::default()
         }
@@ -211,19 +187,7 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || format!("expected a size such as 300MB, 2GB or 64MiB, found {text}");
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let number: u64 = text[..digits].parse().map_err(|_| unknown())?;
-        let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
-            "" | "b" => 1,
-            "kb" => 1000,
-            "mb" => 1_000_000,
-            "gb" => 1_000_000_000,
-            "kib" => 1 << 10,
-            "mib" => 1 << 20,
-            "gib" => 1 << 30,
-            _ => return Err(unknown()),
-        };
-        number.checked_mul(unit).filter(|&bytes| bytes > 0).map(Self).ok_or_else(unknown)
+        parse_size(text).map(Self).ok_or_else(unknown)
     }
 }
 
@@ -283,17 +247,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        let bytes = |text: &str| text.parse::<Size>().map(|Size(bytes)| bytes);
-        assert_eq!(bytes("300MB"), Ok(300_000_000));
-        assert_eq!(bytes("2 GiB"), Ok(2 << 30));
-        assert_eq!(bytes("4096"), Ok(4096));
-        for wrong in ["", "MB", "0MB", "-1MB", "3 apples", "99999999999999999999", "99999999999GB"] {
-            assert!(bytes(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn arguments_are_consistent() {

@@ -14,7 +14,7 @@ Examples:
   nimbert verify reviews-bundle --public-key nimbert.pub
   nimbert verify reviews-bundle --public-key 2025.pub --public-key 2026.pub")]
 pub(super) struct Args {
-    /// The bundle's folder
+    /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
     /// A key with which the bundle must have been signed: a file of nimbert-train keygen or minisign, or its line of base64.
     /// Of several, one must have signed

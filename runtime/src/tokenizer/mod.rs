@@ -210,7 +210,7 @@ impl Tokenizer {
             (None, Truncation::At(side)) => Ok(vec![self.encode_cut(input, side)?]),
             (None, Truncation::Refuse) => Ok(vec![self.encode_whole(input)?]),
         })
-        .map_err(Error::Tokenizer)?
+        .map_err(|panic| Error::Tokenizer(format!("it panics: {panic}")))?
     }
 
     /// An estimate of the most memory that encoding a text needs, in bytes.

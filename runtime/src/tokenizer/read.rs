@@ -34,7 +34,9 @@ pub(super) fn parse(path: &Path, content: &[u8]) -> Result<Parsed> {
         check_merges(content).map_err(|Fault { expected, got }| Error::format(path, expected, got))?;
     }
     let model = file.model.r#type.as_deref();
-    let tokenizer = guarded(|| parse_as(model, content)).map_err(fail)?.map_err(|error| fail(error.to_string()))?;
+    let tokenizer = guarded(|| parse_as(model, content));
+    let tokenizer = tokenizer.map_err(|panic| fail(format!("what its reader panics at: {panic}")))?;
+    let tokenizer = tokenizer.map_err(|error| fail(error.to_string()))?;
     if let Some(normalizer) = tokenizer.get_normalizer() {
         // The library matches it at every place of a text.
         let is_empty = |content: &str| {

@@ -18,7 +18,7 @@ use nimbert_trainer::{
 Example:
   nimbert-train evaluate reviews-bundle --data more-reviews.csv --json")]
 pub(super) struct Args {
-    /// The bundle's folder
+    /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
     /// Labelled text: .csv or .tsv with a header, .jsonl or .json, or .parquet; also as .gz or .zst
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]

@@ -4,6 +4,7 @@ mod check;
 mod evaluate;
 mod export;
 mod fit;
+mod pack;
 mod sign;
 mod trace;
 
@@ -37,6 +38,7 @@ Examples:
   nimbert-train evaluate reviews-bundle --data more-reviews.csv --json
   nimbert-train trace reviews-bundle \"I love this movie!\"
   nimbert-train export some-hugging-face-folder --out bundle
+  nimbert-train pack reviews-bundle --out reviews.nimbert
   nimbert-train keygen
   nimbert-train sign reviews-bundle --key nimbert.key"
 )]
@@ -55,6 +57,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Pack a trained Hugging Face folder as a bundle
     Export(export::Args),
+    /// Pack a bundle as one file
+    Pack(pack::Args),
     /// Show what each layer of a model or bundle makes of a text
     Trace(trace::Args),
     /// Make a pair of keys for signing bundles
@@ -154,8 +158,8 @@ impl ColumnArgs {
 /// How a bundle is written.
 #[derive(clap::Args)]
 struct ExportArgs {
-    /// The bundle's folder, to be made; it must be absent or empty
-    #[arg(long, value_name = "DIR")]
+    /// The bundle to be made: a folder, which must be absent or empty, or one file, whose name ends with .nimbert
+    #[arg(long, value_name = "DIR|FILE.nimbert")]
     out: PathBuf,
     /// Replace a bundle that is already there
     #[arg(long)]
@@ -277,6 +281,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Pack(args) => pack::run(&args),
         Command::Keygen(args) => sign::keygen(&args),
         Command::Sign(args) => sign::run(&args),
     };

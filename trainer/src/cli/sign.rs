@@ -41,7 +41,7 @@ Every file is compared with its digest first. The signature is nimbert.json.mini
 Example:
   nimbert-train sign reviews-bundle --key nimbert.key")]
 pub(super) struct SignArgs {
-    /// The bundle's folder
+    /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
     /// The secret key's file
     #[arg(long, default_value = "nimbert.key", value_name = "FILE")]

@@ -48,7 +48,7 @@ Examples:
 A client that is slow, or sends half of a request, is given up after a time and stops no other. There is no \
 encryption: put a proxy in front of it where it can be reached from elsewhere.")]
 pub(super) struct Args {
-    /// The bundle's folder
+    /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
     /// Address and port
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]

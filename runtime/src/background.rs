@@ -1,0 +1,238 @@
+//! Calls that nobody waits for: of a program with windows, of an event loop, of an interpreter that has to see Ctrl-C.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    call::CallOptions,
+    classifier::Classifier,
+    error::{Error, Result},
+    guard::guarded,
+    prediction::Prediction,
+    tokenizer::{TextInput, Truncation},
+};
+
+/// So many calls run at once; the classifier joins their texts into batches. More wait.
+const MAX_THREADS: usize = 16;
+
+/// A text, or a pair of texts, to be kept until it is classified.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OwnedInput {
+    /// The text.
+    pub text: String,
+    /// The second text of a pair.
+    pub pair: Option<String>,
+}
+
+impl From<String> for OwnedInput {
+    fn from(text: String) -> Self {
+        Self { text, pair: None }
+    }
+}
+
+impl From<(String, String)> for OwnedInput {
+    fn from((text, pair): (String, String)) -> Self {
+        Self { text, pair: Some(pair) }
+    }
+}
+
+impl<'a> From<&'a OwnedInput> for TextInput<'a> {
+    fn from(OwnedInput { text, pair }: &'a OwnedInput) -> Self {
+        Self { text, pair: pair.as_deref() }
+    }
+}
+
+/// What one such call may do without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BackgroundOptions {
+    /// So long after it was submitted, the call fails with [`Error::DeadlinePassed`].
+    pub timeout: Option<Duration>,
+    /// What becomes of texts that are too long.
+    pub truncation: Truncation,
+}
+
+type Done = Box<dyn FnOnce(Result<Vec<Prediction>>) + Send>;
+
+struct Job {
+    inputs: Vec<OwnedInput>,
+    truncation: Truncation,
+    deadline: Option<Instant>,
+    pending: Pending,
+    done: Done,
+}
+
+/// A call that was submitted.
+#[derive(Debug, Clone, Default)]
+pub struct Pending {
+    cancel: Arc<AtomicBool>,
+    is_done: Arc<AtomicBool>,
+}
+
+impl Pending {
+    /// Ends the call with [`Error::Cancelled`], within some 10 ms, unless it is done.
+    pub fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the call was answered.
+    pub fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+}
+
+/// Classifies on threads of its own, which are started when they are needed. Dropped, it cancels its calls and waits for
+/// them: no answer comes afterwards.
+pub struct Background {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    classifier: Arc<Classifier>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    /// Those that run, or wait.
+    calls: Vec<Pending>,
+    threads: Vec<JoinHandle<()>>,
+    idle: usize,
+    is_closed: bool,
+}
+
+impl std::fmt::Debug for Background {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Background").field("classifier", &self.shared.classifier).finish_non_exhaustive()
+    }
+}
+
+impl Background {
+    /// Calls of `classifier`.
+    pub fn new(classifier: Arc<Classifier>) -> Self {
+        Self { shared: Arc::new(Shared { classifier, state: Mutex::default(), changed: Condvar::new() }) }
+    }
+
+    /// The classifier.
+    pub fn classifier(&self) -> &Arc<Classifier> {
+        &self.shared.classifier
+    }
+
+    /// Classifies texts, and gives the answer to `done`, on another thread, once. It never waits; where no thread can be
+    /// started, or after a fork, `done` is called with the error before it returns.
+    pub fn submit(
+        &self,
+        inputs: Vec<OwnedInput>,
+        options: BackgroundOptions,
+        done: impl FnOnce(Result<Vec<Prediction>>) + Send + 'static,
+    ) -> Pending {
+        let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let pending = Pending::default();
+        let (truncation, done) = (options.truncation, Box::new(done) as Done);
+        let job = Job { inputs, truncation, deadline, pending: pending.clone(), done };
+        if let Err(error) = self.shared.classifier.expect_not_forked() {
+            // Nobody holds the locks of a process that was forked, or somebody does who is not there.
+            job.finish(Err(error));
+            return pending;
+        }
+        let mut state = self.shared.lock();
+        state.calls.push(pending.clone());
+        state.waiting.push_back(job);
+        if state.idle < state.waiting.len() && state.threads.len() < MAX_THREADS {
+            let shared = Arc::clone(&self.shared);
+            let thread = std::thread::Builder::new().name("nimbert".to_owned()).spawn(move || shared.work());
+            match thread {
+                Ok(thread) => state.threads.push(thread),
+                Err(error) if state.threads.is_empty() => {
+                    let refused = state.waiting.pop_back();
+                    state.calls.pop();
+                    drop(state);
+                    if let Some(job) = refused {
+                        job.finish(Err(Error::io("a thread".as_ref(), error)));
+                    }
+                    return pending;
+                }
+                // Those that are there do the work.
+                Err(_) => {}
+            }
+        }
+        drop(state);
+        self.shared.changed.notify_one();
+        pending
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if self.shared.classifier.expect_not_forked().is_err() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        state.is_closed = true;
+        state.calls.iter().for_each(Pending::cancel);
+        let threads = std::mem::take(&mut state.threads);
+        drop(state);
+        self.shared.changed.notify_all();
+        for thread in threads {
+            // One that drops us in its `done` ends by itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers calls until there are none any more, and none will come.
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            let Some(job) = state.waiting.pop_front() else {
+                if state.is_closed {
+                    return;
+                }
+                state.idle += 1;
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+                continue;
+            };
+            drop(state);
+            self.answer(job);
+            state = self.lock();
+            state.calls.retain(|call| !call.is_done());
+        }
+    }
+
+    fn answer(&self, job: Job) {
+        let options =
+            CallOptions { deadline: job.deadline, cancel: Some(&job.pending.cancel), truncation: job.truncation };
+        // What panics must be answered, too.
+        let answer = || options.check().and_then(|()| self.classifier.classify_with(&job.inputs, options));
+        let result = guarded(answer)
+            .unwrap_or_else(|panic| Err(Error::session(&self.classifier.bundle().path, panic)))
+            .map(|(predictions, _)| predictions);
+        job.finish(result);
+    }
+}
+
+impl Job {
+    fn finish(self, result: Result<Vec<Prediction>>) {
+        let Self { pending, done, .. } = self;
+        // Before the answer: who has it may look whether it was given.
+        pending.is_done.store(true, Ordering::Release);
+        // A panic of the caller's is his own, and ends no thread of ours.
+        let _ = guarded(|| done(result));
+    }
+}
