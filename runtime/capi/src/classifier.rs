@@ -1,0 +1,145 @@
+//! `nimbert_classifier`: a bundle that is open.
+
+#![allow(unsafe_code, reason = "C finds functions by their plain names")]
+
+use std::{
+    ffi::{CString, c_char, c_void},
+    sync::{Arc, PoisonError, RwLock},
+    thread,
+    time::Instant,
+};
+
+use nimbert::{Background, CallOptions, Classifier, OwnedInput, TextInput};
+
+use crate::{
+    arguments::{Given, GivenCallOptions, GivenInputs, GivenOptions, Text},
+    call::{Call, Callback, is_callback},
+    failure::{
+        INVALID_HANDLE, Place, Result, answer, answer_handle, answer_pointer, argument, c_string, caught, failure,
+    },
+    handles::{self, Handle},
+    results::Results,
+};
+
+/// What a classifier's handle names.
+struct Opened {
+    classifier: Arc<Classifier>,
+    labels: Arc<Vec<CString>>,
+    /// None once it is closed.
+    background: RwLock<Option<Background>>,
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_open(path: Text, options: GivenOptions, classifier: Place) -> i32 {
+    answer_handle(classifier, || Ok(register(Classifier::open(path.read("path")?, &options.read()?)?)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_open_memory(
+    data: Given<'static, u8>,
+    size: usize,
+    options: GivenOptions,
+    classifier: Place,
+) -> i32 {
+    answer_handle(classifier, || Ok(register(Classifier::from_bytes(data.array("data", size)?, &options.read()?)?)))
+}
+
+fn register(classifier: Classifier) -> Handle {
+    let classifier = Arc::new(classifier);
+    let labels = Arc::new(classifier.labels().iter().map(|label| c_string(label)).collect());
+    let background = RwLock::new(Some(Background::new(Arc::clone(&classifier))));
+    handles::insert(Arc::new(Opened { classifier, labels, background }))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_close(classifier: Handle) -> i32 {
+    answer(|| {
+        let Some(opened) = handles::remove::<Opened>(classifier)? else { return Ok(()) };
+        // Waits for those that submit at this moment, then for callbacks.
+        let close = move || drop(opened.background.write().unwrap_or_else(PoisonError::into_inner).take());
+        if is_callback() {
+            // Which may be one of them, or one that they wait for.
+            thread::spawn(close);
+        } else {
+            close();
+        }
+        Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_label(classifier: Handle, id: usize) -> *const c_char {
+    answer_pointer(|| {
+        let labels = &handles::get::<Opened>(classifier)?.labels;
+        let outside = || argument(format!("expected an id below {}, found {id}", labels.len()));
+        labels.get(id).map(|label| label.as_ptr()).ok_or_else(outside)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_classify(
+    classifier: Handle,
+    text: Text,
+    pair: Text,
+    options: GivenCallOptions,
+    results: Place,
+) -> i32 {
+    answer_handle(results, || {
+        classify(classifier, vec![TextInput { text: text.read("text")?, pair: pair.optional("pair")? }], &options)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_classify_batch(
+    classifier: Handle,
+    inputs: GivenInputs,
+    count: usize,
+    options: GivenCallOptions,
+    results: Place,
+) -> i32 {
+    answer_handle(results, || classify(classifier, inputs.read(count)?, &options))
+}
+
+fn classify(classifier: Handle, inputs: Vec<TextInput>, options: &GivenCallOptions) -> Result<Handle> {
+    let opened = handles::get::<Opened>(classifier)?;
+    let options = options.read()?;
+    let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let options = CallOptions { deadline, truncation: options.truncation, ..CallOptions::default() };
+    let (predictions, _) = opened.classifier.classify_with(inputs, options)?;
+    Ok(handles::insert(Arc::new(Results::new(predictions, &opened.labels))))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_submit(
+    classifier: Handle,
+    inputs: GivenInputs,
+    count: usize,
+    options: GivenCallOptions,
+    callback: Option<unsafe extern "C" fn(Handle, *mut c_void)>,
+    user_data: *mut c_void,
+    call: Place,
+) -> i32 {
+    answer_handle(call, || {
+        let opened = handles::get::<Opened>(classifier)?;
+        let owned = |input: TextInput| OwnedInput { text: input.text.into(), pair: input.pair.map(Into::into) };
+        let inputs = inputs.read(count)?.into_iter().map(owned).collect();
+        let options = options.read()?;
+        // Never waits: a callback that runs in here, since the system gives no threads, may submit too.
+        let background = opened.background.try_read().ok();
+        let closed = || failure(INVALID_HANDLE, "expected a classifier, found one that is being closed");
+        let background = background.as_ref().and_then(|background| background.as_ref()).ok_or_else(closed)?;
+        let call = Arc::new(Call::default());
+        let handle = handles::insert(Arc::clone(&call));
+        let callback = callback.map(|function| Callback { function, call: handle, user_data });
+        let (done_call, labels) = (Arc::clone(&call), Arc::clone(&opened.labels));
+        let done = move |result: nimbert::Result<Vec<_>>| {
+            done_call.set(caught(|| Ok(Arc::new(Results::new(result?, &labels)))));
+            if let Some(callback) = callback {
+                callback.run();
+            }
+        };
+        // Nobody else sets it.
+        let _ = call.pending.set(background.submit(inputs, options, done));
+        Ok(handle)
+    })
+}

@@ -1,0 +1,141 @@
+// Tests of nimbert.hpp: cpp FOLDER FILE LIBRARY, as for main.c.
+#include <nimbert.hpp>
+
+#include <atomic>
+#include <fstream>
+#include <future>
+#include <iostream>
+#include <iterator>
+
+static int failures = 0;
+
+#define CHECK(condition) check((condition), #condition, __LINE__)
+
+static void check(bool holds, const char *what, int line) {
+    if (holds) return;
+    failures++;
+    std::cout << __FILE__ << ':' << line << ": expected " << what << '\n';
+}
+
+// The code with which `run` fails.
+template <typename Run>
+static nimbert_code code_of(Run run) {
+    try {
+        run();
+        return NIMBERT_OK;
+    } catch (const nimbert::Error &error) {
+        CHECK(error.what()[0] != '\0');
+        return error.code();
+    }
+}
+
+static void errors_are_exceptions(const std::string &folder, const nimbert::Classifier &classifier) {
+    CHECK(code_of([] { nimbert::set_library_path("/nowhere\xff"); }) == NIMBERT_INVALID_ARGUMENT);
+    CHECK(code_of([] { nimbert::Classifier("/nowhere"); }) == NIMBERT_IO);
+    const nimbert::Options toaster = nimbert::Options().set("device", "toaster");
+    CHECK(code_of([&] { nimbert::Classifier(folder, toaster); }) == NIMBERT_SETTING);
+    CHECK(code_of([&] { classifier.classify("\xff"); }) == NIMBERT_INVALID_ARGUMENT);
+    CHECK(code_of([&] { classifier.classify("great", {"middle", {}}); }) == NIMBERT_SETTING);
+    const std::vector<nimbert::Input> many(50000, "this film was a terrible masterpiece");
+    const nimbert::CallOptions hasty = {"", std::chrono::milliseconds(1)};
+    CHECK(code_of([&] { classifier.classify_batch(many, hasty); }) == NIMBERT_DEADLINE_PASSED);
+    CHECK(code_of([&] { classifier.submit({"\xff"}, [](nimbert::Outcome) {}); }) == NIMBERT_INVALID_ARGUMENT);
+}
+
+static void results_are_iterated(const nimbert::Classifier &classifier) {
+    const std::vector<std::string> labels = classifier.labels();
+    const std::string owned = "a great film";
+    const nimbert::Results results = classifier.classify_batch({"terrible", owned, std::string_view("loved", 4), ""});
+    CHECK(results.size() == 4);
+    std::size_t count = 0;
+    for (const nimbert::Prediction &prediction : results) {
+        CHECK(prediction.label() == labels.at(prediction.label_id()));
+        CHECK(prediction.score() == prediction.scores()[prediction.label_id()]);
+        CHECK(prediction.scores().size() == labels.size() && prediction.logits().size() == labels.size());
+        CHECK(prediction.ranking()[0] == prediction.label_id());
+        for (std::size_t id : prediction.held()) CHECK(id < labels.size());
+        count++;
+    }
+    CHECK(count == 4);
+    CHECK(classifier.classify(owned)[0].label() == results[1].label());
+    CHECK(classifier.classify_batch({}).size() == 0);
+    // Views without data are empty texts, the second of a pair too.
+    const nimbert_code pair = code_of([&] { classifier.classify({"a", "b"}); });
+    CHECK(code_of([&] { classifier.classify({std::string_view(), std::string_view()}); }) == pair);
+}
+
+static void objects_move(const std::string &folder) {
+    nimbert::Classifier first(folder);
+    nimbert_classifier *handle = first.handle();
+    nimbert::Classifier second = std::move(first);
+    CHECK(first.handle() == nullptr && second.handle() == handle); // NOLINT: it was moved
+    CHECK(code_of([&] { first.classify("great"); }) == NIMBERT_INVALID_HANDLE);
+    nimbert::Results results = second.classify("great");
+    const std::string label(results[0].label());
+    nimbert::Results moved = std::move(results);
+    CHECK(moved[0].label() == label);
+    second = nimbert::Classifier(folder);
+    // What was assigned to is closed.
+    CHECK(nimbert_close(handle) == NIMBERT_INVALID_HANDLE);
+    CHECK(moved[0].label() == label);
+}
+
+static void calls_are_waited_for(const nimbert::Classifier &classifier) {
+    const std::vector<nimbert::Input> many(50000, "this film was a terrible masterpiece");
+    nimbert::Call call = classifier.submit({"great", "bad"});
+    CHECK(call.wait().size() == 2);
+    CHECK(call.wait_for(std::chrono::milliseconds(0))->size() == 2);
+    nimbert::Call long_call = classifier.submit(many);
+    CHECK(!long_call.wait_for(std::chrono::milliseconds(0)));
+    long_call.cancel();
+    CHECK(code_of([&] { long_call.wait(); }) == NIMBERT_CANCELLED);
+}
+
+static void callbacks_get_outcomes(const std::string &folder) {
+    const std::vector<nimbert::Input> many(50000, "this film was a terrible masterpiece");
+    std::promise<std::size_t> size;
+    std::promise<nimbert_code> code;
+    std::atomic<int> late{0};
+    {
+        nimbert::Classifier classifier(folder);
+        nimbert::Canceller done = classifier.submit({"great", "bad"}, [&](nimbert::Outcome outcome) {
+            size.set_value(std::move(outcome).get().size());
+        });
+        CHECK(size.get_future().get() == 2);
+        done.cancel();
+        nimbert::Canceller canceller = classifier.submit(many, [&](nimbert::Outcome outcome) {
+            code.set_value(code_of([&] { std::move(outcome).get(); }));
+        });
+        canceller.cancel();
+        CHECK(code.get_future().get() == NIMBERT_CANCELLED);
+        classifier.submit(many, [&](nimbert::Outcome) { late++; });
+    }
+    // Its callback came before the classifier was gone.
+    CHECK(late == 1);
+}
+
+static void memory_is_opened(const std::string &file, const nimbert::Classifier &classifier) {
+    std::ifstream stream(file, std::ios::binary);
+    const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+    nimbert::Classifier in_memory(bytes.data(), bytes.size(), nimbert::Options().set("threads", "1"));
+    CHECK(in_memory.labels() == classifier.labels());
+    CHECK(in_memory.classify("great")[0].label() == classifier.classify("great")[0].label());
+}
+
+int main(int argc, char **argv) {
+    if (argc != 4) {
+        std::cerr << "usage: cpp FOLDER FILE LIBRARY\n";
+        return 2;
+    }
+    const std::string folder = argv[1], file = argv[2];
+    nimbert::set_library_path(argv[3]);
+    const nimbert::Classifier classifier(folder, nimbert::Options().set("threads", "2"));
+    errors_are_exceptions(folder, classifier);
+    results_are_iterated(classifier);
+    objects_move(folder);
+    calls_are_waited_for(classifier);
+    callbacks_get_outcomes(folder);
+    memory_is_opened(file, classifier);
+    std::cout << (failures == 0 ? "all checks passed\n" : "");
+    return failures == 0 ? 0 : 1;
+}
