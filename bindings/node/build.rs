@@ -1,0 +1,5 @@
+//! Links a module that Node.js loads.
+
+fn main() {
+    napi_build::setup();
+}

@@ -1,0 +1,292 @@
+//! nimbert for Node.js: what index.js cannot do itself.
+//!
+//! Nothing here waits on JavaScript's thread: bundles are opened and closed on a thread of libuv's pool, and texts are
+//! classified on the library's own. Texts come one by one and answers go as a few arrays of numbers, so that index.js
+//! can give the event loop its turn between them. A promise keeps the event loop alive, a classifier that is idle does
+//! not.
+
+mod bytes;
+
+use std::{sync::Arc, time::Duration};
+
+use napi::{
+    Env, Error, JsError, Result, Task,
+    bindgen_prelude::{AsyncTask, BufferSlice, Either, Float32Array, Object, Uint8Array, Uint32Array},
+};
+use napi_derive::napi;
+use nimbert::{
+    Background, BackgroundOptions, Options, OwnedInput, Pending, Prediction, TELEMETRY_VARIABLE, Truncation,
+    guard::guarded,
+};
+
+use crate::bytes::Bytes;
+
+/// What JavaScript finds in `error.code`: the name of the library's kind of error in upper case.
+type Code = String;
+
+/// A classifier whose calls nobody waits for.
+pub struct Opened {
+    background: Background,
+    /// Behind it: fields are dropped in this order.
+    _bytes: Option<Bytes>,
+}
+
+/// A classifier; one that is closed answers nothing any more.
+#[napi]
+pub struct Classifier {
+    opened: Option<Opened>,
+}
+
+/// Texts for one call.
+#[napi]
+#[derive(Default)]
+pub struct Inputs {
+    inputs: Vec<OwnedInput>,
+}
+
+/// A call that runs.
+#[napi]
+pub struct Call {
+    pending: Pending,
+}
+
+/// What one call may do without.
+#[napi(object, object_to_js = false)]
+pub struct CallOptions {
+    /// After so many milliseconds it fails.
+    pub timeout_ms: Option<f64>,
+    /// What becomes of texts that are too long, by its name in the library.
+    pub truncation: Option<String>,
+    /// So many labels are ranked; of one, the best, if it is not said.
+    pub top_k: Option<u32>,
+}
+
+/// The answers for the texts of one call, one text after the other.
+#[napi(object, object_from_js = false)]
+pub struct Answers {
+    /// A score for every label.
+    pub scores: Float32Array,
+    /// A logit for every label.
+    pub logits: Float32Array,
+    /// 1 for every label that holds, or else 0.
+    pub holds: Uint8Array,
+    /// The ids of the best labels, best first: of as many as were asked for, or as there are.
+    pub ranking: Uint32Array,
+    /// 1 if the classifier is unsure, or else 0.
+    pub abstained: Uint8Array,
+}
+
+/// A bundle that is being opened.
+pub struct Open {
+    source: Source,
+    settings: Vec<(String, String)>,
+}
+
+enum Source {
+    Path(String),
+    Bytes(Bytes),
+}
+
+/// A classifier that is being closed.
+pub struct Close(Option<Opened>);
+
+/// The version of the compiled module.
+#[napi]
+pub fn version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
+
+/// Whether ONNX Runtime's library will find in the environment whether it may call home.
+#[napi]
+pub fn telemetry_is_decided() -> bool {
+    std::env::var_os(TELEMETRY_VARIABLE).is_some()
+}
+
+/// Opens a bundle: a path, or the content of a file. `settings` are options by their names in the library.
+#[napi]
+pub fn open(source: Either<String, BufferSlice<'_>>, settings: Vec<(String, String)>) -> AsyncTask<Open> {
+    let source = match source {
+        Either::A(path) => Source::Path(path),
+        Either::B(content) => Source::Bytes(Bytes::copy_of(&content)),
+    };
+    AsyncTask::new(Open { source, settings })
+}
+
+#[napi]
+impl Classifier {
+    /// Label names in the order of their ids.
+    #[napi(getter)]
+    pub fn labels(&self) -> Result<Vec<String>> {
+        Ok(self.opened()?.classifier().labels().to_vec())
+    }
+
+    /// Where the graph runs.
+    #[napi(getter)]
+    pub fn device(&self) -> Result<String> {
+        Ok(self.opened()?.classifier().device().to_string())
+    }
+
+    /// How many tokens of a text are read.
+    #[napi(getter)]
+    pub fn max_length(&self) -> Result<f64> {
+        Ok(self.opened()?.classifier().bundle().manifest.max_length as f64)
+    }
+
+    /// Classifies texts, which are taken out of `inputs`: the call, and the promise of its [`Answers`].
+    #[napi]
+    pub fn submit<'env>(
+        &self,
+        env: &'env Env,
+        inputs: &mut Inputs,
+        options: CallOptions,
+    ) -> Result<(Call, Object<'env>), Code> {
+        let truncation = match options.truncation {
+            Some(name) => name.parse::<Truncation>().map_err(|error| Error::new("SETTING".to_owned(), error))?,
+            None => Truncation::default(),
+        };
+        // More than can be said is no limit.
+        let timeout = options.timeout_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
+        let ranked = options.top_k.unwrap_or(1) as usize;
+        let background = self.opened().map_err(internal)?;
+        let (deferred, promise) = env.create_deferred().map_err(internal)?;
+        let inputs = std::mem::take(&mut inputs.inputs);
+        // Runs on a thread of the library's. If JavaScript's has ended meanwhile, nobody looks at what is resolved.
+        let done = move |result: nimbert::Result<Vec<Prediction>>| {
+            let answers = result.map(|predictions| Answers::new(&predictions, ranked)).map_err(|error| coded(&error));
+            deferred.resolve(move |env| answers.map_err(|error| rejection(env, error)));
+        };
+        let pending = background.submit(inputs, BackgroundOptions { timeout, truncation }, done);
+        Ok((Call { pending }, promise))
+    }
+
+    /// Ends the classifier: calls that run are cancelled. The promise is resolved when its memory is free.
+    #[napi]
+    pub fn close(&mut self) -> AsyncTask<Close> {
+        AsyncTask::new(Close(self.opened.take()))
+    }
+
+    /// The same, done on return: for the end of the process.
+    #[napi]
+    pub fn close_now(&mut self) {
+        self.opened = None;
+    }
+
+    fn opened(&self) -> Result<&Background> {
+        let opened = self.opened.as_ref().ok_or_else(|| Error::from_reason("the classifier is closed"))?;
+        Ok(&opened.background)
+    }
+}
+
+#[napi]
+impl Inputs {
+    /// None yet.
+    #[napi(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a text, or a pair of texts.
+    #[napi]
+    pub fn push(
+        &mut self,
+        text: Either<String, BufferSlice<'_>>,
+        pair: Option<Either<String, BufferSlice<'_>>>,
+    ) -> Result<(), Code> {
+        self.inputs.push(OwnedInput { text: owned(text)?, pair: pair.map(owned).transpose()? });
+        Ok(())
+    }
+}
+
+#[napi]
+impl Call {
+    /// Ends the call: its promise is rejected.
+    #[napi]
+    pub fn cancel(&self) {
+        self.pending.cancel();
+    }
+}
+
+impl Answers {
+    fn new(predictions: &[Prediction], ranked: usize) -> Self {
+        let scores = predictions.iter().flat_map(|prediction| prediction.scores.iter().map(|(_, score)| *score));
+        let logits = predictions.iter().flat_map(|prediction| prediction.logits.iter().copied());
+        let holds = predictions.iter().flat_map(|prediction| {
+            let mut row = vec![0; prediction.scores.len()];
+            prediction.label_ids().iter().for_each(|&id| row[id] = 1);
+            row
+        });
+        let ranking = predictions.iter().flat_map(|prediction| prediction.ranking().into_iter().take(ranked));
+        let abstained = predictions.iter().map(|prediction| u8::from(prediction.abstained));
+        Self {
+            scores: Float32Array::new(scores.collect()),
+            logits: Float32Array::new(logits.collect()),
+            holds: Uint8Array::new(holds.collect()),
+            ranking: Uint32Array::new(ranking.map(|id| id as u32).collect()),
+            abstained: Uint8Array::new(abstained.collect()),
+        }
+    }
+}
+
+impl Open {
+    fn opened(&self) -> nimbert::Result<Opened> {
+        let mut options = Options::default();
+        self.settings.iter().try_for_each(|(name, value)| options.set(name, value))?;
+        let (classifier, bytes) = match &self.source {
+            Source::Path(path) => (nimbert::Classifier::open(path, &options)?, None),
+            Source::Bytes(bytes) => (bytes.open(&options)?, Some(bytes.clone())),
+        };
+        Ok(Opened { background: Background::new(Arc::new(classifier)), _bytes: bytes })
+    }
+}
+
+impl Task for Open {
+    type Output = Result<Opened, Code>;
+    type JsValue = Classifier;
+
+    fn compute(&mut self) -> Result<Self::Output> {
+        // A panic would end the process.
+        let opened = guarded(|| self.opened()).map(|opened| opened.map_err(|error| coded(&error)));
+        Ok(opened.unwrap_or_else(|message| Err(Error::new("PANIC".to_owned(), message))))
+    }
+
+    fn resolve(&mut self, env: Env, opened: Self::Output) -> Result<Classifier> {
+        opened.map(|opened| Classifier { opened: Some(opened) }).map_err(|error| rejection(env, error))
+    }
+}
+
+impl Task for Close {
+    type Output = ();
+    type JsValue = ();
+
+    fn compute(&mut self) -> Result<()> {
+        self.0 = None;
+        Ok(())
+    }
+
+    fn resolve(&mut self, _env: Env, _closed: ()) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A text as the library takes it.
+fn owned(text: Either<String, BufferSlice<'_>>) -> Result<String, Code> {
+    match text {
+        Either::A(text) => Ok(text),
+        Either::B(bytes) => String::from_utf8(bytes.to_vec())
+            .map_err(|error| Error::new("INPUT".to_owned(), format!("expected a text in UTF-8, found {error}"))),
+    }
+}
+
+fn coded(error: &nimbert::Error) -> Error<Code> {
+    Error::new(error.kind().name().to_uppercase(), error)
+}
+
+/// An error of napi's, which index.js gives no cause for.
+fn internal(error: Error) -> Error<Code> {
+    Error::new(error.status.as_ref().to_owned(), error.reason)
+}
+
+/// What a promise is rejected with: napi's promises know no codes but napi's, so JavaScript's error is made here.
+fn rejection(env: Env, error: Error<Code>) -> Error {
+    Error::from_unknown_without_coercion(JsError::from(error).into_unknown(env))
+}

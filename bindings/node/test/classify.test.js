@@ -1,0 +1,122 @@
+'use strict';
+
+const assert = require('node:assert');
+const { readFileSync } = require('node:fs');
+const { pathToFileURL } = require('node:url');
+const { after, before, test } = require('node:test');
+
+const { BUNDLE, Classifier, FILE, MANIFEST, PACKAGE, assertSameAnswer, commandLine, texts } = require('./common.js');
+
+/** @type {import('..').Classifier} */
+let classifier;
+before(async () => (classifier = await Classifier.open(BUNDLE)));
+after(() => classifier.close());
+
+test('answers are those of the command line', async (t) => {
+  const lines = texts(2000);
+  const predictions = await classifier.classifyBatch(lines);
+  commandLine(t, lines).forEach((answer, i) => assertSameAnswer(predictions[i], answer));
+});
+
+test('one file, by its path, its URL and its content, answers as the folder does', async () => {
+  const expected = await classifier.classify('a lovely movie');
+  const content = readFileSync(FILE);
+  for (const opening of [Classifier.open(FILE), Classifier.open(pathToFileURL(FILE)), Classifier.fromBuffer(content)]) {
+    const opened = await opening;
+    // It has a copy.
+    content.fill(0);
+    assert.deepStrictEqual(await opened.classify('a lovely movie'), expected);
+    await opened.close();
+  }
+});
+
+test('what a classifier says of itself', () => {
+  const { id2label } = JSON.parse(readFileSync(`${BUNDLE}/config.json`, 'utf8'));
+  assert.deepStrictEqual(classifier.labels, Object.values(id2label));
+  assert.strictEqual(classifier.device, 'cpu');
+  assert.strictEqual(classifier.maxLength, MANIFEST.max_length);
+});
+
+test('label, score, scores, logits, labels and top agree', async () => {
+  const { labels } = classifier;
+  for (const prediction of await classifier.classifyBatch(texts(50), { topK: labels.length + 1 })) {
+    const best = labels.reduce((a, b) => (prediction.scores[b] > prediction.scores[a] ? b : a));
+    assert.strictEqual(prediction.label, best);
+    assert.strictEqual(prediction.score, prediction.scores[best]);
+    assert.deepStrictEqual(prediction.labels, [best]);
+    assert.strictEqual(prediction.abstained, prediction.score < (MANIFEST.abstain_threshold ?? 0));
+    const all = labels.map((label) => ({ label, score: prediction.scores[label] }));
+    assert.deepStrictEqual(prediction.top, all.sort((a, b) => b.score - a.score));
+    const exponentials = prediction.logits.map((logit) => Math.exp(logit / MANIFEST.temperature));
+    const sum = exponentials.reduce((a, b) => a + b);
+    labels.forEach((label, id) => assert.ok(Math.abs(exponentials[id] / sum - prediction.scores[label]) < 1e-5));
+  }
+  assert.strictEqual((await classifier.classify('dull', { topK: 1 })).top.length, 1);
+  assert.ok(!('top' in (await classifier.classify('dull'))));
+});
+
+test('answers are plain data', async () => {
+  const prediction = await classifier.classify('dull');
+  assert.deepStrictEqual(structuredClone(prediction), prediction);
+  assert.deepStrictEqual(JSON.parse(JSON.stringify(prediction)), prediction);
+});
+
+test('bytes are read as strings are', async () => {
+  const inputs = ['a lovely movie', 'naïve — 電影 🎬', ''];
+  const all = Buffer.from(inputs.join('\n'));
+  let begin = 0;
+  const views = inputs.map((text) => {
+    const end = begin + Buffer.byteLength(text);
+    const view = all.subarray(begin, end);
+    begin = end + 1;
+    return view;
+  });
+  const expected = await classifier.classifyBatch(inputs);
+  assert.deepStrictEqual(await classifier.classifyBatch(views), expected);
+  assert.deepStrictEqual(await classifier.classifyBatch(views.map((view) => new Uint8Array(view))), expected);
+  assert.deepStrictEqual(await classifier.classify('half \ud83c'), await classifier.classify('half \ufffd'));
+  await assert.rejects(classifier.classify(Buffer.from([0x61, 0xff])), { code: 'INPUT', message: /UTF-8/ });
+});
+
+test('a pair is read where the bundle allows it', async () => {
+  const pair = ['the movie', Buffer.from('was dull')];
+  if (MANIFEST.pairs === false) {
+    await assert.rejects(classifier.classify(pair), { code: 'INPUT', message: /a pair of texts/ });
+  } else {
+    const [one, two] = await classifier.classifyBatch([pair, ['was dull', 'the movie']]);
+    assert.notDeepStrictEqual(one.logits, two.logits);
+    assert.deepStrictEqual(await classifier.classify(['the movie', 'was dull']), one);
+  }
+});
+
+test('a hundred calls at once answer as one after the other', async () => {
+  const inputs = texts(100);
+  const [batch, single] = await Promise.all([
+    classifier.classifyBatch(inputs),
+    Promise.all(inputs.map((text) => classifier.classify(text))),
+  ]);
+  single.forEach((prediction, i) => assertSameAnswer(prediction, batch[i]));
+});
+
+test('a batch of none, and of anything that can be iterated', async () => {
+  assert.deepStrictEqual(await classifier.classifyBatch([]), []);
+  const expected = await classifier.classifyBatch(['dull', 'good']);
+  assert.deepStrictEqual(await classifier.classifyBatch(new Set(['dull', 'good'])), expected);
+});
+
+test('timers run during a batch of 10,000', async () => {
+  const inputs = texts(10_000);
+  let ticks = 0;
+  const timer = setInterval(() => ticks++, 1);
+  const began = performance.now();
+  await classifier.classifyBatch(inputs);
+  const elapsed = performance.now() - began;
+  clearInterval(timer);
+  // bench.js measures it; here, where other tests run beside it, it must not be blocked as a whole.
+  assert.ok(ticks > elapsed / 25, `${ticks} ticks in ${elapsed} ms`);
+});
+
+test('modules import it by name', async () => {
+  const module = await import(pathToFileURL(require.resolve(PACKAGE)).href);
+  assert.strictEqual(module.Classifier, Classifier);
+});

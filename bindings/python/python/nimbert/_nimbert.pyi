@@ -1,0 +1,21 @@
+"""What is written in Rust; for the package alone."""
+
+import threading
+from typing import final
+
+VERSION: str
+
+#: Seconds, what becomes of a long text, and what cancels.
+_Call = tuple[float | None, str, threading.Event | None]
+
+@final
+class Classifier:
+    def __new__(cls, source: str | bytes, options: list[tuple[str, str]]) -> Classifier: ...
+    def about(self) -> tuple[list[str], str, int, bool | None]: ...
+    def classify(self, texts: object, pairs: object | None, call: _Call) -> Rows: ...
+
+@final
+class Rows:
+    def __len__(self) -> int: ...
+    def row(self, index: int) -> tuple[str, float, list[str], bool, dict[str, float], list[float]]: ...
+    def arrow_stream(self) -> object: ...

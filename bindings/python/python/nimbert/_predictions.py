@@ -1,0 +1,78 @@
+"""What a classifier answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._nimbert import Rows
+
+
+class Prediction(NamedTuple):
+    """The answer for one text."""
+
+    label: str
+    """The label with the highest score."""
+    score: float
+    """Its score, between 0 and 1."""
+    labels: list[str]
+    """The labels that hold: ``label`` alone, or, where a text may have any number of labels, those that reach their
+    thresholds: none, one or several."""
+    abstained: bool
+    """Whether the score is under the threshold that was set in training: ``label`` is a guess then."""
+    scores: dict[str, float]
+    """The score of each label, in the order of the labels' ids. Where a text has one label they sum to 1."""
+    logits: list[float]
+    """What the model gave for each label, in the same order: scores before softmax, or sigmoid."""
+
+    def top(self, k: int) -> list[tuple[str, float]]:
+        """The ``k`` most likely labels and their scores, best first."""
+        return sorted(self.scores.items(), key=lambda item: -item[1])[:k]
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields by name, for ``json.dumps`` and the like."""
+        return self._asdict()
+
+
+class Predictions:
+    """The answers of one call, in the order of its texts: a sequence of :class:`Prediction`, and an Arrow table.
+
+    ``pyarrow.table(predictions)`` and ``polars.DataFrame(predictions)`` have the columns ``label`` (string), ``score``
+    (float32), ``labels`` (list of strings), ``abstained`` (bool) and ``scores``, a struct of a float32 for each label,
+    in the order of the labels' ids. Objects are made only of the rows that are looked at.
+    """
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int, /) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> list[Prediction]: ...
+    def __getitem__(self, index: int | slice, /) -> Prediction | list[Prediction]:
+        # A range knows negative numbers, steps, and what is out of range.
+        rows = range(len(self._rows))[index]
+        if isinstance(rows, int):
+            return Prediction._make(self._rows.row(rows))
+        return [Prediction._make(self._rows.row(row)) for row in rows]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return map(self.__getitem__, range(len(self._rows)))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} nimbert.Predictions>"
+
+    def __reduce__(self) -> tuple[type[list[Prediction]], tuple[list[Prediction]]]:
+        """Other processes get them as a list."""
+        return list, (list(self),)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """For Arrow's libraries. Another schema than ours is not made, which the interface allows."""
+        return self._rows.arrow_stream()

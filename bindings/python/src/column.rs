@@ -1,0 +1,137 @@
+//! Texts as Python has them: strings of any iterable, or a column of Arrow's, which is read where it lies.
+
+#![allow(unsafe_code, reason = "Arrow's PyCapsule interface hands over C structs")]
+
+use arrow_array::{
+    Array, ArrayRef,
+    cast::AsArray,
+    ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi_and_data_type},
+    ffi_stream::FFI_ArrowArrayStream,
+    make_array,
+};
+use arrow_schema::DataType;
+use pyo3::{exceptions::PyTypeError, prelude::*, pybacked::PyBackedStr, types::PyCapsule};
+
+use crate::error::exception;
+
+/// The texts of a call.
+pub(crate) enum Column {
+    Strings(Vec<PyBackedStr>),
+    /// Chunks of strings without nulls, none of them empty.
+    Arrow(Vec<ArrayRef>),
+}
+
+/// What was handed over: a type, and arrays of it.
+type Exported = (FFI_ArrowSchema, Vec<FFI_ArrowArray>);
+
+impl Column {
+    /// Reads the argument `name`: what `__arrow_c_stream__` or `__arrow_c_array__` gave, or an iterable of strings.
+    ///
+    /// # Errors
+    /// An exception that names the first row that is no string.
+    pub(crate) fn read(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let wrong = |message: String| exception(py, "input", &format!("{name}{message}"), None);
+        let exported = if let Ok(capsule) = object.cast::<PyCapsule>() {
+            stream(capsule)?
+        } else if let Ok((schema, array)) = object.extract::<(Bound<'_, PyCapsule>, Bound<'_, PyCapsule>)>() {
+            one_array(&schema, &array)?
+        } else {
+            let string = |(row, object): (usize, PyResult<Bound<'_, PyAny>>)| {
+                object?.extract::<PyBackedStr>().map_err(|error| wrong(format!("[{row}]: {}", error.value(py))))
+            };
+            return Ok(Self::Strings(object.try_iter()?.enumerate().map(string).collect::<PyResult<_>>()?));
+        };
+        py.detach(move || chunks(exported)).map(Self::Arrow).map_err(wrong)
+    }
+
+    pub(crate) fn texts(&self) -> Vec<&str> {
+        match self {
+            Self::Strings(strings) => strings.iter().map(PyBackedStr::as_str).collect(),
+            Self::Arrow(chunks) => chunks.iter().flat_map(|chunk| texts(chunk)).collect(),
+        }
+    }
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}
+
+/// The arrays, if they are texts.
+///
+/// # Errors
+/// What follows the argument's name in a message.
+fn chunks((schema, arrays): Exported) -> Result<Vec<ArrayRef>, String> {
+    let data_type = DataType::try_from(&schema).map_err(|error| format!(": {error}"))?;
+    if !is_text(&data_type) {
+        return Err(format!(": expected a column of strings, found {data_type}"));
+    }
+    let mut rows = 0;
+    let chunk = |array| {
+        // SAFETY: an array that was exported together with this type.
+        let data = unsafe { from_ffi_and_data_type(array, data_type.clone()) };
+        let chunk = data.and_then(|mut data| {
+            data.align_buffers();
+            // What is called UTF-8 need not be.
+            data.validate_full().map(|()| make_array(data))
+        });
+        let chunk = chunk.map_err(|error| format!(": {error}"))?;
+        if let Some(null) = chunk.logical_nulls().and_then(|nulls| nulls.iter().position(|is_valid| !is_valid)) {
+            return Err(format!("[{}]: expected a string, found null", rows + null));
+        }
+        rows += chunk.len();
+        Ok(chunk)
+    };
+    // An empty one need not have buffers.
+    arrays.into_iter().filter(|array| !array.is_empty()).map(chunk).collect()
+}
+
+/// The texts of an array for which [`is_text`] holds. A null is empty: dictionaries may have one that no row refers to.
+fn texts(array: &dyn Array) -> Vec<&str> {
+    match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().iter().map(Option::unwrap_or_default).collect(),
+        DataType::LargeUtf8 => array.as_string::<i64>().iter().map(Option::unwrap_or_default).collect(),
+        DataType::Utf8View => array.as_string_view().iter().map(Option::unwrap_or_default).collect(),
+        _ => {
+            let dictionary = array.as_any_dictionary();
+            let values = texts(dictionary.values());
+            dictionary.normalized_keys().into_iter().map(|key| values[key]).collect()
+        }
+    }
+}
+
+/// What `__arrow_c_array__` gives.
+fn one_array(schema: &Bound<'_, PyCapsule>, array: &Bound<'_, PyCapsule>) -> PyResult<Exported> {
+    let schema = schema.pointer_checked(Some(c"arrow_schema"))?.cast();
+    let array = array.pointer_checked(Some(c"arrow_array"))?.cast();
+    // SAFETY: capsules of these names hold these structs. They are taken, which leaves released ones there.
+    unsafe { Ok((FFI_ArrowSchema::from_raw(schema.as_ptr()), vec![FFI_ArrowArray::from_raw(array.as_ptr())])) }
+}
+
+/// What `__arrow_c_stream__` gives, to its end.
+fn stream(capsule: &Bound<'_, PyCapsule>) -> PyResult<Exported> {
+    let pointer = capsule.pointer_checked(Some(c"arrow_array_stream"))?.cast();
+    // SAFETY: a capsule of this name holds this struct. It is taken, which leaves a released one there.
+    let mut stream = unsafe { FFI_ArrowArrayStream::from_raw(pointer.as_ptr()) };
+    let (Some(get_schema), Some(get_next)) = (stream.get_schema, stream.get_next) else {
+        return Err(PyTypeError::new_err("expected an Arrow stream, found one that was read already"));
+    };
+    // The system's error numbers, or 0.
+    let succeed = |code| if code == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(code)) };
+    let (mut schema, mut arrays) = (FFI_ArrowSchema::empty(), Vec::new());
+    // SAFETY: the stream's own function, with it and a place for what it gives.
+    succeed(unsafe { get_schema(&mut stream, &mut schema) })?;
+    loop {
+        let mut array = FFI_ArrowArray::empty();
+        // SAFETY: as above.
+        succeed(unsafe { get_next(&mut stream, &mut array) })?;
+        if array.is_released() {
+            return Ok((schema, arrays));
+        }
+        arrays.push(array);
+    }
+}
