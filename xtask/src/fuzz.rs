@@ -12,13 +12,14 @@ use anyhow::{Context, Result, bail};
 use crate::{cargo, command, run, workspace};
 
 /// Each target, and files of the repository that it begins with besides its corpus.
-const TARGETS: [(&str, &[&str]); 5] = [
+const TARGETS: [(&str, &[&str]); 6] = [
     (
         "manifest",
         &["tests/data/bundle-2/nimbert.json", "tests/data/bundle-1/nimbert.json", "tests/data/bundle-2/config.json"],
     ),
     ("graph", &["tests/data/bundle-2/model.onnx"]),
     ("tokenizer", &["tests/data/bundle-2/tokenizer.json", "tests/data/tiny-roberta/tokenizer.json"]),
+    ("archive", &[]),
     ("rows", &[]),
     ("predict", &[]),
 ];

@@ -1,8 +1,10 @@
 //! What a newcomer and CI need, as `cargo xtask COMMAND`.
 
+mod api;
 mod attack;
 mod bench;
 mod demo;
+mod doors;
 mod fuzz;
 mod guard;
 mod interop;
@@ -21,9 +23,15 @@ cargo xtask COMMAND
   setup            fetch ONNX Runtime, the base model, the demo data and protoc; what is there already is kept
   demo             setup, build, then train, export, trace and classify on 1,000 movie sentences (minutes)
   test             setup, build, then all tests
+  doors [DOOR]     the tests of c, python, node and examples, as `test` runs them, or those of one
+  capi             build the C library into target/capi; its tests under AddressSanitizer and valgrind (minutes)
+  python           build wheels for any Linux into target/wheels; their tests, and speed beside the program's (minutes)
+  node             build the packages for Node.js into target/npm; their tests
+  cluster          Ray and Spark with the wheel, two workers, one of which is killed (minutes; needs PyPI, Java)
   interop          other programs read our bundles: onnx, optimum, transformers.js, Triton (minutes; needs PyPI, npm)
   fuzz [SECONDS]   strangers' bytes under libFuzzer, each target for so long [default: 30] (needs a C++ compiler)
   attack [BUNDLE]  flipped bits, cut files and 2,000 odd graphs: errors or the same answers; of a tiny bundle (minutes)
+  api [write]      compare the public interface of the crate nimbert with runtime/api.txt, or write that
   guard            check that the runtime depends on no candle, prost, TLS or HTTP crate, and where there is unsafe code
   audit            licences, sources and advisories of all dependencies, by cargo-deny (minutes; needs the network)
   sbom             what the programs are made of, as CycloneDX, into target/sbom (minutes the first time)
@@ -32,6 +40,7 @@ cargo xtask COMMAND
   bench graphs     the exported graphs beside optimum's, and other ways to quantize (minutes)
   bench runtime    start, speed, memory and server, beside optimum and a bare program (half an hour; needs PyPI); with
                    start, bulk, singles, memory, flat, devices, size or load behind it, that part only
+  bench file       a bundle as a folder, as one file and in memory: start, and memory of one and four processes
   bench size       how small the movie classifier can be made (minutes)
 ";
 
@@ -42,6 +51,12 @@ fn main() -> ExitCode {
         ["setup"] => setup::setup(),
         ["demo"] => demo::demo(),
         ["test"] => test(),
+        ["doors"] => doors(None),
+        ["doors", door] => doors(Some(door)),
+        ["capi"] => doors::capi(),
+        ["python"] => doors::python(),
+        ["node"] => doors::node(),
+        ["cluster"] => doors::cluster(),
         ["interop"] => interop::interop(),
         ["fuzz"] => fuzz::fuzz(30),
         ["fuzz", seconds] => match seconds.parse() {
@@ -50,6 +65,8 @@ fn main() -> ExitCode {
         },
         ["attack"] => attack::attack(None),
         ["attack", bundle] => attack::attack(Some(bundle)),
+        ["api"] => api::api(api::Listing::Compare),
+        ["api", "write"] => api::api(api::Listing::Write),
         ["guard"] => guard::guard(),
         ["audit"] => guard::audit(),
         ["sbom"] => guard::sbom(),
@@ -58,6 +75,7 @@ fn main() -> ExitCode {
         ["bench", "graphs"] => bench::graphs(),
         ["bench", "runtime"] => bench::runtime(None),
         ["bench", "runtime", part] => bench::runtime(Some(part)),
+        ["bench", "file"] => bench::file(),
         ["bench", "size"] => bench::size(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -141,19 +159,32 @@ fn build() -> Result<()> {
     run(cargo(&["build", "--release"]).args(packages.iter().flat_map(|package| ["--package", package])))
 }
 
+/// What `test` runs of the doors, or of one of them.
+fn doors(door: Option<&str>) -> Result<()> {
+    setup::setup()?;
+    build()?;
+    doors::setup()?;
+    doors::test(door)
+}
+
 fn test() -> Result<()> {
     setup::setup()?;
-    let packages = ["--release", "--workspace", "--exclude", "xtask"];
+    doors::setup()?;
+    // A module of Python cannot be linked to a test's program; its tests are in Python.
+    let packages = ["--release", "--workspace", "--exclude", "xtask", "--exclude", "nimbert-python"];
     // What the lean program has not.
     let features = ["--release", "--package", "nimbert", "--features", "serve,parquet,tracing"];
     let has_nextest = cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success());
     if has_nextest {
         run(cargo(&["nextest", "run"]).args(features))?;
         build()?;
-        run(cargo(&["nextest", "run"]).args(packages))?;
-        return run(cargo(&["test", "--doc"]).args(packages));
+        // Their tests first: the last line is that of Rust's.
+        doors::test(None)?;
+        run(cargo(&["test", "--doc"]).args(packages))?;
+        return run(cargo(&["nextest", "run"]).args(packages));
     }
     run(cargo(&["test"]).args(features))?;
     build()?;
+    doors::test(None)?;
     run(cargo(&["test"]).args(packages))
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the same work by nimbert and by its Python peers, in turn, in one run.
 
 mod datasets;
+mod file;
 mod graphs;
 mod runtime;
 mod tasks;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 use crate::{build, command, demo, output, release_program, run, setup, show, workspace};
 
+pub(crate) use file::file;
 pub(crate) use graphs::graphs;
 pub(crate) use runtime::{Server, runtime, serving_program};
 pub(crate) use tasks::tasks;

@@ -89,7 +89,7 @@ fn csv_texts(path: &Path) -> Result<Vec<String>> {
     text.lines().skip(1).map(unquoted).collect()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -401,18 +401,21 @@ impl Bench {
 
 /// Megabytes of a process, by smaps_rollup.
 #[derive(Debug, Clone, Copy, Default)]
-struct Memory {
-    private: f64,
+pub(super) struct Memory {
+    pub(super) private: f64,
     dirty: f64,
-    proportional: f64,
+    /// What several processes share counts in part.
+    pub(super) proportional: f64,
+    pub(super) resident: f64,
 }
 
 impl Memory {
-    fn of(process: u32) -> Result<Self> {
+    pub(super) fn of(process: u32) -> Result<Self> {
         let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
         let megabytes = |figure: &str| super::megabytes(&text, figure).unwrap_or(f64::NAN);
         let dirty = megabytes("Private_Dirty:");
-        Ok(Self { dirty, private: dirty + megabytes("Private_Clean:"), proportional: megabytes("Pss:") })
+        let (private, proportional) = (dirty + megabytes("Private_Clean:"), megabytes("Pss:"));
+        Ok(Self { dirty, private, proportional, resident: megabytes("Rss:") })
     }
 
     fn max(self, other: Self) -> Self {
@@ -420,6 +423,7 @@ impl Memory {
             private: self.private.max(other.private),
             dirty: self.dirty.max(other.dirty),
             proportional: self.proportional.max(other.proportional),
+            resident: self.resident.max(other.resident),
         }
     }
 }

@@ -1,0 +1,52 @@
+//! Engines that spread work over machines, with the wheel: two workers here, one of which is killed.
+
+use std::fs;
+
+use anyhow::{Result, bail};
+
+use super::{FOLDER, python};
+use crate::{command, run, setup, workspace};
+
+/// The engines, and what they read and write tables with.
+const ENGINES: [&str; 4] = ["ray[data]==2.60.0", "pyspark==4.3.0", "pandas==2.3.3", "pyarrow==26.0.1"];
+/// What is classified: by the demo's classifier, which `cargo xtask demo` makes.
+const BUNDLE: &str = ".setup/demo/bundle";
+const ROWS: usize = 20_000;
+
+/// `cargo xtask cluster`
+pub(crate) fn cluster() -> Result<()> {
+    if !workspace(BUNDLE).exists() {
+        bail!("{BUNDLE} is missing: cargo xtask demo makes it");
+    }
+    setup::setup()?;
+    crate::build()?;
+    python::setup()?;
+    python::install(python::Wheels::Native)?;
+    let environment = workspace(&format!("{FOLDER}/cluster"));
+    let done = environment.join("engines");
+    let pip = |arguments: &[&str]| {
+        let mut pip = command(environment.join("bin/pip"), &["install", "--quiet", "--disable-pip-version-check"]);
+        run(pip.args(arguments))
+    };
+    if fs::read_to_string(&done).ok() != Some(ENGINES.concat()) {
+        run(command("python3", &["-m", "venv", "--clear"]).arg(&environment))?;
+        pip(&ENGINES)?;
+        fs::write(&done, ENGINES.concat())?;
+    }
+    let packages = format!("{FOLDER}/packages");
+    pip(&["--force-reinstall", "--no-deps", "--no-index", "--find-links", "target/wheels", "nimbert", "nimbert-cli"])?;
+    pip(&["--find-links", &packages, "onnxruntime==1.31.1"])?;
+    let file = format!("{FOLDER}/movies.nimbert");
+    let pack = ["pack", BUNDLE, "--out", &file, "--overwrite"];
+    run(&mut command(crate::release_program("nimbert-train"), &pack))?;
+    let texts = python::sentences(ROWS)?;
+    for engine in ["cluster_ray", "cluster_spark"] {
+        println!("cluster: {engine}");
+        let mut test = command(environment.join("bin/python"), &[&format!("{engine}.py")]);
+        test.current_dir(workspace("bindings/python/tests")).env_remove("ORT_DYLIB_PATH");
+        test.env("NIMBERT_PROGRAM", environment.join("bin/nimbert")).env("NIMBERT_TEST_FILE", workspace(&file));
+        // Ray would write a key below the user's folder.
+        run(test.env("NIMBERT_TEST_TEXTS", workspace(&texts)).env("RAY_AUTH_MODE", "disabled"))?;
+    }
+    Ok(())
+}

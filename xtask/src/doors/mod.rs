@@ -1,0 +1,77 @@
+//! The doors for other languages: built, packed as they ship, and tested as their users have them.
+
+mod c;
+mod cluster;
+mod examples;
+mod node;
+mod python;
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cargo, command, release_program, run, workspace};
+
+pub(crate) use self::{c::capi, cluster::cluster, node::node, python::python};
+
+use self::python::Wheels;
+
+/// What the doors are tested with.
+const FOLDER: &str = ".setup/doors";
+/// A bundle as a folder; packed, it is [`packed`].
+const BUNDLE: &str = "tests/data/bundle-2";
+
+/// The tests that need no network beyond setup: all, or those of one door.
+pub(crate) fn test(door: Option<&str>) -> Result<()> {
+    type Test = fn() -> Result<()>;
+    let doors: [(&str, Test); 4] = [
+        ("c", c::test),
+        ("node", node::test),
+        ("python", || python::test(Wheels::Native)),
+        ("examples", examples::test),
+    ];
+    let wanted = |name: &str| door.is_none_or(|door| door == name);
+    if !doors.iter().any(|(name, _)| wanted(name)) {
+        bail!("doors: expected one of {}", doors.map(|(name, _)| name).join(", "));
+    }
+    doors.iter().filter(|(name, _)| wanted(name)).try_for_each(|(_, test)| test())
+}
+
+/// Fetches what the tests need.
+pub(crate) fn setup() -> Result<()> {
+    node::setup()?;
+    python::setup()
+}
+
+/// Builds the libraries of all doors: at once, so that what they share is compiled once.
+fn build() -> Result<()> {
+    let packages = ["nimbert-capi", "nimbert-node", "nimbert-python"];
+    // The last is a module of Python: it is not linked with an interpreter.
+    let mut build = cargo(&["build", "--release"]);
+    run(build.args(packages.iter().flat_map(|package| ["--package", package])).env("PYO3_BUILD_EXTENSION_MODULE", "1"))
+}
+
+/// [`BUNDLE`] as one file.
+fn packed() -> Result<String> {
+    let file = format!("{FOLDER}/bundle.nimbert");
+    fs::create_dir_all(workspace(FOLDER))?;
+    let pack = ["pack", BUNDLE, "--out", &file, "--overwrite"];
+    run(&mut command(release_program("nimbert-train"), &pack))?;
+    Ok(file)
+}
+
+/// A new, empty folder in place of what is there.
+fn empty(folder: &str) -> Result<PathBuf> {
+    let path = workspace(folder);
+    if path.exists() {
+        fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
+    }
+    fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+fn copy(from: &str, to: impl Into<PathBuf>) -> Result<()> {
+    let to = to.into();
+    fs::copy(workspace(from), &to).with_context(|| format!("{from} to {}", to.display()))?;
+    Ok(())
+}
