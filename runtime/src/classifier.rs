@@ -99,6 +99,8 @@ pub struct Classifier {
     scheduler: Scheduler,
     device: Device,
     fallbacks: Vec<Error>,
+    /// So many threads tokenize the texts of a call.
+    threads: usize,
     /// Its threads are this process's.
     process: u32,
 }
@@ -147,7 +149,8 @@ impl Classifier {
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let Opened { scheduler, device, fallbacks } = opened?;
         let decision = bundle.decision();
-        Ok(Self { bundle, tokenizer, decision, scheduler, device, fallbacks, process: std::process::id() })
+        let (threads, process) = (options.session.threads.unwrap_or_else(available_threads), std::process::id());
+        Ok(Self { bundle, tokenizer, decision, scheduler, device, fallbacks, threads, process })
     }
 
     /// The bundle that was opened.
@@ -260,7 +263,7 @@ impl Classifier {
             self.tokenizer.windows_with(input, options.truncation)
         };
         let tokenize = |inputs: &[TextInput<'_>]| inputs.iter().map(windows).collect::<Result<Vec<_>>>();
-        let threads = available_threads().min(inputs.len() / TEXTS_A_THREAD).max(1);
+        let threads = self.threads.min(inputs.len() / TEXTS_A_THREAD).max(1);
         if threads == 1 {
             return tokenize(inputs);
         }

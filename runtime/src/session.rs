@@ -37,7 +37,7 @@ pub struct SessionOptions {
     /// Where the graph runs. A device that cannot be used is an error, never a silent fall-back; [`Device::Auto`] is
     /// resolved by [`crate::Classifier`], and is the CPU here.
     pub device: Device,
-    /// Threads for one run; none: as many as the process may use ([`available_threads`]).
+    /// Threads for one run, and for reading the texts of a call; none: as many as the process may use ([`available_threads`]).
     pub threads: Option<usize>,
     /// Whether threads keep their core busy for a while after a run, in case another comes. Default: only within a run,
     /// where they wait for each other by the microsecond: a third faster than sleeping there, and idle when there is

@@ -60,6 +60,15 @@ fn packed() -> Result<String> {
     Ok(file)
 }
 
+/// Whether a program is there. What needs one that a newcomer's machine need not have is left out, with a word.
+fn has(program: &str) -> bool {
+    let is_there = command(program, &["--version"]).output().is_ok_and(|output| output.status.success());
+    if !is_there {
+        println!("doors: {program} is not here: what needs it is left out");
+    }
+    is_there
+}
+
 /// A new, empty folder in place of what is there.
 fn empty(folder: &str) -> Result<PathBuf> {
     let path = workspace(folder);

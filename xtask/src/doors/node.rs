@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::Result;
 
-use super::{BUNDLE, build, copy, empty, packed};
+use super::{BUNDLE, build, copy, empty, has, packed};
 use crate::{command, release_program, run, workspace};
 
 /// Where the packages go, and the folders that they are packed from.
@@ -22,13 +22,21 @@ pub(crate) fn node() -> Result<()> {
 /// TypeScript, for the test of the types.
 pub(super) fn setup() -> Result<()> {
     let folder = workspace("bindings/node/test");
-    if folder.join("node_modules/typescript").exists() {
+    if folder.join("node_modules/typescript").exists() || !is_here() {
         return Ok(());
     }
     run(command("npm", &["ci", "--no-audit", "--no-fund", "--silent"]).current_dir(folder))
 }
 
+/// Whether Node.js and npm are here.
+pub(super) fn is_here() -> bool {
+    has("node") && has("npm")
+}
+
 pub(super) fn test() -> Result<()> {
+    if !is_here() {
+        return Ok(());
+    }
     let installed = install()?;
     let tests = ["classify", "errors", "process", "types"].map(|name| format!("bindings/node/test/{name}.test.js"));
     let file = packed()?;

@@ -49,6 +49,8 @@ class Classify:
         self._classifier, self._column, self._columns = Classifier(path, **options), column, columns
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
+        if self._column not in batch.column_names:
+            raise ValueError(f"expected a column {self._column}, found {', '.join(batch.column_names)}")
         predictions = pyarrow.table(self._classifier.classify(batch[self._column]))
         for name in self._columns:
             if name in batch.column_names:
