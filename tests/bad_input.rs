@@ -161,7 +161,7 @@ fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
     let run = |arguments: &[&str]| finish(fit(&base, &data, &out).args(arguments).args(["--epochs", "1"]));
     fs::create_dir(&out).unwrap();
     fs::write(out.join("thesis.txt"), "years of work").unwrap();
-    run(&[]).failure(2, &["out: expected an absent or empty folder, found other files"]);
+    run(&[]).failure(2, &["out: expected nothing there, or an empty folder, found other files"]);
     run(&["--overwrite"]).failure(2, &["other files"]);
     assert_eq!(fs::read_to_string(out.join("thesis.txt")).unwrap(), "years of work");
     fs::remove_file(out.join("thesis.txt")).unwrap();
@@ -184,7 +184,7 @@ fn the_trained_model_is_not_saved_over_another() {
     let base = dir.tiny_bert(|_| ());
     let data = dir.write("data.csv", small_csv(20));
     let finished = finish(fit(&base, &data, &dir.path("bundle")).arg("--save-model").arg(&base));
-    finished.failure(2, &["tiny-bert: expected an absent or empty folder"]);
+    finished.failure(2, &["tiny-bert: expected nothing there, or an empty folder"]);
     let finished = finish(fit(&base, &data, &dir.path("bundle")).arg("--save-model").arg(dir.path("bundle")));
     finished.failure(2, &["--save-model: expected another folder than --out"]);
     assert_eq!(dir.names(), ["data.csv", "tiny-bert"]);

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{BUNDLE, FOLDER, build, copy, empty, has, packed, python::tool};
+use super::{BUNDLE, FOLDER, build, cargo_of_doors, copy, empty, has, packed, python::tool};
 use crate::{command, output, release_program, run, setup, workspace};
 
 /// The installed tree.
@@ -38,6 +38,7 @@ pub(crate) fn capi() -> Result<()> {
 pub(super) fn test() -> Result<()> {
     install()?;
     exports()?;
+    run(&mut cargo_of_doors("test"))?;
     let folder = empty(&format!("{FOLDER}/c"))?;
     run(&mut command(compile(&folder, "header-c", &["header_c.c"], &[])?, &[]))?;
     let main = compile(&folder, "main", &MAIN, &SANITIZERS)?;

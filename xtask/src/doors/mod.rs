@@ -6,7 +6,7 @@ mod examples;
 mod node;
 mod python;
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -45,10 +45,17 @@ pub(crate) fn setup() -> Result<()> {
 
 /// Builds the libraries of all doors: at once, so that what they share is compiled once.
 fn build() -> Result<()> {
+    run(&mut cargo_of_doors("build"))
+}
+
+/// A command of cargo for all of them.
+fn cargo_of_doors(subcommand: &str) -> Command {
     let packages = ["nimbert-capi", "nimbert-node", "nimbert-python"];
+    let mut cargo = cargo(&[subcommand, "--release"]);
+    cargo.args(packages.iter().flat_map(|package| ["--package", package]));
     // The last is a module of Python: it is not linked with an interpreter.
-    let mut build = cargo(&["build", "--release"]);
-    run(build.args(packages.iter().flat_map(|package| ["--package", package])).env("PYO3_BUILD_EXTENSION_MODULE", "1"))
+    cargo.env("PYO3_BUILD_EXTENSION_MODULE", "1");
+    cargo
 }
 
 /// [`BUNDLE`] as one file.
