@@ -59,9 +59,7 @@ fn a_bundle_that_is_replaced_is_the_old_one_or_the_new_one() {
     };
     kill_often(command, || is_whole(&bundle));
     // What the killed ones have left was cleared: bundle, checkpoint, report, metrics.
-    let mut names = dir.names();
-    names.sort();
-    assert_eq!(names, ["bundle", "bundle.metrics.jsonl", "bundle.report.html", "data.csv"]);
+    assert_eq!(dir.names(), ["bundle", "bundle.metrics.jsonl", "bundle.report.html", "data.csv"]);
 }
 
 #[test]

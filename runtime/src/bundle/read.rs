@@ -19,8 +19,8 @@ use crate::{
     tokenizer::{MAX_TOKENIZER_BYTES, Tokenizer},
 };
 
-/// An opened bundle, in a folder or in one file. Manifest and configuration were compared with their digests, the tokenizer is when it is read, and a
-/// graph as [`Verify`] says; [`Bundle::verify`] compares all there is.
+/// An opened bundle, in a folder or in one file. Manifest and configuration were compared with their digests, the tokenizer is
+/// when it is read, and a graph as [`Verify`] says; [`Bundle::verify`] compares all there is.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     /// The folder, or the file.

@@ -31,9 +31,7 @@ impl PublicKey {
         let text = String::from_utf8_lossy(&content);
         text.parse().map_err(|expected: String| Error::format(path, expected, "something else"))
     }
-}
 
-impl PublicKey {
     /// A key as users give it: a file's name, or the line of base64 itself.
     ///
     /// # Errors

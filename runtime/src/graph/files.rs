@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Operators, check};
 use crate::{
     error::Result,
+    file::expect_at_most,
     store::{Bytes, Store},
 };
 
@@ -36,6 +37,7 @@ impl GraphFiles {
         let (store, data) = (Store::Folder(folder), format!("{name}_data"));
         let bytes = store.read(&name, MAX_GRAPH_BYTES)?;
         let size = if store.has(&data) { Some(store.size(&data)?) } else { None };
+        size.map_or(Ok(()), |size| expect_at_most(&store.path(&data), size, MAX_DATA_BYTES))?;
         check(path, &bytes, size.map(|size| (data.as_str(), size)), operators)?;
         let data = size.map(|size| store.read_large(&data, size)).transpose()?;
         Ok(Self { path: path.to_owned(), bytes, data })

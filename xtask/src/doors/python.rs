@@ -57,16 +57,14 @@ pub(super) fn setup() -> Result<()> {
     if done.exists() {
         return Ok(());
     }
-    let venv = |path: &PathBuf| run(command("python3", &["-m", "venv", "--clear"]).arg(path));
-    venv(&tools)?;
-    run(command(tools.join("bin/pip"), &["install", "--quiet", "--disable-pip-version-check"]).args(TOOLS))?;
+    run(command("python3", &["-m", "venv", "--clear"]).arg(&tools))?;
+    run(command(tool("pip"), &["install", "--quiet", "--disable-pip-version-check"]).args(TOOLS))?;
     let _ = fs::remove_dir_all(&packages);
-    let mut download =
-        command(tools.join("bin/pip"), &["download", "--quiet", "--disable-pip-version-check", "--dest"]);
+    let mut download = command(tool("pip"), &["download", "--quiet", "--disable-pip-version-check", "--dest"]);
     run(download.arg(&packages).args(COLUMNS).args(["--only-binary", ":all:"]))?;
     if node::is_here() {
         // It fetches itself from npm when it is called first.
-        run(command(tools.join("bin/pyright"), &["--version"]).stdout(std::process::Stdio::null()))?;
+        run(command(tool("pyright"), &["--version"]).stdout(std::process::Stdio::null()))?;
     }
     fs::write(done, "")?;
     Ok(())
@@ -86,13 +84,10 @@ pub(super) fn test(wheels: Wheels) -> Result<()> {
     install(wheels)?;
     let texts = sentences(SENTENCES)?;
     let file = packed()?;
-    let tests = || {
-        let mut test = user("python");
-        test.args(["-m", "unittest", "test_nimbert"]).current_dir(workspace("bindings/python/tests"));
-        test.env("NIMBERT_PROGRAM", program("nimbert")).env("NIMBERT_TEST_TEXTS", workspace(&texts));
-        test
-    };
-    run(tests().env("NIMBERT_TEST_BUNDLE", workspace(BUNDLE)).env("NIMBERT_TEST_FILE", workspace(&file)))?;
+    let mut tests = user("python");
+    tests.args(["-m", "unittest", "test_nimbert"]).current_dir(workspace("bindings/python/tests"));
+    tests.env("NIMBERT_PROGRAM", program("nimbert")).env("NIMBERT_TEST_TEXTS", workspace(&texts));
+    run(tests.env("NIMBERT_TEST_BUNDLE", workspace(BUNDLE)).env("NIMBERT_TEST_FILE", workspace(&file)))?;
     let example = "bindings/python/tests/typing_example.py";
     run(command(tool("mypy"), &["--strict", "--python-executable"]).arg(program("python")).arg(example))?;
     if !node::is_here() {
