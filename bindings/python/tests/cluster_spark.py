@@ -15,13 +15,12 @@ import nimbert.spark
 
 
 def main() -> None:
-    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    os.environ.update(SPARK_LOCAL_IP="127.0.0.1", PYSPARK_PYTHON=sys.executable)
     # Java's first compiler alone: the second would still be busy at the end of a run as short as these.
     java = "-XX:TieredStopAtLevel=1"
     settings = {
         "spark.driver.extraJavaOptions": java,
         "spark.executor.extraJavaOptions": java,
-        "spark.pyspark.python": sys.executable,
         "spark.executor.memory": "1g",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

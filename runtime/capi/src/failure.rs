@@ -90,3 +90,17 @@ pub(crate) fn last_message() -> *const c_char {
 pub(crate) fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_code_with_its_message() {
+        let message = || LAST_ERROR.with_borrow(|last| last.to_string_lossy().into_owned());
+        assert_eq!(answer(|| panic!("a table of {} legs", 3)), PANIC);
+        assert_eq!(message(), "a fault of libnimbert: a table of 3 legs");
+        assert_eq!(answer(|| Ok(())), OK);
+        assert_eq!(message(), "");
+    }
+}

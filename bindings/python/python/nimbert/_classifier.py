@@ -12,7 +12,7 @@ from ._predictions import Prediction, Predictions
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Literal, Union
 
@@ -64,7 +64,7 @@ class Options(TypedDict, total=False):
     auto, the program's; none: nothing is written."""
     verify: Literal["always", "once", "never"] | None
     """When files are compared with their digests. Default: once."""
-    public_key: StrPath | list[StrPath] | None
+    public_key: StrPath | Sequence[StrPath] | None
     """Keys, or files of keys, of which one must have signed the bundle."""
     operators: Literal["known", "any"] | None
     """Whether a graph may use operators that nimbert does not know. Default: known."""

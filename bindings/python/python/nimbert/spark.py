@@ -1,7 +1,5 @@
 """On a Spark cluster, in Arrow's record batches; a partition is what is classified again when a worker dies.
 
-    import nimbert.spark
-
     reviews = spark.read.parquet("reviews")
     labelled = nimbert.spark.classify(reviews, "/models/reviews.nimbert", column="text")
     labelled.write.parquet("labelled")
@@ -19,12 +17,10 @@ from pyspark import SparkFiles, TaskContext
 from pyspark.sql import DataFrame
 from pyspark.sql.functions import lit
 
-from . import Classifier
+from . import Classifier, Options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from . import Options
 
 _TYPES = {"label": "string", "score": "float", "labels": "array<string>", "abstained": "boolean"}
 
@@ -37,8 +33,12 @@ def classify(
     ``path`` is the bundle as the workers see it, or the name of a file that ``SparkContext.addFile`` sends to them.
     ``options`` are those of :class:`nimbert.Classifier`; ``threads``, where not given, is ``spark.task.cpus``.
     """
+    if column not in frame.columns:
+        raise ValueError(f"expected a column {column}, found {', '.join(frame.columns)}")
     if taken := [name for name in columns if name in frame.columns]:
         raise ValueError(f"expected no column that is called {' or '.join(taken)}, found one: rename it")
+    if isinstance(keys := options.get("public_key"), list):
+        options["public_key"] = tuple(keys)  # which can be a key of the cache below
 
     def add_predictions(batches: Iterator[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
         file = SparkFiles.get(path)  # which leaves an absolute path as it is
