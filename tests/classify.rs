@@ -137,6 +137,23 @@ fn a_missing_library_is_reported_with_all_that_was_tried() {
 }
 
 #[test]
+fn an_installed_program_finds_the_library_that_was_installed_with_it() {
+    use std::env::consts::{DLL_PREFIX, DLL_SUFFIX, EXE_SUFFIX};
+    let library = format!("{DLL_PREFIX}onnxruntime{DLL_SUFFIX}");
+    for place in ["bin", "lib", "lib/nimbert"] {
+        let dir = Dir::default();
+        fs::create_dir_all(dir.path("bin")).unwrap();
+        fs::create_dir_all(dir.path(place)).unwrap();
+        let copy = dir.path("bin").join(format!("nimbert{EXE_SUFFIX}"));
+        fs::copy(program("nimbert").get_program(), &copy).unwrap();
+        fs::copy(workspace(".setup/lib").join(&library), dir.path(place).join(&library)).unwrap();
+        let mut command = std::process::Command::new(&copy);
+        command.env_remove("ORT_DYLIB_PATH").arg("classify").arg(bundle()).args(["--no-cache", "a great film"]);
+        assert!(finish(&mut command).success().contains("a great film"), "{place}");
+    }
+}
+
+#[test]
 fn a_graph_that_is_none_is_bad_input() {
     let dir = Dir::default();
     let copy = copied_bundle(&dir);

@@ -242,6 +242,11 @@ fn what_was_killed_is_resumed_and_ends_with_the_same_output() {
     fs::write(dir.path("out.jsonl.partial.json"), "{}").unwrap();
     finish(&mut classify(&bundle, &other, &output, &["--resume"]))
         .failure(2, &["--resume: expected the --input of", "other.csv"]);
+    // What a loss of power leaves of a run that had written nothing yet.
+    fs::write(dir.path("out.jsonl.partial"), "").unwrap();
+    fs::write(dir.path("out.jsonl.partial.json"), "").unwrap();
+    finish(&mut classify(&bundle, &other, &output, &["--resume"])).success();
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 1);
 }
 
 #[test]

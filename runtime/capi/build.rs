@@ -6,6 +6,8 @@ fn main() {
     match std::env::var("CARGO_CFG_TARGET_OS").as_deref() {
         Ok("linux") => {
             println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libnimbert.so.{version}");
+            // Where packages put ONNX Runtime's library: in a folder that only nimbert looks into, or beside this one.
+            println!("cargo:rustc-cdylib-link-arg=-Wl,-rpath,$ORIGIN/nimbert:$ORIGIN/../lib/nimbert:$ORIGIN");
             // Its threads, and ONNX Runtime's, would return into code that is gone.
             println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
         }

@@ -72,15 +72,16 @@
  *
  * THE PROCESS. The library writes nothing to standard output or standard error, never ends the process and
  * installs no signal handlers. A fault inside of it (a panic) becomes NIMBERT_PANIC; close the classifier
- * then. One environment variable is set, when the library is loaded and only if the program has no other
- * thread yet: ORT_DISABLE_TELEMETRY=1, unless the variable is there already. It keeps ONNX Runtime from
+ * then. One environment variable is set, when the library is loaded, on Linux only if the program has no
+ * other thread yet: ORT_DISABLE_TELEMETRY=1, unless the variable is there already. It keeps ONNX Runtime from
  * reporting its use to its maker. A program that loads the library later, with dlopen beside other threads,
  * sets the variable itself, before it makes threads. After loading, the environment is not touched.
  *
  * ONNX RUNTIME (1.18 or newer) is a library of its own, loaded when the first classifier is opened: the file
  * that nimbert_set_library_path or the setting ort_lib names; else the one in the environment variable
  * ORT_DYLIB_PATH; else libonnxruntime.so (onnxruntime.dll, libonnxruntime.dylib) beside the program's
- * executable, or where the system looks for libraries.
+ * executable, in ../lib/nimbert or ../lib from there, on Linux in the folder nimbert beside libnimbert.so.0 or
+ * beside it, or where the system looks for libraries.
  *
  * VERSIONS. Numbers of codes never change and are never used again. Fields of structs are never moved; new
  * ones come behind the last. In all versions of the library with one soname (libnimbert.so.0), what this

@@ -7,6 +7,8 @@ mod columns;
 mod info;
 mod input;
 mod interrupt;
+#[cfg(feature = "manual")]
+mod manual;
 mod output;
 #[cfg(feature = "serve")]
 mod serve;
@@ -193,6 +195,10 @@ impl FromStr for Size {
 
 /// Parses the arguments, runs the command, and reports an error.
 pub(crate) fn main() -> ExitCode {
+    #[cfg(feature = "manual")]
+    if let Some(folder) = std::env::var_os(manual::FOLDER_VARIABLE) {
+        return manual::write(folder.as_ref());
+    }
     let result = match Cli::parse().command {
         Command::Classify(args) => classify::run(&args),
         Command::Info(args) => info::run(&args),

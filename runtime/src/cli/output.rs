@@ -182,7 +182,9 @@ impl Output {
         file.set_len(bytes).map_err(cannot_write)?;
         let mut writer = file.try_clone().map_err(cannot_write)?;
         writer.seek(io::SeekFrom::Start(bytes)).map_err(cannot_write)?;
-        fs::write(&note_path, note).map_err(cannot_write)?;
+        if bytes == 0 {
+            write_note(&note_path, note).map_err(cannot_write)?;
+        }
         #[cfg(feature = "parquet")]
         let columns = match &format {
             Format::Columns { kind, table } => {
@@ -277,9 +279,19 @@ fn is_same_file(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Writes the note; it is on the disk before a row can be, so that no loss of power leaves rows of which nobody knows what
+/// they are. Where rows are gone on with, it is there, and stays untouched.
+fn write_note(path: &Path, note: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(note.as_bytes())?;
+    file.sync_all()
+}
+
 /// How many results an earlier run has left, and their bytes.
 fn resumable(rows: &Path, note_path: &Path, note: &str, format: &Format, file: &File) -> anyhow::Result<(u64, u64)> {
     match fs::read_to_string(note_path) {
+        // The power went before it was on the disk, and so before the first row.
+        Ok(earlier) if earlier.is_empty() => return Ok((0, 0)),
         Ok(earlier) => expect_same(rows, &earlier, note)?,
         // Nothing to resume: from the beginning.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),

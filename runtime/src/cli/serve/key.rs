@@ -21,7 +21,7 @@ use super::{Failure, PREDICT, ROOT, Server};
 const VARIABLE: &str = "NIMBERT_API_KEY";
 
 #[derive(clap::Args)]
-pub(super) struct Args {
+pub(super) struct KeyArgs {
     /// A key that requests must have, as `Authorization: Bearer KEY` [environment: NIMBERT_API_KEY]. All users of the
     /// machine can see a key that is given here
     #[arg(long, value_name = "KEY")]
@@ -31,7 +31,7 @@ pub(super) struct Args {
     api_key_file: Option<PathBuf>,
 }
 
-impl Args {
+impl KeyArgs {
     /// Digest of the key: two digests take the same time to compare, whatever the keys have in common.
     ///
     /// # Errors

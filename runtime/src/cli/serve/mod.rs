@@ -87,7 +87,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     max_batch_tokens: Option<usize>,
     #[command(flatten)]
-    key: key::Args,
+    key: key::KeyArgs,
     #[command(flatten)]
     open: super::OpenArgs,
 }
