@@ -22,6 +22,9 @@ const FORBIDDEN: [&str; 12] = [
     "onig",
 ];
 
+/// The folders of the workspace's packages, beside whose manifests a tool writes.
+const MEMBERS: [&str; 8] =
+    ["runtime", "runtime/capi", "trainer", "bindings/node", "bindings/python", "tests", "benches", "xtask"];
 /// The files that may have unsafe code; the compiler refuses it elsewhere.
 const UNSAFE: [&str; 18] = [
     "benches/src/bin/opened.rs",
@@ -87,7 +90,7 @@ fn find_unsafe(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
 
 /// Licences, sources and bans; and advisories, where their database can be had.
 pub(crate) fn audit() -> Result<()> {
-    let deny = install(CARGO_DENY)?;
+    let deny = install(CARGO_DENY, "")?;
     run(command(&deny, &["--all-features", "check", "licenses", "bans", "sources"]).env("CARGO", cargo_program()))?;
     let advisories =
         command(&deny, &["--all-features", "check", "advisories"]).env("CARGO", cargo_program()).output()?;
@@ -105,7 +108,7 @@ pub(crate) fn audit() -> Result<()> {
 
 /// Writes what each program is made of.
 pub(crate) fn sbom() -> Result<()> {
-    let cyclonedx = install(CARGO_CYCLONEDX)?;
+    let cyclonedx = install(CARGO_CYCLONEDX, "")?;
     let folder = workspace("target/sbom");
     fs::create_dir_all(&folder)?;
     for (package, manifest) in [("nimbert", "runtime/Cargo.toml"), ("nimbert-train", "trainer/Cargo.toml")] {
@@ -118,7 +121,7 @@ pub(crate) fn sbom() -> Result<()> {
         let path = folder.join(format!("{package}.cdx.json"));
         fs::rename(&written, &path).with_context(|| written.display().to_string())?;
         // It writes one beside every manifest of the workspace.
-        for member in ["runtime", "trainer", "tests", "benches", "xtask"] {
+        for member in MEMBERS {
             let _ = fs::remove_file(workspace(member).join(format!("{file}.json")));
         }
         println!("sbom: {}", path.display());
@@ -126,17 +129,17 @@ pub(crate) fn sbom() -> Result<()> {
     Ok(())
 }
 
-fn cargo_program() -> std::ffi::OsString {
+pub(crate) fn cargo_program() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// Builds a program into `.setup`, unless it is there.
-fn install((name, version): (&str, &str)) -> Result<std::path::PathBuf> {
+pub(crate) fn install((name, version): (&str, &str), features: &str) -> Result<std::path::PathBuf> {
     let root = workspace(".setup/tools").join(format!("{name}-{version}"));
     let program = root.join("bin").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if !program.exists() {
         let root = root.to_str().context("a path in UTF-8")?;
-        run(&mut cargo(&["install", "--locked", "--version", version, "--root", root, name]))?;
+        run(&mut cargo(&["install", "--locked", "--version", version, "--root", root, "--features", features, name]))?;
     }
     Ok(program)
 }

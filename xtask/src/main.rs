@@ -4,10 +4,14 @@ mod api;
 mod attack;
 mod bench;
 mod demo;
+mod desktop;
+mod dist;
 mod doors;
 mod fuzz;
 mod guard;
 mod interop;
+mod power_cut;
+mod python;
 mod setup;
 
 use std::{
@@ -28,9 +32,15 @@ cargo xtask COMMAND
   python           build wheels for any Linux into target/wheels; their tests, and speed beside the program's (minutes)
   node             build the packages for Node.js into target/npm; their tests
   cluster          Ray and Spark with the wheel, two workers, one of which is killed (minutes; needs PyPI, Java)
+  desktop          build, test and measure examples/desktop, under Xvfb; with windows behind it, under wine (minutes)
+  dist [OPTIONS]   archives and packages for every system into target/dist (minutes a system); dist --help
+  cross-test [TARGET]
+                   what `dist` made for each system, under wine and qemu-user: answers, server, C (half an hour for ARM)
+  package-test     the .deb in fresh Debians, the archive in an empty root (Linux, as root; debootstrap; minutes)
   interop          other programs read our bundles: onnx, optimum, transformers.js, Triton (minutes; needs PyPI, npm)
   fuzz [SECONDS]   strangers' bytes under libFuzzer, each target for so long [default: 30] (needs a C++ compiler)
   attack [BUNDLE]  flipped bits, cut files and 2,000 odd graphs: errors or the same answers; of a tiny bundle (minutes)
+  power-cut [CUTS] the power goes while a file is classified [default: 30] (Linux, as root; minutes)
   api [write]      compare the public interface of the crate nimbert with runtime/api.txt, or write that
   guard            check that the runtime depends on no candle, prost, TLS or HTTP crate, and where there is unsafe code
   audit            licences, sources and advisories of all dependencies, by cargo-deny (minutes; needs the network)
@@ -41,6 +51,7 @@ cargo xtask COMMAND
   bench runtime    start, speed, memory and server, beside optimum and a bare program (half an hour; needs PyPI); with
                    start, bulk, singles, memory, flat, devices, size or load behind it, that part only
   bench file       a bundle as a folder, as one file and in memory: start, and memory of one and four processes
+  bench edge       what ships with one core and 256 MB: start, memory, a file (Linux, as root)
   bench size       how small the movie classifier can be made (minutes)
 ";
 
@@ -57,6 +68,12 @@ fn main() -> ExitCode {
         ["python"] => doors::python(),
         ["node"] => doors::node(),
         ["cluster"] => doors::cluster(),
+        ["package-test"] => dist::package_test(),
+        ["cross-test"] => dist::cross_test(None),
+        ["cross-test", target] => dist::cross_test(Some(target)),
+        ["desktop"] => desktop::desktop(),
+        ["desktop", "windows"] => desktop::windows(),
+        ["dist", ref arguments @ ..] => dist::dist(arguments),
         ["interop"] => interop::interop(),
         ["fuzz"] => fuzz::fuzz(30),
         ["fuzz", seconds] => match seconds.parse() {
@@ -65,6 +82,11 @@ fn main() -> ExitCode {
         },
         ["attack"] => attack::attack(None),
         ["attack", bundle] => attack::attack(Some(bundle)),
+        ["power-cut"] => power_cut::power_cut(30),
+        ["power-cut", cuts] => match cuts.parse() {
+            Ok(cuts) => power_cut::power_cut(cuts),
+            Err(_) => Err(anyhow::anyhow!("power-cut: expected a number of cuts, found {cuts}")),
+        },
         ["api"] => api::api(api::Listing::Compare),
         ["api", "write"] => api::api(api::Listing::Write),
         ["guard"] => guard::guard(),
@@ -76,6 +98,7 @@ fn main() -> ExitCode {
         ["bench", "runtime"] => bench::runtime(None),
         ["bench", "runtime", part] => bench::runtime(Some(part)),
         ["bench", "file"] => bench::file(),
+        ["bench", "edge"] => bench::edge(),
         ["bench", "size"] => bench::size(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -104,6 +127,12 @@ fn workspace(path: &str) -> PathBuf {
 fn command(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(workspace("."));
+    // What cargo says of xtask would count as a change to build scripts that look at it, and compile much anew.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            command.env_remove(name);
+        }
+    }
     // Nothing outside of the workspace.
     command.env("NIMBERT_CACHE", workspace(".setup/cache"));
     if std::env::var_os("ORT_DYLIB_PATH").is_none() {

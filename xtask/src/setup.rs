@@ -14,6 +14,11 @@ use crate::{command, output, workspace};
 /// The movie sentences, as setup has put them: id, mean human rating from −4 to 4, text; separated by tabs.
 pub(crate) const MOVIES: &str = ".setup/data/movieReviewSnippets_GroundTruth.txt";
 
+/// The version of ONNX Runtime.
+pub(crate) const ONNX_RUNTIME: &str = "1.31.1";
+/// What its wheel asks to ship with the library.
+pub(crate) const NOTICES: [&str; 2] = ["LICENSE", "ThirdPartyNotices.txt"];
+
 /// A package and the files that are wanted from it.
 pub(crate) struct Package {
     /// What the files are, in a word or two.
@@ -36,16 +41,17 @@ struct File {
 }
 
 pub(crate) fn setup() -> Result<()> {
-    for package in [onnx_runtime()?, base_model(), demo_data()] {
+    let library = onnx_runtime((std::env::consts::OS, std::env::consts::ARCH), onnx_runtime_library())?;
+    for package in [library, base_model(), demo_data()] {
         package.install().with_context(|| format!("{} ({})", package.what, package.name))?;
     }
     protoc()
 }
 
-/// ONNX Runtime's library from its wheel for this platform. The Python version in the wheel's name does not matter: the
-/// library is the same in all.
-fn onnx_runtime() -> Result<Package> {
-    let (platform, member, sha256) = match (std::env::consts::OS, std::env::consts::ARCH) {
+/// ONNX Runtime's library from its wheel for a platform, to `target`. The Python version in the wheel's name does not
+/// matter: the library is the same in all.
+pub(crate) fn onnx_runtime(platform: (&str, &str), target: String) -> Result<Package> {
+    let (platform, member, sha256) = match platform {
         ("linux", "x86_64") => (
             "manylinux_2_28_x86_64",
             "onnxruntime/capi/libonnxruntime.so.1.31.1",
@@ -74,14 +80,37 @@ fn onnx_runtime() -> Result<Package> {
         name: "onnxruntime==1.31.1",
         archive: wheel.into_iter().chain(["--platform", platform]).map(str::to_owned).collect(),
         nested: None,
-        files: vec![File { member, target: onnx_runtime_library(), sha256 }],
+        files: vec![File { member, target, sha256 }],
     })
+}
+
+/// The same as file `name` of `folder`, with its notices.
+pub(crate) fn onnx_runtime_to_ship(platform: (&str, &str), folder: &str, name: &str) -> Result<Package> {
+    let mut package = onnx_runtime(platform, format!("{folder}/{name}"))?;
+    let members = ["onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt"];
+    // On Windows lines end in CR LF.
+    let sha256 = if platform.0 == "windows" {
+        [
+            "c250d6278f0b47a6439fb7592b08b58a55eb9f535aa49a1db63211c3f982b674",
+            "c53a76501ef60db6f865f20599f220761201ac4057683acefdab37d861b86622",
+        ]
+    } else {
+        [
+            "2f07c72751aed99790b8a4869cf2311df85a860b22ded05fa22803587a48922c",
+            "143764b952fdb1a7c69ce653bfba74a7744d6a8a573bfb73e235fba356c83de3",
+        ]
+    };
+    for ((member, name), sha256) in members.into_iter().zip(NOTICES).zip(sha256) {
+        package.files.push(File { member, target: format!("{folder}/{name}"), sha256 });
+    }
+    Ok(package)
 }
 
 /// The library with the providers for NVIDIA's GPUs, to see what they say where there is none. Returns its path.
 pub(crate) fn onnx_runtime_gpu() -> Result<String> {
     const FOLDER: &str = ".setup/gpu";
-    if (std::env::consts::OS, std::env::consts::ARCH) != ("linux", "x86_64") {
+    let platform = ("linux", "x86_64");
+    if (std::env::consts::OS, std::env::consts::ARCH) != platform {
         bail!("the wheel onnxruntime-gpu is fetched for Linux on x86-64 only");
     }
     let file = |member: &'static str, name: &str, sha256| File { member, target: format!("{FOLDER}/{name}"), sha256 };
@@ -111,7 +140,7 @@ pub(crate) fn onnx_runtime_gpu() -> Result<String> {
                 "1882ee49fdb0e6fc2d272b00cfaf9a3310bf8580a34385c0eec4d82014ea172e",
             ),
         ],
-        ..onnx_runtime()?
+        ..onnx_runtime(platform, String::new())?
     };
     package.install().with_context(|| format!("{} ({})", package.what, package.name))?;
     Ok(format!("{FOLDER}/{library}"))
@@ -320,7 +349,7 @@ impl Drop for Scratch {
     }
 }
 
-fn sha256(path: &Path) -> Result<String> {
+pub(crate) fn sha256(path: &Path) -> Result<String> {
     let bytes = fs::read(path).with_context(|| format!("{}", path.display()))?;
     Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }

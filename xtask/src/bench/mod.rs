@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the same work by nimbert and by its Python peers, in turn, in one run.
 
 mod datasets;
+mod edge;
 mod file;
 mod graphs;
 mod runtime;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 use crate::{build, command, demo, output, release_program, run, setup, show, workspace};
 
+pub(crate) use edge::edge;
 pub(crate) use file::file;
 pub(crate) use graphs::graphs;
 pub(crate) use runtime::{Server, runtime, serving_program};

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{BUNDLE, FOLDER, build, cargo_of_doors, copy, empty, has, packed, python::tool};
-use crate::{command, output, release_program, run, setup, workspace};
+use crate::{command, dist::Target, output, release_program, run, setup, workspace};
 
 /// The installed tree.
 const TREE: &str = "target/capi";
@@ -58,22 +58,35 @@ pub(super) fn test() -> Result<()> {
 /// Puts what ships into [`TREE`].
 pub(super) fn install() -> Result<()> {
     build()?;
-    let tree = empty(TREE)?;
+    let built = release_program("nimbert");
+    tree(&empty(TREE)?, built.parent().context("a folder")?, &Target::host()?)
+}
+
+/// The library for C, which lies compiled in `built`, into a tree.
+pub(crate) fn tree(tree: &Path, built: &Path, target: &Target) -> Result<()> {
     let folder = |name: &str| {
         let path = tree.join(name);
         fs::create_dir_all(&path).with_context(|| path.display().to_string()).map(|()| path)
     };
+    let copy_built = |name: &str, to: PathBuf| fs::copy(built.join(name), to).map(drop).context(name.to_owned());
     let (include, lib) = (folder("include")?, folder("lib")?);
     for header in ["nimbert.h", "nimbert.hpp"] {
         copy(&format!("runtime/capi/include/{header}"), include.join(header))?;
     }
-    let built = |name: &str| release_program("nimbert").with_file_name(name);
-    fs::copy(built("libnimbert_capi.so"), lib.join("libnimbert.so.0")).context("libnimbert_capi.so")?;
-    fs::copy(built("libnimbert_capi.a"), lib.join("libnimbert.a")).context("libnimbert_capi.a")?;
-    link("libnimbert.so.0", &lib.join("libnimbert.so"))?;
+    copy_built("libnimbert_capi.a", lib.join("libnimbert.a"))?;
+    let private = if target.is_windows() {
+        copy_built("nimbert_capi.dll", folder("bin")?.join("nimbert.dll"))?;
+        import_library(&lib)?;
+        "-lkernel32 -lntdll -luserenv -lws2_32 -ldbghelp"
+    } else {
+        copy_built("libnimbert_capi.so", lib.join("libnimbert.so.0"))?;
+        link("libnimbert.so.0", &lib.join("libnimbert.so"))?;
+        "-lgcc_s -lutil -lrt -lpthread -lm -ldl"
+    };
     let fill = |from: &str, to: PathBuf| {
         let text = fs::read_to_string(workspace("runtime/capi").join(from)).with_context(|| from.to_owned())?;
-        fs::write(&to, text.replace("@VERSION@", VERSION)).with_context(|| to.display().to_string())
+        let text = text.replace("@VERSION@", VERSION).replace("@PRIVATE@", private);
+        fs::write(&to, text).with_context(|| to.display().to_string())
     };
     fill("nimbert.pc.in", folder("lib/pkgconfig")?.join("nimbert.pc"))?;
     let cmake = folder("lib/cmake/nimbert")?;
@@ -81,6 +94,16 @@ pub(super) fn install() -> Result<()> {
         fill(&format!("cmake/{name}.cmake.in"), cmake.join(format!("{name}.cmake")))?;
     }
     Ok(())
+}
+
+/// What programs of Windows are linked with, for the library by the name that it ships under.
+fn import_library(lib: &Path) -> Result<()> {
+    let definitions = lib.join("nimbert.def");
+    let names: Vec<String> = declared()?.into_iter().collect();
+    fs::write(&definitions, format!("LIBRARY nimbert.dll\nEXPORTS\n{}\n", names.join("\n")))?;
+    let mut dlltool = command("x86_64-w64-mingw32-dlltool", &["--deterministic-libraries", "--temp-prefix", "nimbert"]);
+    dlltool.arg("--input-def").arg(definitions).arg("--output-lib").arg(lib.join("libnimbert.dll.a"));
+    run(dlltool.current_dir(lib))
 }
 
 #[cfg(unix)]
@@ -98,13 +121,7 @@ fn exports() -> Result<()> {
     let library = workspace(TREE).join("lib/libnimbert.so");
     let symbols = output(command("nm", &["--dynamic", "--defined-only", "--format=posix"]).arg(&library))?;
     let exported: BTreeSet<&str> = symbols.lines().filter_map(|line| line.split(' ').next()).collect();
-    let header = fs::read_to_string(workspace("runtime/capi/include/nimbert.h"))?;
-    let declaration = |line: &str| {
-        let line = line.strip_prefix("NIMBERT_API ")?;
-        let name = line.split('(').next()?.rsplit([' ', '*']).next()?;
-        Some(name.to_owned())
-    };
-    let declared: BTreeSet<String> = header.lines().filter_map(declaration).collect();
+    let declared = declared()?;
     if declared.iter().map(String::as_str).ne(exported.iter().copied()) {
         bail!("nimbert.h declares {declared:?}, but the library exports {exported:?}");
     }
@@ -114,6 +131,17 @@ fn exports() -> Result<()> {
     }
     println!("c: {} functions exported, as declared", declared.len());
     Ok(())
+}
+
+/// The functions of the header.
+fn declared() -> Result<BTreeSet<String>> {
+    let header = fs::read_to_string(workspace("runtime/capi/include/nimbert.h"))?;
+    let declaration = |line: &str| {
+        let line = line.strip_prefix("NIMBERT_API ")?;
+        let name = line.split('(').next()?.rsplit([' ', '*']).next()?;
+        Some(name.to_owned())
+    };
+    Ok(header.lines().filter_map(declaration).collect())
 }
 
 /// Compiles test files against the installed tree.

@@ -1,11 +1,9 @@
 //! Engines that spread work over machines, with the wheel: two workers here, one of which is killed.
 
-use std::fs;
-
 use anyhow::{Result, bail};
 
 use super::{FOLDER, python};
-use crate::{command, run, setup, workspace};
+use crate::{command, python::environment, run, setup, workspace};
 
 /// The engines, and what they read and write tables with.
 const ENGINES: [&str; 4] = ["ray[data]==2.60.0", "pyspark==4.3.0", "pandas==2.3.3", "pyarrow==26.0.1"];
@@ -22,17 +20,13 @@ pub(crate) fn cluster() -> Result<()> {
     crate::build()?;
     python::setup()?;
     python::install(python::Wheels::Native)?;
-    let environment = workspace(&format!("{FOLDER}/cluster"));
-    let done = environment.join("engines");
+    let folder = format!("{FOLDER}/cluster");
+    environment(&folder, &ENGINES)?;
+    let environment = workspace(&folder);
     let pip = |arguments: &[&str]| {
         let mut pip = command(environment.join("bin/pip"), &["install", "--quiet", "--disable-pip-version-check"]);
         run(pip.args(arguments))
     };
-    if fs::read_to_string(&done).ok() != Some(ENGINES.concat()) {
-        run(command("python3", &["-m", "venv", "--clear"]).arg(&environment))?;
-        pip(&ENGINES)?;
-        fs::write(&done, ENGINES.concat())?;
-    }
     let packages = format!("{FOLDER}/packages");
     pip(&["--force-reinstall", "--no-deps", "--no-index", "--find-links", "target/wheels", "nimbert", "nimbert-cli"])?;
     pip(&["--find-links", &packages, "onnxruntime==1.31.1"])?;

@@ -1,9 +1,9 @@
 //! The doors for other languages: built, packed as they ship, and tested as their users have them.
 
-mod c;
+pub(crate) mod c;
 mod cluster;
 mod examples;
-mod node;
+pub(crate) mod node;
 mod python;
 
 use std::{fs, path::PathBuf, process::Command};
@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cargo, command, release_program, run, workspace};
 
-pub(crate) use self::{c::capi, cluster::cluster, node::node, python::python};
+pub(crate) use self::{c::capi, cluster::cluster, node::node, python::python, python::sentences};
 
 use self::python::Wheels;
 
@@ -68,8 +68,10 @@ fn packed() -> Result<String> {
 }
 
 /// Whether a program is there. What needs one that a newcomer's machine need not have is left out, with a word.
-fn has(program: &str) -> bool {
-    let is_there = command(program, &["--version"]).output().is_ok_and(|output| output.status.success());
+pub(crate) fn has(program: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let names = [program.to_owned(), format!("{program}.exe"), format!("{program}.cmd")];
+    let is_there = std::env::split_paths(&folders).any(|folder| names.iter().any(|name| folder.join(name).is_file()));
     if !is_there {
         println!("doors: {program} is not here: what needs it is left out");
     }
@@ -77,7 +79,7 @@ fn has(program: &str) -> bool {
 }
 
 /// A new, empty folder in place of what is there.
-fn empty(folder: &str) -> Result<PathBuf> {
+pub(crate) fn empty(folder: &str) -> Result<PathBuf> {
     let path = workspace(folder);
     if path.exists() {
         fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
@@ -86,7 +88,7 @@ fn empty(folder: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn copy(from: &str, to: impl Into<PathBuf>) -> Result<()> {
+pub(crate) fn copy(from: &str, to: impl Into<PathBuf>) -> Result<()> {
     let to = to.into();
     fs::copy(workspace(from), &to).with_context(|| format!("{from} to {}", to.display()))?;
     Ok(())

@@ -1,15 +1,14 @@
 //! Node.js: packages as npm has them.
 
-use std::fs;
+use std::{fs, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::{BUNDLE, build, copy, empty, has, packed};
-use crate::{command, release_program, run, workspace};
+use super::{BUNDLE, FOLDER, build, copy, empty, has, packed};
+use crate::{command, dist::Target, release_program, run, workspace};
 
 /// Where the packages go, and the folders that they are packed from.
 const PACKAGES: &str = "target/npm";
-const MODULE: &str = "nimbert.linux-x64-gnu.node";
 const LICENSES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
 
 /// `cargo xtask node`: builds the packages, installs them into an empty folder, and tests them there.
@@ -53,28 +52,55 @@ pub(super) fn test() -> Result<()> {
 /// Packs both packages, and installs them into an empty folder. Returns where the first lies then.
 pub(super) fn install() -> Result<std::path::PathBuf> {
     build()?;
-    empty(PACKAGES)?;
-    let [main, platform] = ["nimbert", "nimbert-linux-x64-gnu"].map(|name| format!("{PACKAGES}/{name}"));
-    for (folder, from, files) in [
-        (&main, "bindings/node", &["index.js", "index.d.ts", "native.js", "package.json", "README.md"][..]),
-        (&platform, "bindings/node/npm/linux-x64-gnu", &["package.json", "README.md"]),
-    ] {
-        let path = empty(folder)?;
-        for file in files {
-            copy(&format!("{from}/{file}"), path.join(file))?;
-        }
-        // npm packs no links.
-        LICENSES.iter().try_for_each(|license| copy(license, path.join(license)))?;
-    }
-    fs::copy(release_program("nimbert").with_file_name("libnimbert_node.so"), workspace(&platform).join(MODULE))?;
+    let packages = empty(PACKAGES)?;
+    let built = release_program("nimbert");
+    pack(&packages)?;
+    pack_platform(&Target::host()?, built.parent().context("a folder")?, &packages)?;
     let user = empty(&format!("{PACKAGES}/user"))?;
-    let packages = workspace(PACKAGES);
-    for folder in [&main, &platform] {
-        run(command("npm", &["pack", "--silent", "--pack-destination"]).arg(&packages).current_dir(workspace(folder)))?;
-    }
     run(command("npm", &["init", "-y", "--silent"]).current_dir(&user).stdout(std::process::Stdio::null()))?;
-    let archives = ["nimbert-nimbert-0.1.0.tgz", "nimbert-nimbert-linux-x64-gnu-0.1.0.tgz"];
     let mut install = command("npm", &["install", "--offline", "--no-audit", "--no-fund", "--silent"]);
-    run(install.args(archives.map(|archive| packages.join(archive))).current_dir(&user))?;
+    for entry in fs::read_dir(&packages)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "tgz") {
+            install.arg(path);
+        }
+    }
+    run(install.current_dir(&user))?;
     Ok(user.join("node_modules/@nimbert/nimbert"))
+}
+
+/// Packs the package that people ask for.
+pub(crate) fn pack(packages: &Path) -> Result<()> {
+    let folder = empty(&format!("{FOLDER}/npm"))?;
+    for file in ["index.js", "index.d.ts", "native.js", "package.json", "README.md"] {
+        copy(&format!("bindings/node/{file}"), folder.join(file))?;
+    }
+    npm_pack(&folder, packages)
+}
+
+/// Packs the module of one system, which lies compiled in `built`.
+pub(crate) fn pack_platform(target: &Target, built: &Path, packages: &Path) -> Result<()> {
+    let folder = empty(&format!("{FOLDER}/npm-platform"))?;
+    let [os, cpu, ..] = target.node.split('-').collect::<Vec<_>>()[..] else { anyhow::bail!("a system of npm's") };
+    for file in ["package.json", "README.md"] {
+        let text = fs::read_to_string(workspace("bindings/node/npm/platform").join(file))?;
+        let text = text.replace("@PLATFORM@", target.node).replace("@OS@", os).replace("@CPU@", cpu);
+        fs::write(folder.join(file), text.replace("@VERSION@", env!("CARGO_PKG_VERSION")))?;
+    }
+    if os == "linux" {
+        // npm tells its C libraries apart.
+        let path = folder.join("package.json");
+        let mut package: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+        package["libc"] = serde_json::json!(["glibc"]);
+        fs::write(path, serde_json::to_string_pretty(&package)?)?;
+    }
+    let module = if target.is_windows() { "nimbert_node.dll" } else { "libnimbert_node.so" };
+    fs::copy(built.join(module), folder.join(format!("nimbert.{}.node", target.node))).context(module)?;
+    npm_pack(&folder, packages)
+}
+
+fn npm_pack(folder: &Path, packages: &Path) -> Result<()> {
+    // npm packs no links.
+    LICENSES.iter().try_for_each(|license| copy(license, folder.join(license)))?;
+    run(command("npm", &["pack", "--silent", "--pack-destination"]).arg(packages).current_dir(folder))
 }

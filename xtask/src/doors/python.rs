@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context, Result, bail};
 
 use super::{BUNDLE, FOLDER, build, empty, node, packed};
-use crate::{bench, command, run, workspace};
+use crate::{bench, command, python::environment, run, workspace};
 
 const WHEELS: &str = "target/wheels";
 /// No wheel may be larger, in bytes: that of the module, and that of the program.
@@ -51,14 +51,12 @@ pub(crate) fn python() -> Result<()> {
 
 /// The tools' environment, and what the tests' will be made of: it is made anew each time, without network.
 pub(super) fn setup() -> Result<()> {
-    let tools = workspace(&format!("{FOLDER}/tools"));
+    environment(&format!("{FOLDER}/tools"), &TOOLS)?;
     let packages = workspace(&format!("{FOLDER}/packages"));
     let done = packages.join(fingerprint());
     if done.exists() {
         return Ok(());
     }
-    run(command("python3", &["-m", "venv", "--clear"]).arg(&tools))?;
-    run(command(tool("pip"), &["install", "--quiet", "--disable-pip-version-check"]).args(TOOLS))?;
     let _ = fs::remove_dir_all(&packages);
     let mut download = command(tool("pip"), &["download", "--quiet", "--disable-pip-version-check", "--dest"]);
     run(download.arg(&packages).args(COLUMNS).args(["--only-binary", ":all:"]))?;
@@ -143,7 +141,7 @@ pub(super) fn install(wheels: Wheels) -> Result<()> {
 }
 
 /// So many movie sentences, a line each; where there are fewer, from the beginning again.
-pub(super) fn sentences(count: usize) -> Result<String> {
+pub(crate) fn sentences(count: usize) -> Result<String> {
     let rows = bench::movie_rows(0)?;
     let lines: Vec<String> = rows.iter().cycle().take(count).map(|row| format!("{}\n", row[0])).collect();
     let file = format!("{FOLDER}/sentences-{count}.txt");
