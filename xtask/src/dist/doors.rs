@@ -24,7 +24,7 @@ pub(super) fn build(target: &Target) -> Result<()> {
         maturin.env("SOURCE_DATE_EPOCH", archive::TIME.to_string());
         run(maturin.args(compiler.arguments()).current_dir(workspace(project)))?;
     }
-    compiler.build(&["nimbert-node"], "")?;
+    // It was compiled with the tree.
     if target.os == "linux" {
         tree::check_glibc(&compiler.folder().join("libnimbert_node.so"))?;
     }
