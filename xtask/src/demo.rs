@@ -2,12 +2,23 @@
 
 use std::{fs, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{build, command, release_program, run, setup, workspace};
 
+/// The classifier that the demo makes.
+pub(crate) const BUNDLE: &str = ".setup/demo/bundle";
+
 /// Ratings nearer to 0 than this say neither.
 const NEUTRAL: f64 = 0.5;
+
+/// For what classifies with it.
+pub(crate) fn expect_bundle() -> Result<()> {
+    if !workspace(BUNDLE).exists() {
+        bail!("{BUNDLE} is missing: cargo xtask demo makes it");
+    }
+    Ok(())
+}
 
 pub(crate) fn demo() -> Result<()> {
     setup::setup()?;
@@ -19,15 +30,15 @@ pub(crate) fn demo() -> Result<()> {
     write_csv("movies.csv", &sentences[..1000])?;
     let (train, nimbert) = (release_program("nimbert-train"), release_program("nimbert"));
     step("nimbert-train fit: 1,000 movie sentences, 800 for training");
-    let fit = ["fit", "--base", "models/minilm", "--data", ".setup/demo/movies.csv", "--out", ".setup/demo/bundle"];
+    let fit = ["fit", "--base", "models/minilm", "--data", ".setup/demo/movies.csv", "--out", BUNDLE];
     run(command(&train, &fit).args(["--overwrite", "--epochs", "5", "--validation-size", "0", "--seed", "0"]))?;
     step("nimbert-train trace");
-    run(&mut command(&train, &["trace", ".setup/demo/bundle", "I love this movie!"]))?;
+    run(&mut command(&train, &["trace", BUNDLE, "I love this movie!"]))?;
     step("nimbert verify, nimbert classify");
-    run(&mut command(&nimbert, &["verify", ".setup/demo/bundle"]))?;
+    run(&mut command(&nimbert, &["verify", BUNDLE]))?;
     let texts = ["I love this movie!", "A dull, lifeless sequel.", "It is what it is."];
-    run(command(&nimbert, &["classify", ".setup/demo/bundle"]).args(texts))?;
-    println!("\ndone in {:.0} s after the build; the bundle is .setup/demo/bundle", started.elapsed().as_secs_f64());
+    run(command(&nimbert, &["classify", BUNDLE]).args(texts))?;
+    println!("\ndone in {:.0} s after the build; the bundle is {BUNDLE}", started.elapsed().as_secs_f64());
     Ok(())
 }
 

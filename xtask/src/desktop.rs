@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     cargo, command,
+    demo::{BUNDLE, expect_bundle},
     dist::{Compiler, Emulator, Target, folder},
     doors::has,
     run, setup, workspace,
@@ -13,14 +14,11 @@ use crate::{
 
 const FOLDER: &str = "examples/desktop";
 const TARGET: &str = "target/desktop";
-const BUNDLE: &str = ".setup/demo/bundle";
 
 /// Builds it, tests it without a window, and measures it in one: from a key to its bar, without work and while a file
 /// of 100,000 rows is labelled.
 pub(crate) fn desktop() -> Result<()> {
-    if !workspace(BUNDLE).exists() {
-        bail!("{BUNDLE} is missing: cargo xtask demo makes it");
-    }
+    expect_bundle()?;
     setup::setup()?;
     let in_its_folder = |arguments: &[&str]| {
         let mut cargo = cargo(arguments);
@@ -40,8 +38,9 @@ pub(crate) fn desktop() -> Result<()> {
 pub(crate) fn windows() -> Result<()> {
     let target = Target::find("x86_64-pc-windows-gnu")?;
     let library = folder(&target).join("bin/onnxruntime.dll");
-    if !workspace(BUNDLE).exists() || !library.exists() {
-        bail!("cargo xtask demo makes {BUNDLE}, and cargo xtask dist {}", library.display());
+    expect_bundle()?;
+    if !library.exists() {
+        bail!("{} is missing: cargo xtask dist makes it", library.display());
     }
     let compiler = Compiler::new(target)?;
     let mut build = command(compiler.cargo(), &["build", "--release", "--locked", "--target", target.triple]);

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     bench::{self, Server, serving_program},
-    build, cargo, command, output, release_program, run, setup, workspace,
+    build, cargo, command, output, python, release_program, run, setup, workspace,
 };
 
 const FOLDER: &str = ".setup/interop";
@@ -138,10 +138,10 @@ fn ids(python: &Path, data: &str) -> Result<()> {
 
 /// A Python environment with transformers 5 and its client of servers.
 fn newer_python() -> Result<PathBuf> {
-    let venv = workspace(".setup/venv-transformers-5");
-    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    let venv = ".setup/venv-transformers-5";
+    let python = python::program(venv, "python");
     if !python.exists() {
-        run(&mut command(setup::python()?, &["-m", "venv", &venv.to_string_lossy()]))?;
+        run(&mut command(setup::python()?, &["-m", "venv", venv]))?;
     }
     need(&python, "transformers", TRANSFORMERS_5)?;
     Ok(python)

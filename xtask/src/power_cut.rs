@@ -10,10 +10,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, doors::sentences, release_program, run, workspace};
+use crate::{
+    command,
+    demo::{BUNDLE, expect_bundle},
+    doors::sentences,
+    release_program, run, workspace,
+};
 
 const FOLDER: &str = ".setup/power-cut";
-const BUNDLE: &str = ".setup/demo/bundle";
 const ROWS: usize = 6000;
 /// EXT4_IOC_SHUTDOWN, with EXT4_GOING_FLAGS_NOLOGFLUSH (fs/ext4/ext4.h).
 const CUT: &str = "import fcntl, os, struct, sys; \
@@ -60,9 +64,7 @@ impl Drop for Disk {
 
 /// Cuts the power so often, each time somewhere else.
 pub(crate) fn power_cut(cuts: u32) -> Result<()> {
-    if !workspace(BUNDLE).exists() {
-        bail!("{BUNDLE} is missing: cargo xtask demo makes it");
-    }
+    expect_bundle()?;
     crate::build()?;
     let texts = sentences(ROWS)?;
     let disk = Disk::new()?;

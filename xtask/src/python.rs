@@ -1,10 +1,16 @@
 //! Environments of Python's, in which tools of other people's lie.
 
-use std::fs;
+use std::{env::consts::EXE_SUFFIX, fs, path::PathBuf};
 
 use anyhow::Result;
 
 use crate::{command, run, setup, workspace};
+
+/// A program of the environment in `folder`.
+pub(crate) fn program(folder: &str, name: &str) -> PathBuf {
+    let programs = if cfg!(windows) { "Scripts" } else { "bin" };
+    workspace(folder).join(programs).join(format!("{name}{EXE_SUFFIX}"))
+}
 
 /// An environment in `folder` that has `packages`, each with its version: made anew unless it has just these.
 pub(crate) fn environment(folder: &str, packages: &[&str]) -> Result<()> {
@@ -14,7 +20,6 @@ pub(crate) fn environment(folder: &str, packages: &[&str]) -> Result<()> {
         return Ok(());
     }
     run(command(setup::python()?, &["-m", "venv", "--clear"]).arg(&environment))?;
-    let pip = environment.join(if cfg!(windows) { "Scripts/pip" } else { "bin/pip" });
-    run(command(pip, &["install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
+    run(command(program(folder, "pip"), &["install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
     Ok(fs::write(done, wanted)?)
 }

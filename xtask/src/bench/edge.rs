@@ -13,12 +13,12 @@ use anyhow::{Context, Result, bail};
 use super::{machine, runtime::median};
 use crate::{
     command,
+    demo::{BUNDLE, expect_bundle},
     dist::{Target, folder},
     doors::sentences,
     output, workspace,
 };
 
-const BUNDLE: &str = ".setup/demo/bundle";
 const FOLDER: &str = ".setup/bench/edge";
 const MEMORY: u64 = 256_000_000;
 const ROWS: usize = 10_000;
@@ -82,8 +82,9 @@ pub(crate) fn edge() -> Result<()> {
         bail!("control groups are Linux's");
     }
     let program = folder(&Target::host()?).join("bin/nimbert");
-    if !program.exists() || !workspace(BUNDLE).exists() {
-        bail!("cargo xtask dist and cargo xtask demo make what is measured");
+    expect_bundle()?;
+    if !program.exists() {
+        bail!("{} is missing: cargo xtask dist makes it", program.display());
     }
     let cache = workspace(FOLDER).join("cache");
     let _ = fs::remove_dir_all(&cache);

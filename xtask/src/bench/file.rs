@@ -9,9 +9,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{machine, runtime::Memory};
-use crate::{build, command, release_program, run, workspace};
+use crate::{
+    build, command,
+    demo::{BUNDLE, expect_bundle},
+    release_program, run, workspace,
+};
 
-const BUNDLE: &str = ".setup/demo/bundle";
 const FILE: &str = ".setup/bench/bundle.nimbert";
 const CACHE: &str = ".setup/bench/cache";
 /// Starts in turn.
@@ -64,9 +67,7 @@ impl Drop for Opened {
 
 pub(crate) fn file() -> Result<()> {
     build()?;
-    if !workspace(BUNDLE).exists() {
-        bail!("{BUNDLE} is missing: cargo xtask demo makes it");
-    }
+    expect_bundle()?;
     fs::create_dir_all(workspace(".setup/bench"))?;
     let _ = fs::remove_dir_all(workspace(CACHE));
     let pack = ["pack", BUNDLE, "--out", FILE, "--overwrite"];

@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{build, command, demo, output, release_program, run, setup, show, workspace};
+use crate::{build, command, demo, output, python, release_program, run, setup, show, workspace};
 
 pub(crate) use edge::edge;
 pub(crate) use file::file;
@@ -205,12 +205,12 @@ pub(crate) fn onnx_peers() -> Result<PathBuf> {
 
 /// A Python environment with the peers, made once.
 fn python_peers() -> Result<PathBuf> {
-    let venv = workspace(".setup/venv");
-    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    let venv = ".setup/venv";
+    let python = python::program(venv, "python");
     let works = |import: &str| command(&python, &["-c", import]).output().is_ok_and(|output| output.status.success());
     if !works("import torch, transformers") {
         eprintln!("bench: making a Python environment with {TORCH} and {TRANSFORMERS} (some gigabytes)");
-        run(&mut command(setup::python()?, &["-m", "venv", &venv.to_string_lossy()]))?;
+        run(&mut command(setup::python()?, &["-m", "venv", venv]))?;
         pip_install(&python, &[TORCH, TRANSFORMERS])?;
     }
     Ok(python)

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -117,8 +117,7 @@ fn compare(
 fn serve(target: &Target, emulator: &Emulator, program: &Path) -> Result<()> {
     let mut server = emulator.command(program);
     server.args(["serve", BUNDLE, "--listen", "127.0.0.1:0", "--no-cache"]);
-    let mut server = server.stdout(Stdio::piped()).spawn()?;
-    let answered = (|| {
+    let answer = while_served(&mut server, |server| {
         let mut line = String::new();
         BufReader::new(server.stdout.take().context("standard output")?).read_line(&mut line)?;
         let address = line.trim().strip_prefix("listening on http://");
@@ -126,15 +125,21 @@ fn serve(target: &Target, emulator: &Emulator, program: &Path) -> Result<()> {
         let connection = TcpStream::connect(address)?;
         connection.set_read_timeout(Some(TIMEOUT))?;
         ask(connection)
-    })();
-    server.kill()?;
-    server.wait()?;
-    let answer = answered?;
+    })?;
     if !answer.starts_with("HTTP/1.1 200") || !answer.contains("positive") {
         bail!("{}: serve answered {answer}", target.triple);
     }
     println!("cross-test: {}: serve answers", target.triple);
     Ok(())
+}
+
+/// What `ask` finds out of a server, which ends then.
+pub(super) fn while_served(server: &mut Command, ask: impl FnOnce(&mut Child) -> Result<String>) -> Result<String> {
+    let mut server = server.stdout(Stdio::piped()).spawn()?;
+    let answer = ask(&mut server);
+    server.kill()?;
+    server.wait()?;
+    answer
 }
 
 /// What a server says to one text.

