@@ -128,6 +128,19 @@ fn a_text_that_needs_too_much_memory_is_refused() {
 }
 
 #[test]
+fn fast_math_is_an_error_where_there_is_none() {
+    #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+    if std::arch::is_aarch64_feature_detected!("bf16") {
+        return;
+    }
+    let dir = Dir::default();
+    let mut options = Options::default();
+    options.set("fast_math", "true").unwrap();
+    let error = Classifier::open(tiny_bundle(&dir), &options).unwrap_err();
+    assert!(matches!(error, Error::Setting { .. }) && error.to_string().contains("bfloat16"), "{error}");
+}
+
+#[test]
 fn a_graph_that_was_compiled_gives_the_same_answers_and_a_broken_one_is_made_again() {
     let dir = Dir::default();
     let bundle = tiny_bundle(&dir);

@@ -77,6 +77,10 @@ export type OpenOptions = {
      */
     spinning?: boolean | undefined;
     /**
+     * Whether fp32 may be multiplied in bfloat16: ARM with that format under Linux, else an error.
+     */
+    fastMath?: boolean | undefined;
+    /**
      * Whether a GPU may leave parts of the graph to the CPU.
      */
     allowCpu?: boolean | undefined;

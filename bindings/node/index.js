@@ -46,6 +46,7 @@ const native = require('./native.js');
  * @property {string} [ortLib] ONNX Runtime's library. Default: what `ORT_DYLIB_PATH` names, or that of the package
  *   `onnxruntime-node`. A process has one: the first that is loaded stays.
  * @property {boolean} [spinning] Whether threads that wait keep their cores busy.
+ * @property {boolean} [fastMath] Whether fp32 may be multiplied in bfloat16: ARM with that format under Linux, else an error.
  * @property {boolean} [allowCpu] Whether a GPU may leave parts of the graph to the CPU.
  * @property {string} [profile] Where ONNX Runtime writes what each operator took: a path, to which it appends.
  */

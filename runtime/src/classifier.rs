@@ -322,10 +322,13 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
     let verifier = Verifier::new(options.verify, options.cache.as_deref());
     let compiled = match &options.cache {
         Some(cache) if is_cpu && session.optimized_model.is_none() => {
-            Some(compiled::Entry::of(cache, bundle, variant, session.operators))
+            Some(compiled::Entry::of(cache, bundle, variant, &session))
         }
         _ => None,
     };
+    if session.fast_math {
+        check_fast_math(bundle, variant, &verifier, &session)?;
+    }
     let source = match compiled {
         Some(entry) => {
             if entry.is_there() {
@@ -384,6 +387,31 @@ enum Source {
     Read(GraphFiles),
     /// The compiled form, or the bundle's files where it is gone, which are compared again then.
     Compiled { entry: compiled::Entry, bundle: Box<Bundle>, variant: Variant, verifier: Verifier },
+}
+
+/// Nobody else sees whether products in bfloat16 are right: with 8 bits of each factor logits must be nearly those of 24.
+fn check_fast_math(bundle: &Bundle, variant: &Variant, verifier: &Verifier, options: &SessionOptions) -> Result<()> {
+    /// A share of the largest logit, or of 1.
+    const TOLERANCE: f32 = 2e-2;
+    let graph = bundle.graph(variant, verifier, options.operators)?;
+    let encoding =
+        bundle.tokenizer()?.encode(&"As many words as in a text of the usual length, and some. ".repeat(2))?;
+    let batch = Batch::pad([&encoding, &encoding].into_iter(), bundle.config.pad_token_id);
+    let logits =
+        |fast_math| Session::of(&graph, &SessionOptions { fast_math, profile: None, ..options.clone() })?.run(&batch);
+    let (fast, exact) = (logits(true)?, logits(false)?);
+    let largest =
+        |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    let difference = largest(&mut exact.iter().zip(&fast).map(|(exact, fast)| exact - fast));
+    let bound = TOLERANCE * largest(&mut exact.iter().copied()).max(1.0);
+    match difference <= bound {
+        true => Ok(()),
+        false => Err(Error::Setting {
+            name: "fast_math".to_owned(),
+            expected: format!("logits within {bound:.1e} of those without it"),
+            got: format!("a difference of {difference:.1e}: ONNX Runtime computes something else on this processor"),
+        }),
+    }
 }
 
 /// Opens a session of which it is proven that the device computes what it was asked to: ONNX Runtime says nothing of

@@ -12,7 +12,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -23,8 +22,9 @@ use crate::{
     bundle::{Bundle, FileEntry, Variant, Verifier},
     error::{Error, Result},
     file::{create_hidden, parse_json, read_json, sha256, sha256_file},
-    graph::Operators,
     own::{self, MONTH},
+    processor::instructions,
+    session::SessionOptions,
     store::Store,
 };
 
@@ -77,9 +77,10 @@ struct Digests {
 
 impl Entry {
     /// The entry in `cache` of a bundle's graph. ONNX Runtime must have been loaded: its version is part of the name.
-    pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant, operators: Operators) -> Self {
+    pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant, options: &SessionOptions) -> Self {
         let digests: Vec<&str> = bundle.graph_files(variant).map(|(_, entry)| entry.sha256.as_str()).collect();
-        let key = format!("{FORMAT} {operators:?} {digests:?} {} {}", ort::info(), instructions());
+        let SessionOptions { operators, fast_math, .. } = options;
+        let key = format!("{FORMAT} {operators:?} {fast_math} {digests:?} {} {}", ort::info(), instructions());
         Self { folder: cache.join(&sha256(key.as_bytes())[..NAME_LENGTH]), key }
     }
 
@@ -217,39 +218,6 @@ fn remove_expired(cache: &Path) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-}
-
-/// What the processor can do, which decides in what order ONNX Runtime wants weights.
-fn instructions() -> String {
-    // Linux lists all of them, those of matrix units too; the first processor's lines end with an empty one.
-    let list = fs::File::open("/proc/cpuinfo").map(BufReader::new).map(|file| {
-        let lines = file.lines().map_while(std::io::Result::ok).take_while(|line| !line.is_empty());
-        let tells = |line: &String| ["flags", "Features", "CPU part"].iter().any(|key| line.starts_with(key));
-        lines.filter(tells).collect::<Vec<_>>().join(" ")
-    });
-    format!("{} {}", std::env::consts::ARCH, list.unwrap_or_else(|_| detected().join(" ")))
-}
-
-/// The same where there is no such list, as far as the standard library tells.
-fn detected() -> Vec<&'static str> {
-    #[cfg(target_arch = "x86_64")]
-    let has = [
-        ("avx2", is_x86_feature_detected!("avx2")),
-        ("avx512bw", is_x86_feature_detected!("avx512bw")),
-        ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
-        ("avx512fp16", is_x86_feature_detected!("avx512fp16")),
-        ("avxvnni", is_x86_feature_detected!("avxvnni")),
-    ];
-    #[cfg(target_arch = "aarch64")]
-    let has = [
-        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
-        ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
-        ("bf16", std::arch::is_aarch64_feature_detected!("bf16")),
-        ("sve", std::arch::is_aarch64_feature_detected!("sve")),
-    ];
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    let has: [(&str, bool); 0] = [];
-    has.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ mod own;
 pub mod placement;
 mod precision;
 pub mod prediction;
+mod processor;
 #[cfg(feature = "rows")]
 pub mod rows;
 mod scheduler;
@@ -63,6 +64,7 @@ pub use hidden::HiddenFolder;
 pub use library::{LIBRARY_VARIABLE, TELEMETRY_VARIABLE, load_library};
 pub use precision::Precision;
 pub use prediction::{Decision, Prediction};
+pub use processor::Requirement;
 pub use session::{Session, SessionOptions};
 pub use settings::{SETTINGS, parse_size};
 pub use tokenizer::{Encoding, TextInput, Tokenizer, Truncation, TruncationSide};

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The names of [`Options::set`], and what each may be.
-pub const SETTINGS: [(&str, &str); 18] = [
+pub const SETTINGS: [(&str, &str); 19] = [
     ("device", "cpu, cuda, cuda:N, tensorrt, tensorrt:N or auto"),
     ("threads", "a number from 1 to 1024"),
     ("variant", "the name of a graph in the bundle"),
@@ -30,6 +30,7 @@ pub const SETTINGS: [(&str, &str); 18] = [
     ("operators", "known or any"),
     ("ort_lib", "the path of ONNX Runtime's library"),
     ("spinning", "true or false"),
+    ("fast_math", "true or false"),
     ("allow_cpu", "true or false"),
     ("profile", "a path, to which number, time and .json are appended"),
 ];
@@ -75,6 +76,7 @@ impl Options {
             "operators" => session.operators = value.parse().map_err(|_| wrong())?,
             "ort_lib" => session.ort_lib = Some(PathBuf::from(value)),
             "spinning" => session.spinning = value.parse().map_err(|_| wrong())?,
+            "fast_math" => session.fast_math = value.parse().map_err(|_| wrong())?,
             "allow_cpu" => session.gpu.allow_cpu = value.parse().map_err(|_| wrong())?,
             "profile" => session.profile = Some(PathBuf::from(value)),
             _ => unreachable!("every name of the list has a line here"),
@@ -164,6 +166,7 @@ mod tests {
             ("operators", "any", "all"),
             ("ort_lib", "libonnxruntime.so", ""),
             ("spinning", "true", "yes"),
+            ("fast_math", "true", "fast"),
             ("allow_cpu", "false", "no"),
             ("profile", "trace", ""),
         ];

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nimbert::{Batch, Bundle, Decision, Encoding, Session, SessionOptions, bundle};
+use nimbert::{Batch, Bundle, Decision, Device, Encoding, Session, SessionOptions, bundle};
 
 use crate::{
     dataloader::PackedBatch,
@@ -49,7 +49,8 @@ fn trace_bundle(path: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Tra
     }
     let tokenizer = bundle.tokenizer()?;
     let encoding = tokenizer.encode(text)?;
-    let model_path = scratch.path().join(&bundle.manifest.variants[0].file);
+    let variant = bundle.variant(None, Device::Cpu)?;
+    let model_path = scratch.path().join(&variant.file);
     let mut model = onnx::read(&model_path)?;
     // A copy of the graph that also answers with the layers' outputs.
     let graph = model.graph.get_or_insert_default();
@@ -71,6 +72,7 @@ fn trace_bundle(path: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Tra
     }
     let root_mean_square = |values: &[f32]| (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
     let decision = bundle.decision();
+    let computed_by = format!("ONNX Runtime, {}", variant.name);
     Ok(Trace {
         tokens: encoding.input_ids.iter().map(|&id| tokenizer.token(id)).collect(),
         encoding,
@@ -82,7 +84,7 @@ fn trace_bundle(path: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Tra
         logits,
         labels: bundle.config.labels,
         decision,
-        computed_by: format!("ONNX Runtime, {}", bundle.manifest.variants[0].name),
+        computed_by,
     })
 }
 

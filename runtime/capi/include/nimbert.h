@@ -205,6 +205,8 @@ typedef struct nimbert_setting {
  *   operators          what a graph may consist of: known (the default) or any
  *   ort_lib            the file of ONNX Runtime's library, see nimbert_set_library_path
  *   spinning           whether threads wait actively: true or false
+ *   fast_math          whether fp32 may be multiplied in bfloat16 (aarch64 with that format, Linux; an error
+ *                      elsewhere): true or false
  *   allow_cpu          whether a GPU may leave parts of the graph to the processor: true or false
  *   profile            a file that ONNX Runtime's profile is written to: number, time and .json are appended
  */

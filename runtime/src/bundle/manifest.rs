@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     file::{is_sha256, parse_distinct, sha256},
     precision::Precision,
+    processor::Requirement,
     tokenizer::TruncationSide,
 };
 
@@ -216,13 +217,16 @@ pub struct FileEntry {
 /// One graph of the bundle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Variant {
-    /// What it is called: `cpu-int8`, `cpu-fp32`, `gpu-fp16`, `tensorrt-fp16`, `tensorrt-int8`.
+    /// What it is called: `cpu-int8`, `cpu-int8-full`, `cpu-fp32`, `gpu-fp16`, `tensorrt-fp16`, `tensorrt-int8`.
     #[serde(default)]
     pub name: String,
     /// Number format of the weights.
     pub precision: Precision,
     /// The execution provider it was made for: `cpu`, `cuda` or `tensorrt`.
     pub execution_provider: String,
+    /// What it asks of the processor; none: nothing. Its answers are wrong where that is not met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires: Option<Requirement>,
     /// Its file name. Large tensors may lie in a second file of that name and the ending `_data`.
     pub file: String,
     /// The largest difference from fp32 (of an fp32 graph: from the trained model) that was measured before packing.
@@ -234,6 +238,11 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Whether this machine's processor can compute it.
+    pub fn is_for_processor(&self) -> bool {
+        self.requires.is_none_or(Requirement::is_met)
+    }
+
     /// The name of the file for its large tensors, if it has one.
     pub fn data_file(&self) -> String {
         format!("{}_data", self.file)

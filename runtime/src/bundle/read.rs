@@ -236,20 +236,23 @@ impl Bundle {
         sign::comment(&self.store)
     }
 
-    /// The graph of that name; without one, the first that was made for `device`, or else the default.
+    /// The graph of that name; without one, the first that was made for `device` and this processor, or else for this
+    /// processor.
     ///
     /// # Errors
     /// [`Error::Format`] if the bundle has no such graph.
     pub fn variant(&self, name: Option<&str>, device: Device) -> Result<&Variant> {
         let variants = &self.manifest.variants;
-        let provider = device.execution_provider().unwrap_or_default();
-        let found = match name {
-            Some(name) => variants.iter().find(|variant| variant.name == name),
-            None => variants.iter().find(|variant| variant.execution_provider == provider).or(variants.first()),
-        };
-        found.ok_or_else(|| {
-            let has: Vec<&str> = variants.iter().map(|variant| variant.name.as_str()).collect();
-            Error::format(&self.path, format!("a graph called {}", name.unwrap_or("any")), has.join(", "))
+        choose(variants, name, device, Variant::is_for_processor).ok_or_else(|| {
+            let expected = match name {
+                Some(name) if variants.iter().all(|variant| variant.name != name) => format!("a graph called {name}"),
+                _ => "a graph for this processor".to_owned(),
+            };
+            let has = |variant: &Variant| match variant.requires {
+                None => variant.name.clone(),
+                Some(requirement) => format!("{}, which requires {requirement}", variant.name),
+            };
+            Error::format(&self.path, expected, variants.iter().map(has).collect::<Vec<_>>().join(", "))
         })
     }
 
@@ -263,5 +266,47 @@ fn expect_size(path: &Path, bytes: u64, entry: &FileEntry) -> Result<()> {
     match bytes == entry.bytes {
         true => Ok(()),
         false => Err(Error::format(path, format!("{} bytes", entry.bytes), format!("{bytes} bytes"))),
+    }
+}
+
+/// See [`Bundle::variant`].
+fn choose<'a>(
+    variants: &'a [Variant],
+    name: Option<&str>,
+    device: Device,
+    is_for_processor: impl Fn(&Variant) -> bool,
+) -> Option<&'a Variant> {
+    let provider = device.execution_provider().unwrap_or_default();
+    let is_named = |variant: &&Variant| name.is_none_or(|name| variant.name == name);
+    let usable = || variants.iter().filter(is_named).filter(|variant| is_for_processor(variant));
+    usable().find(|variant| variant.execution_provider == provider).or_else(|| usable().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Precision, Requirement};
+
+    #[test]
+    fn a_graph_for_some_processors_is_chosen_on_those_alone() {
+        let variant = |name: &str, requires| Variant {
+            name: name.to_owned(),
+            precision: Precision::Int8,
+            execution_provider: "cpu".to_owned(),
+            requires,
+            file: format!("{name}.onnx"),
+            max_logit_difference: None,
+            accuracy: None,
+        };
+        let full = variant("full", Some(Requirement::ExactByteProducts));
+        let both = [full.clone(), variant("reduced", None)];
+        let chosen = |variants: &[Variant], name: Option<&str>, is_able: bool| {
+            let chosen = choose(variants, name, Device::Cpu, |variant| is_able || variant.requires.is_none());
+            chosen.map(|variant| variant.name.clone()).unwrap_or_default()
+        };
+        assert_eq!([true, false].map(|is_able| chosen(&both, None, is_able)), ["full", "reduced"]);
+        assert_eq!([true, false].map(|is_able| chosen(&both, Some("full"), is_able)), ["full", ""]);
+        assert_eq!([true, false].map(|is_able| chosen(&both, Some("reduced"), is_able)), ["reduced"; 2]);
+        assert_eq!(chosen(&[full], None, false), "");
     }
 }

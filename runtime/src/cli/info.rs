@@ -17,7 +17,7 @@ pub(super) struct Args {
     /// Load the graph for that device, run it, and show which execution provider computes what
     #[arg(long, conflicts_with = "json")]
     device: Option<Device>,
-    /// The graph of that name, for --device [default: the first that was made for it]
+    /// The graph of that name, for --device [default: the first that was made for it and this processor]
     #[arg(long, value_name = "NAME", requires = "device")]
     variant: Option<String>,
     /// ONNX Runtime's library, for --device
@@ -51,9 +51,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     writeln!(out, "size         {:.1} MB in {} files", bytes as f64 / 1e6, manifest.files.len() + 1)?;
     for variant in &manifest.variants {
         let size = bundle.graph_bytes(variant) as f64 / 1e6;
+        let requires = variant.requires.map(|what| format!("; requires {what}")).unwrap_or_default();
         writeln!(
             out,
-            "graph        {} for {}, {}: {} ({size:.1} MB)",
+            "graph        {} for {}, {}: {} ({size:.1} MB){requires}",
             variant.name, variant.execution_provider, variant.precision, variant.file
         )?;
     }

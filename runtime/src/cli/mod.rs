@@ -72,7 +72,7 @@ struct OpenArgs {
     /// cannot be used is an error
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
-    /// The bundle's graph of that name [default: the first that was made for the device]
+    /// The bundle's graph of that name [default: the first that was made for device and processor]
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
     /// Threads [default: as many as the process may use]
@@ -81,6 +81,9 @@ struct OpenArgs {
     /// Keep cores busy for a while after a run, in case another comes
     #[arg(long)]
     spinning: bool,
+    /// Multiply fp32 in bfloat16 where the processor can (aarch64, under Linux): faster, and less exact
+    #[arg(long)]
+    fast_math: bool,
     /// The most memory that the process may have, such as 300MB: batches become smaller, and a text that needs more is
     /// refused
     #[arg(long, value_name = "SIZE")]
@@ -144,6 +147,7 @@ impl OpenArgs {
             device: self.device,
             threads: self.threads.map(usize::from),
             spinning: self.spinning,
+            fast_math: self.fast_math,
             gpu,
             profile: self.profile.clone(),
             operators: self.trust.allow_operators,

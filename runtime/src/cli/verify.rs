@@ -40,20 +40,29 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(name) = &options.variant {
         bundle.variant(Some(name), options.session.device)?;
     }
-    for variant in variants.iter().filter(asked) {
+    let (runnable, foreign): (Vec<&Variant>, _) =
+        variants.iter().filter(asked).partition(|variant| variant.is_for_processor());
+    for variant in runnable {
         let options = Options { variant: Some(variant.name.clone()), ..options.clone() };
         Classifier::open(&args.bundle, &options)?.classify("verify")?;
     }
     let files = bundle.manifest.files.len();
     let graphs = match (&args.open.variant, device) {
         (Some(name), _) => name.clone(),
-        (None, Device::Cpu) => "every graph".to_owned(),
+        (None, Device::Cpu) if foreign.is_empty() => "every graph".to_owned(),
+        (None, Device::Cpu) => "every other graph".to_owned(),
         (None, device) => format!("every graph for {device}"),
     };
+    let foreign = foreign.iter().filter_map(|variant| Some((&variant.name, variant.requires?)));
+    let left: String = foreign.map(|(name, what)| format!("; {name} was not run: it requires {what}")).collect();
     let signed = match (options.require_signature.is_empty(), bundle.signature_comment()) {
         (false, comment) => format!(", signed ({})", comment.unwrap_or_default().replace('\t', ", ")),
         (true, Some(_)) => "; its signature was not looked at: --public-key".to_owned(),
         (true, None) => String::new(),
     };
-    Ok(writeln!(io::stdout(), "{}: ok: {files} checksums, {graphs} loads and runs{signed}", args.bundle.display())?)
+    Ok(writeln!(
+        io::stdout(),
+        "{}: ok: {files} checksums, {graphs} loads and runs{left}{signed}",
+        args.bundle.display()
+    )?)
 }

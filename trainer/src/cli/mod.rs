@@ -167,7 +167,8 @@ struct ExportArgs {
     /// Number format of the default graph, for the CPU
     #[arg(long, value_enum, default_value_t = Precision::Int8)]
     precision: Precision,
-    /// The graphs of the bundle, the default first: cpu-int8, cpu-fp32, gpu-fp16, tensorrt-fp16, tensorrt-int8
+    /// The graphs of the bundle, the default first: cpu-int8, cpu-int8-full (8 bits of weights instead of 7, for VNNI and ARM;
+    /// before cpu-int8 where other processors are to be served too), cpu-fp32, gpu-fp16, tensorrt-fp16, tensorrt-int8
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with = "precision")]
     variants: Vec<VariantKind>,
     /// How the ranges of int8 activations are found: min-max, entropy or percentile:P; of several methods, the one whose
@@ -200,17 +201,13 @@ enum Precision {
 impl ExportArgs {
     /// The graphs, the default first.
     fn variants(&self) -> Result<Vec<VariantKind>, Error> {
-        let repeated = self.variants.iter().enumerate().find(|(index, kind)| self.variants[..*index].contains(kind));
-        match (repeated, self.variants.is_empty(), self.precision) {
-            (Some((_, kind)), ..) => Err(Error::Setting {
-                setting: "--variants",
-                expected: "each graph once".to_owned(),
-                got: format!("{kind} twice"),
-            }),
-            (None, false, _) => Ok(self.variants.clone()),
-            (None, true, Precision::Fp32) => Ok(vec![VariantKind::CpuFp32]),
-            (None, true, Precision::Int8) => Ok(vec![VariantKind::CpuInt8]),
-        }
+        let variants = match (self.variants.is_empty(), self.precision) {
+            (false, _) => self.variants.clone(),
+            (true, Precision::Fp32) => vec![VariantKind::CpuFp32],
+            (true, Precision::Int8) => vec![VariantKind::CpuInt8],
+        };
+        VariantKind::check(&variants)?;
+        Ok(variants)
     }
 
     /// Checks what can be checked before long work begins: the target, the settings, ONNX Runtime.

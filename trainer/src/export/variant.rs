@@ -2,20 +2,22 @@
 
 use std::str::FromStr;
 
-use nimbert::Precision;
+use nimbert::{Precision, Requirement};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     model::SequenceClassifier,
-    onnx::{self, GraphConfig, Int8, ModelProto, Observations, Operators, Storage},
+    onnx::{self, GraphConfig, Int8, ModelProto, Observations, Operators, Storage, WeightRange},
 };
 
 /// A graph for an execution provider, in a number format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VariantKind {
-    /// ONNX Runtime's CPU provider, products in int8.
+    /// ONNX Runtime's CPU provider, products in int8, with weights that are exact on every processor.
     CpuInt8,
+    /// The same with weights of the full range: more exact, and only for processors that sum their products without loss.
+    CpuInt8Full,
     /// ONNX Runtime's CPU provider, fp32.
     CpuFp32,
     /// ONNX Runtime's CUDA provider, fp16.
@@ -28,12 +30,14 @@ pub enum VariantKind {
 
 impl VariantKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::CpuInt8, Self::CpuFp32, Self::GpuFp16, Self::TensorrtFp16, Self::TensorrtInt8];
+    pub const ALL: [Self; 6] =
+        [Self::CpuInt8, Self::CpuInt8Full, Self::CpuFp32, Self::GpuFp16, Self::TensorrtFp16, Self::TensorrtInt8];
 
     /// As the command line and the manifest spell it.
     pub fn name(self) -> &'static str {
         match self {
             Self::CpuInt8 => "cpu-int8",
+            Self::CpuInt8Full => "cpu-int8-full",
             Self::CpuFp32 => "cpu-fp32",
             Self::GpuFp16 => "gpu-fp16",
             Self::TensorrtFp16 => "tensorrt-fp16",
@@ -44,7 +48,7 @@ impl VariantKind {
     /// The number format of its weights.
     pub fn precision(self) -> Precision {
         match self {
-            Self::CpuInt8 | Self::TensorrtInt8 => Precision::Int8,
+            Self::CpuInt8 | Self::CpuInt8Full | Self::TensorrtInt8 => Precision::Int8,
             Self::CpuFp32 => Precision::Fp32,
             Self::GpuFp16 | Self::TensorrtFp16 => Precision::Fp16,
         }
@@ -53,10 +57,38 @@ impl VariantKind {
     /// The execution provider, as the manifest names it.
     pub fn execution_provider(self) -> &'static str {
         match self {
-            Self::CpuInt8 | Self::CpuFp32 => "cpu",
+            Self::CpuInt8 | Self::CpuInt8Full | Self::CpuFp32 => "cpu",
             Self::GpuFp16 => "cuda",
             Self::TensorrtFp16 | Self::TensorrtInt8 => "tensorrt",
         }
+    }
+
+    /// Whether a bundle can have these graphs, the default first, and this machine can judge them.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a graph that is there twice, that would never be chosen, or that asks for another processor.
+    pub fn check(variants: &[Self]) -> Result<()> {
+        for (index, kind) in variants.iter().enumerate() {
+            let before = &variants[..index];
+            let (expected, got) = match kind.requires() {
+                _ if before.contains(kind) => ("each graph once", format!("{kind} twice")),
+                Some(what) if !what.is_met() => {
+                    ("graphs that can be judged on this machine", format!("{kind}, which requires {what}"))
+                }
+                Some(_) if before.contains(&Self::CpuInt8) => (
+                    "the graph for some processors before that for all, which would be taken",
+                    format!("{kind} behind"),
+                ),
+                _ => continue,
+            };
+            return Err(Error::setting("--variants", expected, got));
+        }
+        Ok(())
+    }
+
+    /// What it asks of the processor.
+    pub fn requires(self) -> Option<Requirement> {
+        (self == Self::CpuInt8Full).then_some(Requirement::ExactByteProducts)
     }
 
     /// Whether its activations are to be observed.
@@ -81,7 +113,11 @@ impl VariantKind {
             "tensorrt" => Operators::Standard,
             _ => Operators::Microsoft,
         };
-        let graph = onnx::export(model, GraphConfig { operators, int8, storage, temperature })?;
+        let weights = match self {
+            Self::CpuInt8 => WeightRange::Reduced,
+            _ => WeightRange::Full,
+        };
+        let graph = onnx::export(model, GraphConfig { operators, int8, weights, storage, temperature })?;
         match self.precision() {
             Precision::Fp16 => onnx::to_fp16(graph),
             _ => Ok(graph),
@@ -103,5 +139,25 @@ impl FromStr for VariantKind {
             let names = Self::ALL.map(Self::name).join(", ");
             format!("expected one of {names}, found {name}")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn graphs_that_nobody_would_use_are_refused() {
+        use VariantKind::{CpuFp32, CpuInt8, CpuInt8Full};
+        let message = |variants: &[VariantKind]| VariantKind::check(variants).err().map(|error| error.to_string());
+        assert_eq!(message(&[CpuInt8, CpuFp32]), None);
+        assert!(message(&[CpuInt8, CpuInt8]).unwrap().contains("cpu-int8 twice"));
+        match Requirement::ExactByteProducts.is_met() {
+            true => {
+                assert_eq!(message(&[CpuInt8Full, CpuInt8]), None);
+                assert!(message(&[CpuInt8, CpuInt8Full]).unwrap().contains("cpu-int8-full behind"));
+            }
+            false => assert!(message(&[CpuInt8Full]).unwrap().contains("requires exact products")),
+        }
     }
 }

@@ -29,7 +29,7 @@ use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
 
 use super::{
     graph::{Axis, GraphBuilder, OpsetVersions, float_attribute, int_attribute, ints_attribute},
-    integers::{MAX_BYTE, MAX_MATMUL_WEIGHT, best_scale, channel_integers, row_integers, scale},
+    integers::{MAX_BYTE, MAX_REDUCED, best_scale, channel_integers, row_integers, scale},
     packing,
 };
 use crate::{
@@ -87,6 +87,16 @@ pub enum Int8<'a> {
     Products(&'a Observations),
 }
 
+/// How large the integers of a weight are in a product with activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightRange {
+    /// At most 64: exact on every processor.
+    Reduced,
+    /// At most 127, a bit more: exact where products of bytes are summed without loss, see
+    /// [`nimbert::Requirement::ExactByteProducts`].
+    Full,
+}
+
 /// How integers are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Storage {
@@ -105,6 +115,8 @@ pub struct GraphConfig<'a> {
     pub operators: Operators,
     /// What it has in 8 bits.
     pub int8: Int8<'a>,
+    /// How large they are in products.
+    pub weights: WeightRange,
     /// How those are stored.
     pub storage: Storage,
     /// The last layer's weights are divided by it, and so are the logits.
@@ -113,8 +125,13 @@ pub struct GraphConfig<'a> {
 
 impl GraphConfig<'_> {
     /// fp32 in ONNX Runtime's operators.
-    pub const FP32: Self =
-        Self { operators: Operators::Microsoft, int8: Int8::No, storage: Storage::Bytes, temperature: 1.0 };
+    pub const FP32: Self = Self {
+        operators: Operators::Microsoft,
+        int8: Int8::No,
+        weights: WeightRange::Reduced,
+        storage: Storage::Bytes,
+        temperature: 1.0,
+    };
 }
 
 /// The graph of `model`: inputs `input_ids`, `attention_mask` and, where the architecture has token types,
@@ -378,7 +395,10 @@ impl Exporter<'_> {
 
     /// The largest integer of a weight in a product of integers.
     fn max_product_weight(&self) -> f32 {
-        if self.is_standard() { MAX_BYTE } else { MAX_MATMUL_WEIGHT }
+        match self.config.weights {
+            WeightRange::Reduced => MAX_REDUCED,
+            WeightRange::Full => MAX_BYTE,
+        }
     }
 
     /// Whether rows of `columns` integers are packed, `step` of them at a time.

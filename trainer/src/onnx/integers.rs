@@ -2,7 +2,7 @@
 
 /// The largest weight of a matrix product by unsigned bytes: 255 · 64 + 255 · 64 still fits 16 bits. AVX2 and AVX-512
 /// without VNNI add two products in 16 bits, and with 8-bit weights that sum saturates.
-pub(super) const MAX_MATMUL_WEIGHT: f32 = 64.0;
+pub(super) const MAX_REDUCED: f32 = 64.0;
 /// The largest signed byte, where nothing of the kind can happen.
 pub(super) const MAX_BYTE: f32 = 127.0;
 
@@ -61,7 +61,7 @@ mod tests {
     fn channels_and_rows_have_their_own_scales() {
         // Column 0 is small, column 1 large, column 2 zero.
         let values = [0.1, 10.0, 0.0, -0.2, -5.0, 0.0];
-        let (integers, scales) = channel_integers(&values, 3, MAX_MATMUL_WEIGHT, scale);
+        let (integers, scales) = channel_integers(&values, 3, MAX_REDUCED, scale);
         assert_eq!(
             (integers.as_slice(), scales.as_slice()),
             (&[32, 64, 0, -64, -32, 0][..], &[0.2 / 64.0, 10.0 / 64.0, 1.0][..])

@@ -10,7 +10,9 @@ mod validate;
 
 pub use candle_onnx::onnx::ModelProto;
 use candle_onnx::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
-pub use classifier::{GraphConfig, Int8, Observations, Observed, Operators, Range, Storage, export, quantizable};
+pub use classifier::{
+    GraphConfig, Int8, Observations, Observed, Operators, Range, Storage, WeightRange, export, quantizable,
+};
 pub use fp16::to_fp16;
 pub(crate) use graph::float_output;
 pub use ranges::{Calibration, Histogram};

@@ -70,6 +70,8 @@ class Options(TypedDict, total=False):
     """Whether a graph may use operators that nimbert does not know. Default: known."""
     spinning: bool | None
     """Whether threads wait busily for the next text. Default: false."""
+    fast_math: bool | None
+    """Whether fp32 may be multiplied in bfloat16: on ARM with that format and under Linux; an error elsewhere."""
     allow_cpu: bool | None
     """Whether a device may leave operators to the processor."""
     profile: StrPath | None
