@@ -16,6 +16,9 @@ pub(crate) const MOVIES: &str = ".setup/data/movieReviewSnippets_GroundTruth.txt
 
 /// The version of ONNX Runtime.
 pub(crate) const ONNX_RUNTIME: &str = "1.31.1";
+/// That of the library for ARM of 32 bits, for which ONNX Runtime has no wheel of its own; and the wheel that has it.
+pub(crate) const ONNX_RUNTIME_ARMV7: &str = "1.28.2";
+pub(crate) const SHERPA_ONNX: &str = "sherpa-onnx-core==2.0.1";
 /// What its wheel asks to ship with the library.
 pub(crate) const NOTICES: [&str; 2] = ["LICENSE", "ThirdPartyNotices.txt"];
 
@@ -51,59 +54,84 @@ pub(crate) fn setup() -> Result<()> {
 /// ONNX Runtime's library from its wheel for a platform, to `target`. The Python version in the wheel's name does not
 /// matter: the library is the same in all.
 pub(crate) fn onnx_runtime(platform: (&str, &str), target: String) -> Result<Package> {
-    let (platform, member, sha256) = match platform {
+    let own = "onnxruntime==1.31.1";
+    let (name, platform, member, sha256) = match platform {
         ("linux", "x86_64") => (
+            own,
             "manylinux_2_28_x86_64",
             "onnxruntime/capi/libonnxruntime.so.1.31.1",
             "fc44112fbe06d7d689c57e11d3862031f64711007e4ee020f8eed5185fd2c1d3",
         ),
+        ("linux", "arm") => (
+            SHERPA_ONNX,
+            "manylinux_2_35_armv7l",
+            "sherpa_onnx/lib/libonnxruntime.so",
+            "4636872e9b50f985b7ecaa55a6829dee81bdb96f77010b5bc0a4059e51d872dc",
+        ),
         ("linux", "aarch64") => (
+            own,
             "manylinux_2_28_aarch64",
             "onnxruntime/capi/libonnxruntime.so.1.31.1",
             "8aa3b76b28c778a2b1dd660d34161adb1d508c9ccd04ff9dc80e26eca5df8467",
         ),
         ("macos", "aarch64") => (
+            own,
             "macosx_14_0_arm64",
             "onnxruntime/capi/libonnxruntime.1.31.1.dylib",
             "d586cbe89effc085a09d3341b3cfbd5c322517f9d397aeb20814af21433f2b36",
         ),
         ("windows", "x86_64") => (
+            own,
             "win_amd64",
             "onnxruntime/capi/onnxruntime.dll",
             "e45f61e50d8650885452be538a00bb14a715e46a1bc3691000ce947e89ed0306",
         ),
-        (os, arch) => bail!("no wheel of onnxruntime 1.31.1 for {os} on {arch}: set ORT_DYLIB_PATH to a library"),
+        (os, arch) => bail!("no wheel of {own} for {os} on {arch}: set ORT_DYLIB_PATH to a library"),
     };
-    let wheel = ["--only-binary", ":all:", "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"];
     Ok(Package {
         what: "ONNX Runtime",
-        name: "onnxruntime==1.31.1",
-        archive: wheel.into_iter().chain(["--platform", platform]).map(str::to_owned).collect(),
+        name,
+        archive: wheel_for(platform),
         nested: None,
         files: vec![File { member, target, sha256 }],
     })
 }
 
-/// The same as file `name` of `folder`, with its notices.
-pub(crate) fn onnx_runtime_to_ship(platform: (&str, &str), folder: &str, name: &str) -> Result<Package> {
-    let mut package = onnx_runtime(platform, format!("{folder}/{name}"))?;
-    let members = ["onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt"];
-    // On Windows lines end in CR LF.
-    let sha256 = if platform.0 == "windows" {
-        [
+/// Which wheel of one for CPython: that for a platform.
+fn wheel_for(platform: &str) -> Vec<String> {
+    let wheel = ["--only-binary", ":all:", "--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"];
+    wheel.into_iter().chain(["--platform", platform]).map(str::to_owned).collect()
+}
+
+/// The same as file `name` of `folder`, and its notices.
+pub(crate) fn onnx_runtime_to_ship(platform: (&str, &str), folder: &str, name: &str) -> Result<Vec<Package>> {
+    const LICENSE: &str = "2f07c72751aed99790b8a4869cf2311df85a860b22ded05fa22803587a48922c";
+    let mut library = onnx_runtime(platform, format!("{folder}/{name}"))?;
+    let sha256 = match platform {
+        // Lines end in CR LF.
+        ("windows", _) => [
             "c250d6278f0b47a6439fb7592b08b58a55eb9f535aa49a1db63211c3f982b674",
             "c53a76501ef60db6f865f20599f220761201ac4057683acefdab37d861b86622",
-        ]
-    } else {
-        [
-            "2f07c72751aed99790b8a4869cf2311df85a860b22ded05fa22803587a48922c",
-            "143764b952fdb1a7c69ce653bfba74a7744d6a8a573bfb73e235fba356c83de3",
-        ]
+        ],
+        (_, "arm") => [LICENSE, "0e07b95f3a8d6230037707c5c4a2b554d12c4cb67369669ac255635528ffcee2"],
+        _ => [LICENSE, "143764b952fdb1a7c69ce653bfba74a7744d6a8a573bfb73e235fba356c83de3"],
     };
-    for ((member, name), sha256) in members.into_iter().zip(NOTICES).zip(sha256) {
-        package.files.push(File { member, target: format!("{folder}/{name}"), sha256 });
+    let members = ["onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt"];
+    let notices = members.into_iter().zip(NOTICES).zip(sha256);
+    let notices = notices.map(|((member, name), sha256)| File { member, target: format!("{folder}/{name}"), sha256 });
+    if platform.1 != "arm" {
+        library.files.extend(notices);
+        return Ok(vec![library]);
     }
-    Ok(package)
+    // Whoever built that library ships none: those of the nearest release.
+    let notices = Package {
+        what: "ONNX Runtime's notices",
+        name: "onnxruntime==1.28.0",
+        archive: wheel_for("manylinux_2_28_x86_64"),
+        nested: None,
+        files: notices.collect(),
+    };
+    Ok(vec![library, notices])
 }
 
 /// The library with the providers for NVIDIA's GPUs, to see what they say where there is none. Returns its path.

@@ -11,8 +11,11 @@ use super::{
 };
 use crate::{command, doors::node, run, workspace};
 
-/// The wheels of the module and of the program, and the npm package of the module.
+/// The wheels of the module and of the program, and the npm package of the module, where they could run.
 pub(super) fn build(target: &Target) -> Result<()> {
+    if target.node.is_none() {
+        return Ok(());
+    }
     let compiler = Compiler::new(*target)?;
     for project in ["bindings/python", "bindings/python-cli"] {
         let mut maturin = command(tool("maturin"), &["build", "--profile", "dist", "--quiet"]);

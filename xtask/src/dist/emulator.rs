@@ -12,25 +12,59 @@ use super::target::Target;
 use crate::{command, run, workspace};
 
 const FOLDER: &str = ".setup/dist/emulators";
-/// Where Debian's cross compiler has libraries.
-const ARM_LIBRARIES: &str = "/usr/aarch64-linux-gnu/lib";
-/// ONNX Runtime reads what the processor can do from there, and under qemu would find the real one.
-const ARM_PROCESSOR: &str = "\
-processor\t: 0
-BogoMIPS\t: 243.75
-Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
-CPU implementer\t: 0x41
-CPU architecture: 8
-CPU variant\t: 0x3
-CPU part\t: 0xd0c
-CPU revision\t: 1
 
-";
+/// A processor of ARM, as qemu knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arm {
+    /// As qemu calls it.
+    pub(super) name: &'static str,
+    /// qemu's program for it.
+    program: &'static str,
+    /// Where Debian's cross compiler has libraries.
+    libraries: &'static str,
+    /// Of `/proc/cpuinfo`, which ONNX Runtime reads, and under qemu would find to be the real one's.
+    features: &'static str,
+    part: &'static str,
+}
+
+/// ARMv8.2 with dot products. The vectors of qemu's own choice are longer: it then clears the rest of each after every
+/// instruction, which takes forty times as long.
+const NEOVERSE_N1: Arm = Arm {
+    name: "neoverse-n1",
+    program: "qemu-aarch64-static",
+    libraries: "/usr/aarch64-linux-gnu/lib",
+    features: "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
+    part: "0xd0c",
+};
+
+/// ARMv8.0: without dot products.
+pub(super) const CORTEX_A53: Arm = Arm {
+    name: "cortex-a53",
+    features: "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid",
+    part: "0xd03",
+    ..NEOVERSE_N1
+};
+
+/// With bfloat16.
+pub(super) const BFLOAT16: Arm = Arm {
+    name: "max,sve=off",
+    features: "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm dcpop asimddp i8mm bf16",
+    part: "0xd49",
+    ..NEOVERSE_N1
+};
+
+const CORTEX_A15: Arm = Arm {
+    name: "cortex-a15",
+    program: "qemu-arm-static",
+    libraries: "/usr/arm-linux-gnueabihf/lib",
+    features: "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm",
+    part: "0xc0f",
+};
 
 /// How programs of one target are started here.
 pub(crate) enum Emulator {
     Native,
-    Qemu { root: PathBuf },
+    Qemu { processor: Arm, root: PathBuf },
     Wine { prefix: PathBuf, preload: Option<PathBuf> },
 }
 
@@ -39,17 +73,31 @@ impl Emulator {
         fs::create_dir_all(workspace(FOLDER))?;
         match (target.os, target.arch) {
             ("windows", _) => wine(),
-            (_, "aarch64") if std::env::consts::ARCH != "aarch64" => qemu(),
-            _ => Ok(Self::Native),
+            (_, arch) if arch == std::env::consts::ARCH => Ok(Self::Native),
+            (_, "arm") => Self::arm(CORTEX_A15),
+            _ => Self::arm(NEOVERSE_N1),
         }
+    }
+
+    /// A processor of ARM.
+    pub(super) fn arm(processor: Arm) -> Result<Self> {
+        let root = workspace(FOLDER).join(processor.name);
+        fs::create_dir_all(root.join("proc"))?;
+        let cores = std::thread::available_parallelism()?.get();
+        fs::write(root.join("proc/cpuinfo"), (0..cores).map(|core| processor.cpuinfo(core)).collect::<String>())?;
+        let lib = root.join("lib");
+        let _ = fs::remove_file(&lib);
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(processor.libraries, lib)?;
+        Ok(Self::Qemu { processor, root })
     }
 
     /// A run of a program.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = match self {
             Self::Native => command(program, &[]),
-            Self::Qemu { root } => {
-                let mut qemu = command("qemu-aarch64-static", &["-L"]);
+            Self::Qemu { processor, root } => {
+                let mut qemu = command(processor.program, &["-cpu", processor.name, "-L"]);
                 qemu.arg(root).arg(program);
                 qemu
             }
@@ -68,17 +116,16 @@ impl Emulator {
     }
 }
 
-fn qemu() -> Result<Emulator> {
-    let root = workspace(FOLDER).join("arm");
-    fs::create_dir_all(root.join("proc"))?;
-    let cores = std::thread::available_parallelism()?.get();
-    let processors: String = (0..cores).map(|core| ARM_PROCESSOR.replace(": 0\n", &format!(": {core}\n"))).collect();
-    fs::write(root.join("proc/cpuinfo"), processors)?;
-    let lib = root.join("lib");
-    let _ = fs::remove_file(&lib);
-    #[cfg(unix)]
-    std::os::unix::fs::symlink(ARM_LIBRARIES, lib)?;
-    Ok(Emulator::Qemu { root })
+impl Arm {
+    /// The lines of one core.
+    fn cpuinfo(&self, core: usize) -> String {
+        let Self { features, part, .. } = self;
+        let architecture = if self.program.contains("aarch64") { 8 } else { 7 };
+        format!(
+            "processor\t: {core}\nBogoMIPS\t: 243.75\nFeatures\t: {features}\nCPU implementer\t: 0x41\n\
+             CPU architecture: {architecture}\nCPU variant\t: 0x3\nCPU part\t: {part}\nCPU revision\t: 1\n\n"
+        )
+    }
 }
 
 fn wine() -> Result<Emulator> {

@@ -20,7 +20,8 @@ use anyhow::{Result, bail};
 use crate::workspace;
 
 pub(crate) use self::{
-    compile::Compiler, cross::cross_test, emulator::Emulator, package_test::package_test, target::Target, tree::folder,
+    compile::Compiler, cross::cross_test, emulator::Emulator, licenses::THIRD_PARTY, package_test::package_test,
+    target::Target, tree::folder,
 };
 
 use self::target::TARGETS;
@@ -75,7 +76,7 @@ pub(crate) fn dist(arguments: &[&str]) -> Result<()> {
     crate::setup::setup()?;
     fs::create_dir_all(workspace(FOLDER).join("build"))?;
     release::clear()?;
-    let licenses = licenses::text()?;
+    let licenses = licenses::write()?;
     for target in &options.targets {
         let began = Instant::now();
         let tree = tree::build(target, &licenses)?;

@@ -8,22 +8,34 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{FOLDER, archive, target::Target, tools::tool};
+use super::{
+    FOLDER, archive,
+    target::{Packages, Target},
+    tools::tool,
+};
 use crate::{command, run, workspace};
 
-/// A kind of package.
+/// A package of one kind, for one system.
 struct Kind {
     name: &'static str,
-    /// Where its systems look for libraries of 64 bits.
+    architecture: &'static str,
+    /// Where its systems look for libraries.
     libraries: &'static str,
-    /// What ONNX Runtime's library asks for.
-    depends: &'static [&'static str],
+    /// What ONNX Runtime's library asks for, and what makes a group.
+    depends: [String; 3],
 }
 
-const KINDS: [Kind; 2] = [
-    Kind { name: "deb", libraries: "/usr/lib", depends: &["libc6 (>= 2.28)", "libstdc++6 (>= 8)", "passwd"] },
-    Kind { name: "rpm", libraries: "/usr/lib64", depends: &["glibc >= 2.28", "libstdc++ >= 8", "shadow-utils"] },
-];
+impl Kind {
+    fn all(packages: &Packages) -> [Self; 2] {
+        let Packages { deb, rpm, rpm_libraries, glibc, libstdcxx } = packages;
+        let deb_depends = [format!("libc6 (>= {glibc})"), format!("libstdc++6 (>= {libstdcxx})"), "passwd".to_owned()];
+        let rpm_depends = [format!("glibc >= {glibc}"), format!("libstdc++ >= {libstdcxx}"), "shadow-utils".to_owned()];
+        [
+            Self { name: "deb", architecture: deb, libraries: "/usr/lib", depends: deb_depends },
+            Self { name: "rpm", architecture: rpm, libraries: rpm_libraries, depends: rpm_depends },
+        ]
+    }
+}
 
 /// Where parts of the tree go, but for the other libraries; the first that fits counts.
 const PLACES: [(&str, &str); 6] = [
@@ -37,11 +49,12 @@ const PLACES: [(&str, &str); 6] = [
 
 /// Makes the packages of a target, if its systems have any, in a folder: the .deb first.
 pub(super) fn build(target: &Target, tree: &Path, version: &str, folder: &Path) -> Result<Vec<PathBuf>> {
-    let kinds = KINDS.iter().zip(target.packages.into_iter().flatten());
-    kinds.map(|(kind, architecture)| make(kind, architecture, tree, version, folder)).collect()
+    let kinds = target.packages.iter().flat_map(Kind::all);
+    kinds.map(|kind| make(&kind, tree, version, folder)).collect()
 }
 
-fn make(kind: &Kind, architecture: &str, tree: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
+fn make(kind: &Kind, tree: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
+    let architecture = kind.architecture;
     let mut contents = Vec::new();
     for file in archive::files(tree)? {
         let name = file.strip_prefix(tree)?.to_string_lossy().into_owned();

@@ -6,7 +6,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{FOLDER, VERSION};
-use crate::{guard, setup::sha256, workspace};
+use crate::{
+    guard,
+    setup::{ONNX_RUNTIME, ONNX_RUNTIME_ARMV7, SHERPA_ONNX, sha256},
+    workspace,
+};
 
 const ENDS: [&str; 7] = [".tar.gz", ".zip", ".deb", ".rpm", ".whl", ".tgz", ".cdx.json"];
 
@@ -83,12 +87,16 @@ fn sbom(path: &Path) -> Result<()> {
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
     metadata.context("nimbert.cdx.json: expected metadata")?.remove("timestamp");
     let components = object.get_mut("components").and_then(Value::as_array_mut);
-    let library = serde_json::json!({
-        "type": "library", "name": "onnxruntime", "version": crate::setup::ONNX_RUNTIME,
-        "purl": format!("pkg:pypi/onnxruntime@{}", crate::setup::ONNX_RUNTIME),
-        "licenses": [{"license": {"id": "MIT"}}],
-    });
-    components.context("nimbert.cdx.json: expected components")?.push(library);
+    let library = |version: &str, package: &str| {
+        serde_json::json!({
+            "type": "library", "name": "onnxruntime", "version": version,
+            "purl": format!("pkg:pypi/{}", package.replace("==", "@")),
+            "licenses": [{"license": {"id": "MIT"}}],
+        })
+    };
+    let libraries =
+        [library(ONNX_RUNTIME, &format!("onnxruntime@{ONNX_RUNTIME}")), library(ONNX_RUNTIME_ARMV7, SHERPA_ONNX)];
+    components.context("nimbert.cdx.json: expected components")?.extend(libraries);
     fs::write(path, serde_json::to_string_pretty(&sbom)?).with_context(|| path.display().to_string())
 }
 

@@ -10,31 +10,67 @@ pub(crate) struct Target {
     /// As [`std::env::consts`] does.
     pub(crate) os: &'static str,
     pub(crate) arch: &'static str,
-    /// As .deb and .rpm do, where it has such packages.
-    pub(crate) packages: Option<[&'static str; 2]>,
-    /// As npm does, and what its package is named.
-    pub(crate) node: &'static str,
+    /// Its .deb and .rpm, where it has such packages.
+    pub(crate) packages: Option<Packages>,
+    /// As npm does, and what its package is named. None: its registry, and Python's, have no ONNX Runtime for the system, so
+    /// that a wheel or a package of ours would have nothing to run with.
+    pub(crate) node: Option<&'static str>,
 }
 
-pub(crate) const TARGETS: [Target; 3] = [
+/// What a system's packages say of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packages {
+    /// What the processor is called in each.
+    pub(crate) deb: &'static str,
+    pub(crate) rpm: &'static str,
+    /// Where a .rpm has libraries.
+    pub(crate) rpm_libraries: &'static str,
+    /// What ONNX Runtime's library needs at least.
+    pub(crate) glibc: &'static str,
+    pub(crate) libstdcxx: &'static str,
+}
+
+const X86_64: Packages =
+    Packages { deb: "amd64", rpm: "x86_64", rpm_libraries: "/usr/lib64", glibc: "2.28", libstdcxx: "8" };
+
+pub(crate) const TARGETS: [Target; 4] = [
     Target {
         triple: "x86_64-unknown-linux-gnu",
         os: "linux",
         arch: "x86_64",
-        packages: Some(["amd64", "x86_64"]),
-        node: "linux-x64-gnu",
+        packages: Some(X86_64),
+        node: Some("linux-x64-gnu"),
     },
     Target {
         triple: "aarch64-unknown-linux-gnu",
         os: "linux",
         arch: "aarch64",
-        packages: Some(["arm64", "aarch64"]),
-        node: "linux-arm64-gnu",
+        packages: Some(Packages { deb: "arm64", rpm: "aarch64", ..X86_64 }),
+        node: Some("linux-arm64-gnu"),
     },
-    Target { triple: "x86_64-pc-windows-gnu", os: "windows", arch: "x86_64", packages: None, node: "win32-x64-msvc" },
+    Target {
+        triple: "armv7-unknown-linux-gnueabihf",
+        os: "linux",
+        arch: "arm",
+        packages: Some(Packages {
+            deb: "armhf",
+            rpm: "armv7hl",
+            rpm_libraries: "/usr/lib",
+            glibc: "2.34",
+            libstdcxx: "11",
+        }),
+        node: None,
+    },
+    Target {
+        triple: "x86_64-pc-windows-gnu",
+        os: "windows",
+        arch: "x86_64",
+        packages: None,
+        node: Some("win32-x64-msvc"),
+    },
 ];
 
-/// The oldest glibc that our own files run with. That of ONNX Runtime's library is 2.28.
+/// The oldest glibc that our own files run with. ONNX Runtime's library wants a newer one, see [`Packages::glibc`].
 pub(crate) const GLIBC: (u32, u32) = (2, 17);
 
 impl Target {

@@ -46,7 +46,8 @@ pub(super) fn build(target: &Target, licenses: &str) -> Result<PathBuf> {
     let compiler = Compiler::new(*target)?;
     compiler.build(&["nimbert"], FEATURES)?;
     // With the module of Node.js, so that both cores have work.
-    compiler.build(&["nimbert-capi", "nimbert-node"], "")?;
+    let libraries = ["nimbert-capi", "nimbert-node"];
+    compiler.build(if target.node.is_some() { &libraries } else { &libraries[..1] }, "")?;
     let tree = empty(&format!("{FOLDER}/{}", name(target)))?;
     let folder = |name: &str| {
         let path = tree.join(name);
@@ -89,7 +90,8 @@ pub(super) fn build(target: &Target, licenses: &str) -> Result<PathBuf> {
 fn onnx_runtime(target: &Target, library: &Path, documents: &Path) -> Result<()> {
     let kept = format!(".setup/dist/{}", target.triple);
     let file = |name: &str| format!("{kept}/{name}");
-    setup::onnx_runtime_to_ship((target.os, target.arch), &kept, target.onnx_runtime())?.install()?;
+    let packages = setup::onnx_runtime_to_ship((target.os, target.arch), &kept, target.onnx_runtime())?;
+    packages.iter().try_for_each(setup::Package::install)?;
     copy(&file(target.onnx_runtime()), library)?;
     let folder = documents.join("onnxruntime");
     fs::create_dir_all(&folder)?;

@@ -5,7 +5,11 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 
 use super::{BUNDLE, FOLDER, build, copy, empty, has, packed};
-use crate::{command, dist::Target, release_program, run, workspace};
+use crate::{
+    command,
+    dist::{THIRD_PARTY, Target},
+    release_program, run, workspace,
+};
 
 /// Where the packages go, and the folders that they are packed from.
 const PACKAGES: &str = "target/npm";
@@ -81,10 +85,11 @@ pub(crate) fn pack(packages: &Path) -> Result<()> {
 /// Packs the module of one system, which lies compiled in `built`.
 pub(crate) fn pack_platform(target: &Target, built: &Path, packages: &Path) -> Result<()> {
     let folder = empty(&format!("{FOLDER}/npm-platform"))?;
-    let [os, cpu, ..] = target.node.split('-').collect::<Vec<_>>()[..] else { anyhow::bail!("a system of npm's") };
+    let platform = target.node.context("a system that has ONNX Runtime at npm")?;
+    let [os, cpu, ..] = platform.split('-').collect::<Vec<_>>()[..] else { anyhow::bail!("a system of npm's") };
     for file in ["package.json", "README.md"] {
         let text = fs::read_to_string(workspace("bindings/node/npm/platform").join(file))?;
-        let text = text.replace("@PLATFORM@", target.node).replace("@OS@", os).replace("@CPU@", cpu);
+        let text = text.replace("@PLATFORM@", platform).replace("@OS@", os).replace("@CPU@", cpu);
         fs::write(folder.join(file), text.replace("@VERSION@", env!("CARGO_PKG_VERSION")))?;
     }
     if os == "linux" {
@@ -94,8 +99,13 @@ pub(crate) fn pack_platform(target: &Target, built: &Path, packages: &Path) -> R
         package["libc"] = serde_json::json!(["glibc"]);
         fs::write(path, serde_json::to_string_pretty(&package)?)?;
     }
+    let licenses = workspace("bindings/node/npm/platform").join(THIRD_PARTY);
+    if licenses.exists() {
+        // Those of a release.
+        fs::copy(licenses, folder.join(THIRD_PARTY))?;
+    }
     let module = if target.is_windows() { "nimbert_node.dll" } else { "libnimbert_node.so" };
-    fs::copy(built.join(module), folder.join(format!("nimbert.{}.node", target.node))).context(module)?;
+    fs::copy(built.join(module), folder.join(format!("nimbert.{platform}.node"))).context(module)?;
     npm_pack(&folder, packages)
 }
 
