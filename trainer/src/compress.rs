@@ -58,7 +58,7 @@ pub fn trim_vocabulary(
         .map_err(|got| Error::model(tokenizer, "a vocabulary that can be trimmed", got))?;
     let pad = old_ids.binary_search(&model.config.pad_token_id);
     let pad_token_id = pad.map_err(|_| Error::model(tokenizer, "the pad token of config.json", "another one"))? as u32;
-    let words = model.config.architecture.names().word_embeddings();
+    let words = model.config.family.names.word_embeddings();
     let mut tensors = tensors(model);
     let table = tensors.get(&words).expect("a parameter of every model");
     let rows = table.index_select(&Tensor::new(old_ids.as_slice(), &Device::Cpu)?, 0)?;
@@ -72,7 +72,7 @@ pub fn trim_vocabulary(
 /// # Errors
 /// [`Error::Tensor`].
 pub fn with_layers(model: &SequenceClassifier, layers: &[usize]) -> Result<SequenceClassifier> {
-    let names = model.config.architecture.names();
+    let names = &model.config.family.names;
     let renamed = |(name, tensor): (String, Tensor)| -> Vec<(String, Tensor)> {
         match model.depth(&name) {
             depth if (1..=model.config.num_hidden_layers).contains(&depth) => {
@@ -101,7 +101,7 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
     /// A layer's nodes in the graph: some eighty that unpack its weights among them, each with its names.
     const LAYER_NODES: usize = 50_000;
     let config = &model.config;
-    let is_words = |name: &str| name == config.architecture.names().word_embeddings();
+    let is_words = |name: &str| name == config.family.names.word_embeddings();
     // Six bits for a weight and four for an embedding; four bytes for biases, layer normalization, and the scales, which
     // are about as many again.
     let size = |tensor: &Tensor| match tensor.dims() {

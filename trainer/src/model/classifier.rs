@@ -119,7 +119,7 @@ impl Linear {
 
     /// `[n, inputs]` → `[n, outputs]`
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::linear(x, &self.weight, &self.bias, Some(&self.gradients))?)
+        Ok(ops::linear(x, &self.weight, Some(&self.bias), Some(&self.gradients))?)
     }
 }
 
@@ -145,7 +145,7 @@ impl LayerNorm {
 impl Layer {
     fn load(loader: &mut Loader, index: usize, config: &EncoderConfig) -> Result<Self> {
         let (hidden, intermediate, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
-        let names = config.architecture.names();
+        let names = &config.family.names;
         let name = |part: &str| names.in_layer(index, part);
         Ok(Self {
             query: Linear::load(loader, &name(names.query), hidden, hidden)?,
@@ -193,7 +193,7 @@ impl SequenceClassifier {
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] naming the tensor that is missing or of another shape than config.json says.
     pub fn load(path: &Path, config: EncoderConfig, labels: &[String], seed: u64) -> Result<(Self, LoadReport)> {
-        let tensors = read_tensors(path, config.architecture.names())?;
+        let tensors = read_tensors(path, &config.family.names)?;
         Self::from_tensors(path, tensors, config, labels, seed)
     }
 
@@ -208,7 +208,7 @@ impl SequenceClassifier {
         labels: &[String],
         seed: u64,
     ) -> Result<(Self, LoadReport)> {
-        let names = config.architecture.names();
+        let names = &config.family.names;
         let mut loader = Loader::new(path, tensors, seed);
         let (hidden, embedding, deviation) = (config.hidden_size, config.embedding_size, config.initializer_range);
         for (name, rows) in [
@@ -268,7 +268,7 @@ impl SequenceClassifier {
         self.embeddings_norm.freeze();
         self.embeddings_project.iter_mut().for_each(Linear::freeze);
         self.layers[..layers].iter_mut().for_each(Layer::freeze);
-        let names = self.config.architecture.names();
+        let names = &self.config.family.names;
         let layer_prefixes = (0..layers).map(|index| names.in_layer(index, ""));
         let prefixes: Vec<String> = layer_prefixes.chain([names.embeddings_prefix()]).collect();
         self.parameters.freeze(&prefixes);
@@ -296,7 +296,7 @@ impl SequenceClassifier {
     /// How far a parameter lies from the input: 0 for the embeddings, i + 1 for layer i, the number of layers plus 1 for
     /// the head.
     pub fn depth(&self, name: &str) -> usize {
-        let names = self.config.architecture.names();
+        let names = &self.config.family.names;
         let layers = self.layers.len();
         let layer = (0..layers).find(|&index| name.starts_with(&names.in_layer(index, "")));
         match layer {
@@ -336,6 +336,8 @@ impl SequenceClassifier {
                 queries: all.clone(),
                 keys: all.clone(),
                 dropout: attention_dropout,
+                window: None,
+                relative: None,
             };
             let dropout = [keys.next(config.hidden_dropout_prob), keys.next(config.hidden_dropout_prob)];
             let shortcut = !all_tokens && index + 1 == self.layers.len();
@@ -359,11 +361,11 @@ impl SequenceClassifier {
         let mut no_dropout = DropoutKeys::none();
         let keys = dropout.unwrap_or(&mut no_dropout);
         let encoded = self.encode(batch, false, Some(&mut *keys))?;
-        let architecture = self.config.architecture;
+        let head = self.config.family.head;
         let p = self.config.classifier_dropout;
         let first = encoded.hidden_states[self.layers.len()].clone();
-        let first = if architecture.drops_head_input() { ops::dropout(&first, keys.next(p))? } else { first };
-        let dense = ops::activation(&self.head_dense.forward(&first)?, architecture.head_activation())?;
+        let first = if head.drops_input { ops::dropout(&first, keys.next(p))? } else { first };
+        let dense = ops::activation(&self.head_dense.forward(&first)?, head.activation)?;
         let logits = self.head_output.forward(&ops::dropout(&dense, keys.next(p))?)?;
         let logits = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         Ok(Output { logits: mean_over_windows(logits, batch)?, encoded })
@@ -397,7 +399,7 @@ impl SequenceClassifier {
 
     /// The tables whose rows are summed to embed a batch.
     fn tables<'a>(&self, batch: &'a PackedBatch) -> Vec<Table<'a>> {
-        let names = self.config.architecture.names();
+        let names = &self.config.family.names;
         let offset = self.config.position_offset as u32;
         let positions = batch.position_ids.iter().map(|position| position + offset).collect();
         let mut tables = vec![

@@ -6,7 +6,7 @@ use nimbert::ProblemType;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::architecture::Architecture;
+use super::family::{Family, Positions};
 use crate::{
     error::{Error, Result},
     ops::Activation,
@@ -14,10 +14,10 @@ use crate::{
 
 /// The shape of an encoder, checked: every field is usable as it is. Names are BERT's; DistilBERT's `dim`, `n_layers`
 /// and so on are read as what they mean.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct EncoderConfig {
     /// What kind of encoder and head.
-    pub architecture: Architecture,
+    pub family: &'static Family,
     /// Rows of the word embeddings.
     pub vocab_size: usize,
     /// Width of an embedding; where it is not `hidden_size`, a linear layer leads from the one to the other.
@@ -36,7 +36,7 @@ pub struct EncoderConfig {
     pub max_position_embeddings: usize,
     /// The row of a text's first token in the position embeddings.
     pub position_offset: usize,
-    /// Rows of the token type embeddings; 0: the architecture has none.
+    /// Rows of the token type embeddings; 0: the family has none.
     pub type_vocab_size: usize,
     /// Added to the variance in layer normalization.
     pub layer_norm_eps: f32,
@@ -87,7 +87,7 @@ struct Json {
 }
 
 impl EncoderConfig {
-    /// Reads `path`. What the file leaves out gets the default of the architecture's Hugging Face configuration class.
+    /// Reads `path`. What the file leaves out gets the default of the family's Hugging Face configuration class.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] for what is no configuration of an encoder that this crate computes exactly.
@@ -103,9 +103,9 @@ impl EncoderConfig {
         let expect = |holds: bool, expected: &str, got: &dyn std::fmt::Display| {
             if holds { Ok(()) } else { Err(Error::model(path, expected, got.to_string())) }
         };
-        let expected = format!("one of the model types {}", Architecture::MODEL_TYPES.join(", "));
-        let architecture = Architecture::from_model_type(&json.model_type)
-            .ok_or_else(|| Error::model(path, expected, json.model_type.clone()))?;
+        let expected = format!("one of the model types {}", Family::model_types());
+        let family =
+            Family::of(&json.model_type).ok_or_else(|| Error::model(path, expected, json.model_type.clone()))?;
         let hidden_act = json.hidden_act.as_deref().unwrap_or("gelu");
         let expected = format!("one of the activations {}", Activation::NAMES.join(", "));
         let hidden_act = Activation::from_name(hidden_act).ok_or_else(|| Error::model(path, expected, hidden_act))?;
@@ -115,24 +115,27 @@ impl EncoderConfig {
         let (hidden, heads) = (json.hidden_size, json.num_attention_heads);
         let divides = heads > 0 && hidden > 0 && hidden.is_multiple_of(heads);
         expect(divides, "a hidden_size that num_attention_heads divides", &format!("{hidden} and {heads}"))?;
-        let pad_token_id = json.pad_token_id.unwrap_or(architecture.default_pad_token_id());
+        let pad_token_id = json.pad_token_id.unwrap_or(family.pad_token_id);
         let vocab_size = json.vocab_size;
         let expected = format!("a pad_token_id below the vocab_size {vocab_size}");
         expect((pad_token_id as usize) < vocab_size, &expected, &pad_token_id)?;
         let type_vocab_size = json.type_vocab_size.unwrap_or(2);
         let hidden_dropout_prob = json.hidden_dropout_prob.unwrap_or(0.1);
         let config = Self {
-            architecture,
+            family,
             vocab_size: json.vocab_size,
-            embedding_size: architecture.embedding_size(json.embedding_size, hidden),
+            embedding_size: family.embedding_size.map_or(hidden, |usual| json.embedding_size.unwrap_or(usual)),
             hidden_size: hidden,
             num_hidden_layers: json.num_hidden_layers,
             num_attention_heads: heads,
             intermediate_size: json.intermediate_size,
             hidden_act,
             max_position_embeddings: json.max_position_embeddings,
-            position_offset: architecture.position_offset(pad_token_id),
-            type_vocab_size: if architecture.has_token_types() { type_vocab_size } else { 0 },
+            position_offset: match family.positions {
+                Positions::Table => 0,
+                Positions::TableBehindPad => pad_token_id as usize + 1,
+            },
+            type_vocab_size: if family.has_token_types { type_vocab_size } else { 0 },
             layer_norm_eps: json.layer_norm_eps.unwrap_or(1e-12),
             hidden_dropout_prob,
             attention_probs_dropout_prob: json.attention_probs_dropout_prob.unwrap_or(0.1),
@@ -147,7 +150,7 @@ impl EncoderConfig {
         expect(smallest > 0, "sizes above 0", &smallest)?;
         let positions = config.max_position_embeddings;
         expect(positions > config.position_offset, "more max_position_embeddings", &positions)?;
-        expect(config.type_vocab_size > 0 || !architecture.has_token_types(), "a type_vocab_size above 0", &0)?;
+        expect(config.type_vocab_size > 0 || !family.has_token_types, "a type_vocab_size above 0", &0)?;
         for p in [config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.classifier_dropout] {
             expect((0.0..1.0).contains(&p), "dropout probabilities from 0 to below 1", &p)?;
         }
@@ -169,12 +172,12 @@ impl EncoderConfig {
         self.json.get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// `config.json` of a classifier with `labels`: the base's, with the architecture's name, the label names, and the
+    /// `config.json` of a classifier with `labels`: the base's, with the class's name, the label names, and the
     /// sizes as they are now.
     pub fn classifier_json(&self, labels: &[String], problem_type: ProblemType) -> serde_json::Map<String, Value> {
         let mut json = self.json.clone();
         json.remove("_name_or_path");
-        json.insert("architectures".into(), serde_json::json!([self.architecture.classifier_class(self.model_type())]));
+        json.insert("architectures".into(), serde_json::json!([self.family.classifier_class(self.model_type())]));
         json.insert("problem_type".into(), serde_json::json!(problem_type));
         // A smaller model than the base has fewer layers or words.
         let layers_key = if json.contains_key("n_layers") { "n_layers" } else { "num_hidden_layers" };

@@ -11,7 +11,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
-use super::{architecture::Names, folder};
+use super::{family::Names, folder};
 use crate::{
     error::{Error, Result, first_line},
     ops::{GradientSink, tensor_square_sum},

@@ -134,7 +134,7 @@ impl GraphConfig<'_> {
     };
 }
 
-/// The graph of `model`: inputs `input_ids`, `attention_mask` and, where the architecture has token types,
+/// The graph of `model`: inputs `input_ids`, `attention_mask` and, where the family has token types,
 /// `token_type_ids` (`int64 [batch, sequence]`), output `logits` (`float [batch, labels]`).
 ///
 /// # Errors
@@ -249,7 +249,7 @@ impl Exporter<'_> {
     }
 
     fn names(&self) -> &'static Names {
-        self.model.config.architecture.names()
+        &self.model.config.family.names
     }
 
     fn parameter(&self, name: &str) -> Tensor {
@@ -768,7 +768,7 @@ impl Exporter<'_> {
         let names = self.names();
         let dense = self.corrected_linear(names.head_dense, HEAD_INPUT)?;
         let product = self.product("head/dense", &x, &dense.weight)?;
-        let activation = self.encoder().architecture.head_activation();
+        let activation = self.encoder().family.head.activation;
         let activated = self.activation("head/activated", &product, &dense.bias, activation)?;
         let mut output = self.linear(names.head_output)?;
         if self.config.temperature != 1.0 {

@@ -1,6 +1,6 @@
 //! Activation functions, element by element.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
@@ -96,6 +96,62 @@ pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
     match is_fused(x) {
         true => x.apply_op1(activation),
         false => composed::activation(x, activation),
+    }
+}
+
+/// The activation of the first half of each row, times the second half (Shazeer, arXiv 2002.05202): x `[rows, 2 n]` →
+/// `[rows, n]`.
+///
+/// # Errors
+/// If a row has no halves, or `x` is not contiguous.
+pub fn gated_activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    if !x.dim(1)?.is_multiple_of(2) {
+        bail!("gated-activation: x {:?} has no halves", x.shape());
+    }
+    match is_fused(x) {
+        true => x.apply_op1(Gated(activation)),
+        false => composed::gated_activation(x, activation),
+    }
+}
+
+struct Gated(Activation);
+
+impl CustomOp1 for Gated {
+    fn name(&self) -> &'static str {
+        "gated-activation"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, columns) = layout.shape().dims2()?;
+        let (x, width) = (elements(x, layout)?, columns / 2);
+        let mut y = vec![0.0; rows * width];
+        y.par_chunks_mut(width).zip(x.par_chunks(columns)).with_min_len(16).for_each(|(y, x)| {
+            let (x, gate) = x.split_at(width);
+            y.copy_from_slice(x);
+            self.0.map(y);
+            y.iter_mut().zip(gate).for_each(|(y, gate)| *y *= gate);
+        });
+        Ok((CpuStorage::F32(y), Shape::from((rows, width))))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let columns = x.dim(1)?;
+        let width = columns / 2;
+        with_elements([x, grad], |[x_data, grad]| {
+            let mut dx = x_data.to_vec();
+            let tasks = dx.par_chunks_mut(columns).zip(x_data.par_chunks(columns)).zip(grad.par_chunks(width));
+            tasks.with_min_len(16).for_each(|((dx, x), dy)| {
+                let (x, gate) = x.split_at(width);
+                let (dx, dgate) = dx.split_at_mut(width);
+                dgate.copy_from_slice(x);
+                self.0.map(dgate);
+                for ((dgate, dx), (gate, dy)) in dgate.iter_mut().zip(dx.iter_mut()).zip(gate.iter().zip(dy)) {
+                    (*dgate, *dx) = (*dgate * dy, gate * dy);
+                }
+                self.0.map_gradient(dx, x);
+            });
+            Ok(Some(tensor(dx, x.shape())?))
+        })
     }
 }
 

@@ -7,15 +7,18 @@
 use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::{Activation, Attention, Dropout};
+use super::{Activation, Attention, Dropout, Relative, Rotary};
 
 /// Added to the scores of keys that do not belong to a text: their probability becomes 0.
 const MASKED: f32 = -1e9;
 
 /// See [`super::linear()`].
-pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let [weight, bias] = [weight, bias].map(|parameter| parameter.to_dtype(x.dtype()));
-    x.matmul(&weight?.t()?)?.broadcast_add(&bias?)
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let product = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
+    match bias {
+        Some(bias) => product.broadcast_add(&bias.to_dtype(x.dtype())?),
+        None => Ok(product),
+    }
 }
 
 /// See [`super::layer_norm()`].
@@ -38,6 +41,33 @@ pub(super) fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
+/// See [`super::gated_activation()`].
+pub(super) fn gated_activation(x: &Tensor, function: Activation) -> Result<Tensor> {
+    let half = x.dim(1)? / 2;
+    activation(&x.narrow(1, 0, half)?.contiguous()?, function)? * x.narrow(1, half, half)?
+}
+
+/// See [`super::rotary()`].
+pub(super) fn rotary(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
+    let (rows, hidden) = x.dims2()?;
+    let Rotary { angles, places } = rotary;
+    let wide = widened(x)?;
+    let pairs = angles.pairs;
+    let table = |values: &[f32]| {
+        let rows = places.iter().flat_map(|&place| &values[place as usize * pairs..][..pairs]).copied();
+        Tensor::from_iter(rows, &Device::Cpu)?
+            .reshape((places.len(), 1, pairs))?
+            .to_device(x.device())?
+            .to_dtype(wide.dtype())
+    };
+    let (cosines, sines) = (table(&angles.cosines)?, table(&angles.sines)?);
+    let heads = wide.reshape((rows, hidden / (2 * pairs), 2 * pairs))?;
+    let (a, b) = (heads.narrow(2, 0, pairs)?, heads.narrow(2, pairs, pairs)?);
+    let first = (a.broadcast_mul(&cosines)? - b.broadcast_mul(&sines)?)?;
+    let second = (b.broadcast_mul(&cosines)? + a.broadcast_mul(&sines)?)?;
+    Tensor::cat(&[first, second], 2)?.reshape((rows, hidden))?.to_dtype(x.dtype())
+}
+
 /// See [`super::dropout()`].
 pub(super) fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
     let factors: Vec<f32> = (0..x.elem_count() as u32).into_par_iter().map(|index| dropout.factor(index)).collect();
@@ -49,14 +79,44 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: &Attentio
     let (device, heads) = (q.device(), attention.heads);
     let hidden = attention.hidden(q.shape(), k.shape(), v.shape())?;
     let (queries, keys) = (Padding::new(&attention.queries), Padding::new(&attention.keys));
+    let (all_queries, all_keys) = (q, k);
     let by_head = |x: &Tensor, padding: &Padding| {
         let x = x.index_select(&padding.rows(device)?, 0)?;
         x.reshape((padding.texts(), padding.longest, heads, hidden / heads))?.transpose(1, 2)?.contiguous()
     };
     let (q, k, v) = (by_head(q, &queries)?, by_head(k, &keys)?, by_head(v, &keys)?);
-    let scores = (q.matmul(&k.t()?.contiguous()?)? / ((hidden / heads) as f64).sqrt())?;
-    let scores = widened(&scores)?;
-    let scores = scores.broadcast_add(&keys.mask(device)?.to_dtype(scores.dtype())?)?;
+    let mut scores = q.matmul(&k.t()?.contiguous()?)?;
+    let mut products = 1;
+    if let Some(Relative::Disentangled { distances }) = &attention.relative {
+        let vectors = |x: &Tensor, padding: &Padding| {
+            let x = x.narrow(0, padding.offsets.last().copied().unwrap_or(0), distances.count())?;
+            let x = x.reshape((1, distances.count(), heads, hidden / heads))?.permute((0, 2, 3, 1))?;
+            x.broadcast_as((padding.texts(), heads, hidden / heads, distances.count()))?.contiguous()
+        };
+        let rows = distances.matrix(queries.longest, keys.longest);
+        let rows = Tensor::from_vec(rows, (1, 1, queries.longest, keys.longest), device)?;
+        let shape = (queries.texts(), heads, queries.longest, keys.longest);
+        let by_query = q.matmul(&vectors(all_keys, &keys)?)?.gather(&rows.broadcast_as(shape)?.contiguous()?, 3)?;
+        let shape = (queries.texts(), heads, keys.longest, queries.longest);
+        let rows = rows.transpose(2, 3)?.broadcast_as(shape)?.contiguous()?;
+        let by_key = k.matmul(&vectors(all_queries, &queries)?)?.gather(&rows, 3)?.transpose(2, 3)?;
+        scores = ((scores + by_query)? + by_key)?;
+        products = 3;
+    }
+    let scores = widened(&(scores / ((products * hidden / heads) as f64).sqrt())?)?;
+    let mut scores = scores.broadcast_add(&keys.mask(device)?.to_dtype(scores.dtype())?)?;
+    if let Some(Relative::Bias { table, distances, .. }) = &attention.relative {
+        let rows = Tensor::new(distances.matrix(queries.longest, keys.longest), device)?;
+        let biases =
+            table.index_select(&rows, 0)?.reshape((queries.longest, keys.longest, heads))?.permute((2, 0, 1))?;
+        scores = scores.broadcast_add(&biases.unsqueeze(0)?.to_dtype(scores.dtype())?)?;
+    }
+    if let Some(window) = attention.window {
+        let far = |row: usize| (0..keys.longest).map(move |key| if row.abs_diff(key) > window { MASKED } else { 0.0 });
+        let far = Tensor::from_iter((0..queries.longest).flat_map(far), &Device::Cpu)?;
+        let far = far.reshape((1, 1, queries.longest, keys.longest))?.to_device(device)?;
+        scores = scores.broadcast_add(&far.to_dtype(scores.dtype())?)?;
+    }
     let mut p = candle_nn::ops::softmax(&scores, D::Minus1)?;
     if let Some(dropout) = attention.dropout {
         p = (&p * factors(dropout, heads, &queries, &keys)?.to_device(device)?.to_dtype(p.dtype())?)?;

@@ -15,18 +15,22 @@ mod layer_norm;
 mod linear;
 mod math;
 mod matmul;
+mod relative;
+mod rotary;
 
 pub(crate) use math::vectorized;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 
-pub use activation::{Activation, activation};
+pub use activation::{Activation, activation, gated_activation};
 pub(crate) use activation::{GELU_CUBIC, ROOT_TWO_OVER_PI};
 pub use attention::{Attention, attention};
 pub use dropout::{Dropout, dropout, dropout_add};
 pub use layer_norm::layer_norm;
 pub use linear::{GradientSink, linear};
+pub use relative::{Distances, Relative};
+pub use rotary::{Angles, Rotary, rotary};
 
 /// Elements that one task of a parallel loop handles: some microseconds of work, and a multiple of every vector width.
 const TASK_ELEMENTS: usize = 1 << 14;
@@ -148,10 +152,12 @@ mod tests {
     #[test]
     fn linear_agrees() {
         let (x, weight, bias) = (random((37, 24)), random((19, 24)), random_vector(19));
-        let composed = composed::linear(&x, &weight, &bias).unwrap();
-        assert_same(&linear(&x, &weight, &bias, None).unwrap(), &composed, &[&x, &weight, &bias]);
+        let composed = composed::linear(&x, &weight, Some(&bias)).unwrap();
+        assert_same(&linear(&x, &weight, Some(&bias), None).unwrap(), &composed, &[&x, &weight, &bias]);
+        let composed = composed::linear(&x, &weight, None).unwrap();
+        assert_same(&linear(&x, &weight, None, None).unwrap(), &composed, &[&x, &weight]);
         assert_differences([(5, 4), (3, 4), (1, 3)], |[x, weight, bias]| {
-            composed::linear(x, weight, &bias.squeeze(0)?)
+            composed::linear(x, weight, Some(&bias.squeeze(0)?))
         });
     }
 
@@ -160,7 +166,7 @@ mod tests {
         let (x, weight, bias) = (random((300, 24)), random((19, 24)), random_vector(19));
         let sink = GradientSink::default();
         let gradients = |sink: Option<&GradientSink>| {
-            linear(&x, &weight, &bias, sink).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap()
+            linear(&x, &weight, Some(&bias), sink).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap()
         };
         let (plain, sunk) = (gradients(None), gradients(Some(&sink)));
         let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -182,6 +188,33 @@ mod tests {
     }
 
     #[test]
+    fn gated_activations_agree() {
+        let x = random((50, 402));
+        for function in [Activation::Gelu, Activation::GeluTanh] {
+            let composed = composed::gated_activation(&x, function).unwrap();
+            assert_same(&gated_activation(&x, function).unwrap(), &composed, &[&x]);
+            assert_differences([(4, 10)], |[x]| composed::gated_activation(x, function));
+        }
+    }
+
+    #[test]
+    fn rotary_positions_agree_and_are_those_of_their_definition() {
+        let places: std::sync::Arc<[u32]> = [0, 1, 2, 0, 1, 300].into();
+        let setting = Rotary { angles: Angles::new(8, 1e4, 301).into(), places };
+        let x = random((6, 24));
+        let fused = rotary(&x, &setting).unwrap();
+        assert_same(&fused, &composed::rotary(&x, &setting).unwrap(), &[&x]);
+        assert_differences([(6, 24)], |[x]| composed::rotary(x, &setting));
+        // The first token is not turned; of another, the second pair of the last head by 300 / 10,000 ^ (2 / 8).
+        let [x, y] = [x.as_tensor(), &fused].map(|tensor| tensor.to_vec2::<f32>().unwrap());
+        assert_eq!(x[0], y[0]);
+        let (sine, cosine) = (300.0f32 / 10.0).sin_cos();
+        let (a, b) = (x[5][17], x[5][21]);
+        assert!((y[5][17] - (a * cosine - b * sine)).abs() < 1e-5 && (y[5][21] - (b * cosine + a * sine)).abs() < 1e-5);
+        assert!(rotary(&random((5, 24)), &setting).is_err());
+    }
+
+    #[test]
     fn layer_norm_agrees() {
         let (x, weight, bias) = (random((67, 384)), random_vector(384), random_vector(384));
         let composed = composed::layer_norm(&x, &weight, &bias, 1e-5).unwrap();
@@ -192,8 +225,8 @@ mod tests {
     }
 
     /// `queries` rows a text; none: as many as the text has tokens.
-    fn attention_agrees(queries: Option<usize>, dropped: Option<Dropout>) {
-        let (heads, width, lengths) = (3, 8, [5usize, 1, 17]);
+    fn attention_agrees(queries: Option<usize>, dropped: Option<Dropout>, window: Option<usize>) {
+        let (heads, width, lengths) = (3, 8, [5usize, 1, 170]);
         let offsets = |lengths: &[usize]| -> std::sync::Arc<[usize]> {
             std::iter::once(0)
                 .chain(lengths.iter().scan(0, |sum, length| {
@@ -203,12 +236,26 @@ mod tests {
                 .collect()
         };
         let query_lengths = lengths.map(|length| queries.unwrap_or(length));
-        let setting = Attention { heads, queries: offsets(&query_lengths), keys: offsets(&lengths), dropout: dropped };
+        let setting = Attention {
+            heads,
+            queries: offsets(&query_lengths),
+            keys: offsets(&lengths),
+            dropout: dropped,
+            window,
+            relative: None,
+        };
+        let tokens = lengths.iter().sum();
         let hidden = heads * width;
         let rows: usize = query_lengths.iter().sum();
-        let (q, k, v) = (random((rows, hidden)), random((23, hidden)), random((23, hidden)));
+        let (q, k, v) = (random((rows, hidden)), random((tokens, hidden)), random((tokens, hidden)));
         let composed = composed::attention(&q, &k, &v, &setting).unwrap();
         assert_same(&attention(&q, &k, &v, setting.clone()).unwrap(), &composed, &[&q, &k, &v]);
+        // Not all of a text so long: that would take a minute.
+        let lengths = [5usize, 1, 17];
+        let query_lengths = lengths.map(|length| queries.unwrap_or(length));
+        let rows = query_lengths.iter().sum();
+        let window = window.map(|window| window.min(3));
+        let setting = Attention { queries: offsets(&query_lengths), keys: offsets(&lengths), window, ..setting };
         assert_differences([(rows, hidden), (23, hidden), (23, hidden)], |[q, k, v]| {
             composed::attention(q, k, v, &setting)
         });
@@ -216,23 +263,103 @@ mod tests {
 
     #[test]
     fn attention_of_whole_texts_agrees() {
-        attention_agrees(None, None);
+        attention_agrees(None, None, None);
+    }
+
+    #[test]
+    fn attention_in_windows_agrees() {
+        for window in [0, 1, 40, 200] {
+            attention_agrees(None, None, Some(window));
+        }
+        attention_agrees(Some(1), None, Some(2));
+        attention_agrees(None, Some(Dropout { p: 0.3, key: 7 }), Some(10));
     }
 
     #[test]
     fn attention_of_one_query_a_text_agrees() {
-        attention_agrees(Some(1), None);
+        attention_agrees(Some(1), None, None);
     }
 
     #[test]
     fn attention_with_dropout_agrees() {
-        attention_agrees(None, Some(Dropout { p: 0.3, key: 7 }));
+        attention_agrees(None, Some(Dropout { p: 0.3, key: 7 }), None);
+    }
+
+    /// Offsets of texts of 5, 1 and 17 tokens, all of which, or the first of each, are queries.
+    fn of_texts(queries: Option<usize>, relative: Relative) -> Attention {
+        let offsets = |lengths: [usize; 3]| -> std::sync::Arc<[usize]> {
+            [0, lengths[0], lengths[0] + lengths[1], lengths.iter().sum()].into()
+        };
+        let lengths = [5, 1, 17];
+        let query_lengths = lengths.map(|length| queries.unwrap_or(length));
+        Attention {
+            heads: 3,
+            queries: offsets(query_lengths),
+            keys: offsets(lengths),
+            dropout: Some(Dropout { p: 0.2, key: 3 }),
+            window: None,
+            relative: Some(relative),
+        }
+    }
+
+    /// Distances as their rows, cut at 6 to each side.
+    fn distances() -> Distances {
+        Distances::new(20, |distance| (distance.clamp(-6, 6) + 6) as u32)
+    }
+
+    #[test]
+    fn attention_with_biases_by_distance_agrees() {
+        let hidden = 24;
+        for queries in [None, Some(1)] {
+            let table = random((13, 3));
+            let sink = GradientSink::default();
+            let bias =
+                |table: &Tensor| Relative::Bias { table: table.clone(), distances: distances(), sink: sink.clone() };
+            let setting = of_texts(queries, bias(&table));
+            let rows = setting.queries[3];
+            let (q, k, v) = (random((rows, hidden)), random((23, hidden)), random((23, hidden)));
+            let composed = composed::attention(&q, &k, &v, &setting).unwrap();
+            let fused = attention(&q, &k, &v, setting).unwrap();
+            assert_same(&fused, &composed, &[&q, &k, &v]);
+            // The fused form has left the table's gradient in the sink, for the loss that is the sum.
+            sink.clear();
+            let expected = composed.sum_all().unwrap().backward().unwrap();
+            fused.sum_all().unwrap().backward().unwrap();
+            let difference = (expected.get(&table).unwrap() - sink.take(&table).unwrap()).unwrap().abs().unwrap();
+            assert!(difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-4);
+            assert_differences([(rows, hidden), (23, hidden), (23, hidden), (13, 3)], |[q, k, v, table]| {
+                composed::attention(q, k, v, &of_texts(queries, bias(table)))
+            });
+        }
+    }
+
+    #[test]
+    fn disentangled_attention_agrees() {
+        let hidden = 24;
+        for queries in [None, Some(1)] {
+            let setting = of_texts(queries, Relative::Disentangled { distances: distances() });
+            let rows = setting.queries[3];
+            let (q, k, v) = (random((rows + 13, hidden)), random((23 + 13, hidden)), random((23, hidden)));
+            let composed = composed::attention(&q, &k, &v, &setting).unwrap();
+            assert_same(&attention(&q, &k, &v, setting.clone()).unwrap(), &composed, &[&q, &k, &v]);
+            assert_differences([(rows + 13, hidden), (23 + 13, hidden), (23, hidden)], |[q, k, v]| {
+                composed::attention(q, k, v, &setting)
+            });
+            assert!(attention(&q, &v, &v, setting).is_err());
+        }
     }
 
     #[test]
     fn attention_refuses_offsets_that_do_not_fit() {
         let x = Tensor::zeros((4, 8), DType::F32, &Device::Cpu).unwrap();
-        let setting = Attention { heads: 2, queries: [0, 4].into(), keys: [0, 5].into(), dropout: None };
+        let setting = Attention {
+            heads: 2,
+            queries: [0, 4].into(),
+            keys: [0, 5].into(),
+            dropout: None,
+            window: None,
+            relative: None,
+        };
         assert!(attention(&x, &x, &x, setting).is_err());
     }
 }
