@@ -400,10 +400,10 @@ fn check_fast_math(bundle: &Bundle, variant: &Variant, verifier: &Verifier, opti
     let logits =
         |fast_math| Session::of(&graph, &SessionOptions { fast_math, profile: None, ..options.clone() })?.run(&batch);
     let (fast, exact) = (logits(true)?, logits(false)?);
-    let largest =
-        |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |largest: f32, value| largest.max(value.abs()));
-    let difference = largest(&mut exact.iter().zip(&fast).map(|(exact, fast)| exact - fast));
-    let bound = TOLERANCE * largest(&mut exact.iter().copied()).max(1.0);
+    let bound = TOLERANCE * exact.iter().fold(1.0, |largest: f32, logit| largest.max(logit.abs()));
+    // In that order NaN is the largest of all.
+    let differences = exact.iter().zip(&fast).map(|(exact, fast)| (exact - fast).abs());
+    let difference = differences.max_by(f32::total_cmp).unwrap_or_default();
     match difference <= bound {
         true => Ok(()),
         false => Err(Error::Setting {

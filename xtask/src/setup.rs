@@ -16,11 +16,11 @@ pub(crate) const MOVIES: &str = ".setup/data/movieReviewSnippets_GroundTruth.txt
 
 /// The version of ONNX Runtime.
 pub(crate) const ONNX_RUNTIME: &str = "1.31.1";
-/// That of the library for ARM of 32 bits, for which ONNX Runtime has no wheel of its own; and the wheel that has it.
-pub(crate) const ONNX_RUNTIME_ARMV7: &str = "1.28.2";
-pub(crate) const SHERPA_ONNX: &str = "sherpa-onnx-core==2.0.1";
 /// What its wheel asks to ship with the library.
 pub(crate) const NOTICES: [&str; 2] = ["LICENSE", "ThirdPartyNotices.txt"];
+/// The version of the library for ARM of 32 bits, for which ONNX Runtime has no wheel of its own; and the wheel that has it.
+pub(crate) const ONNX_RUNTIME_ARMV7: &str = "1.28.2";
+pub(crate) const SHERPA_ONNX: &str = "sherpa-onnx-core==2.0.1";
 
 /// A package and the files that are wanted from it.
 pub(crate) struct Package {

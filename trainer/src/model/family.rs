@@ -37,7 +37,7 @@ pub(crate) struct Head {
 }
 
 /// All of them.
-const FAMILIES: [Family; 4] = [BERT, DISTILBERT, ELECTRA, ROBERTA];
+static FAMILIES: [Family; 4] = [BERT, DISTILBERT, ELECTRA, ROBERTA];
 
 /// BERT (Devlin et al., arXiv 1810.04805): a pooler with tanh before the classifier.
 const BERT: Family = Family {
@@ -86,8 +86,7 @@ const ROBERTA: Family = Family {
 impl Family {
     /// The family of a `model_type`.
     pub(super) fn of(model_type: &str) -> Option<&'static Self> {
-        static ALL: [Family; FAMILIES.len()] = FAMILIES;
-        ALL.iter().find(|family| family.types.iter().any(|(name, _)| *name == model_type))
+        FAMILIES.iter().find(|family| family.types.iter().any(|(name, _)| *name == model_type))
     }
 
     /// What `model_type` may be, for messages.

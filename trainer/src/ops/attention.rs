@@ -77,13 +77,6 @@ impl Block {
             }
         }
     }
-
-    /// Cuts what is not seen off the scores of a row: (the scores, where they begin).
-    #[inline(always)]
-    fn cut<'p>(&self, row: usize, p: &'p mut [f32]) -> (&'p mut [f32], usize) {
-        let seen = self.seen(row);
-        (&mut p[row * self.columns.len()..][seen.clone()], seen.start)
-    }
 }
 
 /// One head of a block.
@@ -177,8 +170,7 @@ impl Attention {
         let width = hidden / self.heads;
         let first_probability = text.first_probability;
         let ends = [&self.queries, &self.keys].map(|offsets| offsets.last().copied().unwrap_or(0) * hidden);
-        // The variance of three products is three times that of one.
-        let products = if matches!(self.relative, Some(Relative::Disentangled { .. })) { 3 } else { 1 };
+        let scale = 1.0 / (self.variance(hidden) as f32).sqrt();
         (0..self.heads).map(move |head| {
             let offset = head * width;
             let part = |data: &'a [f32], start: usize, rows| Matrix::new(&data[start + offset..], rows, width, hidden);
@@ -194,13 +186,19 @@ impl Attention {
                 q: part(q, q_start, block.rows.len()),
                 k: part(k, k_start, block.columns.len()),
                 v: part(v, k_start, block.columns.len()),
-                scale: 1.0 / ((products * width) as f32).sqrt(),
+                scale,
                 relative,
                 first_probability: first_probability.wrapping_add((head * rows * keys) as u32),
                 keys,
             };
             (offset, head)
         })
+    }
+
+    /// The variance of a score whose vectors have numbers of variance 1: the width of a head, for each product in it.
+    pub(super) fn variance(&self, hidden: usize) -> usize {
+        let products = if matches!(self.relative, Some(Relative::Disentangled { .. })) { 3 } else { 1 };
+        products * hidden / self.heads
     }
 
     /// The dimension of a row, checked against the offsets.
@@ -229,7 +227,7 @@ impl Attention {
     fn shared_gradients(&self, hidden: usize) -> Vec<f32> {
         match &self.relative {
             None => Vec::new(),
-            Some(Relative::Bias { distances, .. }) => vec![0.0; self.heads * (2 * distances.longest() - 1)],
+            Some(Relative::Bias { distances, .. }) => vec![0.0; self.heads * distances.len()],
             Some(Relative::Disentangled { distances }) => vec![0.0; 2 * distances.count() * hidden],
         }
     }
@@ -241,7 +239,7 @@ impl Attention {
             Some(Relative::Bias { table, distances, sink }) => {
                 let mut gradient = vec![0.0; table.elem_count()];
                 for text in shared {
-                    for (head, values) in text.chunks_exact(2 * distances.longest() - 1).enumerate() {
+                    for (head, values) in text.chunks_exact(distances.len()).enumerate() {
                         distances.add_column(values, &mut gradient, self.heads, head);
                     }
                 }
@@ -265,11 +263,12 @@ impl Attention {
     #[inline(always)]
     fn drop(&self, head: &Head<'_>, probabilities: &mut [f32]) {
         let Some(dropout) = self.dropout else { return };
-        for row in 0..head.block.rows.len() {
-            let (seen, start) = head.block.cut(row, probabilities);
-            let index = (head.block.rows.start + row) * head.keys + head.block.columns.start + start;
+        let Block { rows, columns, .. } = head.block;
+        for (row, p) in probabilities.chunks_exact_mut(columns.len()).enumerate() {
+            let seen = head.block.seen(row);
+            let index = (rows.start + row) * head.keys + columns.start + seen.start;
             let first = head.first_probability.wrapping_add(index as u32);
-            for (index, p) in (0u32..).zip(seen) {
+            for (index, p) in (0u32..).zip(&mut p[seen]) {
                 *p *= dropout.factor(first.wrapping_add(index));
             }
         }
@@ -286,7 +285,7 @@ impl Head<'_> {
             None => {}
             Some(Offsets::Bias(distances, biases, _)) => {
                 for (query, row) in out.chunks_exact_mut(columns).enumerate() {
-                    let biases = &biases[distances.start(query, 0)..];
+                    let biases = &biases[distances.start(query)..];
                     row.iter_mut().zip(biases).for_each(|(score, bias)| *score += bias);
                 }
             }
@@ -309,11 +308,8 @@ impl Head<'_> {
             row.iter_mut().for_each(|score| *score *= factor);
         }
     }
-}
 
-impl Head<'_> {
-    /// The gradients of what was added to the scores, given theirs: those of queries and keys into `dq` and `dk`, the others
-    /// added to `shared`.
+    /// The gradients of what was added to the scores, given theirs: added to those of queries and keys, and to `shared`.
     fn relative_gradients(
         &self,
         relative: Offsets<'_>,
@@ -328,7 +324,7 @@ impl Head<'_> {
             Offsets::Bias(distances, biases, head) => {
                 let sums = &mut shared[head * biases.len()..][..biases.len()];
                 for (query, row) in ds.chunks_exact(columns).enumerate() {
-                    let start = distances.start(query, 0);
+                    let start = distances.start(query);
                     sums[start..].iter_mut().zip(row).for_each(|(sum, ds)| *sum += ds);
                 }
             }
@@ -338,8 +334,8 @@ impl Head<'_> {
                 distances.scatter(ds, &mut products.by_query, &mut products.by_key, columns);
                 let by_query = Matrix::new(&products.by_query, rows, count, count);
                 let by_key = Matrix::new(&products.by_key, columns, count, count);
-                matmul(by_query, keys, self.scale, dq, hidden, false, Threads::One);
-                matmul(by_key, queries, self.scale, dk, hidden, false, Threads::One);
+                matmul(by_query, keys, self.scale, dq, hidden, true, Threads::One);
+                matmul(by_key, queries, self.scale, dk, hidden, true, Threads::One);
                 let (dqueries, dkeys) = shared.split_at_mut(count * hidden);
                 matmul(by_key.t(), self.k, self.scale, &mut dqueries[offset..], hidden, true, Threads::One);
                 matmul(by_query.t(), self.q, self.scale, &mut dkeys[offset..], hidden, true, Threads::One);
@@ -448,17 +444,15 @@ impl CustomOp3 for Attention {
                             },
                         );
                         let (q_offset, k_offset) = (row_start + offset, column_start + offset);
+                        let dropped = Matrix::new(&dropped, rows, columns, columns);
+                        let ds = Matrix::new(&dp, rows, columns, columns);
+                        matmul(dropped.t(), dc, 1.0, &mut dv[k_offset..], hidden, add, Threads::One);
+                        matmul(ds, head.k, head.scale, &mut dq[q_offset..], hidden, false, Threads::One);
+                        matmul(ds.t(), head.q, head.scale, &mut dk[k_offset..], hidden, add, Threads::One);
                         if let Some(relative) = head.relative {
                             let dqk = [&mut dq[q_offset..], &mut dk[k_offset..]];
                             head.relative_gradients(relative, &dp, dqk, &mut shared, (offset, hidden), &mut products);
                         }
-                        // Those of queries and keys have something in them already.
-                        let is_begun = matches!(head.relative, Some(Offsets::Disentangled(..)));
-                        let dropped = Matrix::new(&dropped, rows, columns, columns);
-                        let ds = Matrix::new(&dp, rows, columns, columns);
-                        matmul(dropped.t(), dc, 1.0, &mut dv[k_offset..], hidden, add, Threads::One);
-                        matmul(ds, head.k, head.scale, &mut dq[q_offset..], hidden, is_begun, Threads::One);
-                        matmul(ds.t(), head.q, head.scale, &mut dk[k_offset..], hidden, add || is_begun, Threads::One);
                     }
                 }
                 shared

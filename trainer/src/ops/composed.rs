@@ -86,7 +86,6 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: &Attentio
     };
     let (q, k, v) = (by_head(q, &queries)?, by_head(k, &keys)?, by_head(v, &keys)?);
     let mut scores = q.matmul(&k.t()?.contiguous()?)?;
-    let mut products = 1;
     if let Some(Relative::Disentangled { distances }) = &attention.relative {
         let vectors = |x: &Tensor, padding: &Padding| {
             let x = x.narrow(0, padding.offsets.last().copied().unwrap_or(0), distances.count())?;
@@ -101,9 +100,8 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: &Attentio
         let rows = rows.transpose(2, 3)?.broadcast_as(shape)?.contiguous()?;
         let by_key = k.matmul(&vectors(all_queries, &queries)?)?.gather(&rows, 3)?.transpose(2, 3)?;
         scores = ((scores + by_query)? + by_key)?;
-        products = 3;
     }
-    let scores = widened(&(scores / ((products * hidden / heads) as f64).sqrt())?)?;
+    let scores = widened(&(scores / (attention.variance(hidden) as f64).sqrt())?)?;
     let mut scores = scores.broadcast_add(&keys.mask(device)?.to_dtype(scores.dtype())?)?;
     if let Some(Relative::Bias { table, distances, .. }) = &attention.relative {
         let rows = Tensor::new(distances.matrix(queries.longest, keys.longest), device)?;

@@ -224,17 +224,19 @@ mod tests {
         });
     }
 
+    /// Where texts of such lengths begin and end.
+    fn offsets(lengths: &[usize]) -> std::sync::Arc<[usize]> {
+        std::iter::once(0)
+            .chain(lengths.iter().scan(0, |sum, length| {
+                *sum += length;
+                Some(*sum)
+            }))
+            .collect()
+    }
+
     /// `queries` rows a text; none: as many as the text has tokens.
     fn attention_agrees(queries: Option<usize>, dropped: Option<Dropout>, window: Option<usize>) {
         let (heads, width, lengths) = (3, 8, [5usize, 1, 170]);
-        let offsets = |lengths: &[usize]| -> std::sync::Arc<[usize]> {
-            std::iter::once(0)
-                .chain(lengths.iter().scan(0, |sum, length| {
-                    *sum += length;
-                    Some(*sum)
-                }))
-                .collect()
-        };
         let query_lengths = lengths.map(|length| queries.unwrap_or(length));
         let setting = Attention {
             heads,
@@ -287,15 +289,12 @@ mod tests {
 
     /// Offsets of texts of 5, 1 and 17 tokens, all of which, or the first of each, are queries.
     fn of_texts(queries: Option<usize>, relative: Relative) -> Attention {
-        let offsets = |lengths: [usize; 3]| -> std::sync::Arc<[usize]> {
-            [0, lengths[0], lengths[0] + lengths[1], lengths.iter().sum()].into()
-        };
         let lengths = [5, 1, 17];
         let query_lengths = lengths.map(|length| queries.unwrap_or(length));
         Attention {
             heads: 3,
-            queries: offsets(query_lengths),
-            keys: offsets(lengths),
+            queries: offsets(&query_lengths),
+            keys: offsets(&lengths),
             dropout: Some(Dropout { p: 0.2, key: 3 }),
             window: None,
             relative: Some(relative),

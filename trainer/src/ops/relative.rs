@@ -56,10 +56,15 @@ impl Distances {
         self.longest
     }
 
-    /// The rows for the query at `query` and the keys from `key` on.
+    /// How many distances there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The rows for the query at `query` and the keys from the first on.
     #[inline(always)]
-    fn rows(&self, query: usize, key: usize) -> &[u32] {
-        &self.rows[self.longest - 1 - query + key..]
+    fn rows(&self, query: usize) -> &[u32] {
+        &self.rows[self.start(query)..]
     }
 
     /// The numbers of one head by distance, in the order of [`Self::rows`], of a table `[count, heads]`.
@@ -74,10 +79,10 @@ impl Distances {
         }
     }
 
-    /// Where in a [`Self::column`] the numbers for a query begin, and the keys from `key` on.
+    /// Where in a [`Self::column`] the numbers for a query and the first key begin; those for the others follow.
     #[inline(always)]
-    pub(super) fn start(&self, query: usize, key: usize) -> usize {
-        self.longest - 1 - query + key
+    pub(super) fn start(&self, query: usize) -> usize {
+        self.longest - 1 - query
     }
 
     /// Adds to the scores `[queries, keys]` of a text, for query i, key j and their row r, `by_query[i][r] + by_key[j][r]`,
@@ -88,7 +93,7 @@ impl Distances {
             scores.chunks_exact_mut(keys).zip(by_query.chunks_exact(self.count)).enumerate()
         {
             let by_key = by_key.chunks_exact(self.count);
-            for ((score, &row), by_key) in scores.iter_mut().zip(self.rows(query, 0)).zip(by_key) {
+            for ((score, &row), by_key) in scores.iter_mut().zip(self.rows(query)).zip(by_key) {
                 *score += by_query[row as usize] + by_key[row as usize];
             }
         }
@@ -101,7 +106,7 @@ impl Distances {
             scores.chunks_exact(keys).zip(by_query.chunks_exact_mut(self.count)).enumerate()
         {
             let by_key = by_key.chunks_exact_mut(self.count);
-            for ((score, &row), by_key) in scores.iter().zip(self.rows(query, 0)).zip(by_key) {
+            for ((score, &row), by_key) in scores.iter().zip(self.rows(query)).zip(by_key) {
                 by_query[row as usize] += score;
                 by_key[row as usize] += score;
             }
@@ -110,6 +115,6 @@ impl Distances {
 
     /// The row of each query and key, `[queries, keys]`: for the composed form.
     pub(super) fn matrix(&self, queries: usize, keys: usize) -> Vec<u32> {
-        (0..queries).flat_map(|query| self.rows(query, 0)[..keys].iter().copied()).collect()
+        (0..queries).flat_map(|query| self.rows(query)[..keys].iter().copied()).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask cross-test`: what ships for every system, run here, with the answers of this system's own.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
@@ -22,9 +23,10 @@ use crate::{command, demo, doors::sentences, output, release_program, run, works
 /// What is classified.
 pub(super) const BUNDLE: &str = ".setup/dist/movies.nimbert";
 const SENTENCES: usize = 500;
-/// How far scores may be from this system's: processors add in another order. Where int8 rounds what was added, a sum that
-/// differs in its last bit may become another integer.
-const TOLERANCES: [(&str, f64); 2] = [("cpu-fp32", 1e-4), ("cpu-int8", 2e-2)];
+/// Graphs, and how far scores may be from this system's: processors add in another order. Where int8 rounds what was added,
+/// a sum that differs in its last bit may become another integer.
+const FP32: (&str, f64) = ("cpu-fp32", 1e-4);
+const INT8: (&str, f64) = ("cpu-int8", 2e-2);
 /// The share of texts that must have the same label whatever was rounded.
 const SAME_LABELS: f64 = 0.99;
 
@@ -43,7 +45,7 @@ pub(crate) fn cross_test(named: Option<&str>) -> Result<()> {
     bundle()?;
     let texts = sentences(SENTENCES)?;
     let host = Target::host()?;
-    let mut expected = Vec::new();
+    let mut expected = BTreeMap::new();
     let named = named.map(Target::find).transpose()?;
     let is_wanted = |target: &Target| named.is_none_or(|named| named.triple == target.triple);
     let others = TARGETS.into_iter().filter(|target| target.triple != host.triple && is_wanted(target));
@@ -55,18 +57,17 @@ pub(crate) fn cross_test(named: Option<&str>) -> Result<()> {
         let emulator = Emulator::new(&target)?;
         let program = tree.join("bin").join(target.program("nimbert"));
         run(emulator.command(&program).args(["verify", BUNDLE]))?;
-        for (variant, tolerance) in TOLERANCES {
-            match expected.iter().find(|(of, _)| *of == variant) {
-                None => expected.push((variant, classify(&emulator, &program, &[variant], &texts)?)),
-                Some((_, expected)) => {
-                    compare(&format!("{} {variant}", target.triple), expected, tolerance, || {
-                        classify(&emulator, &program, &[variant], &texts)
-                    })?;
+        for (variant, tolerance) in [FP32, INT8] {
+            let answers = || classify(&emulator, &program, &[variant], &texts);
+            match expected.get(variant) {
+                None => drop(expected.insert(variant, answers()?)),
+                Some(expected) => {
+                    compare(&format!("{} {variant}", target.triple), expected, tolerance, answers)?;
                 }
             }
         }
         if target.arch == "aarch64" && target.triple != host.triple {
-            trials(&program, &expected)?;
+            trials(&program, &texts, &expected)?;
         }
         serve(&target, &emulator, &program)?;
         example(&target, &emulator, &tree)?;
@@ -90,17 +91,12 @@ pub(super) fn bundle() -> Result<()> {
 }
 
 /// What other processors of ARM answer.
-fn trials(program: &Path, expected: &[(&str, Vec<Answer>)]) -> Result<()> {
-    let expected = |variant: &str| {
-        let found = expected.iter().find(|(of, _)| *of == variant);
-        found.map(|(_, answers)| answers.as_slice()).context("answers of this system")
-    };
-    let (emulator, (int8, tolerance)) = (Emulator::arm(CORTEX_A53)?, TOLERANCES[1]);
-    let texts = sentences(SENTENCES)?;
+fn trials(program: &Path, texts: &str, expected: &BTreeMap<&str, Vec<Answer>>) -> Result<()> {
+    let (emulator, (int8, tolerance)) = (Emulator::arm(CORTEX_A53)?, INT8);
     let what = format!("{} {int8}", CORTEX_A53.name);
-    compare(&what, expected(int8)?, tolerance, || classify(&emulator, program, &[int8], &texts))?;
+    compare(&what, &expected[int8], tolerance, || classify(&emulator, program, &[int8], texts))?;
 
-    let (emulator, (fp32, _)) = (Emulator::arm(BFLOAT16)?, TOLERANCES[0]);
+    let (emulator, (fp32, _)) = (Emulator::arm(BFLOAT16)?, FP32);
     let texts = sentences(BFLOAT16_SENTENCES)?;
     let what = format!("bfloat16 {fp32} --fast-math");
     let arguments = [fp32, "--fast-math"];
@@ -111,7 +107,7 @@ fn trials(program: &Path, expected: &[(&str, Vec<Answer>)]) -> Result<()> {
         println!("cross-test: {what}: refused: {}", message.trim());
         return Ok(());
     }
-    let expected = &expected(fp32)?[..BFLOAT16_SENTENCES];
+    let expected = &expected[fp32][..BFLOAT16_SENTENCES];
     match compare(&what, expected, BFLOAT16_TOLERANCE, || classify(&emulator, program, &arguments, &texts))? {
         0.0 => bail!("{what}: the option changed nothing"),
         _ => Ok(()),

@@ -25,6 +25,7 @@ pub(crate) struct Arm {
     /// Of `/proc/cpuinfo`, which ONNX Runtime reads, and under qemu would find to be the real one's.
     features: &'static str,
     part: &'static str,
+    architecture: u32,
 }
 
 /// ARMv8.2 with dot products. The vectors of qemu's own choice are longer: it then clears the rest of each after every
@@ -35,6 +36,7 @@ const NEOVERSE_N1: Arm = Arm {
     libraries: "/usr/aarch64-linux-gnu/lib",
     features: "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp",
     part: "0xd0c",
+    architecture: 8,
 };
 
 /// ARMv8.0: without dot products.
@@ -59,6 +61,7 @@ const CORTEX_A15: Arm = Arm {
     libraries: "/usr/arm-linux-gnueabihf/lib",
     features: "half thumb fastmult vfp edsp neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm",
     part: "0xc0f",
+    architecture: 7,
 };
 
 /// How programs of one target are started here.
@@ -119,8 +122,7 @@ impl Emulator {
 impl Arm {
     /// The lines of one core.
     fn cpuinfo(&self, core: usize) -> String {
-        let Self { features, part, .. } = self;
-        let architecture = if self.program.contains("aarch64") { 8 } else { 7 };
+        let Self { features, part, architecture, .. } = self;
         format!(
             "processor\t: {core}\nBogoMIPS\t: 243.75\nFeatures\t: {features}\nCPU implementer\t: 0x41\n\
              CPU architecture: {architecture}\nCPU variant\t: 0x3\nCPU part\t: {part}\nCPU revision\t: 1\n\n"
