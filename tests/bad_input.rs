@@ -132,11 +132,10 @@ fn a_tokenizer_with_more_ids_than_embeddings_is_refused() {
 #[test]
 fn what_is_no_bert_or_no_model_at_all_is_refused() {
     for (key, value, expected) in [
-        (
-            "model_type",
-            json!("gpt2"),
-            "one of the model types bert, distilbert, electra, roberta, xlm-roberta, camembert, found gpt2",
-        ),
+        ("model_type", json!("gpt2"), "one of the model types bert, distilbert, "),
+        ("model_type", json!("gpt2"), "found gpt2\n"),
+        ("model_type", json!(7), "found no model_type\n"),
+        ("model_type", json!("eurobert"), "found eurobert, of which is missing here: RMSNorm"),
         ("hidden_act", json!("swish"), "one of the activations gelu,"),
         ("num_attention_heads", json!(5), "num_attention_heads divides, found 32 and 5"),
         ("hidden_size", json!("wide"), "config.json"),
@@ -152,6 +151,30 @@ fn what_is_no_bert_or_no_model_at_all_is_refused() {
     fs::write(base.join("tokenizer.json"), b"{").unwrap();
     fs::remove_file(dir.path("data.csv")).unwrap();
     fit_base(&base, &dir).failure(2, &["tokenizer.json: expected a JSON object"]);
+}
+
+/// What other models of a family have, and this crate does not compute, is named.
+#[test]
+fn what_of_a_family_is_not_computed_is_refused_by_name() {
+    for (folder, key, value, expected) in [
+        ("deberta-v3", "conv_kernel_size", json!(3), "conv_kernel_size 0, found 3"),
+        ("deberta-v3", "pos_att_type", json!("c2p"), "pos_att_type c2p and p2c, found [\"c2p\"]"),
+        ("deberta-v3", "share_att_key", json!(false), "share_att_key true), found false"),
+        ("deberta-v3", "embedding_size", json!(16), "an embedding_size that is the hidden_size, found 16"),
+        ("modernbert-cls", "classifier_pooling", json!("max"), "classifier_pooling cls or mean, found max"),
+        ("modernbert-cls", "layer_types", json!(["full_attention"]), "4 layer_types, one a layer, found 1"),
+        (
+            "modernbert-cls",
+            "rope_parameters",
+            json!({"full_attention": {"rope_type": "yarn"}}),
+            "rotary positions of rope_type default, found \"yarn\"",
+        ),
+        ("mpnet", "relative_attention_num_buckets", json!(30), "a multiple of 4"),
+    ] {
+        let dir = Dir::default();
+        let base = dir.tiny(folder, |config| drop(config.insert(key.into(), value)));
+        fit_base(&base, &dir).failure(2, &["config.json", expected]);
+    }
 }
 
 #[test]

@@ -276,7 +276,7 @@ fn accumulated_batches_give_the_weights_of_a_large_one() {
 fn layers_learn_the_slower_the_lower_they_are() {
     let (model, _) = tiny_bert();
     let depths: Vec<usize> = model.parameters().iter().map(|(name, _)| model.depth(name)).collect();
-    let layers = model.config.num_hidden_layers;
+    let layers = model.config.layers.len();
     assert_eq!(depths.iter().max(), Some(&(layers + 1)));
     assert_eq!(model.depth("bert.embeddings.word_embeddings.weight"), 0);
     assert_eq!(model.depth("bert.encoder.layer.1.output.dense.weight"), 2);
@@ -292,7 +292,7 @@ fn layers_learn_the_slower_the_lower_they_are() {
 #[test]
 fn a_model_of_some_layers_computes_what_these_do() {
     let (model, tokenizer) = tiny_bert();
-    let all: Vec<usize> = (0..model.config.num_hidden_layers).collect();
+    let all: Vec<usize> = (0..model.config.layers.len()).collect();
     let batch = PackedBatch::new(&[tokenizer.encode("great acting").unwrap()]);
     let logits = |model: &SequenceClassifier| values(&model.forward(&batch, None).unwrap().logits);
     assert_eq!(logits(&with_layers(&model, &all).unwrap()), logits(&model));

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor};
 use candle_onnx::onnx::{AttributeProto, NodeProto, TensorProto};
 use nimbert::{Batch, Encoding, Session, SessionOptions, Tokenizer};
-use nimbert_tests::{Dir, workspace};
+use nimbert_tests::{ARCHITECTURES, Dir, workspace};
 use nimbert_trainer::{
     dataloader::PackedBatch,
     evaluate::{predict, predict_session},
@@ -60,7 +60,7 @@ fn fp32_graph_agrees(folder: &str) {
     let encodings = encode(&tokenizer);
     let trained = predict(&model, encodings.iter().map(std::slice::from_ref), 4).unwrap();
     for operators in [Operators::Microsoft, Operators::Standard] {
-        let graph = onnx::export(&model, GraphConfig { operators, ..GraphConfig::FP32 }).unwrap();
+        let graph = model.graph(GraphConfig { operators, ..GraphConfig::FP32 }).unwrap();
         for batch_size in [1, 3, 6] {
             let difference = compare(&run(&graph, &encodings, batch_size), &trained).max_logit_difference;
             assert!(difference <= 1e-4, "{operators:?}, batches of {batch_size}: {difference}");
@@ -70,7 +70,7 @@ fn fp32_graph_agrees(folder: &str) {
 
 #[test]
 fn fp32_graph_computes_what_each_architecture_does() {
-    for name in ["bert", "distilbert", "electra", "roberta"] {
+    for name in ARCHITECTURES {
         fp32_graph_agrees(&format!("tests/data/tiny-{name}"));
     }
 }
@@ -124,7 +124,7 @@ fn standard_graph_agrees_with_an_independent_evaluator() {
     let (model, tokenizer) = load("tests/data/tiny-bert");
     let encodings = encode(&tokenizer);
     let config = GraphConfig { operators: Operators::Standard, ..GraphConfig::FP32 };
-    let mut graph = onnx::export(&model, config).unwrap();
+    let mut graph = model.graph(config).unwrap();
     let nodes = &mut graph.graph.as_mut().unwrap().node;
     *nodes = nodes
         .iter()
@@ -171,7 +171,7 @@ fn encoder_agrees_with_candle_transformers() {
 #[test]
 fn the_graph_has_one_operator_for_each_step() {
     let (model, _) = load("models/minilm");
-    let graph = onnx::export(&model, GraphConfig::FP32).unwrap();
+    let graph = model.graph(GraphConfig::FP32).unwrap();
     let counts = operator_counts(&graph);
     let count = |name: &str| counts.get(name).copied().unwrap_or(0);
     // Five layers attend by one operator, the last is spelled out for the first tokens.
@@ -189,7 +189,7 @@ fn the_graph_has_one_operator_for_each_step() {
 #[test]
 fn onnx_runtime_keeps_the_operators_and_folds_the_constants() {
     let (model, _) = load("models/minilm");
-    let graph = onnx::export(&model, GraphConfig::FP32).unwrap();
+    let graph = model.graph(GraphConfig::FP32).unwrap();
     let dir = Dir::default();
     let optimized = dir.path("optimized.onnx");
     open(&graph, &dir, SessionOptions { optimized_model: Some(optimized.clone()), ..SessionOptions::default() });
@@ -216,8 +216,8 @@ fn fp32_graph_computes_other_activations() {
 fn int8_graph_is_small_faithful_and_the_same_in_every_batch() {
     let (model, tokenizer) = load("models/minilm");
     let encodings = encode(&tokenizer);
-    let fp32 = onnx::export(&model, GraphConfig::FP32).unwrap();
-    let int8 = onnx::export(&model, GraphConfig { int8: Int8::Weights, ..GraphConfig::FP32 }).unwrap();
+    let fp32 = model.graph(GraphConfig::FP32).unwrap();
+    let int8 = model.graph(GraphConfig { int8: Int8::Weights, ..GraphConfig::FP32 }).unwrap();
     let dir = Dir::default();
     let path = dir.path("int8.onnx");
     onnx::write(&int8, &path).unwrap();
@@ -238,9 +238,9 @@ fn int8_graph_is_small_faithful_and_the_same_in_every_batch() {
 fn packed_graph_is_a_third_smaller_and_unpacked_at_load() {
     let (model, tokenizer) = load("models/minilm");
     let encodings = encode(&tokenizer);
-    let fp32 = onnx::export(&model, GraphConfig::FP32).unwrap();
+    let fp32 = model.graph(GraphConfig::FP32).unwrap();
     let config = GraphConfig { int8: Int8::Weights, storage: Storage::Packed, ..GraphConfig::FP32 };
-    let packed = onnx::export(&model, config).unwrap();
+    let packed = model.graph(config).unwrap();
     let dir = Dir::default();
     let (path, optimized) = (dir.path("packed.onnx"), dir.path("optimized.onnx"));
     onnx::write(&packed, &path).unwrap();

@@ -8,7 +8,7 @@ use nimbert_trainer::{
     compute::Compute,
     dataloader::PackedBatch,
     loss::{Loss, Target},
-    model::{EncoderConfig, Gradients, Output, SequenceClassifier},
+    model::{EncoderConfig, Gradients, Output, Pooling, SequenceClassifier},
     optimizer::{AdamW, AdamWConfig, clip_scale},
 };
 use serde_json::Value;
@@ -186,11 +186,14 @@ fn gradients_agree(reference: &Reference) {
     }
 }
 
-/// The [CLS] shortcut gives what computing all tokens gives.
+/// The [CLS] shortcut gives what computing all tokens gives; a head that reads all of them allows none.
 fn shortcut_agrees(reference: &Reference) {
     let (batch, _) = reference.batch();
     let last = |all_tokens| reference.model.encode(&batch, all_tokens, None).unwrap().hidden_states.pop().unwrap();
-    let first: Vec<u32> = batch.offsets[..batch.rows()].iter().map(|&offset| offset as u32).collect();
+    let first: Vec<u32> = match reference.model.config.pooling {
+        Pooling::First => batch.offsets[..batch.rows()].iter().map(|&offset| offset as u32).collect(),
+        Pooling::Mean => (0..batch.tokens() as u32).collect(),
+    };
     let first = last(true).index_select(&Tensor::new(first, &Device::Cpu).unwrap(), 0).unwrap();
     let difference = (last(false) - first).unwrap().to_dtype(DType::F32).unwrap();
     assert!(values(&difference).iter().all(|difference| difference.abs() <= 1e-5));
@@ -255,6 +258,26 @@ fn tiny_roberta_agrees() {
 }
 
 #[test]
+fn tiny_modernbert_that_reads_the_first_token_agrees() {
+    tiny_agrees("tests/data/tiny-modernbert-cls");
+}
+
+#[test]
+fn tiny_modernbert_that_reads_the_mean_agrees() {
+    tiny_agrees("tests/data/tiny-modernbert-mean");
+}
+
+#[test]
+fn tiny_deberta_agrees() {
+    tiny_agrees("tests/data/tiny-deberta-v3");
+}
+
+#[test]
+fn tiny_mpnet_agrees() {
+    tiny_agrees("tests/data/tiny-mpnet");
+}
+
+#[test]
 fn minilm_forward_agrees() {
     let reference = Reference::minilm();
     ids_agree(&reference);
@@ -267,6 +290,40 @@ fn minilm_gradients_and_ten_steps_agree() {
     let reference = Reference::minilm();
     gradient_norms_agree(&reference);
     ten_steps_agree(&reference);
+}
+
+/// What ModernBERT's layers see and how their positions turn: each fault that a reader of config.json could make shows.
+#[test]
+fn faults_in_the_reading_of_modernbert_show() {
+    let folder = workspace("tests/data/tiny-modernbert-cls");
+    let logits = |change: &dyn Fn(&mut EncoderConfig)| {
+        let mut config = EncoderConfig::open(&folder.join("config.json")).unwrap();
+        change(&mut config);
+        let labels = ["negative", "positive"].map(String::from);
+        let (model, _) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0).unwrap();
+        let reference = Reference { model, ..Reference::tiny("tests/data/tiny-modernbert-cls") };
+        values(&reference.model.forward(&reference.batch().0, None).unwrap().logits)
+    };
+    let right = logits(&|_| ());
+    let largest = |other: Vec<f32>| right.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let thetas = |config: &mut EncoderConfig| {
+        let [global, local] = [0, 1].map(|layer| config.layers[layer].rotary_theta);
+        for layer in &mut config.layers {
+            layer.rotary_theta = if layer.rotary_theta == global { local } else { global };
+        }
+    };
+    let windows = |by: isize| {
+        move |config: &mut EncoderConfig| {
+            for window in config.layers.iter_mut().filter_map(|layer| layer.window.as_mut()) {
+                *window = window.saturating_add_signed(by);
+            }
+        }
+    };
+    let wrong: [&dyn Fn(&mut EncoderConfig); 4] =
+        [&thetas, &windows(1), &windows(-1), &|config| config.layers.rotate_left(1)];
+    for (index, fault) in wrong.into_iter().enumerate() {
+        assert!(largest(logits(fault)) > 1e-3, "fault {index}");
+    }
 }
 
 /// The ten losses are blind to the decay of a bias (1e-6 a step), so this looks at the weights.

@@ -5,6 +5,7 @@ mod bad_input;
 mod classify;
 mod end_to_end;
 mod export;
+mod families;
 mod features;
 mod graph;
 mod hub;

@@ -46,9 +46,14 @@ impl Dir {
 
     /// A copy of the tiny BERT of tests/data, its `config.json` changed by `change`.
     pub fn tiny_bert(&self, change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> PathBuf {
-        let folder = self.path("tiny-bert");
+        self.tiny("bert", change)
+    }
+
+    /// The same of another tiny model.
+    pub fn tiny(&self, name: &str, change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> PathBuf {
+        let name = format!("tiny-{name}");
+        let (folder, source) = (self.path(&name), workspace("tests/data").join(&name));
         fs::create_dir(&folder).expect("a new folder");
-        let source = workspace("tests/data/tiny-bert");
         for name in ["model.safetensors", "tokenizer.json"] {
             fs::copy(source.join(name), folder.join(name)).expect("a copy");
         }
@@ -59,6 +64,10 @@ impl Dir {
         folder
     }
 }
+
+/// The tiny models of tests/data, one a family or a way in which its models differ.
+pub const ARCHITECTURES: [&str; 8] =
+    ["bert", "distilbert", "electra", "roberta", "modernbert-cls", "modernbert-mean", "deberta-v3", "mpnet"];
 
 /// One of the two programs, built by `cargo xtask test` beside this test.
 pub fn program(name: &str) -> Command {

@@ -58,7 +58,7 @@ pub fn trim_vocabulary(
         .map_err(|got| Error::model(tokenizer, "a vocabulary that can be trimmed", got))?;
     let pad = old_ids.binary_search(&model.config.pad_token_id);
     let pad_token_id = pad.map_err(|_| Error::model(tokenizer, "the pad token of config.json", "another one"))? as u32;
-    let words = model.config.family.names.word_embeddings();
+    let words = model.config.family.word_embeddings();
     let mut tensors = tensors(model);
     let table = tensors.get(&words).expect("a parameter of every model");
     let rows = table.index_select(&Tensor::new(old_ids.as_slice(), &Device::Cpu)?, 0)?;
@@ -67,29 +67,54 @@ pub fn trim_vocabulary(
     Ok(Compressed { model: rebuild(model, tensors, config)?, tokenizer: trimmed })
 }
 
-/// A copy of `model` that has only the layers named, in that order.
+/// A copy of `model` that has only the layers named, in that order. At each place there must be a layer that attends as the
+/// model's own at that place does, see [`kept_layers`].
 ///
 /// # Errors
-/// [`Error::Tensor`].
+/// [`Error::Setting`] for layers that cannot stand there; [`Error::Tensor`].
 pub fn with_layers(model: &SequenceClassifier, layers: &[usize]) -> Result<SequenceClassifier> {
-    let names = &model.config.family.names;
+    let config = &model.config;
+    let own = config.layers.get(..layers.len()).unwrap_or_default();
+    if layers.is_empty() || !layers.iter().map(|&layer| config.layers.get(layer)).eq(own.iter().map(Some)) {
+        let expected = "layers that attend as those in whose place they come";
+        return Err(Error::setting("--layers", expected, format!("{layers:?}")));
+    }
     let renamed = |(name, tensor): (String, Tensor)| -> Vec<(String, Tensor)> {
-        match model.depth(&name) {
-            depth if (1..=model.config.num_hidden_layers).contains(&depth) => {
-                let part = &name[names.in_layer(depth - 1, "").len()..];
-                let places = layers.iter().enumerate().filter(|(_, layer)| **layer == depth - 1);
-                places.map(|(place, _)| (names.in_layer(place, part), tensor.clone())).collect()
-            }
-            _ => vec![(name, tensor)],
-        }
+        let names = config.family.moved_to_layers(&name, layers);
+        names.into_iter().map(|name| (name, tensor.clone())).collect()
     };
-    let config = EncoderConfig { num_hidden_layers: layers.len(), ..model.config.clone() };
+    let config = EncoderConfig { layers: own.to_vec(), ..config.clone() };
     rebuild(model, tensors(model).into_iter().flat_map(renamed).collect(), config)
 }
 
-/// `count` of `all` layers, evenly spaced, the last one included.
-pub fn evenly_spaced(all: usize, count: usize) -> Vec<usize> {
-    (1..=count).map(|place| place * all / count - 1).collect()
+/// Which `count` of the layers to keep: evenly spaced, the last one included, and the first where it is unlike the others; each
+/// attends as the model's own layer at its new place does.
+pub fn kept_layers(config: &EncoderConfig, count: usize) -> Vec<usize> {
+    let all = config.layers.len();
+    let first_stays = config.family.has_first_layer_of_its_own();
+    let wanted = |place: usize| match first_stays && count > 1 {
+        true => place * (all - 1) / (count - 1),
+        false => (place + 1) * all / count - 1,
+    };
+    let fits = |place: usize, layer: usize| {
+        config.layers[layer] == config.layers[place] && !(first_stays && place == 0 && layer > 0)
+    };
+    // best[layer]: the least sum of distances from what is wanted, and the layers, with `layer` at the last place.
+    let mut best: Vec<Option<(usize, Vec<usize>)>> = vec![None; all];
+    for place in 0..count {
+        let next = (0..all).map(|layer| {
+            let before = match place {
+                0 => Some((0, Vec::new())),
+                _ => best[..layer].iter().flatten().min_by_key(|(distance, _)| *distance).cloned(),
+            };
+            let (distance, mut layers) = before.filter(|_| fits(place, layer))?;
+            layers.push(layer);
+            Some((distance + layer.abs_diff(wanted(place)), layers))
+        });
+        best = next.collect();
+    }
+    // The first layers always fit.
+    best.into_iter().flatten().min_by_key(|(distance, _)| *distance).map_or_else(|| (0..count).collect(), |best| best.1)
 }
 
 /// The largest models under `bytes`, their integers packed ([`crate::onnx::Storage::Packed`]): for each number of layers,
@@ -101,7 +126,7 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
     /// A layer's nodes in the graph: some eighty that unpack its weights among them, each with its names.
     const LAYER_NODES: usize = 50_000;
     let config = &model.config;
-    let is_words = |name: &str| name == config.family.names.word_embeddings();
+    let is_words = |name: &str| name == config.family.word_embeddings();
     // Six bits for a weight and four for an embedding; four bytes for biases, layer normalization, and the scales, which
     // are about as many again.
     let size = |tensor: &Tensor| match tensor.dims() {
@@ -112,19 +137,20 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
     for (name, var) in model.parameters().iter() {
         match model.depth(name) {
             1 => layer += size(var),
-            depth if depth > 1 && depth <= config.num_hidden_layers => {}
+            depth if depth > 1 && depth <= config.layers.len() => {}
             _ if is_words(name) => {}
             _ => fixed += size(var),
         }
     }
     let word = config.embedding_size / 2 + 4 + tokenizer_bytes as usize / config.vocab_size;
     let rung = |layers: usize| {
-        let room = bytes.checked_sub(fixed + layers * layer)?;
+        let of_layers = layers * layer;
+        let room = bytes.checked_sub(fixed + of_layers)?;
         let vocabulary = (room / word).min(config.vocab_size);
-        let bytes = fixed + layers * layer + vocabulary * word;
+        let bytes = fixed + of_layers + vocabulary * word;
         (vocabulary >= smallest_vocabulary).then_some(Rung { layers, vocabulary, bytes })
     };
-    (1..=config.num_hidden_layers).rev().filter_map(rung).collect()
+    (1..=config.layers.len()).rev().filter_map(rung).collect()
 }
 
 /// A size as a person writes it: `10MB`, `800kB`, `9.5 MB`, `4MiB`, or a number of bytes.
@@ -173,10 +199,29 @@ mod tests {
 
     #[test]
     fn layers_are_evenly_spaced_and_end_with_the_last() {
-        assert_eq!(evenly_spaced(6, 3), [1, 3, 5]);
-        assert_eq!(evenly_spaced(6, 4), [0, 2, 3, 5]);
-        assert_eq!(evenly_spaced(12, 1), [11]);
-        assert_eq!(evenly_spaced(6, 6), [0, 1, 2, 3, 4, 5]);
+        let config = |model_type: &str, layers: usize| {
+            let json = serde_json::json!({
+                "model_type": model_type, "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": layers,
+                "num_attention_heads": 1, "intermediate_size": 4, "max_position_embeddings": 9, "pad_token_id": 0
+            });
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("config.json");
+            std::fs::write(&path, json.to_string()).unwrap();
+            EncoderConfig::open(&path).unwrap()
+        };
+        let kept = |all, count| kept_layers(&config("bert", all), count);
+        assert_eq!(kept(6, 3), [1, 3, 5]);
+        assert_eq!(kept(6, 4), [0, 2, 3, 5]);
+        assert_eq!(kept(12, 1), [11]);
+        assert_eq!(kept(6, 6), [0, 1, 2, 3, 4, 5]);
+        // Of ModernBERT's layers the first and every third see all of a text.
+        let kept = |all, count| kept_layers(&config("modernbert", all), count);
+        assert_eq!(kept(22, 4), [0, 7, 14, 21]);
+        for count in 1..=22 {
+            let kept = kept(22, count);
+            assert!(kept[0] == 0 && kept.is_sorted() && kept.len() == count, "{kept:?}");
+            assert!(kept.iter().enumerate().all(|(place, layer)| (place % 3 == 0) == (layer % 3 == 0)), "{kept:?}");
+        }
     }
 
     #[test]

@@ -137,7 +137,7 @@ pub fn clip_scale(norm: f64, max_norm: f64) -> f64 {
 /// Whether weight decay applies: to matrices and embeddings, not to biases and layer normalization.
 fn is_decayed(name: &str) -> bool {
     // DistilBERT writes layer_norm.
-    !(name.ends_with("bias") || name.contains("LayerNorm") || name.contains("layer_norm"))
+    !name.ends_with("bias") && !name.to_lowercase().split('.').any(|part| part.ends_with("norm"))
 }
 
 /// First and second moment of a parameter on the CPU.

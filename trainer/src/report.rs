@@ -10,7 +10,7 @@ use crate::{
     export::{Judged, Sensitivity},
     html::decimals,
     metrics::percent,
-    model::{EncoderConfig, LoadReport, SequenceClassifier},
+    model::{LoadReport, Pooling, SequenceClassifier},
     onnx::Range,
     prepare::{DataConfig, Examples, Sources},
     record::{EpochRecord, StepRecord},
@@ -100,7 +100,11 @@ fn runs(words: &[String]) -> String {
 
 /// The stages of the model, with the tokens of an average training batch.
 pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, examples: &Examples, batch_size: usize) -> String {
-    let EncoderConfig { num_hidden_layers: layers, hidden_size: hidden, .. } = model.config;
+    let (layers, hidden) = (model.config.layers.len(), model.config.hidden_size);
+    let pooling = match model.config.pooling {
+        Pooling::First => "[CLS]",
+        Pooling::Mean => "mean",
+    };
     let tokens: usize = examples.train.iter().map(Example::tokens).sum();
     let tokens = tokens * batch_size.min(examples.train.len()) / examples.train.len();
     let rows = batch_size.min(examples.train.len());
@@ -109,7 +113,7 @@ pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, examples: &
         stage(
             "encoder",
             &format!(
-                "{rows} texts, packed without padding: about {tokens} ids → {tokens} × {hidden} → {layers} layers → {rows} × {hidden} ([CLS])"
+                "{rows} texts, packed without padding: about {tokens} ids → {tokens} × {hidden} → {layers} layers → {rows} × {hidden} ({pooling})"
             ),
         ),
         stage("head", &format!("{rows} × {hidden} → dense {rows} × {hidden} → logits {rows} × {}", model.labels.len())),

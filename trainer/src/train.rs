@@ -265,7 +265,7 @@ fn train_loop(
 
 /// The sum of the squares of each tensor of the encoder that is trained: they are what they were if nothing is learned.
 fn encoder_sums(model: &SequenceClassifier) -> Result<Vec<f64>> {
-    let head = model.config.num_hidden_layers + 1;
+    let head = model.config.layers.len() + 1;
     let encoder = model.parameters().trainable().filter(|(name, _)| model.depth(name) < head);
     encoder.map(|(_, var)| Ok(tensor_square_sum(var)?)).collect()
 }
@@ -297,7 +297,7 @@ impl<'a> Run<'a> {
     /// From the checkpoint if there is one to resume from, else from the beginning.
     fn start(model: &'a SequenceClassifier, job: Job<'a>) -> Result<Self> {
         let config = job.config;
-        let top = model.config.num_hidden_layers + 1;
+        let top = model.config.layers.len() + 1;
         let factor = |name: &str| config.layer_decay.powi((top - model.depth(name)) as i32);
         let factors = model.parameters().trainable().map(|(name, _)| (name.to_owned(), factor(name)));
         let mut run = Self {

@@ -45,7 +45,8 @@ cargo xtask COMMAND
   guard            check that the runtime depends on no candle, prost, TLS or HTTP crate, and where there is unsafe code
   audit            licences, sources and advisories of all dependencies, by cargo-deny (minutes; needs the network)
   sbom             what the programs are made of, as CycloneDX, into target/sbom (minutes the first time)
-  bench train      speed, memory and accuracy of training, beside transformers' (half an hour; needs PyPI)
+  bench train      speed, memory and accuracy of training, beside transformers' (an hour; needs PyPI); with a word behind
+                   it, such as modernbert, of the shapes whose names have it
   bench tasks      tweets, product reviews and news, several labels, pairs, long texts, beside transformers (the same)
   bench graphs     the exported graphs beside optimum's, and other ways to quantize (minutes)
   bench runtime    start, speed, memory and server, beside optimum and a bare program (half an hour; needs PyPI); with
@@ -93,6 +94,7 @@ fn main() -> ExitCode {
         ["audit"] => guard::audit(),
         ["sbom"] => guard::sbom(),
         ["bench", "train"] => bench::train(),
+        ["bench", "train", shape] => bench::train_shapes(shape),
         ["bench", "tasks"] => bench::tasks(),
         ["bench", "graphs"] => bench::graphs(),
         ["bench", "runtime"] => bench::runtime(None),

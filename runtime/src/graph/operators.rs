@@ -113,6 +113,7 @@ const CONTRIB: &[Operator] = &[
     ("QLinearSoftmax", "11?11", 1),
     ("QuantizeLinear", "11?", 1),
     ("QuickGelu", "1", 1),
+    ("RotaryEmbedding", "1111", 1),
     ("SkipLayerNormalization", "111??", 4),
     ("TransposeMatMul", "11", 1),
 ];

@@ -70,7 +70,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         let positions = encoder_config.max_tokens().min(USUAL_MAX_LENGTH);
         folder.max_length.unwrap_or(positions).min(positions)
     });
-    let export_config = args.export.config(problem_type, false)?;
+    let export_config = args.export.config(problem_type, max_length, false)?;
     let labels = encoder_config.own_labels()?;
     let tokenizer = folder.open_tokenizer(max_length, None)?;
     let mut out = io::stdout();

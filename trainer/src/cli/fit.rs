@@ -491,7 +491,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 
 fn export_config(args: &Args) -> anyhow::Result<ExportConfig> {
     // A run that goes on replaces what it packed when it was stopped.
-    let mut config = args.export.config(args.columns.problem_type(), args.resume)?;
+    let mut config = args.export.config(args.columns.problem_type(), args.max_length, args.resume)?;
     if let Some(precision) = args.abstain_precision {
         let refuse = |expected: &str, got: String| {
             Err(Error::Setting { setting: "--abstain-precision", expected: expected.to_owned(), got })

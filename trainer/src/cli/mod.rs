@@ -214,6 +214,7 @@ impl ExportArgs {
     fn config(
         &self,
         problem_type: ProblemType,
+        max_tokens: usize,
         overwrite: bool,
     ) -> anyhow::Result<nimbert_trainer::export::ExportConfig> {
         let overwrite = self.overwrite || overwrite;
@@ -227,6 +228,7 @@ impl ExportArgs {
             problem_type,
             abstain_precision: None,
             storage: nimbert_trainer::onnx::Storage::Bytes,
+            max_tokens: Some(max_tokens),
             variants: self.variants()?,
             calibrations: self.calibration.clone(),
             sensitivity: self.verbose,

@@ -88,15 +88,15 @@ impl Judge<'_> {
     /// The logits of so many calibration texts by a graph with that in 8 bits.
     fn logits_of(&self, int8: Int8<'_>, texts: usize) -> Result<Vec<Vec<f32>>> {
         let config = GraphConfig { int8, storage: self.config.storage, ..GraphConfig::FP32 };
-        let mut session = self.session(&onnx::export(self.model, config)?, "calibration")?;
+        let mut session = self.session(&self.model.graph(config)?, "calibration")?;
         self.logits(&mut session, &spread(self.calibration_texts, texts))
     }
 
     /// What all activations that can be quantized are like, by their names, and the session that computed them in fp32.
     /// Each text is run by itself, so that padding is not counted, and nothing is kept but histograms and sums.
     fn observers(&self) -> Result<(Session, Vec<(String, Observer)>)> {
-        let mut graph = onnx::export(self.model, GraphConfig::FP32)?;
-        let names = onnx::quantizable(self.model);
+        let mut graph = self.model.graph(GraphConfig::FP32)?;
+        let names = self.model.quantizable();
         graph.graph.get_or_insert_default().output.extend(names.iter().map(|name| onnx::float_output(name)));
         let mut session = self.session(&graph, "observed")?;
         let outputs: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -6,7 +6,8 @@ use nimbert::Precision;
 
 use crate::{
     error::{Error, Result},
-    onnx::{Comparison, ModelProto},
+    model::GraphNodes,
+    onnx::{Comparison, ModelProto, Operators},
 };
 
 use super::VariantKind;
@@ -167,17 +168,26 @@ pub fn operator_counts(graph: &ModelProto) -> BTreeMap<&str, usize> {
     counts
 }
 
-/// The graph has the operators of so many layers, and those of its kind.
-pub(super) fn operators(kind: VariantKind, graph: &ModelProto, layers: usize) -> Result<()> {
+/// The graph has the operators that its model's layers ask for, and those of its kind.
+pub(super) fn operators(kind: VariantKind, graph: &ModelProto, expected: GraphNodes) -> Result<()> {
     let counts = operator_counts(graph);
     let count = |names: &[&str]| names.iter().filter_map(|name| counts.get(name)).sum::<usize>();
-    let is_standard = kind.execution_provider() == "tensorrt";
-    let own = ["Attention", "QAttention", "BiasGelu", "FastGelu", "FusedMatMul", "MatMulIntegerToFloat"];
+    let is_standard = kind.operators() == Operators::Standard;
+    let own = [
+        "Attention",
+        "QAttention",
+        "MultiHeadAttention",
+        "RotaryEmbedding",
+        "Gelu",
+        "BiasGelu",
+        "FastGelu",
+        "FusedMatMul",
+        "MatMulIntegerToFloat",
+    ];
     let expected = [
-        ("LayerNormalization", count(&["LayerNormalization"]), 2 * layers + 1),
-        // One a layer, except that the last is spelled out.
-        ("Attention and QAttention", count(&own[..2]), if is_standard { 0 } else { layers - 1 }),
-        ("Softmax", count(&["Softmax"]), if is_standard { layers } else { 1 }),
+        ("LayerNormalization", count(&["LayerNormalization"]), expected.norms),
+        ("Attention, QAttention and MultiHeadAttention", count(&own[..3]), expected.fused),
+        ("Softmax", count(&["Softmax"]), expected.spelled),
     ];
     let foreign = if is_standard { count(&own) } else { 0 };
     let wrong = expected.into_iter().find(|(_, found, expected)| found != expected);

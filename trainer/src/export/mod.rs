@@ -66,6 +66,8 @@ pub struct ExportConfig {
     pub sensitivity: bool,
     /// How an int8 graph stores its integers.
     pub storage: Storage,
+    /// The most tokens that a text has, if they are less than the model allows.
+    pub max_tokens: Option<usize>,
     /// A graph may lose this much accuracy against fp32, in percentage points.
     pub max_accuracy_drop: f64,
     /// Whether a bundle that is already there is replaced.
@@ -321,7 +323,7 @@ impl Judge<'_> {
 
     /// Builds a graph and tries it.
     fn tried(&self, kind: VariantKind, observations: Option<&Observations>, reference: &[Vec<f32>]) -> Result<Tried> {
-        self.tried_graph(kind, kind.build(self.model, observations, self.config.storage, 1.0)?, reference)
+        self.tried_graph(kind, kind.build(self.model, observations, self.config, 1.0)?, reference)
     }
 
     fn tried_graph(&self, kind: VariantKind, graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
@@ -337,7 +339,7 @@ impl Judge<'_> {
     fn gates(&self, tried: &mut Tried, reference: &[Vec<f32>], fp32_hits: Option<usize>) -> Result<()> {
         let Tried { kind, graph, logits, comparison, hits, .. } = tried;
         let pair = gates::Pair { logits, reference, split: self.evidence.split };
-        gates::operators(*kind, graph, self.model.config.num_hidden_layers)?;
+        gates::operators(*kind, graph, self.model.graph_nodes(kind.operators()))?;
         gates::logits(*kind, comparison, pair)?;
         if let (Some(fp32_hits), Some(hits)) = (fp32_hits, hits) {
             gates::accuracy(*kind, [fp32_hits, *hits], self.config.max_accuracy_drop, pair)?;
@@ -349,7 +351,7 @@ impl Judge<'_> {
     /// answers: the same logits, divided.
     fn fold(&self, tried: &mut Tried, observations: Option<&Observations>, temperature: f32) -> Result<()> {
         let Tried { kind, comparison, .. } = tried;
-        let graph = kind.build(self.model, observations, self.config.storage, temperature)?;
+        let graph = kind.build(self.model, observations, self.config, temperature)?;
         let divided: Vec<Vec<f32>> =
             tried.logits.iter().map(|logits| logits.iter().map(|logit| logit / temperature).collect()).collect();
         let folded = self.tried_graph(*kind, graph, &divided)?;
@@ -617,6 +619,7 @@ mod tests {
             calibrations,
             sensitivity: false,
             storage,
+            max_tokens: None,
             // Other gates are meant to fire.
             max_accuracy_drop: 100.0,
             overwrite: false,
@@ -642,7 +645,7 @@ mod tests {
     fn judged(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> Result<()> {
         judging(vec![Calibration::MinMax], Storage::Bytes, |judge, trained| {
             let (_, observations) = judge.observe().unwrap();
-            let mut graph = kind.build(judge.model, Some(&observations), Storage::Bytes, 1.0).unwrap();
+            let mut graph = kind.build(judge.model, Some(&observations), judge.config, 1.0).unwrap();
             plant(&mut graph);
             let mut tried = judge.tried_graph(kind, graph, trained)?;
             judge.gates(&mut tried, trained, Some(trained.len()))

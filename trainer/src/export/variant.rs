@@ -4,10 +4,11 @@ use std::str::FromStr;
 
 use nimbert::{Precision, Requirement};
 
+use super::ExportConfig;
 use crate::{
     error::{Error, Result},
     model::SequenceClassifier,
-    onnx::{self, GraphConfig, Int8, ModelProto, Observations, Operators, Storage, WeightRange},
+    onnx::{self, GraphConfig, Int8, ModelProto, Observations, Operators, WeightRange},
 };
 
 /// A graph for an execution provider, in a number format.
@@ -91,6 +92,14 @@ impl VariantKind {
         (self == Self::CpuInt8Full).then_some(Requirement::ExactByteProducts)
     }
 
+    /// Whose operators it is made of.
+    pub(super) fn operators(self) -> Operators {
+        match self.execution_provider() {
+            "tensorrt" => Operators::Standard,
+            _ => Operators::Microsoft,
+        }
+    }
+
     /// Whether its activations are to be observed.
     pub(super) fn is_quantized(self) -> bool {
         self.precision() == Precision::Int8
@@ -101,7 +110,7 @@ impl VariantKind {
         self,
         model: &SequenceClassifier,
         observations: Option<&Observations>,
-        storage: Storage,
+        config: &ExportConfig,
         temperature: f32,
     ) -> Result<ModelProto> {
         let int8 = match (self.is_quantized(), observations) {
@@ -109,15 +118,19 @@ impl VariantKind {
             (true, None) => Int8::Weights,
             (false, _) => Int8::No,
         };
-        let operators = match self.execution_provider() {
-            "tensorrt" => Operators::Standard,
-            _ => Operators::Microsoft,
-        };
+        let operators = self.operators();
         let weights = match self {
             Self::CpuInt8 => WeightRange::Reduced,
             _ => WeightRange::Full,
         };
-        let graph = onnx::export(model, GraphConfig { operators, int8, weights, storage, temperature })?;
+        let graph = model.graph(GraphConfig {
+            operators,
+            int8,
+            weights,
+            storage: config.storage,
+            temperature,
+            max_tokens: config.max_tokens,
+        })?;
         match self.precision() {
             Precision::Fp16 => onnx::to_fp16(graph),
             _ => Ok(graph),

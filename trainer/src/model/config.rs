@@ -1,12 +1,14 @@
 //! What an encoder must know of a Hugging Face `config.json`.
 
+mod attention;
+
 use std::path::{Path, PathBuf};
 
 use nimbert::ProblemType;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::family::{Family, Positions};
+use super::family::{AttentionKind, Biases, EmbeddingWidth, Family, Positions};
 use crate::{
     error::{Error, Result},
     ops::Activation,
@@ -20,32 +22,38 @@ pub struct EncoderConfig {
     pub family: &'static Family,
     /// Rows of the word embeddings.
     pub vocab_size: usize,
-    /// Width of an embedding; where it is not `hidden_size`, a linear layer leads from the one to the other.
+    /// Width of an embedding.
     pub embedding_size: usize,
+    /// Whether a linear layer leads from there to `hidden_size`; else it is the same.
+    pub has_projection: bool,
     /// Width of a token's vector.
     pub hidden_size: usize,
-    /// Number of encoder layers.
-    pub num_hidden_layers: usize,
+    /// The encoder layers: how each attends.
+    pub layers: Vec<LayerConfig>,
     /// Number of attention heads; divides `hidden_size`.
     pub num_attention_heads: usize,
     /// Width of the feed-forward network.
     pub intermediate_size: usize,
     /// The feed-forward network's activation.
     pub hidden_act: Activation,
-    /// Rows of the position embeddings.
+    /// The most tokens of a text, and those before the first: rows of the position embeddings, if there are any.
     pub max_position_embeddings: usize,
-    /// The row of a text's first token in the position embeddings.
-    pub position_offset: usize,
-    /// Rows of the token type embeddings; 0: the family has none.
+    /// How a token finds its row in the position embeddings; none: there are none.
+    pub positions: Option<PositionRows>,
+    /// Rows of the token type embeddings; 0: there are none.
     pub type_vocab_size: usize,
+    /// What scores depend on besides queries and keys.
+    pub distances: Option<DistanceConfig>,
+    /// What the head reads.
+    pub pooling: Pooling,
+    /// The activation behind the head's first layer.
+    pub head_act: Activation,
+    /// Which layers have a bias.
+    pub biases: BiasConfig,
     /// Added to the variance in layer normalization.
     pub layer_norm_eps: f32,
-    /// Dropout of the embeddings and of each sublayer's output.
-    pub hidden_dropout_prob: f32,
-    /// Dropout of the attention probabilities.
-    pub attention_probs_dropout_prob: f32,
-    /// Dropout in the head.
-    pub classifier_dropout: f32,
+    /// What is dropped in training.
+    pub dropout: DropoutConfig,
     /// Standard deviation of a new head's weights.
     pub initializer_range: f32,
     /// The id that fills the shorter rows of a padded batch.
@@ -56,10 +64,154 @@ pub struct EncoderConfig {
     pub json: serde_json::Map<String, Value>,
 }
 
-/// The fields as they stand in the file, under BERT's or DistilBERT's names.
+/// How one encoder layer attends.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LayerConfig {
+    /// How far a token sees to each side; none: all of its text.
+    pub window: Option<usize>,
+    /// The base of its rotary positions' wavelengths; none: it has none.
+    pub rotary_theta: Option<f32>,
+}
+
+/// How tokens find their rows in the position embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PositionRows {
+    /// The row of a text's first token.
+    pub offset: usize,
+    /// Tokens of this id are not counted: all of them have the row before the first. A text can have them, since the pad
+    /// token's name can be written in it.
+    pub uncounted: Option<u32>,
+}
+
+impl PositionRows {
+    /// The rows of one text's tokens.
+    pub(crate) fn rows(self, ids: &[u32]) -> impl Iterator<Item = u32> {
+        let mut next = self.offset as u32;
+        ids.iter().map(move |&id| {
+            if self.uncounted == Some(id) {
+                return self.offset as u32 - 1;
+            }
+            next += 1;
+            next - 1
+        })
+    }
+}
+
+/// How scores depend on the distance between query and key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DistanceConfig {
+    /// A number for each head, by bucket: half of the buckets are for keys behind the query, half of those for each distance
+    /// by itself, the others ever wider ones up to 128.
+    Bias {
+        /// Number of buckets.
+        buckets: usize,
+    },
+    /// A vector for each of the distances −`span` to `span` − 1.
+    Vectors {
+        /// Distances to each side.
+        span: usize,
+        /// Whether the larger half of them are ever wider buckets of distances, up to this one; else they are distances.
+        widest: Option<usize>,
+        /// Whether the vectors are normalized first.
+        has_norm: bool,
+    },
+}
+
+impl DistanceConfig {
+    /// Rows of the table.
+    pub(crate) fn rows(self) -> usize {
+        match self {
+            Self::Bias { buckets } => buckets,
+            Self::Vectors { span, .. } => 2 * span,
+        }
+    }
+
+    /// The row for a distance: the query's place less the key's. In 32 bits, as transformers computes it.
+    pub(crate) fn row(self, distance: isize) -> usize {
+        let near = distance.unsigned_abs();
+        match self {
+            Self::Bias { buckets } => {
+                const FARTHEST: f32 = 128.0;
+                let (half, exact) = (buckets / 2, buckets / 4);
+                let of_side = if near < exact {
+                    near
+                } else {
+                    let share = (near as f32 / exact as f32).ln() / (FARTHEST / exact as f32).ln();
+                    (exact + (share * (half - exact) as f32) as usize).min(half - 1)
+                };
+                of_side + if distance < 0 { half } else { 0 }
+            }
+            Self::Vectors { span, widest, .. } => {
+                let exact = span / 2;
+                let steps = match widest {
+                    Some(widest) if near >= exact => {
+                        let share = (near as f32 / exact as f32).ln() / ((widest - 1) as f32 / exact as f32).ln();
+                        ((share * (exact - 1) as f32).ceil() as usize) + exact
+                    }
+                    _ => near,
+                };
+                let row = span as isize + distance.signum() * steps as isize;
+                row.clamp(0, 2 * span as isize - 1) as usize
+            }
+        }
+    }
+}
+
+/// What the head reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Each text's first token.
+    First,
+    /// The mean of its tokens.
+    Mean,
+}
+
+/// Which layers have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BiasConfig {
+    /// Layer normalization.
+    pub norms: bool,
+    /// Attention's linear layers.
+    pub attention: bool,
+    /// The feed-forward network's.
+    pub feed_forward: bool,
+    /// The head's first.
+    pub head: bool,
+}
+
+/// Probabilities of dropout.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DropoutConfig {
+    /// Of the embeddings.
+    pub embeddings: f32,
+    /// Of the attention probabilities.
+    pub attention_probabilities: f32,
+    /// Of vectors for distances.
+    pub distances: f32,
+    /// Of attention's output.
+    pub attention_output: f32,
+    /// Behind the feed-forward network's activation.
+    pub activated: f32,
+    /// Of the feed-forward network's output.
+    pub output: f32,
+    /// Of what the head reads.
+    pub head_input: f32,
+    /// Before the last layer.
+    pub classifier: f32,
+}
+
+impl DropoutConfig {
+    fn all(self) -> [f32; 8] {
+        let Self { embeddings, attention_probabilities, distances, attention_output, activated, output, .. } = self;
+        let inner = [embeddings, attention_probabilities, distances, attention_output, activated, output];
+        let [a, b, c, d, e, f] = inner;
+        [a, b, c, d, e, f, self.head_input, self.classifier]
+    }
+}
+
+/// The fields as they stand in the file, under the names of any family.
 #[derive(Deserialize)]
 struct Json {
-    model_type: String,
     vocab_size: usize,
     embedding_size: Option<usize>,
     #[serde(alias = "dim")]
@@ -72,18 +224,32 @@ struct Json {
     intermediate_size: usize,
     max_position_embeddings: usize,
     type_vocab_size: Option<usize>,
-    #[serde(alias = "activation")]
+    #[serde(alias = "activation", alias = "hidden_activation")]
     hidden_act: Option<String>,
+    #[serde(alias = "pooler_hidden_act")]
+    classifier_activation: Option<String>,
+    classifier_pooling: Option<String>,
     position_embedding_type: Option<String>,
+    #[serde(alias = "norm_eps")]
     layer_norm_eps: Option<f32>,
     #[serde(alias = "dropout")]
     hidden_dropout_prob: Option<f32>,
     #[serde(alias = "attention_dropout")]
     attention_probs_dropout_prob: Option<f32>,
-    #[serde(alias = "seq_classif_dropout")]
+    embedding_dropout: Option<f32>,
+    mlp_dropout: Option<f32>,
+    pooler_dropout: Option<f32>,
+    #[serde(alias = "seq_classif_dropout", alias = "classifier_dropout_prob", alias = "cls_dropout")]
     classifier_dropout: Option<f32>,
+    norm_bias: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    classifier_bias: Option<bool>,
+    position_biased_input: Option<bool>,
     initializer_range: Option<f32>,
     pad_token_id: Option<u32>,
+    #[serde(flatten)]
+    attention: attention::Json,
 }
 
 impl EncoderConfig {
@@ -99,19 +265,27 @@ impl EncoderConfig {
             let expected = "an encoder, whose tokens see those behind them";
             return Err(Error::model(path, expected, "is_decoder true"));
         }
+        let model_type = map.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let family = Family::of(model_type).ok_or_else(|| {
+            let expected = format!("one of the model types {}", Family::model_types());
+            let got = match (model_type, Family::missing(model_type)) {
+                ("", _) => "no model_type".to_owned(),
+                (name, None) => name.to_owned(),
+                (name, Some(missing)) => format!("{name}, of which is missing here: {missing}"),
+            };
+            Error::model(path, expected, got)
+        })?;
         let json: Json = serde_json::from_value(Value::Object(map.clone())).map_err(not_json)?;
         let expect = |holds: bool, expected: &str, got: &dyn std::fmt::Display| {
             if holds { Ok(()) } else { Err(Error::model(path, expected, got.to_string())) }
         };
-        let expected = format!("one of the model types {}", Family::model_types());
-        let family =
-            Family::of(&json.model_type).ok_or_else(|| Error::model(path, expected, json.model_type.clone()))?;
-        let hidden_act = json.hidden_act.as_deref().unwrap_or("gelu");
-        let expected = format!("one of the activations {}", Activation::NAMES.join(", "));
-        let hidden_act = Activation::from_name(hidden_act).ok_or_else(|| Error::model(path, expected, hidden_act))?;
+        let activation = |name: Option<&str>| {
+            let name = name.unwrap_or(family.defaults.activation);
+            let expected = format!("one of the activations {}", Activation::NAMES.join(", "));
+            Activation::from_name(name).ok_or_else(|| Error::model(path, expected, name))
+        };
         let positions = json.position_embedding_type.as_deref().unwrap_or("absolute");
         expect(positions == "absolute", "position_embedding_type absolute", &positions)?;
-
         let (hidden, heads) = (json.hidden_size, json.num_attention_heads);
         let divides = heads > 0 && hidden > 0 && hidden.is_multiple_of(heads);
         expect(divides, "a hidden_size that num_attention_heads divides", &format!("{hidden} and {heads}"))?;
@@ -119,39 +293,67 @@ impl EncoderConfig {
         let vocab_size = json.vocab_size;
         let expected = format!("a pad_token_id below the vocab_size {vocab_size}");
         expect((pad_token_id as usize) < vocab_size, &expected, &pad_token_id)?;
-        let type_vocab_size = json.type_vocab_size.unwrap_or(2);
-        let hidden_dropout_prob = json.hidden_dropout_prob.unwrap_or(0.1);
+        for (key, only) in family.only {
+            let stated = map.get(*key).filter(|value| !value.is_null());
+            let is_it = stated.is_none_or(|value| value.as_i64() == Some(*only));
+            expect(is_it, &format!("{key} {only}"), &stated.map(Value::to_string).unwrap_or_default())?;
+        }
+        let (embedding_size, has_projection) = match family.width {
+            EmbeddingWidth::Encoder => (hidden, false),
+            EmbeddingWidth::Own { usual, is_always_projected } => {
+                let width = json.embedding_size.unwrap_or(usual);
+                (width, is_always_projected || width != hidden)
+            }
+        };
+        let behind = |id: u32| Some(PositionRows { offset: id as usize + 1, uncounted: Some(id) });
+        let from_first = PositionRows { offset: 0, uncounted: None };
+        let pooling = match json.classifier_pooling.as_deref() {
+            None | Some("cls") => Pooling::First,
+            Some("mean") => Pooling::Mean,
+            Some(other) => return Err(Error::model(path, "classifier_pooling cls or mean", other)),
+        };
+        let attention::Attention { layers, distances } = json.attention.read(path, &json, family.attention)?;
         let config = Self {
             family,
-            vocab_size: json.vocab_size,
-            embedding_size: family.embedding_size.map_or(hidden, |usual| json.embedding_size.unwrap_or(usual)),
+            vocab_size,
+            embedding_size,
+            has_projection,
             hidden_size: hidden,
-            num_hidden_layers: json.num_hidden_layers,
+            layers,
             num_attention_heads: heads,
             intermediate_size: json.intermediate_size,
-            hidden_act,
+            hidden_act: activation(json.hidden_act.as_deref())?,
             max_position_embeddings: json.max_position_embeddings,
-            position_offset: match family.positions {
-                Positions::Table => 0,
-                Positions::TableBehindPad => pad_token_id as usize + 1,
+            positions: match family.positions {
+                Positions::None => None,
+                Positions::Table => Some(from_first),
+                Positions::TableIfBiased => json.position_biased_input.unwrap_or(true).then_some(from_first),
+                Positions::TableBehindPad => behind(pad_token_id),
+                Positions::TableBehind(id) => behind(id),
             },
-            type_vocab_size: if family.has_token_types { type_vocab_size } else { 0 },
-            layer_norm_eps: json.layer_norm_eps.unwrap_or(1e-12),
-            hidden_dropout_prob,
-            attention_probs_dropout_prob: json.attention_probs_dropout_prob.unwrap_or(0.1),
-            classifier_dropout: json.classifier_dropout.unwrap_or(hidden_dropout_prob),
+            type_vocab_size: family.token_types.map_or(0, |usual| json.type_vocab_size.unwrap_or(usual)),
+            distances,
+            pooling,
+            head_act: match family.head.activation {
+                Some(activation) => activation,
+                None => activation(json.classifier_activation.as_deref().or(Some("gelu")))?,
+            },
+            biases: json.biases(family.biases),
+            layer_norm_eps: json.layer_norm_eps.unwrap_or(family.defaults.norm_eps),
+            dropout: json.dropout(family),
             initializer_range: json.initializer_range.unwrap_or(0.02),
             pad_token_id,
             path: path.to_owned(),
             json: map,
         };
-        let sizes = [config.vocab_size, config.embedding_size, config.num_hidden_layers, config.intermediate_size];
+        let sizes = [config.vocab_size, config.embedding_size, config.layers.len(), config.intermediate_size];
         let smallest = sizes.iter().min().copied().unwrap_or(0);
         expect(smallest > 0, "sizes above 0", &smallest)?;
         let positions = config.max_position_embeddings;
-        expect(positions > config.position_offset, "more max_position_embeddings", &positions)?;
-        expect(config.type_vocab_size > 0 || !family.has_token_types, "a type_vocab_size above 0", &0)?;
-        for p in [config.hidden_dropout_prob, config.attention_probs_dropout_prob, config.classifier_dropout] {
+        expect(config.max_tokens() > 0, "more max_position_embeddings", &positions)?;
+        let has_types = config.type_vocab_size > 0 || family.token_types.is_none_or(|usual| usual == 0);
+        expect(has_types, "a type_vocab_size above 0", &0)?;
+        for p in config.dropout.all() {
             expect((0.0..1.0).contains(&p), "dropout probabilities from 0 to below 1", &p)?;
         }
         Ok(config)
@@ -159,13 +361,14 @@ impl EncoderConfig {
 
     /// The longest text, in tokens.
     pub fn max_tokens(&self) -> usize {
-        self.max_position_embeddings - self.position_offset
+        let before = self.positions.map_or(0, |positions| positions.offset);
+        self.max_position_embeddings.saturating_sub(before)
     }
 
     /// The same model without any dropout: what tests and comparisons of single steps need.
     #[must_use]
     pub fn without_dropout(self) -> Self {
-        Self { hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0, classifier_dropout: 0.0, ..self }
+        Self { dropout: DropoutConfig::default(), ..self }
     }
 
     fn model_type(&self) -> &str {
@@ -181,7 +384,8 @@ impl EncoderConfig {
         json.insert("problem_type".into(), serde_json::json!(problem_type));
         // A smaller model than the base has fewer layers or words.
         let layers_key = if json.contains_key("n_layers") { "n_layers" } else { "num_hidden_layers" };
-        json.insert(layers_key.into(), self.num_hidden_layers.into());
+        json.insert(layers_key.into(), self.layers.len().into());
+        attention::write(&self.layers, &mut json);
         json.insert("vocab_size".into(), self.vocab_size.into());
         if json.contains_key("pad_token_id") {
             json.insert("pad_token_id".into(), self.pad_token_id.into());
@@ -258,6 +462,50 @@ impl EncoderConfig {
                 Err(Error::model(&self.path, "at least two labels", got))
             }
             _ => Ok(labels),
+        }
+    }
+}
+
+impl Json {
+    fn biases(&self, biases: Biases) -> BiasConfig {
+        let has = |stated: Option<bool>| match biases {
+            Biases::All => true,
+            Biases::Stated => stated.unwrap_or(false),
+        };
+        BiasConfig {
+            norms: has(self.norm_bias),
+            attention: has(self.attention_bias),
+            feed_forward: has(self.mlp_bias),
+            head: has(self.classifier_bias),
+        }
+    }
+
+    fn dropout(&self, family: &Family) -> DropoutConfig {
+        let usual = family.defaults.dropout;
+        let attention = self.attention_probs_dropout_prob.unwrap_or(usual);
+        let hidden = self.hidden_dropout_prob.unwrap_or(usual);
+        let classifier = self.classifier_dropout.unwrap_or(family.defaults.classifier_dropout.unwrap_or(hidden));
+        let input = |p: f32| if family.head.drops_input { p } else { 0.0 };
+        let if_dropped = |is_dropped: bool, p: f32| if is_dropped { p } else { 0.0 };
+        match family.attention {
+            AttentionKind::Alternating => DropoutConfig {
+                embeddings: self.embedding_dropout.unwrap_or(usual),
+                attention_probabilities: attention,
+                attention_output: attention,
+                activated: self.mlp_dropout.unwrap_or(usual),
+                classifier: self.classifier_dropout.unwrap_or(usual),
+                ..DropoutConfig::default()
+            },
+            kind => DropoutConfig {
+                embeddings: hidden,
+                attention_probabilities: attention,
+                distances: if_dropped(kind == AttentionKind::Disentangled, hidden),
+                attention_output: if_dropped(family.dropped.attention_output, hidden),
+                activated: 0.0,
+                output: if_dropped(family.dropped.output, hidden),
+                head_input: input(self.pooler_dropout.unwrap_or(classifier)),
+                classifier,
+            },
         }
     }
 }

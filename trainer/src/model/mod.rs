@@ -3,17 +3,19 @@
 //! candle-transformers' BERT serves inference: its layer normalization cuts the gradient and its dropout does nothing
 //! (ARCHITECTURE.md), so it would train the head only.
 
+mod blocks;
 mod classifier;
 mod config;
 mod family;
 mod folder;
 mod gradients;
+mod graph;
 mod parameters;
 
 pub use classifier::{Encoded, Output, SequenceClassifier};
-pub use config::EncoderConfig;
+pub use config::{BiasConfig, DistanceConfig, DropoutConfig, EncoderConfig, LayerConfig, Pooling, PositionRows};
 pub use family::Family;
-pub(crate) use family::Names;
 pub use folder::ModelFolder;
 pub use gradients::{Gradient, Gradients};
+pub(crate) use graph::GraphNodes;
 pub use parameters::{LoadReport, Parameters};

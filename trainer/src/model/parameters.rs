@@ -141,7 +141,7 @@ pub(super) fn read_tensors(path: &Path, names: &Names) -> Result<BTreeMap<String
             let tensor = file
                 .load(&name, &Device::Cpu)
                 .map_err(|error| Error::model(path, format!("floating-point numbers in {name}"), first_line(&error)))?;
-            insert_once(path, &mut tensors, canonical_name(&name, names), tensor)?;
+            insert_once(path, &mut tensors, names.canonical(&name), tensor)?;
         }
     }
     Ok(tensors)
@@ -167,7 +167,7 @@ fn read_pickle(path: &Path, names: &Names) -> Result<BTreeMap<String, Tensor>> {
     }
     let mut by_name = BTreeMap::new();
     for (name, tensor) in tensors {
-        insert_once(path, &mut by_name, canonical_name(&name, names), tensor)?;
+        insert_once(path, &mut by_name, names.canonical(&name), tensor)?;
     }
     Ok(by_name)
 }
@@ -209,7 +209,7 @@ impl Loader {
     }
 
     /// Whether the parameter is there.
-    pub(super) fn has(&self, name: &str) -> bool {
+    fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
@@ -255,6 +255,15 @@ impl Loader {
         self.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 
+    /// The parameter `name`, read where it is there, else ones.
+    pub(super) fn read_or_ones(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        if self.has(name) {
+            return self.read(name, shape);
+        }
+        self.report.initialized.push(name.to_owned());
+        self.insert(name, Tensor::ones(shape, DType::F32, &Device::Cpu)?)
+    }
+
     fn insert(&mut self, name: &str, tensor: Tensor) -> Result<Tensor> {
         let var = Var::from_tensor(&tensor)?;
         let handle = var.as_tensor().clone();
@@ -269,17 +278,5 @@ impl Loader {
         self.report.unused.extend(unused);
         self.report.unused.sort();
         (self.parameters, self.report)
-    }
-}
-
-/// A file's name for a tensor as transformers' classifiers have it. A bare encoder lacks the prefix, and models converted
-/// from TensorFlow call layer normalization's parameters gamma and beta.
-fn canonical_name(name: &str, names: &Names) -> String {
-    let name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
-    match name.split('.').next() {
-        Some("embeddings" | "embeddings_project" | "encoder" | "transformer" | "pooler") => {
-            format!("{}.{name}", names.base)
-        }
-        _ => name,
     }
 }

@@ -1,5 +1,10 @@
 //! A graph in the making, over the protobuf types of candle-onnx.
 
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
+
 use candle_core::Tensor;
 use candle_onnx::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
@@ -29,28 +34,28 @@ impl OpsetVersions {
 
 /// Collects nodes in the order in which they run. Values are known by their names.
 #[derive(Debug, Default)]
-pub(super) struct GraphBuilder {
+pub(crate) struct GraphBuilder {
     graph: GraphProto,
 }
 
 /// An axis of an input or output.
-pub(super) enum Axis {
+pub(crate) enum Axis {
     Named(&'static str),
     Size(usize),
 }
 
 impl GraphBuilder {
-    pub(super) fn input(&mut self, name: &str, data_type: DataType, axes: &[Axis]) -> String {
+    pub(crate) fn input(&mut self, name: &str, data_type: DataType, axes: &[Axis]) -> String {
         self.graph.input.push(value_info(name, data_type, axes));
         name.to_owned()
     }
 
-    pub(super) fn output(&mut self, name: &str, data_type: DataType, axes: &[Axis]) {
+    pub(crate) fn output(&mut self, name: &str, data_type: DataType, axes: &[Axis]) {
         self.graph.output.push(value_info(name, data_type, axes));
     }
 
     /// Adds a node with one output, which gets the node's name.
-    pub(super) fn node(
+    pub(crate) fn node(
         &mut self,
         name: &str,
         op_type: &str,
@@ -62,7 +67,7 @@ impl GraphBuilder {
     }
 
     /// The same with one of ONNX Runtime's own operators.
-    pub(super) fn contrib(
+    pub(crate) fn contrib(
         &mut self,
         name: &str,
         op_type: &str,
@@ -74,8 +79,13 @@ impl GraphBuilder {
         name.to_owned()
     }
 
+    /// The same with elements of another type.
+    pub(crate) fn cast(&mut self, name: &str, x: &str, data_type: DataType) -> String {
+        self.node(name, "Cast", &[x], vec![int_attribute("to", data_type as i64)])
+    }
+
     /// A constant of 32-bit floating-point numbers.
-    pub(super) fn floats(&mut self, name: &str, tensor: &Tensor) -> Result<String> {
+    pub(crate) fn floats(&mut self, name: &str, tensor: &Tensor) -> Result<String> {
         let dims: Vec<usize> = tensor.dims().to_vec();
         let values = tensor.contiguous()?.flatten_all()?.to_vec1::<f32>()?;
         self.graph.initializer.push(float_tensor(name, &dims, &values));
@@ -83,56 +93,62 @@ impl GraphBuilder {
     }
 
     /// The same from numbers, row-major.
-    pub(super) fn float_values(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
+    pub(crate) fn float_values(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
         self.graph.initializer.push(float_tensor(name, dims, values));
         name.to_owned()
     }
 
     /// A constant of signed bytes.
-    pub(super) fn bytes(&mut self, name: &str, dims: &[usize], values: Vec<i8>) -> String {
+    pub(crate) fn bytes(&mut self, name: &str, dims: &[usize], values: Vec<i8>) -> String {
         let bytes = values.into_iter().map(i8::cast_unsigned).collect();
         self.graph.initializer.push(tensor(name, DataType::Int8, dims, bytes));
         name.to_owned()
     }
 
     /// A constant of unsigned bytes.
-    pub(super) fn unsigned_bytes(&mut self, name: &str, dims: &[usize], values: Vec<u8>) -> String {
+    pub(crate) fn unsigned_bytes(&mut self, name: &str, dims: &[usize], values: Vec<u8>) -> String {
         self.graph.initializer.push(tensor(name, DataType::Uint8, dims, values));
         name.to_owned()
     }
 
     /// A constant scalar signed byte: a zero point.
-    pub(super) fn signed_byte(&mut self, name: &str, value: i8) -> String {
+    pub(crate) fn signed_byte(&mut self, name: &str, value: i8) -> String {
         self.bytes(name, &[], vec![value])
     }
 
     /// A constant scalar unsigned byte: a zero point.
-    pub(super) fn byte(&mut self, name: &str, value: u8) -> String {
+    pub(crate) fn byte(&mut self, name: &str, value: u8) -> String {
         self.graph.initializer.push(tensor(name, DataType::Uint8, &[], vec![value]));
         name.to_owned()
     }
 
     /// A constant scalar.
-    pub(super) fn scalar(&mut self, name: &str, value: f32) -> String {
+    pub(crate) fn scalar(&mut self, name: &str, value: f32) -> String {
         self.graph.initializer.push(float_tensor(name, &[], &[value]));
         name.to_owned()
     }
 
     /// A constant scalar integer: an index.
-    pub(super) fn integer(&mut self, name: &str, value: i64) -> String {
+    pub(crate) fn integer(&mut self, name: &str, value: i64) -> String {
         self.graph.initializer.push(tensor(name, DataType::Int64, &[], value.to_le_bytes().to_vec()));
         name.to_owned()
     }
 
     /// A constant vector of integers: axes, bounds, shapes.
-    pub(super) fn integers(&mut self, name: &str, values: &[i64]) -> String {
+    pub(crate) fn integers(&mut self, name: &str, values: &[i64]) -> String {
+        self.integer_values(name, &[values.len()], values)
+    }
+
+    /// A constant of integers in another shape, row-major.
+    pub(crate) fn integer_values(&mut self, name: &str, dims: &[usize], values: &[i64]) -> String {
         let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.graph.initializer.push(tensor(name, DataType::Int64, &[values.len()], raw));
+        self.graph.initializer.push(tensor(name, DataType::Int64, dims, raw));
         name.to_owned()
     }
 
     pub(super) fn finish(mut self, name: &str, opsets: OpsetVersions) -> ModelProto {
         name.clone_into(&mut self.graph.name);
+        self.keep_one_of_equals();
         ModelProto {
             ir_version: opsets.ir_version(),
             opset_import: std::iter::once(("", opsets.onnx))
@@ -143,6 +159,39 @@ impl GraphBuilder {
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
             ..ModelProto::default()
+        }
+    }
+}
+
+impl GraphBuilder {
+    /// Of large constants that are equal, such as those of layers that share their weights, one is kept for all.
+    fn keep_one_of_equals(&mut self) {
+        /// Smaller ones are not worth a second name.
+        const LEAST_BYTES: usize = 1 << 12;
+        let hasher = RandomState::new();
+        let mut kept: Vec<TensorProto> = Vec::new();
+        let mut by_hash: HashMap<u64, Vec<usize>> = HashMap::new();
+        let mut renamed: HashMap<String, String> = HashMap::new();
+        for constant in std::mem::take(&mut self.graph.initializer) {
+            if constant.raw_data.len() >= LEAST_BYTES {
+                let places = by_hash.entry(hasher.hash_one(&constant.raw_data)).or_default();
+                let is_equal = |other: &TensorProto| {
+                    (other.data_type, &other.dims, &other.raw_data)
+                        == (constant.data_type, &constant.dims, &constant.raw_data)
+                };
+                if let Some(&same) = places.iter().find(|&&place| is_equal(&kept[place])) {
+                    renamed.insert(constant.name, kept[same].name.clone());
+                    continue;
+                }
+                places.push(kept.len());
+            }
+            kept.push(constant);
+        }
+        self.graph.initializer = kept;
+        for input in self.graph.node.iter_mut().flat_map(|node| &mut node.input) {
+            if let Some(name) = renamed.get(input) {
+                input.clone_from(name);
+            }
         }
     }
 }
@@ -165,15 +214,15 @@ pub(super) fn node(
     }
 }
 
-pub(super) fn int_attribute(name: &str, value: i64) -> AttributeProto {
+pub(crate) fn int_attribute(name: &str, value: i64) -> AttributeProto {
     AttributeProto { name: name.to_owned(), r#type: AttributeType::Int as i32, i: value, ..AttributeProto::default() }
 }
 
-pub(super) fn float_attribute(name: &str, value: f32) -> AttributeProto {
+pub(crate) fn float_attribute(name: &str, value: f32) -> AttributeProto {
     AttributeProto { name: name.to_owned(), r#type: AttributeType::Float as i32, f: value, ..AttributeProto::default() }
 }
 
-pub(super) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
+pub(crate) fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {
         name: name.to_owned(),
         r#type: AttributeType::Ints as i32,
@@ -231,4 +280,24 @@ fn value_info(name: &str, data_type: DataType, axes: &[Axis]) -> ValueInfoProto 
 /// The elements of a float constant that this crate wrote.
 pub(super) fn floats(tensor: &TensorProto) -> Vec<f32> {
     tensor.raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_constants_one_is_kept() {
+        let mut builder = GraphBuilder::default();
+        let values = vec![1.5; 2048];
+        let [a, b] = ["a", "b"].map(|name| builder.float_values(name, &[2, 1024], &values));
+        let c = builder.float_values("c", &[1024, 2], &values);
+        let sum = builder.node("sum", "Add", &[&a, &b], vec![]);
+        builder.node("product", "MatMul", &[&sum, &c], vec![]);
+        let graph = builder.finish("test", OpsetVersions { onnx: 17, microsoft: false }).graph.unwrap();
+        let names: Vec<&str> = graph.initializer.iter().map(|constant| constant.name.as_str()).collect();
+        assert_eq!(names, ["a", "c"]);
+        assert_eq!(graph.node[0].input, ["a", "a"]);
+        assert_eq!(graph.node[1].input, ["sum", "c"]);
+    }
 }

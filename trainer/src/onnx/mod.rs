@@ -1,6 +1,6 @@
-//! The exported graph: built from the model's parameters, quantized, and compared with the model before it ships.
+//! Graphs: what they are made of, integers, and how far their answers are from the model's. `model::graph` puts one together.
 
-mod classifier;
+mod exporter;
 mod fp16;
 mod graph;
 mod integers;
@@ -10,11 +10,10 @@ mod validate;
 
 pub use candle_onnx::onnx::ModelProto;
 use candle_onnx::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
-pub use classifier::{
-    GraphConfig, Int8, Observations, Observed, Operators, Range, Storage, WeightRange, export, quantizable,
-};
+pub(crate) use exporter::{Affine, Exporter, TokenInputs};
+pub use exporter::{GraphConfig, Int8, Observations, Observed, Operators, Range, Storage, WeightRange};
 pub use fp16::to_fp16;
-pub(crate) use graph::float_output;
+pub(crate) use graph::{Axis, float_attribute, float_output, int_attribute, ints_attribute};
 pub use ranges::{Calibration, Histogram};
 pub use validate::{Comparison, compare};
 

@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use super::classifier::Range;
+use super::exporter::Range;
 
 /// How a range is found. What lies outside of it is cut to its ends.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -243,7 +243,7 @@ impl Attention {
                         distances.add_column(values, &mut gradient, self.heads, head);
                     }
                 }
-                sink.add(table, tensor(gradient, table.shape())?)
+                sink.add(table, 0, tensor(gradient, table.shape())?)
             }
             Some(Relative::Disentangled { distances }) => {
                 let len = distances.count() * hidden;

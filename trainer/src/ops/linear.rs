@@ -1,7 +1,8 @@
 //! Linear layer: y = x Wᵀ + b.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
+    ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -19,7 +20,10 @@ use super::{
 /// candle's own store would add each to a tensor of zeros: two more allocations and passes over all of the model's
 /// matrices in every step.
 #[derive(Debug, Clone, Default)]
-pub struct GradientSink(Arc<Mutex<HashMap<TensorId, Tensor>>>);
+pub struct GradientSink(Arc<Mutex<HashMap<TensorId, Parts>>>);
+
+/// A gradient in parts, by their first rows.
+type Parts = BTreeMap<usize, Tensor>;
 
 impl GradientSink {
     /// Forgets what a backward pass before has left.
@@ -28,17 +32,28 @@ impl GradientSink {
     }
 
     /// Takes the gradient of `parameter` out.
-    pub(crate) fn take(&self, parameter: &Tensor) -> Option<Tensor> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&parameter.id())
+    ///
+    /// # Errors
+    /// If memory runs out.
+    pub(crate) fn take(&self, parameter: &Tensor) -> Result<Option<Tensor>> {
+        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&parameter.id());
+        let parts: Vec<Tensor> = parts.into_iter().flat_map(Parts::into_values).collect();
+        match parts.len() {
+            0 | 1 => Ok(parts.into_iter().next()),
+            _ => Ok(Some(Tensor::cat(&parts, 0)?)),
+        }
     }
 
-    pub(super) fn add(&self, parameter: &Tensor, gradient: Tensor) -> Result<()> {
+    /// Adds to the gradient of the rows of `parameter` from `first` on. All of a parameter's rows must get theirs, always in
+    /// the same parts.
+    pub(super) fn add(&self, parameter: &Tensor, first: usize, gradient: Tensor) -> Result<()> {
         let mut gradients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = match gradients.remove(&parameter.id()) {
+        let parts = gradients.entry(parameter.id()).or_default();
+        let sum = match parts.remove(&first) {
             Some(before) => (before + gradient)?,
             None => gradient,
         };
-        gradients.insert(parameter.id(), sum);
+        parts.insert(first, sum);
         Ok(())
     }
 }
@@ -49,33 +64,58 @@ impl GradientSink {
 /// # Errors
 /// If the shapes disagree, or a tensor is not contiguous.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, sink: Option<&GradientSink>) -> Result<Tensor> {
-    let fused = || Linear { sink: sink.cloned() };
-    match (is_fused(x), bias) {
-        (true, Some(bias)) => x.apply_op3(weight, bias, fused()),
-        (true, None) => x.apply_op2(weight, fused()),
-        (false, _) => composed::linear(x, weight, bias),
+    linear_of_rows(x, weight, bias, 0..weight.dim(0)?, sink)
+}
+
+/// The same by some rows of weight and bias, where several layers lie in one: `[rows, some]`.
+///
+/// # Errors
+/// Those of [`linear()`].
+pub fn linear_of_rows(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    rows: Range<usize>,
+    sink: Option<&GradientSink>,
+) -> Result<Tensor> {
+    if rows.end > weight.dim(0)? {
+        bail!("linear: weight {:?} has no rows {rows:?}", weight.shape());
+    }
+    if !is_fused(x) {
+        let part = |parameter: &Tensor| parameter.narrow(0, rows.start, rows.len());
+        return composed::linear(x, &part(weight)?, bias.map(part).transpose()?.as_ref());
+    }
+    let fused = Linear { rows, sink: sink.cloned() };
+    match bias {
+        Some(bias) => x.apply_op3(weight, bias, fused),
+        None => x.apply_op2(weight, fused),
     }
 }
 
 struct Linear {
+    /// Of weight and bias.
+    rows: Range<usize>,
     sink: Option<GradientSink>,
 }
 
 impl Linear {
     fn product(
+        &self,
         [x, weight]: [&CpuStorage; 2],
         [x_layout, weight_layout]: [&Layout; 2],
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, inputs) = x_layout.shape().dims2()?;
-        let (outputs, weight_inputs) = weight_layout.shape().dims2()?;
-        if weight_inputs != inputs || bias.is_some_and(|bias| bias.len() != outputs) {
+        let (all_outputs, weight_inputs) = weight_layout.shape().dims2()?;
+        if weight_inputs != inputs || bias.is_some_and(|bias| bias.len() != all_outputs) {
             let (x, weight, bias) = (x_layout.shape(), weight_layout.shape(), bias.map(<[f32]>::len));
             bail!("linear: x {x:?}, weight {weight:?} and bias {bias:?} do not fit");
         }
-        let (x, weight) = (elements(x, x_layout)?, elements(weight, weight_layout)?);
+        let outputs = self.rows.len();
+        let (x, weight) = (elements(x, x_layout)?, &elements(weight, weight_layout)?[self.rows.start * inputs..]);
         let mut y = vec![0.0; rows * outputs];
         if let Some(bias) = bias {
+            let bias = &bias[self.rows.clone()];
             y.par_chunks_exact_mut(outputs).with_min_len(16).for_each(|row| row.copy_from_slice(bias));
         }
         let (x, weight) = (Matrix::new(x, rows, inputs, inputs), Matrix::new(weight, outputs, inputs, inputs));
@@ -92,24 +132,34 @@ impl Linear {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
         let (rows, inputs) = x.dims2()?;
-        let outputs = weight.dim(0)?;
+        let outputs = self.rows.len();
         let (dx, dw, db) = with_elements([x, weight, grad], |[x_data, weight_data, grad]| {
             let dy = Matrix::new(grad, rows, outputs, outputs);
             let mut dx = vec![0.0; rows * inputs];
-            let weight_matrix = Matrix::new(weight_data, outputs, inputs, inputs);
+            let weight_matrix = Matrix::new(&weight_data[self.rows.start * inputs..], outputs, inputs, inputs);
             matmul(dy, weight_matrix, 1.0, &mut dx, inputs, false, Threads::All);
             let mut dw = vec![0.0; outputs * inputs];
             let x_matrix = Matrix::new(x_data, rows, inputs, inputs);
             matmul(dy.t(), x_matrix, 1.0, &mut dw, inputs, false, Threads::All);
-            let db = bias.map(|bias| tensor(sum_rows(grad, outputs), bias.shape())).transpose()?;
-            Ok((tensor(dx, x.shape())?, tensor(dw, weight.shape())?, db))
+            let db = bias.map(|_| tensor(sum_rows(grad, outputs), &outputs.into())).transpose()?;
+            Ok((tensor(dx, x.shape())?, tensor(dw, &(outputs, inputs).into())?, db))
         })?;
-        let Some(sink) = &self.sink else { return Ok([Some(dx), Some(dw), db]) };
-        sink.add(weight, dw)?;
-        if let Some((bias, db)) = bias.zip(db) {
-            sink.add(bias, db)?;
+        match &self.sink {
+            Some(sink) => {
+                sink.add(weight, self.rows.start, dw)?;
+                if let Some((bias, db)) = bias.zip(db) {
+                    sink.add(bias, self.rows.start, db)?;
+                }
+                Ok([Some(dx), None, None])
+            }
+            None => {
+                let all = |gradient: Tensor| {
+                    let (before, behind) = (self.rows.start, weight.dim(0)? - self.rows.end);
+                    gradient.pad_with_zeros(0, before, behind)
+                };
+                Ok([Some(dx), Some(all(dw)?), db.map(all).transpose()?])
+            }
         }
-        Ok([Some(dx), None, None])
     }
 }
 
@@ -125,7 +175,7 @@ impl CustomOp2 for Linear {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Self::product([x, weight], [x_layout, weight_layout], None)
+        self.product([x, weight], [x_layout, weight_layout], None)
     }
 
     fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -148,7 +198,7 @@ impl CustomOp3 for Linear {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Self::product([x, weight], [x_layout, weight_layout], Some(elements(bias, bias_layout)?))
+        self.product([x, weight], [x_layout, weight_layout], Some(elements(bias, bias_layout)?))
     }
 
     fn bwd(

@@ -28,7 +28,7 @@ pub(crate) use activation::{GELU_CUBIC, ROOT_TWO_OVER_PI};
 pub use attention::{Attention, attention};
 pub use dropout::{Dropout, dropout, dropout_add};
 pub use layer_norm::layer_norm;
-pub use linear::{GradientSink, linear};
+pub use linear::{GradientSink, linear, linear_of_rows};
 pub use relative::{Distances, Relative};
 pub use rotary::{Angles, Rotary, rotary};
 
@@ -162,6 +162,29 @@ mod tests {
     }
 
     #[test]
+    fn linear_of_some_rows_is_that_part() {
+        let (x, weight, bias) = (random((37, 24)), random((19, 24)), random_vector(19));
+        let all = composed::linear(&x, &weight, Some(&bias)).unwrap();
+        let part = |rows, sink| linear_of_rows(&x, &weight, Some(&bias), rows, sink).unwrap();
+        assert_same(&part(5..12, None), &all.narrow(1, 5, 7).unwrap(), &[&x, &weight, &bias]);
+        // In parts, the sink has the whole.
+        let sink = GradientSink::default();
+        let parts = [12..19, 0..5, 5..12].map(|rows| part(rows, Some(&sink)).sqr().unwrap().sum_all().unwrap());
+        let expected = all.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        parts
+            .iter()
+            .fold(None, |sum: Option<Tensor>, part| sum.map_or(Some(part.clone()), |sum| (sum + part).ok()))
+            .unwrap()
+            .backward()
+            .unwrap();
+        for parameter in [&weight, &bias] {
+            let difference = (sink.take(parameter).unwrap().unwrap() - expected.get(parameter).unwrap()).unwrap();
+            assert!(difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-3);
+        }
+        assert!(linear_of_rows(&x, &weight, None, 10..20, None).is_err());
+    }
+
+    #[test]
     fn a_sink_gets_the_gradients_that_the_store_would() {
         let (x, weight, bias) = (random((300, 24)), random((19, 24)), random_vector(19));
         let sink = GradientSink::default();
@@ -173,7 +196,7 @@ mod tests {
         assert_eq!(values(plain.get(&x).unwrap()), values(sunk.get(&x).unwrap()));
         for parameter in [&weight, &bias] {
             assert!(sunk.get(parameter).is_none());
-            assert_eq!(values(plain.get(parameter).unwrap()), values(&sink.take(parameter).unwrap()));
+            assert_eq!(values(plain.get(parameter).unwrap()), values(&sink.take(parameter).unwrap().unwrap()));
         }
     }
 
@@ -324,7 +347,8 @@ mod tests {
             sink.clear();
             let expected = composed.sum_all().unwrap().backward().unwrap();
             fused.sum_all().unwrap().backward().unwrap();
-            let difference = (expected.get(&table).unwrap() - sink.take(&table).unwrap()).unwrap().abs().unwrap();
+            let difference =
+                (expected.get(&table).unwrap() - sink.take(&table).unwrap().unwrap()).unwrap().abs().unwrap();
             assert!(difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-4);
             assert_differences([(rows, hidden), (23, hidden), (23, hidden), (13, 3)], |[q, k, v, table]| {
                 composed::attention(q, k, v, &of_texts(queries, bias(table)))

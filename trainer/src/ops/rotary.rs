@@ -11,6 +11,7 @@ use super::{TASK_ELEMENTS, composed, elements, is_fused, math::vectorized, tenso
 /// Cosines and sines of the angles by place and frequency, as transformers computes them in 32 bits.
 #[derive(Debug)]
 pub struct Angles {
+    theta: f32,
     /// Half of a head's width: an angle for each pair of its numbers.
     pub(super) pairs: usize,
     /// `[places, pairs]`
@@ -27,7 +28,27 @@ impl Angles {
         let frequencies: Vec<f32> = (0..pairs).map(frequency).collect();
         let angles = (0..places).flat_map(|place| frequencies.iter().map(move |frequency| place as f32 * frequency));
         let (sines, cosines) = angles.map(f32::sin_cos).unzip();
-        Self { pairs, cosines, sines }
+        Self { theta, pairs, cosines, sines }
+    }
+
+    /// The base of the wavelengths.
+    pub(crate) fn theta(&self) -> f32 {
+        self.theta
+    }
+
+    /// Half of a head's width.
+    pub(crate) fn pairs(&self) -> usize {
+        self.pairs
+    }
+
+    /// The cosines of the first `places`, `[places, pairs]`.
+    pub(crate) fn cosines(&self, places: usize) -> &[f32] {
+        &self.cosines[..places * self.pairs]
+    }
+
+    /// The same of sines.
+    pub(crate) fn sines(&self, places: usize) -> &[f32] {
+        &self.sines[..places * self.pairs]
     }
 }
 

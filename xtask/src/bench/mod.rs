@@ -26,7 +26,7 @@ pub(crate) use file::file;
 pub(crate) use graphs::graphs;
 pub(crate) use runtime::{Server, runtime, serving_program};
 pub(crate) use tasks::tasks;
-pub(crate) use train::train;
+pub(crate) use train::{train, train_shapes};
 
 /// The peers' versions.
 const TORCH: &str = "torch==2.15.0";
@@ -64,6 +64,9 @@ struct Training<'a> {
     test: Option<&'a str>,
     seed: u64,
     epochs: usize,
+    batch_size: usize,
+    /// Longer texts are cut, in tokens.
+    max_length: usize,
     /// How labels are separated, where a row may have several.
     separator: Option<&'a str>,
     /// The column of the second text, where pairs are classified.
@@ -93,15 +96,27 @@ fn prepare() -> Result<PathBuf> {
     python_peers()
 }
 
-impl Training<'_> {
+impl<'a> Training<'a> {
+    /// Three epochs without a test.
+    fn of_base(base: &'a str, train: &'a str) -> Self {
+        let (batch_size, max_length) = (32, 128);
+        Self { base, train, test: None, seed: 0, epochs: 3, batch_size, max_length, separator: None, pair: None }
+    }
+
+    fn numbers(&self) -> [String; 4] {
+        let epochs = [self.epochs, self.batch_size, self.max_length].map(|number| number.to_string());
+        let [epochs, batch_size, max_length] = epochs;
+        [self.seed.to_string(), epochs, batch_size, max_length]
+    }
+
     /// By nimbert-train; `further` are arguments that its peer has no match for.
     fn nimbert(&self, further: &[&str]) -> Result<Outcome> {
         let bundle = format!("{FOLDER}/bundle");
-        let (seed, epochs) = (self.seed.to_string(), self.epochs.to_string());
+        let [seed, epochs, batch_size, max_length] = self.numbers();
         let fit = ["fit", "--base", self.base, "--data", self.train, "--out", &bundle, "--overwrite"];
         let settings = ["--validation-size", "0", "--test-size", "0", "--seed", &seed, "--epochs", &epochs];
         let mut program = command(release_program("nimbert-train"), &fit);
-        program.args(settings).args(further);
+        program.args(settings).args(["--batch-size", &batch_size, "--max-length", &max_length]).args(further);
         program.args(self.test.iter().flat_map(|test| ["--test-data", test]));
         program.args(self.separator.iter().flat_map(|separator| ["--multi-label", "--label-separator", separator]));
         program.args(self.pair.iter().flat_map(|pair| ["--text-pair-column", pair]));
@@ -124,10 +139,11 @@ impl Training<'_> {
 
     /// By transformers.
     fn transformers(&self, python: &Path) -> Result<Outcome> {
-        let (seed, epochs) = (self.seed.to_string(), self.epochs.to_string());
+        let [seed, epochs, batch_size, max_length] = self.numbers();
         let script = ["benches/compare/train.py", self.base, self.train, self.test.unwrap_or("-")];
         let mut program = command(python, &script);
         program.args(["--seed", &seed, "--epochs", &epochs]);
+        program.args(["--batch-size", &batch_size, "--max-length", &max_length]);
         program.args(self.separator.iter().flat_map(|separator| ["--multi-label", separator]));
         program.args(self.pair.iter().flat_map(|pair| ["--pair-column", pair]));
         let (printed, _) = measured(&mut program)?;

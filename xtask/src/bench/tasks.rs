@@ -65,7 +65,7 @@ pub(crate) fn tasks() -> Result<()> {
         let test = write_csv("task-test.csv", task.header, &task.rows[task.train..task.train + task.test])?;
         let Task { separator, pair, epochs, .. } = task;
         let training =
-            Training { base: "models/minilm", train: &train, test: Some(&test), seed: 0, epochs, separator, pair };
+            Training { test: Some(&test), epochs, separator, pair, ..Training::of_base("models/minilm", &train) };
         print(task.name, "nimbert", &training.nimbert(&[])?);
         print(task.name, "transformers", &training.transformers(&python)?);
         if let Some((name, arguments)) = task.further {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{FOLDER, Outcome, TORCH, TRANSFORMERS, Training, machine, movie_rows, percent, prepare, write_csv};
 use crate::{command, output, run, workspace};
@@ -12,28 +12,141 @@ use crate::{command, output, run, workspace};
 const TRAIN: usize = 1000;
 const TEST: usize = 2000;
 const SEEDS: u64 = 3;
-/// Rows for the models with random weights.
-const RANDOM_ROWS: usize = 64;
-
-/// Numbers of the encoder's linear layers: 6 operations for each and token make up a training step.
-struct Size {
+/// A model's shape, and what is trained on it with random weights.
+pub(super) struct Shape {
     name: &'static str,
-    layers: usize,
-    hidden: usize,
+    /// Numbers of the encoder's linear layers: 6 operations for each and token make up a training step.
+    weights: usize,
+    /// Changes to MiniLM's `config.json`; with a `model_type`, a whole one.
+    config: Value,
+    rows: Rows,
 }
 
-impl Size {
-    /// Operations a token, as the usual count has them: all layers in full, attention itself left out.
-    fn operations(&self) -> f64 {
-        6.0 * (self.layers * 12 * self.hidden * self.hidden) as f64
+/// The rows for a model with random weights.
+#[derive(Clone, Copy)]
+enum Rows {
+    /// Movie sentences.
+    Short,
+    /// So many of them in a row that it has 512 tokens.
+    Long,
+}
+
+impl Rows {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Long => "of 512 tokens",
+        }
+    }
+
+    /// How many, and how many in a batch.
+    fn counts(self) -> [usize; 2] {
+        match self {
+            Self::Short => [64, 32],
+            Self::Long => [16, 8],
+        }
+    }
+
+    fn max_length(self) -> usize {
+        match self {
+            Self::Short => 128,
+            Self::Long => 512,
+        }
+    }
+
+    /// As CSV.
+    fn write(self) -> Result<String> {
+        let rows = movie_rows(0)?;
+        let [count, _] = self.counts();
+        match self {
+            Self::Short => write_csv("random.csv", "text,label", &rows[..count]),
+            Self::Long => {
+                // More than 40 sentences of 25 tokens.
+                let long = |row: &[Vec<String>]| {
+                    let texts: Vec<&str> = row.iter().map(|row| row[0].as_str()).collect();
+                    vec![texts.join(" "), row[0][1].clone()]
+                };
+                let rows: Vec<Vec<String>> = rows.chunks_exact(40).map(long).take(count).collect();
+                write_csv("random-long.csv", "text,label", &rows)
+            }
+        }
     }
 }
 
-const MINILM: Size = Size { name: "MiniLM 384 × 6", layers: 6, hidden: 384 };
-const RANDOM: [Size; 2] = [
-    Size { name: "random 384 × 12", layers: 12, hidden: 384 },
-    Size { name: "random 768 × 12", layers: 12, hidden: 768 },
-];
+const MINILM_WEIGHTS: usize = 6 * 12 * 384 * 384;
+
+fn shapes() -> Vec<Shape> {
+    let bert = |name, layers: usize, hidden: usize| Shape {
+        name,
+        weights: layers * 12 * hidden * hidden,
+        config: json!({
+            "num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": 4 * hidden, "num_attention_heads": 12
+        }),
+        rows: Rows::Short,
+    };
+    let modernbert = |rows| Shape {
+        name: "ModernBERT-base",
+        weights: 22 * (4 * 768 * 768 + 3 * 768 * 1152),
+        config: json!({
+            "model_type": "modernbert", "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152,
+            "num_hidden_layers": 22, "num_attention_heads": 12, "max_position_embeddings": 8192, "local_attention": 128,
+            "pad_token_id": 0, "cls_token_id": 101, "sep_token_id": 102, "bos_token_id": 101, "eos_token_id": 102,
+            "reference_compile": false
+        }),
+        rows,
+    };
+    let deberta = |rows| Shape {
+        name: "DeBERTa-v3-small",
+        weights: 6 * 12 * 768 * 768,
+        config: json!({
+            "model_type": "deberta-v2", "vocab_size": 128_100, "hidden_size": 768, "intermediate_size": 3072,
+            "num_hidden_layers": 6, "num_attention_heads": 12, "max_position_embeddings": 512, "type_vocab_size": 0,
+            "relative_attention": true, "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": true,
+            "pos_att_type": "p2c|c2p", "position_biased_input": false, "pad_token_id": 0, "pooler_hidden_size": 768,
+            "pooler_dropout": 0, "pooler_hidden_act": "gelu", "layer_norm_eps": 1e-7, "max_relative_positions": -1
+        }),
+        rows,
+    };
+    vec![
+        bert("random 384 × 12", 12, 384),
+        bert("random 768 × 12", 12, 768),
+        modernbert(Rows::Short),
+        modernbert(Rows::Long),
+        deberta(Rows::Short),
+        deberta(Rows::Long),
+    ]
+}
+
+/// Those whose name has `named` in it only, and nothing else; none: all, and training that is tested.
+pub(crate) fn train_shapes(named: &str) -> Result<()> {
+    let python = prepare()?;
+    let peak = sgemm_peak(&python)?;
+    println!("{}; {TORCH}, {TRANSFORMERS}; sgemm peak {peak:.0} GFLOP/s\n", machine());
+    print_head();
+    for shape in shapes().iter().filter(|shape| shape.name.to_lowercase().contains(&named.to_lowercase())) {
+        measure(&python, shape, peak)?;
+    }
+    Ok(())
+}
+
+fn print_head() {
+    println!("| model | rows | program | rows/s | | of the sgemm peak | peak memory | |");
+    println!("|---|---|---|---|---|---|---|---|");
+}
+
+/// One shape by both programs.
+fn measure(python: &Path, shape: &Shape, peak: f64) -> Result<()> {
+    let base = random_model(python, shape)?;
+    let train = shape.rows.write()?;
+    let [_, batch_size] = shape.rows.counts();
+    let max_length = shape.rows.max_length();
+    let training = Training { batch_size, max_length, ..Training::of_base(&base, &train) };
+    // Nothing can be learned, so the graph is as it comes.
+    let ours = training.nimbert(&["--precision", "fp32"])?;
+    let theirs = training.transformers(python)?;
+    print_ratio([shape.name, shape.rows.name()], shape.weights, &[ours], &[theirs], peak);
+    Ok(())
+}
 
 pub(crate) fn train() -> Result<()> {
     let python = prepare()?;
@@ -47,7 +160,7 @@ pub(crate) fn train() -> Result<()> {
         let rows = movie_rows(seed)?;
         let train = write_csv("train.csv", "text,label", &rows[..TRAIN])?;
         let test = write_csv("test.csv", "text,label", &rows[TRAIN..TRAIN + TEST])?;
-        let training = Training { test: Some(&test), seed, epochs: 5, ..speed_only("models/minilm", &train) };
+        let training = Training { test: Some(&test), seed, epochs: 5, ..Training::of_base("models/minilm", &train) };
         for (name, outcomes, outcome) in [
             ("nimbert", &mut ours, training.nimbert(&[])?),
             ("transformers", &mut theirs, training.transformers(&python)?),
@@ -71,52 +184,38 @@ pub(crate) fn train() -> Result<()> {
         100.0 * theirs_accuracy,
         100.0 * (ours_accuracy - theirs_accuracy)
     );
-    println!("| model | program | rows/s | | of the sgemm peak | peak memory | |");
-    println!("|---|---|---|---|---|---|---|");
-    print_ratio(&MINILM, &ours, &theirs, peak);
-    for size in RANDOM {
-        let base = random_model(&python, &size)?;
-        let rows = movie_rows(0)?;
-        let train = write_csv("random.csv", "text,label", &rows[..RANDOM_ROWS])?;
-        let training = speed_only(&base, &train);
-        let ours = training.nimbert(&["--precision", "fp32"])?;
-        print_ratio(&size, &[ours], &[training.transformers(&python)?], peak);
-    }
-    Ok(())
+    print_head();
+    print_ratio(["MiniLM 384 × 6", Rows::Short.name()], MINILM_WEIGHTS, &ours, &theirs, peak);
+    shapes().iter().try_for_each(|shape| measure(&python, shape, peak))
 }
 
-/// Three epochs without a test.
-fn speed_only<'a>(base: &'a str, train: &'a str) -> Training<'a> {
-    Training { base, train, test: None, seed: 0, epochs: 3, separator: None, pair: None }
-}
-
-fn print_ratio(size: &Size, ours: &[Outcome], theirs: &[Outcome], peak: f64) {
+fn print_ratio([name, rows]: [&str; 2], weights: usize, ours: &[Outcome], theirs: &[Outcome], peak: f64) {
     let mean = |outcomes: &[Outcome], figure: fn(&Outcome) -> f64| {
         outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64
     };
     let share = |outcomes: &[Outcome]| {
-        100.0 * size.operations() * mean(outcomes, |outcome| outcome.tokens_per_second) / (peak * 1e9)
+        100.0 * 6.0 * weights as f64 * mean(outcomes, |outcome| outcome.tokens_per_second) / (peak * 1e9)
     };
     let [rate, their_rate] = [ours, theirs].map(|outcomes| mean(outcomes, |outcome| outcome.rows_per_second));
     let [memory, their_memory] = [ours, theirs].map(|outcomes| mean(outcomes, |outcome| outcome.peak_memory));
-    let name = size.name;
     let (speedup, saving) = (rate / their_rate, memory / their_memory);
     println!(
-        "| {name} | nimbert | {rate:.1} | {speedup:.2} × | {:.0} % | {memory:.0} MB | {saving:.2} × |",
+        "| {name} | {rows} | nimbert | {rate:.1} | {speedup:.2} × | {:.0} % | {memory:.0} MB | {saving:.2} × |",
         share(ours)
     );
-    println!("| {name} | transformers | {their_rate:.1} | | {:.0} % | {their_memory:.0} MB | |", share(theirs));
+    println!(
+        "| {name} | {rows} | transformers | {their_rate:.1} | | {:.0} % | {their_memory:.0} MB | |",
+        share(theirs)
+    );
 }
 
 /// A model with random weights in the benchmark's folder.
-fn random_model(python: &Path, size: &Size) -> Result<String> {
-    let Size { layers, hidden, .. } = size;
-    let folder = format!("{FOLDER}/random-{hidden}x{layers}");
-    let config = serde_json::json!({
-        "num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": 4 * hidden,
-        "num_attention_heads": 12, "num_labels": 2,
-    });
+pub(super) fn random_model(python: &Path, shape: &Shape) -> Result<String> {
+    let name: String = shape.name.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let folder = format!("{FOLDER}/random-{}", name.to_lowercase());
     if !workspace(&folder).join("model.safetensors").exists() {
+        let mut config = shape.config.clone();
+        config["num_labels"] = 2.into();
         run(&mut command(python, &["benches/compare/random_model.py", "models/minilm", &folder, &config.to_string()]))?;
     }
     Ok(folder)

@@ -2,7 +2,7 @@
 
 use nimbert_trainer::{
     Error,
-    compress::{Rung, evenly_spaced, rungs, with_layers},
+    compress::{Rung, kept_layers, rungs, with_layers},
     distill::{DistillConfig, Teacher},
     export::Judged,
     html::Table,
@@ -23,7 +23,7 @@ const SMALLEST_VOCABULARY: usize = 3000;
 impl Work<'_> {
     /// Checks before training that the model can be made as small as was asked for.
     pub(super) fn check_smaller(&self, full: &Candidate, target_size: Option<usize>) -> anyhow::Result<()> {
-        let all = full.model.config.num_hidden_layers;
+        let all = full.model.config.layers.len();
         if let Some(layers) = self.args.layers.map(usize::from).filter(|layers| *layers > all) {
             let (setting, expected) = ("--layers", format!("at most the model's {all}"));
             return Err(Error::Setting { setting, expected, got: layers.to_string() }.into());
@@ -44,7 +44,7 @@ impl Work<'_> {
 
     /// A model of `layers` layers, taught by the trained one.
     pub(super) fn fewer_layers(&self, teacher: Candidate, layers: usize) -> anyhow::Result<Smaller> {
-        let all = teacher.model.config.num_hidden_layers;
+        let all = teacher.model.config.layers.len();
         let before = self.judge(&teacher)?;
         let student = self.student(teacher, layers)?;
         self.save_model(&student)?;
@@ -61,7 +61,7 @@ impl Work<'_> {
     pub(super) fn fit_size(&self, full: Candidate, bytes: usize) -> anyhow::Result<Smaller> {
         let tokenizer_bytes = std::fs::metadata(&full.tokenizer)?.len();
         let full_judged = self.judge(&full)?;
-        let (all, words) = (full.model.config.num_hidden_layers, full.model.config.vocab_size);
+        let (all, words) = (full.model.config.layers.len(), full.model.config.vocab_size);
         let mut table = table();
         table.rows.push(row(&format!("{all} layers"), &full_judged, words, Some(tokenizer_bytes)));
         if size(&full_judged, tokenizer_bytes) <= bytes {
@@ -98,8 +98,8 @@ impl Work<'_> {
 
     /// Trains a copy of the teacher that has only some of its layers.
     fn student(&self, mut teacher: Candidate, layers: usize) -> anyhow::Result<Candidate> {
-        let all = teacher.model.config.num_hidden_layers;
-        let kept = evenly_spaced(all, layers);
+        let all = teacher.model.config.layers.len();
+        let kept = kept_layers(&teacher.model.config, layers);
         let model = with_layers(&teacher.model, &kept)?;
         // The teacher learns no more, so it needs no graph.
         teacher.model.freeze(all)?;

@@ -1,0 +1,92 @@
+//! Every family goes every way: what the command line offers for one, it offers for all.
+
+use std::fs;
+
+use nimbert::{Bundle, Classifier, Options};
+use nimbert_tests::{ARCHITECTURES, Dir, finish, fit, program, small_csv, workspace};
+use serde_json::Value;
+
+fn base(name: &str) -> std::path::PathBuf {
+    workspace(&format!("tests/data/tiny-{name}"))
+}
+
+/// Two layers' worth of a run that is short.
+const SHORT: [&str; 6] = ["--epochs", "2", "--learning-rate", "1e-3", "--max-accuracy-drop", "100"];
+
+#[test]
+fn pairs_with_frozen_layers_and_a_trimmed_vocabulary() {
+    for name in ARCHITECTURES {
+        let dir = Dir::default();
+        let row = |index: usize| format!("the movie,{},{}\n", ["great acting", "a thin plot"][index % 2], index % 2);
+        let data = dir.write("data.csv", format!("text,second,label\n{}", (0..80).map(row).collect::<String>()));
+        let mut command = fit(&base(name), &data, &dir.path("bundle"));
+        command.args(["--text-pair-column", "second", "--freeze-layers", "1", "--trim-vocab", "60"]).args(SHORT);
+        let output = finish(&mut command).success();
+        assert!(output.contains("frozen"), "{name}: {output}");
+        let bundle = Bundle::open(dir.path("bundle")).unwrap();
+        let config: Value = serde_json::from_slice(&fs::read(bundle.path.join("config.json")).unwrap()).unwrap();
+        let words = config["vocab_size"].as_u64().unwrap();
+        let before: Value = serde_json::from_slice(&fs::read(base(name).join("config.json")).unwrap()).unwrap();
+        assert!(words <= before["vocab_size"].as_u64().unwrap(), "{name}: {words} words");
+        Classifier::open(&bundle.path, &Options::default()).unwrap().classify(("the movie", "great acting")).unwrap();
+    }
+}
+
+#[test]
+fn any_number_of_labels_for_texts_in_windows() {
+    for name in ARCHITECTURES {
+        let dir = Dir::default();
+        let row = |index: usize| {
+            let labels = ["[\"a\"]", "[\"a\", \"b\"]", "[]", "[\"b\"]"][index % 4];
+            let text =
+                ["great acting ", "great acting and a thin plot ", "one of the films ", "a thin plot "][index % 4];
+            format!("{{\"text\": \"{}\", \"label\": {labels}}}\n", text.repeat(1 + index % 9))
+        };
+        let data = dir.write("data.jsonl", (0..80).map(row).collect::<String>());
+        let mut command = fit(&base(name), &data, &dir.path("bundle"));
+        command.args(["--multi-label", "--long-text", "stride", "--max-length", "16", "--stride", "4"]).args(SHORT);
+        finish(&mut command).success();
+        let classifier = Classifier::open(dir.path("bundle"), &Options::default()).unwrap();
+        classifier.classify(&"great acting ".repeat(30)).unwrap();
+        finish(program("nimbert").arg("verify").arg(dir.path("bundle"))).success();
+    }
+}
+
+#[test]
+fn fewer_layers_and_a_size() {
+    for name in ARCHITECTURES {
+        let dir = Dir::default();
+        let data = dir.write("data.csv", small_csv(80));
+        let mut command = fit(&base(name), &data, &dir.path("bundle"));
+        let output = finish(command.args(["--layers", "1", "--validation-size", "0.2"]).args(SHORT)).success();
+        assert!(output.contains("1 layers"), "{name}: {output}");
+        let mut command = fit(&base(name), &data, &dir.path("sized"));
+        let sized = ["--target-size", "400kB", "--validation-size", "0.2"];
+        finish(command.args(sized).args(SHORT)).success();
+        let size: u64 =
+            fs::read_dir(dir.path("sized")).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+        assert!(size <= 400_000, "{name}: {size}");
+    }
+}
+
+/// What `--save-model` writes is a base like any other, with the same answers.
+#[test]
+fn a_trained_model_is_loaded_again() {
+    for name in ARCHITECTURES {
+        let dir = Dir::default();
+        let data = dir.write("data.csv", small_csv(40));
+        // Without validation rows nothing is calibrated.
+        let mut command = fit(&base(name), &data, &dir.path("bundle"));
+        command.args(["--validation-size", "0", "--test-size", "0", "--variants", "cpu-fp32", "--save-model"]);
+        finish(command.arg(dir.path("model")).args(SHORT)).success();
+        let mut command = program("nimbert-train");
+        command.arg("export").arg(dir.path("model")).arg("--out").arg(dir.path("again"));
+        finish(command.args(["--variants", "cpu-fp32"])).success();
+        let [trained, again] = ["bundle", "again"].map(|bundle| {
+            let classifier = Classifier::open(dir.path(bundle), &Options::default()).unwrap();
+            classifier.classify("great acting").unwrap()
+        });
+        assert_eq!(trained.label, again.label, "{name}");
+        assert!((trained.score - again.score).abs() < 1e-5, "{name}: {trained:?} {again:?}");
+    }
+}

@@ -1,0 +1,235 @@
+//! An encoder layer: attention and a feed-forward network, each with a residual sum, and where normalization stands.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use super::{
+    attention::{Answers, AttentionInput, SelfAttention, Texts},
+    distances::{BatchDistances, DistanceTable},
+    feed_forward::FeedForward,
+    norm::Norm,
+};
+use crate::{
+    dataloader::PackedBatch,
+    error::Result,
+    model::{
+        config::{DropoutConfig, EncoderConfig},
+        family::Norms,
+        parameters::Loader,
+    },
+    onnx::Exporter,
+    ops::{self, Angles},
+    random::DropoutKeys,
+};
+
+#[derive(Debug)]
+pub(in crate::model) struct Layer {
+    norms: Norms,
+    attention: SelfAttention,
+    /// None in the first layer where norms stand before sublayers.
+    attention_norm: Option<Norm>,
+    feed_forward: FeedForward,
+    output_norm: Norm,
+}
+
+/// What all layers know of a batch.
+#[derive(Debug)]
+pub(in crate::model) struct BatchContext {
+    /// Where texts begin and end.
+    all: Arc<[usize]>,
+    /// The same where each has one row.
+    first: Arc<[usize]>,
+    /// Each token's place in its text.
+    pub(super) places: Arc<[u32]>,
+    pub(super) distances: Option<BatchDistances>,
+}
+
+impl BatchContext {
+    pub(in crate::model) fn new(batch: &PackedBatch, distances: Option<&DistanceTable>, dtype: DType) -> Result<Self> {
+        let longest = batch.offsets.windows(2).map(|text| text[1] - text[0]).max().unwrap_or(0);
+        Ok(Self {
+            all: batch.offsets.clone().into(),
+            first: (0..=batch.rows()).collect(),
+            places: batch.position_ids.clone().into(),
+            distances: distances.map(|table| table.in_batch(longest.max(1), dtype)).transpose()?,
+        })
+    }
+
+    pub(super) fn offsets(&self, answers: Answers) -> Arc<[usize]> {
+        match answers {
+            Answers::All => self.all.clone(),
+            Answers::First => self.first.clone(),
+        }
+    }
+
+    /// The rows of `x` `[tokens, hidden]` that are answered.
+    pub(super) fn answered(&self, x: &Tensor, answers: Answers) -> Result<Tensor> {
+        match answers {
+            Answers::All => Ok(x.clone()),
+            Answers::First => {
+                let first: Vec<u32> = self.all[..self.all.len() - 1].iter().map(|&offset| offset as u32).collect();
+                Ok(x.index_select(&Tensor::new(first, x.device())?, 0)?)
+            }
+        }
+    }
+}
+
+impl Layer {
+    pub(in crate::model) fn load(
+        loader: &mut Loader,
+        index: usize,
+        config: &EncoderConfig,
+        angles: Option<Arc<Angles>>,
+    ) -> Result<Self> {
+        let names = &config.family.names;
+        let name = |part: &str| names.in_layer(index, part);
+        let norms = config.family.norms;
+        let (hidden, has_bias, eps) = (config.hidden_size, config.biases.norms, config.layer_norm_eps);
+        let attention = SelfAttention::load(loader, name, config, index, angles)?;
+        let attention_norm = match (norms, index) {
+            (Norms::Before, 0) => None,
+            _ => Some(Norm::load(loader, &name(names.attention_norm), hidden, has_bias, eps)?),
+        };
+        Ok(Self {
+            norms,
+            attention,
+            attention_norm,
+            feed_forward: FeedForward::load(loader, name, config)?,
+            output_norm: Norm::load(loader, &name(names.output_norm), hidden, has_bias, eps)?,
+        })
+    }
+
+    pub(in crate::model) fn freeze(&mut self) {
+        self.attention.freeze();
+        self.feed_forward.freeze();
+        self.attention_norm.iter_mut().chain([&mut self.output_norm]).for_each(Norm::freeze);
+    }
+
+    /// `x` `[tokens, hidden]` → a row for each that `answers` names.
+    pub(in crate::model) fn forward(
+        &self,
+        x: &Tensor,
+        batch: &BatchContext,
+        answers: Answers,
+        rates: &DropoutConfig,
+        keys: &mut DropoutKeys,
+    ) -> Result<Tensor> {
+        let inner = [keys.next(rates.attention_probabilities), keys.next(rates.distances)];
+        let attended = keys.next(rates.attention_output);
+        let (activated, output) = (keys.next(rates.activated), keys.next(rates.output));
+        let residual = batch.answered(x, answers)?;
+        let normalized = |norm: Option<&Norm>, x: &Tensor| norm.map_or(Ok(x.clone()), |norm| norm.forward(x));
+        match self.norms {
+            Norms::Behind => {
+                let sum = self.attention.forward(x, batch, answers, inner)?;
+                let x = normalized(self.attention_norm.as_ref(), &ops::dropout_add(&sum, &residual, attended)?)?;
+                let sum = self.feed_forward.forward(&x, activated)?;
+                self.output_norm.forward(&ops::dropout_add(&sum, &x, output)?)
+            }
+            Norms::Before => {
+                let x = normalized(self.attention_norm.as_ref(), x)?;
+                let sum = self.attention.forward(&x, batch, answers, inner)?;
+                let x = ops::dropout_add(&sum, &residual, attended)?;
+                let sum = self.feed_forward.forward(&self.output_norm.forward(&x)?, activated)?;
+                Ok(ops::dropout_add(&sum, &x, output)?)
+            }
+        }
+    }
+
+    /// What the residual of attention's sum is moved by before it gets here: with the bias of attention's output in it, the sum
+    /// needs no other addition. Only a normalization can move it.
+    pub(in crate::model) fn moved_by(&self, exporter: &Exporter<'_>, index: usize) -> Result<Option<Tensor>> {
+        match self.norms {
+            Norms::Behind => Ok(self.attention.output_affine(exporter, &format!("layer.{index}/context"))?.bias),
+            Norms::Before => Ok(None),
+        }
+    }
+
+    /// What attention reads in the graph: all tokens, and those that are answered.
+    fn attention_inputs(&self, index: usize, answers: Answers) -> [String; 2] {
+        let (all, first) = match (self.norms, &self.attention_norm) {
+            (Norms::Before, Some(_)) => ("normalized", "normalized/first"),
+            _ => ("input", "first"),
+        };
+        let answered = if answers == Answers::All { all } else { first };
+        [all, answered].map(|part| format!("layer.{index}/{part}"))
+    }
+
+    /// The values of the graph that can be quantized.
+    pub(in crate::model) fn quantizable(
+        &self,
+        index: usize,
+        distances: Option<&DistanceTable>,
+        answers: Answers,
+    ) -> Vec<String> {
+        let [all, answered] = self.attention_inputs(index, answers);
+        let parts = ["context", "attended", "activated"].map(|part| format!("layer.{index}/{part}"));
+        let keys =
+            (all != answered && self.attention.computes_keys(distances.map(DistanceTable::config))).then_some(all);
+        [answered].into_iter().chain(keys).chain(parts).collect()
+    }
+
+    /// How often it normalizes.
+    pub(in crate::model) fn norms(&self) -> usize {
+        1 + usize::from(self.attention_norm.is_some())
+    }
+
+    /// The nodes that turn `layer.<index>/input` `[tokens, hidden]` into `output`, a row for each that `answers` names. The
+    /// input has been moved by [`Self::moved_by`], and the output is moved by `shift`.
+    pub(in crate::model) fn graph(
+        &self,
+        exporter: &mut Exporter<'_>,
+        index: usize,
+        texts: (&Texts, Option<&DistanceTable>),
+        answers: Answers,
+        (output, shift): (&str, Option<&Tensor>),
+    ) -> Result<()> {
+        let name = format!("layer.{index}");
+        let part = |part: &str| format!("{name}/{part}");
+        let stream = part("input");
+        let [all, answered] = self.attention_inputs(index, answers);
+        let residual = match answers {
+            Answers::All => stream.clone(),
+            Answers::First => texts.0.first_rows(exporter, &part("first"), &stream),
+        };
+        let moved_by = self.moved_by(exporter, index)?;
+        let attention_output = self.attention.output_affine(exporter, &part("context"))?;
+        match self.norms {
+            Norms::Behind => {
+                let input = AttentionInput { all: &all, answered: &answered, shift: moved_by.as_ref() };
+                self.attention.graph(exporter, &name, input, texts, answers)?;
+                let second = self.feed_forward.output_affine(exporter, &part("activated"))?;
+                let sum = part("attention/output");
+                exporter.product_plus(&sum, &part("context"), &attention_output.weight, &residual)?;
+                let norm = self.attention_norm.as_ref().expect("every layer has one");
+                norm.graph(exporter, &part("attended"), &sum, second.bias.as_ref())?;
+                self.feed_forward.graph(
+                    exporter,
+                    (&name, &part("activated")),
+                    &part("attended"),
+                    second.bias.as_ref(),
+                )?;
+                exporter.product_plus(&part("output"), &part("activated"), &second.weight, &part("attended"))?;
+                self.output_norm.graph(exporter, output, &part("output"), shift)?;
+            }
+            Norms::Before => {
+                if let Some(norm) = &self.attention_norm {
+                    norm.graph(exporter, &all, &stream, None)?;
+                    if answers == Answers::First {
+                        texts.0.first_rows(exporter, &answered, &all);
+                    }
+                }
+                let input = AttentionInput { all: &all, answered: &answered, shift: None };
+                self.attention.graph(exporter, &name, input, texts, answers)?;
+                let sum = part("attention/output");
+                exporter.affine_plus(&sum, &part("context"), &attention_output, &residual)?;
+                self.output_norm.graph(exporter, &part("attended"), &sum, None)?;
+                self.feed_forward.graph(exporter, (&name, &part("activated")), &part("attended"), None)?;
+                let second = self.feed_forward.output_affine(exporter, &part("activated"))?;
+                exporter.affine_plus(output, &part("activated"), &second, &sum)?;
+            }
+        }
+        Ok(())
+    }
+}

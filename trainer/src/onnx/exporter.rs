@@ -1,0 +1,512 @@
+//! What graphs are made of: products, activations, tables and normalization, in the operators and number formats that are
+//! asked for.
+//!
+//! In int8, weights have one scale a channel, and activations one scale and zero point each that were found beforehand
+//! ([`Observations`]): nothing depends on the batch. What rounding the weights adds to a product on average is taken out of
+//! its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Tensor};
+use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
+
+use super::{
+    graph::{GraphBuilder, OpsetVersions, float_attribute, int_attribute},
+    integers::{MAX_BYTE, MAX_REDUCED, best_scale, channel_integers, row_integers, scale},
+    packing,
+};
+use crate::{
+    error::Result,
+    ops::{Activation, GELU_CUBIC, ROOT_TWO_OVER_PI},
+};
+
+/// The standard has LayerNormalization since 17.
+const OPSET: i64 = 17;
+/// Constants with fewer elements stay in fp32: the gain would be a few kilobytes.
+const MIN_ELEMENTS: usize = 1 << 13;
+
+/// Smallest and largest value of an activation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range {
+    /// The smallest, at most 0.
+    pub min: f32,
+    /// The largest, at least 0.
+    pub max: f32,
+}
+
+/// What was seen of an activation on texts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// The range by which it is quantized.
+    pub range: Range,
+    /// The mean of each channel.
+    pub mean: Vec<f32>,
+}
+
+/// What is quantized, and how: activations by the name of the value in the fp32 graph.
+pub type Observations = BTreeMap<String, Observed>;
+
+/// Whose operators a graph is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operators {
+    /// Those of ONNX. Integers are written as pairs of QuantizeLinear and DequantizeLinear around 0, which TensorRT
+    /// asks for.
+    Standard,
+    /// ONNX Runtime's own too.
+    Microsoft,
+}
+
+/// What a graph has in 8 bits.
+#[derive(Debug, Clone, Copy)]
+pub enum Int8<'a> {
+    /// Nothing.
+    No,
+    /// Weights and embeddings as they are stored. ONNX Runtime multiplies the weights out when it loads the graph, and
+    /// computes in fp32.
+    Weights,
+    /// Those, and the products whose input was observed; the others are computed in fp32.
+    Products(&'a Observations),
+}
+
+/// How large the integers of a weight are in a product with activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightRange {
+    /// At most 64: exact on every processor.
+    Reduced,
+    /// At most 127, a bit more: exact where products of bytes are summed without loss, see
+    /// [`nimbert::Requirement::ExactByteProducts`].
+    Full,
+}
+
+/// How integers are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// A byte each.
+    #[default]
+    Bytes,
+    /// 6 bits for weights, 4 for embeddings: smaller by a third, and less exact. ONNX Runtime unpacks the weights when it
+    /// loads the graph, and computes with bytes.
+    Packed,
+}
+
+/// How a graph is built.
+#[derive(Debug, Clone, Copy)]
+pub struct GraphConfig<'a> {
+    /// Whose operators it is made of.
+    pub operators: Operators,
+    /// What it has in 8 bits.
+    pub int8: Int8<'a>,
+    /// How large they are in products.
+    pub weights: WeightRange,
+    /// How those are stored.
+    pub storage: Storage,
+    /// The last layer's weights are divided by it, and so are the logits.
+    pub temperature: f32,
+    /// The most tokens of a text, if it is less than the model's: tables of angles end there.
+    pub max_tokens: Option<usize>,
+}
+
+impl GraphConfig<'_> {
+    /// fp32 in ONNX Runtime's operators.
+    pub const FP32: Self = Self {
+        operators: Operators::Microsoft,
+        int8: Int8::No,
+        weights: WeightRange::Reduced,
+        storage: Storage::Bytes,
+        temperature: 1.0,
+        max_tokens: None,
+    };
+}
+
+/// A graph in the making. Values are known by their names: a function that makes one takes its name, or returns it.
+pub(crate) struct Exporter<'a> {
+    pub(crate) builder: GraphBuilder,
+    pub(crate) config: GraphConfig<'a>,
+    /// What was made once and is read in several places.
+    made: BTreeSet<String>,
+}
+
+/// The token ids of a graph's texts, and how many there are.
+pub(crate) struct TokenInputs {
+    /// `int64 [batch, sequence]`
+    pub(crate) ids: String,
+    /// The same, where the encoder has token types.
+    pub(crate) token_types: Option<String>,
+    /// The sequence's length: `int64 [1]`
+    pub(crate) length: String,
+}
+
+/// x W + b: the constants of a linear layer.
+#[derive(Debug, Clone)]
+pub(crate) struct Affine {
+    /// `[in, out]`
+    pub(crate) weight: Tensor,
+    /// `[out]`; none: zero
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Affine {
+    /// The same function of x for an input that is x + `shift`.
+    pub(crate) fn of_shifted(self, shift: Option<&Tensor>) -> Result<Self> {
+        let Some(shift) = shift else { return Ok(self) };
+        let moved = shift.unsqueeze(0)?.matmul(&self.weight)?.squeeze(0)?;
+        let bias = match &self.bias {
+            Some(bias) => (bias - moved)?,
+            None => moved.neg()?,
+        };
+        Ok(Self { bias: Some(bias), ..self })
+    }
+
+    /// `factor` times the function.
+    pub(crate) fn scaled(self, factor: f64) -> Result<Self> {
+        Ok(Self { weight: (self.weight * factor)?, bias: self.bias.map(|bias| bias * factor).transpose()? })
+    }
+
+    /// The function of the first half of the outputs, and that of the second.
+    pub(crate) fn halves(&self) -> Result<[Self; 2]> {
+        let half = self.weight.dim(1)? / 2;
+        let part = |start: usize| -> Result<Self> {
+            let bias = self.bias.as_ref().map(|bias| bias.narrow(0, start, half)).transpose()?;
+            Ok(Self { weight: self.weight.narrow(1, start, half)?.contiguous()?, bias })
+        };
+        Ok([part(0)?, part(half)?])
+    }
+
+    /// The bias, zeros where there is none.
+    pub(crate) fn dense_bias(&self) -> Result<Tensor> {
+        let zeros = || Tensor::zeros(self.weight.dim(1)?, DType::F32, self.weight.device());
+        Ok(self.bias.clone().map_or_else(zeros, Ok)?)
+    }
+}
+
+impl<'a> Exporter<'a> {
+    pub(crate) fn new(config: GraphConfig<'a>) -> Self {
+        Self { builder: GraphBuilder::default(), config, made: BTreeSet::new() }
+    }
+
+    pub(crate) fn finish(self) -> ModelProto {
+        let microsoft = self.config.operators == Operators::Microsoft;
+        self.builder.finish("sequence-classification", OpsetVersions { onnx: OPSET, microsoft })
+    }
+
+    /// The value `name`, made by the first who asks for it.
+    pub(crate) fn once(&mut self, name: &str, make: impl FnOnce(&mut Self) -> Result<()>) -> Result<String> {
+        if self.made.insert(name.to_owned()) {
+            make(self)?;
+        }
+        Ok(name.to_owned())
+    }
+
+    fn observed(&self, x: &str) -> Option<&'a Observed> {
+        match self.config.int8 {
+            Int8::Products(observations) => observations.get(x),
+            Int8::No | Int8::Weights => None,
+        }
+    }
+
+    /// The range by which `x` is quantized, if it is.
+    pub(crate) fn range(&self, x: &str) -> Option<Range> {
+        self.observed(x).map(|observed| observed.range)
+    }
+
+    pub(crate) fn is_standard(&self) -> bool {
+        self.config.operators == Operators::Standard
+    }
+
+    /// Whether constants are stored in 8 bits or less.
+    fn is_stored_small(&self) -> bool {
+        !self.is_standard() && !matches!(self.config.int8, Int8::No)
+    }
+
+    /// A linear layer that reads `x`. If it is a product of integers, its bias makes up for what rounding the weights adds to
+    /// it on average: the mean of x · (weight − rounded weight).
+    pub(crate) fn corrected(&self, affine: Affine, x: &str) -> Result<Affine> {
+        let Some(Observed { mean, .. }) = self.observed(x) else { return Ok(affine) };
+        let Affine { weight, bias } = affine;
+        let (rows, columns) = weight.dims2()?;
+        let (integers, scales) = self.quantized_weight(&values(&weight)?, columns, self.max_product_weight());
+        let rounded = integers.iter().enumerate().map(|(at, &integer)| f32::from(integer) * scales[at % columns]);
+        let rounded = Tensor::from_iter(rounded, weight.device())?.reshape((rows, columns))?;
+        let mean = Tensor::from_slice(mean, (1, rows), weight.device())?;
+        let lost = mean.matmul(&(&weight - rounded)?)?.squeeze(0)?;
+        let bias = bias.map_or(Ok(lost.clone()), |bias| bias + &lost)?;
+        Ok(Affine { weight, bias: Some(bias) })
+    }
+
+    /// x `[n, in]` W + b, called `output`; its constants are called by `name`.
+    pub(crate) fn affine(&mut self, output: &str, name: &str, x: &str, affine: &Affine) -> Result<String> {
+        let Affine { weight, bias } = affine;
+        let Some(bias) = bias else { return self.product(output, x, weight) };
+        let bias = self.builder.floats(&format!("{name}/bias"), bias)?;
+        self.product_plus(output, x, weight, &bias)
+    }
+
+    /// x `[n, in]` W + b + `residual` `[n, out]`.
+    pub(crate) fn affine_plus(&mut self, output: &str, x: &str, affine: &Affine, residual: &str) -> Result<String> {
+        let Affine { weight, bias } = affine;
+        let Some(bias) = bias else { return self.product_plus(output, x, weight, residual) };
+        let sum = self.product_plus(&format!("{output}/unbiased"), x, weight, residual)?;
+        let bias = self.builder.floats(&format!("{output}/bias"), bias)?;
+        Ok(self.builder.node(output, "Add", &[&sum, &bias], vec![]))
+    }
+
+    /// x `[…, in]` times `weight` `[in, out]`, without bias.
+    pub(crate) fn product(&mut self, name: &str, x: &str, weight: &Tensor) -> Result<String> {
+        match (self.range(x), self.config.operators) {
+            (None, _) => {
+                let weight = self.stored(name, weight)?;
+                Ok(self.builder.node(name, "MatMul", &[x, &weight], vec![]))
+            }
+            (Some(range), Operators::Standard) => {
+                let x = self.quantized_and_back(x, range);
+                let weight = self.dequantized(name, weight)?;
+                Ok(self.builder.node(name, "MatMul", &[&x, &weight], vec![]))
+            }
+            (Some(range), Operators::Microsoft) => {
+                let [quantized, scale, zero_point] = self.quantized(x, range);
+                let [weight, weight_scale] = self.integers(name, weight, self.max_product_weight())?;
+                let inputs = [&quantized, &weight, &scale, &weight_scale, &zero_point].map(String::as_str);
+                Ok(self.builder.contrib(name, "MatMulIntegerToFloat", &inputs, vec![]))
+            }
+        }
+    }
+
+    /// x `[n, in]` times `weight` `[in, out]` plus `summand` `[n, out]` or `[out]`.
+    pub(crate) fn product_plus(&mut self, name: &str, x: &str, weight: &Tensor, summand: &str) -> Result<String> {
+        if self.range(x).is_some() {
+            let product = self.product(&format!("{name}/product"), x, weight)?;
+            return Ok(self.builder.node(name, "Add", &[&product, summand], vec![]));
+        }
+        let weight = self.stored(name, weight)?;
+        Ok(self.builder.node(name, "Gemm", &[x, &weight, summand], vec![]))
+    }
+
+    /// x as unsigned bytes, its scale and its zero point: once, though several products read them.
+    pub(crate) fn quantized(&mut self, x: &str, range: Range) -> [String; 3] {
+        let names = ["quantized", "scale", "zero_point"].map(|part| format!("{x}/{part}"));
+        if !self.made.insert(names[0].clone()) {
+            return names;
+        }
+        let scale = ((range.max - range.min) / 255.0).max(f32::MIN_POSITIVE);
+        let zero_point = (-range.min / scale).round_ties_even().clamp(0.0, 255.0) as u8;
+        let b = &mut self.builder;
+        b.scalar(&names[1], scale);
+        b.byte(&names[2], zero_point);
+        b.node(&names[0], "QuantizeLinear", &[x, &names[1], &names[2]], vec![]);
+        names
+    }
+
+    /// x as signed bytes around 0, and back in fp32: TensorRT computes in int8 between such pairs.
+    fn quantized_and_back(&mut self, x: &str, range: Range) -> String {
+        let output = format!("{x}/dequantized");
+        if !self.made.insert(output.clone()) {
+            return output;
+        }
+        let scale = (range.max.max(-range.min) / MAX_BYTE).max(f32::MIN_POSITIVE);
+        let b = &mut self.builder;
+        let scale = b.scalar(&format!("{x}/scale"), scale);
+        let zero = b.signed_byte(&format!("{x}/zero_point"), 0);
+        let quantized = b.node(&format!("{x}/quantized"), "QuantizeLinear", &[x, &scale, &zero], vec![]);
+        b.node(&output, "DequantizeLinear", &[&quantized, &scale, &zero], vec![])
+    }
+
+    /// A weight `[in, out]` as signed bytes with one scale a channel, and back in fp32.
+    fn dequantized(&mut self, name: &str, weight: &Tensor) -> Result<String> {
+        let [integers, scales] = self.integers(name, weight, self.max_product_weight())?;
+        let zeros = self.builder.bytes(&format!("{name}/weight_zero"), &[weight.dim(1)?], vec![0; weight.dim(1)?]);
+        let inputs = [&integers, &scales, &zeros].map(String::as_str);
+        let axis = vec![int_attribute("axis", 1)];
+        Ok(self.builder.node(&format!("{name}/weight_dequantized"), "DequantizeLinear", &inputs, axis))
+    }
+
+    /// A weight `[in, out]` as integers of at most `max`, and their scales by channel.
+    pub(crate) fn integers(&mut self, name: &str, weight: &Tensor, max: f32) -> Result<[String; 2]> {
+        let (rows, columns) = weight.dims2()?;
+        let values = values(weight)?;
+        let name = format!("{name}/weight");
+        let (integers, scales) = self.quantized_weight(&values, columns, max);
+        let scales = self.builder.float_values(&format!("{name}_scale"), &[columns], &scales);
+        let integers = match self.is_packed(columns, 4) {
+            false => self.builder.bytes(&name, &[rows, columns], integers),
+            true => {
+                let dims = [3, rows, columns / 4];
+                let packed = packing::pack_matrix(&integers, columns);
+                let packed = self.builder.unsigned_bytes(&format!("{name}_packed"), &dims, packed);
+                packing::unpack_matrix(&mut self.builder, &packed, &name, rows, columns)
+            }
+        };
+        Ok([integers, scales])
+    }
+
+    /// A matrix as integers of at most `max`, fewer if they are packed, and their scales by channel.
+    fn quantized_weight(&self, values: &[f32], columns: usize, max: f32) -> (Vec<i8>, Vec<f32>) {
+        match self.is_packed(columns, 4) {
+            true => channel_integers(values, columns, packing::MAX_MATRIX, best_scale),
+            false => channel_integers(values, columns, max, scale),
+        }
+    }
+
+    /// The largest integer of a weight in a product of integers.
+    pub(crate) fn max_product_weight(&self) -> f32 {
+        match self.config.weights {
+            WeightRange::Reduced => MAX_REDUCED,
+            WeightRange::Full => MAX_BYTE,
+        }
+    }
+
+    /// Whether rows of `columns` integers are packed, `step` of them at a time.
+    fn is_packed(&self, columns: usize, step: usize) -> bool {
+        self.config.storage == Storage::Packed && !self.is_standard() && columns.is_multiple_of(step)
+    }
+
+    /// A weight `[in, out]` that fp32 arithmetic reads. Where it is stored as integers, ONNX Runtime multiplies it out
+    /// when it loads the graph.
+    pub(crate) fn stored(&mut self, name: &str, weight: &Tensor) -> Result<String> {
+        if !self.is_stored_small() || weight.elem_count() < MIN_ELEMENTS {
+            return self.builder.floats(&format!("{name}/weight"), weight);
+        }
+        let [integers, scales] = self.integers(name, weight, MAX_BYTE)?;
+        let b = &mut self.builder;
+        let to_float = vec![int_attribute("to", DataType::Float as i64)];
+        let floats = b.node(&format!("{name}/weight_float"), "Cast", &[&integers], to_float);
+        Ok(b.node(&format!("{name}/weight_scaled"), "Mul", &[&floats, &scales], vec![]))
+    }
+
+    /// Layer normalization over the last axis.
+    pub(crate) fn layer_norm(
+        &mut self,
+        output: &str,
+        x: &str,
+        [weight, bias]: [&Tensor; 2],
+        eps: f32,
+    ) -> Result<String> {
+        let weight = self.builder.floats(&format!("{output}/gamma"), weight)?;
+        let bias = self.builder.floats(&format!("{output}/beta"), bias)?;
+        let attributes = vec![int_attribute("axis", -1), float_attribute("epsilon", eps)];
+        Ok(self.builder.node(output, "LayerNormalization", &[x, &weight, &bias], attributes))
+    }
+
+    /// The activation of x + bias.
+    pub(crate) fn activation(
+        &mut self,
+        output: &str,
+        x: &str,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<String> {
+        let is_standard = self.is_standard();
+        let bias = bias.map(|bias| self.builder.floats(&format!("{output}/bias"), bias)).transpose()?;
+        let b = &mut self.builder;
+        let name = |part: &str| format!("{output}/{part}");
+        match (activation, &bias, is_standard) {
+            (Activation::Gelu, Some(bias), false) => return Ok(b.contrib(output, "BiasGelu", &[x, bias], vec![])),
+            (Activation::Gelu, None, false) => return Ok(b.contrib(output, "Gelu", &[x], vec![])),
+            (Activation::GeluTanh, Some(bias), false) => return Ok(b.contrib(output, "FastGelu", &[x, bias], vec![])),
+            (Activation::GeluTanh, None, false) => return Ok(b.contrib(output, "FastGelu", &[x], vec![])),
+            _ => {}
+        }
+        let x = match &bias {
+            Some(bias) => b.node(&name("sum"), "Add", &[x, bias], vec![]),
+            None => x.to_owned(),
+        };
+        let half_of_one_plus = |b: &mut GraphBuilder, value: &str| {
+            let (one, half) = (b.scalar(&name("one"), 1.0), b.scalar(&name("half"), 0.5));
+            let shifted = b.node(&name("shifted"), "Add", &[value, &one], vec![]);
+            let product = b.node(&name("product"), "Mul", &[&x, &shifted], vec![]);
+            b.node(output, "Mul", &[&product, &half], vec![])
+        };
+        Ok(match activation {
+            Activation::Relu => b.node(output, "Relu", &[&x], vec![]),
+            Activation::Tanh => b.node(output, "Tanh", &[&x], vec![]),
+            // x · ½ (1 + erf(x / √2))
+            Activation::Gelu => {
+                let root_half = b.scalar(&name("root_half"), std::f32::consts::FRAC_1_SQRT_2);
+                let scaled = b.node(&name("scaled"), "Mul", &[&x, &root_half], vec![]);
+                let erf = b.node(&name("erf"), "Erf", &[&scaled], vec![]);
+                half_of_one_plus(b, &erf)
+            }
+            // ½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+            Activation::GeluTanh => {
+                let (cubic, root) = (b.scalar(&name("cubic"), GELU_CUBIC), b.scalar(&name("root"), ROOT_TWO_OVER_PI));
+                let square = b.node(&name("square"), "Mul", &[&x, &x], vec![]);
+                let cube = b.node(&name("cube"), "Mul", &[&square, &x], vec![]);
+                let cube = b.node(&name("scaled_cube"), "Mul", &[&cube, &cubic], vec![]);
+                let sum = b.node(&name("cubic_sum"), "Add", &[&x, &cube], vec![]);
+                let argument = b.node(&name("argument"), "Mul", &[&sum, &root], vec![]);
+                let tanh = b.node(&name("tanh"), "Tanh", &[&argument], vec![]);
+                half_of_one_plus(b, &tanh)
+            }
+        })
+    }
+
+    pub(crate) fn reshaped(&mut self, name: &str, x: &str, shape: &str) -> String {
+        self.builder.node(name, "Reshape", &[x, shape], vec![])
+    }
+
+    /// The shape `[n, width]`.
+    pub(crate) fn rows_shape(&mut self, width: usize) -> String {
+        let name = format!("shape/rows_{width}");
+        if self.made.insert(name.clone()) {
+            self.builder.integers(&name, &[-1, width as i64]);
+        }
+        name
+    }
+
+    /// Rows of a value by their numbers.
+    pub(crate) fn gather(&mut self, name: &str, table: &str, ids: &str) -> String {
+        self.builder.node(name, "Gather", &[table, ids], vec![int_attribute("axis", 0)])
+    }
+
+    /// Rows of a table by their numbers.
+    pub(crate) fn gathered(&mut self, name: &str, table: &Tensor, ids: &str) -> Result<String> {
+        self.rows(name, table, |b, name, table| b.node(name, "Gather", &[table, ids], vec![int_attribute("axis", 0)]))
+    }
+
+    /// As many rows of a table, from the first on, as texts have tokens.
+    pub(crate) fn leading_rows(&mut self, name: &str, table: &Tensor, inputs: &TokenInputs) -> Result<String> {
+        let zero = self.builder.integers(&format!("{name}/first"), &[0]);
+        self.rows(name, table, |b, name, table| b.node(name, "Slice", &[table, &zero, &inputs.length, &zero], vec![]))
+    }
+
+    /// Rows of a table: as they are, or stored as integers with one scale a row.
+    fn rows(
+        &mut self,
+        name: &str,
+        table: &Tensor,
+        pick: impl Fn(&mut GraphBuilder, &str, &str) -> String,
+    ) -> Result<String> {
+        let part = |part: &str| format!("{name}/{part}");
+        if !self.is_stored_small() || table.elem_count() < MIN_ELEMENTS {
+            let table = self.builder.floats(&part("table"), table)?;
+            return Ok(pick(&mut self.builder, name, &table));
+        }
+        let (rows, columns) = table.dims2()?;
+        let is_packed = self.is_packed(columns, 2);
+        let values = values(table)?;
+        let b = &mut self.builder;
+        let (integers, scales) = match is_packed {
+            true => row_integers(&values, columns, packing::MAX_TABLE, best_scale),
+            false => row_integers(&values, columns, MAX_BYTE, scale),
+        };
+        let scales = b.float_values(&part("table_scale"), &[rows, 1], &scales);
+        let scale = pick(b, &part("scale"), &scales);
+        let floats = match is_packed {
+            true => {
+                let packed = packing::pack_table(&integers, columns);
+                let packed = b.unsigned_bytes(&part("table"), &[rows, columns / 2], packed);
+                let picked = pick(b, &part("packed"), &packed);
+                packing::unpack_rows(b, &picked, &part("float"))
+            }
+            false => {
+                let integers = b.bytes(&part("table"), &[rows, columns], integers);
+                let picked = pick(b, &part("int8"), &integers);
+                b.node(&part("float"), "Cast", &[&picked], vec![int_attribute("to", DataType::Float as i64)])
+            }
+        };
+        Ok(b.node(name, "Mul", &[&floats, &scale], vec![]))
+    }
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
