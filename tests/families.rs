@@ -20,7 +20,9 @@ fn pairs_with_frozen_layers_and_a_trimmed_vocabulary() {
         let row = |index: usize| format!("the movie,{},{}\n", ["great acting", "a thin plot"][index % 2], index % 2);
         let data = dir.write("data.csv", format!("text,second,label\n{}", (0..80).map(row).collect::<String>()));
         let mut command = fit(&base(name), &data, &dir.path("bundle"));
-        command.args(["--text-pair-column", "second", "--freeze-layers", "1", "--trim-vocab", "60"]).args(SHORT);
+        // ALBERT's layers share their weights.
+        let frozen = if name == "albert" { "3" } else { "1" };
+        command.args(["--text-pair-column", "second", "--freeze-layers", frozen, "--trim-vocab", "60"]).args(SHORT);
         let output = finish(&mut command).success();
         assert!(output.contains("frozen"), "{name}: {output}");
         let bundle = Bundle::open(dir.path("bundle")).unwrap();
@@ -30,6 +32,14 @@ fn pairs_with_frozen_layers_and_a_trimmed_vocabulary() {
         assert!(words <= before["vocab_size"].as_u64().unwrap(), "{name}: {words} words");
         Classifier::open(&bundle.path, &Options::default()).unwrap().classify(("the movie", "great acting")).unwrap();
     }
+}
+
+#[test]
+fn shared_layers_are_frozen_together() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(40));
+    let mut command = fit(&base("albert"), &data, &dir.path("bundle"));
+    finish(command.args(["--freeze-layers", "2"])).failure(2, &["--freeze-layers", "0 or all 3", "found 2"]);
 }
 
 #[test]

@@ -278,6 +278,11 @@ fn tiny_mpnet_agrees() {
 }
 
 #[test]
+fn tiny_albert_agrees() {
+    tiny_agrees("tests/data/tiny-albert");
+}
+
+#[test]
 fn minilm_forward_agrees() {
     let reference = Reference::minilm();
     ids_agree(&reference);

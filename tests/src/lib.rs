@@ -66,8 +66,8 @@ impl Dir {
 }
 
 /// The tiny models of tests/data, one a family or a way in which its models differ.
-pub const ARCHITECTURES: [&str; 8] =
-    ["bert", "distilbert", "electra", "roberta", "modernbert-cls", "modernbert-mean", "deberta-v3", "mpnet"];
+pub const ARCHITECTURES: [&str; 9] =
+    ["bert", "distilbert", "electra", "roberta", "modernbert-cls", "modernbert-mean", "deberta-v3", "mpnet", "albert"];
 
 /// One of the two programs, built by `cargo xtask test` beside this test.
 pub fn program(name: &str) -> Command {

@@ -142,11 +142,15 @@ impl SequenceClassifier {
             let expected = format!("at most the model's {} layers", self.layers.len());
             return Err(Error::setting("--freeze-layers", expected, layers));
         }
+        let names = &self.config.family.names;
+        if (1..self.layers.len()).contains(&layers) && names.in_layer(layers - 1, "") == names.in_layer(layers, "") {
+            let expected = format!("0 or all {}, since the model's layers share their weights", self.layers.len());
+            return Err(Error::setting("--freeze-layers", expected, layers));
+        }
         self.frozen_layers = Some(layers);
         self.embeddings.freeze();
         self.distances.iter_mut().for_each(DistanceTable::freeze);
         self.layers[..layers].iter_mut().for_each(Layer::freeze);
-        let names = &self.config.family.names;
         let layer_prefixes = (0..layers).map(|index| names.in_layer(index, ""));
         let prefixes: Vec<String> = layer_prefixes.chain(names.under_layers()).collect();
         self.parameters.freeze(&prefixes);

@@ -109,7 +109,7 @@ pub(super) struct Head {
 }
 
 /// All of them.
-static FAMILIES: [Family; 7] = [BERT, DISTILBERT, ELECTRA, ROBERTA, MODERNBERT, DEBERTA, MPNET];
+static FAMILIES: [Family; 8] = [BERT, DISTILBERT, ELECTRA, ROBERTA, MODERNBERT, DEBERTA, MPNET, ALBERT];
 
 /// Encoders that are asked for, and what of them is missing here.
 const MISSING: [(&str, &str); 8] = [
@@ -217,6 +217,17 @@ const MPNET: Family = Family {
     ..ROBERTA
 };
 
+/// ALBERT (Lan et al., arXiv 1909.11942): one layer's weights in all of them; embeddings of their own width.
+const ALBERT: Family = Family {
+    types: &[("albert", "AlbertForSequenceClassification")],
+    names: ALBERT_NAMES,
+    width: EmbeddingWidth::Own { usual: 128, is_always_projected: true },
+    defaults: Defaults { dropout: 0.0, classifier_dropout: Some(0.1), activation: "gelu_new", ..BERT.defaults },
+    only: &[("num_hidden_groups", 1), ("inner_group_num", 1)],
+    dropped: Dropped { attention_output: true, output: false },
+    ..BERT
+};
+
 impl Family {
     /// The family of a `model_type`.
     pub(super) fn of(model_type: &str) -> Option<&'static Self> {
@@ -295,6 +306,8 @@ pub(super) struct Names {
 pub(super) enum Layers {
     /// In a list, each layer its own.
     Each(&'static str),
+    /// Under this name, one layer's for all.
+    Shared(&'static str),
 }
 
 /// The projections of attention, by their names in a layer.
@@ -380,6 +393,20 @@ const MPNET_NAMES: Names = Names {
     ..ROBERTA.names
 };
 
+const ALBERT_NAMES: Names = Names {
+    base: "albert",
+    embeddings_project: "encoder.embedding_hidden_mapping_in",
+    layers: Layers::Shared("encoder.albert_layer_groups.0.albert_layers.0"),
+    projections: Projections::Three(["attention.query", "attention.key", "attention.value"]),
+    attention_output: "attention.dense",
+    attention_norm: "attention.LayerNorm",
+    intermediate: "ffn",
+    output: "ffn_output",
+    output_norm: "full_layer_layer_norm",
+    head_dense: "albert.pooler",
+    ..BERT_NAMES
+};
+
 impl Names {
     /// The whole name of what stands outside of layers and head.
     pub(super) fn whole(&self, part: &str) -> String {
@@ -388,13 +415,15 @@ impl Names {
 
     /// A part of layer `index`, such as `output`.
     pub(super) fn in_layer(&self, index: usize, part: &str) -> String {
-        let Layers::Each(list) = self.layers;
-        format!("{}.{list}.{index}.{part}", self.base)
+        match self.layers {
+            Layers::Each(list) => format!("{}.{list}.{index}.{part}", self.base),
+            Layers::Shared(layer) => format!("{}.{layer}.{part}", self.base),
+        }
     }
 
-    /// Of a layer's parameter, the layer and the rest of the name.
+    /// Of a parameter that is one layer's alone, the layer and the rest of the name.
     pub(super) fn layer_part<'a>(&self, name: &'a str) -> Option<(usize, &'a str)> {
-        let Layers::Each(list) = self.layers;
+        let Layers::Each(list) = self.layers else { return None };
         let rest = name.strip_prefix(self.base)?.strip_prefix('.')?.strip_prefix(list)?.strip_prefix('.')?;
         let (index, part) = rest.split_once('.')?;
         Some((index.parse().ok()?, part))
@@ -411,7 +440,7 @@ impl Names {
     pub(super) fn canonical(&self, name: &str) -> String {
         let name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
         let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-        let Layers::Each(layers) = self.layers;
+        let (Layers::Each(layers) | Layers::Shared(layers)) = self.layers;
         let inner = ["embeddings", "pooler", layers, self.embeddings_project, self.final_norm];
         let of_head = [self.head_dense, self.head_norm, self.head_output];
         let begins = |parts: &[&str]| parts.iter().any(|part| first(part) == first(&name));

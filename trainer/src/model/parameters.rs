@@ -220,8 +220,11 @@ impl Loader {
         }
     }
 
-    /// The parameter `name` of that shape.
+    /// The parameter `name` of that shape; layers that share one each read it.
     pub(super) fn read(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        if let Some(shared) = self.parameters.get(name).filter(|shared| shared.dims() == shape) {
+            return Ok(shared.as_tensor().clone());
+        }
         let Some(tensor) = self.tensors.remove(name) else {
             return Err(Error::model(&self.report.path, format!("a tensor {name} of shape {shape:?}"), "none"));
         };
