@@ -48,7 +48,8 @@ cargo xtask COMMAND
   bench train      speed, memory and accuracy of training, beside transformers' (an hour; needs PyPI); with a word behind
                    it, such as modernbert, of the shapes whose names have it
   bench tasks      tweets, product reviews and news, several labels, pairs, long texts, beside transformers (the same)
-  bench graphs     the exported graphs beside optimum's, and other ways to quantize (minutes)
+  bench graphs     the exported graphs beside optimum's, and other ways to quantize (minutes); with a word behind it, such
+                   as deberta, of the shapes whose names have it
   bench runtime    start, speed, memory and server, beside optimum and a bare program (half an hour; needs PyPI); with
                    start, bulk, singles, memory, flat, devices, size or load behind it, that part only
   bench file       a bundle as a folder, as one file and in memory: start, and memory of one and four processes
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
         ["bench", "train", shape] => bench::train_shapes(shape),
         ["bench", "tasks"] => bench::tasks(),
         ["bench", "graphs"] => bench::graphs(),
+        ["bench", "graphs", shape] => bench::graphs_of_shapes(shape),
         ["bench", "runtime"] => bench::runtime(None),
         ["bench", "runtime", part] => bench::runtime(Some(part)),
         ["bench", "file"] => bench::file(),

@@ -5,15 +5,19 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{FOLDER, ONNX_PEERS, machine, movie_rows, onnx_peers, prepare, write_csv};
+use super::{
+    FOLDER, ONNX_PEERS, machine, movie_rows, onnx_peers, prepare,
+    train::{self, Rows, Shape},
+    write_csv,
+};
 use crate::{command, output, release_program, run, workspace};
 
 const TRAIN: usize = 1000;
 const TEST: usize = 2000;
 
-/// Layers whose products are computed for all tokens; 12 hidden² numbers each.
-const LAYERS: f64 = 6.0;
-const HIDDEN: f64 = 384.0;
+/// MiniLM's layers; 12 hidden² numbers each.
+const LAYERS: usize = 6;
+const HIDDEN: usize = 384;
 
 /// One trained classifier, exported by nimbert and by optimum: the folders.
 pub(super) struct Exported {
@@ -100,28 +104,88 @@ pub(crate) fn graphs() -> Result<()> {
     ];
     let mut measure = command(&python, &["benches/compare/graphs.py", &model, &test]);
     let printed = output(measure.args(&graphs))?;
-    print(&serde_json::from_str(printed.lines().last().unwrap_or_default())?)
+    let layer = 12 * HIDDEN * HIDDEN;
+    print(&serde_json::from_str(printed.lines().last().unwrap_or_default())?, LAYERS * layer, layer)
+}
+
+/// The shapes of models with `named` in their names: an epoch of training from random weights, and then the graphs of both.
+pub(crate) fn graphs_of_shapes(named: &str) -> Result<()> {
+    prepare()?;
+    let python = onnx_peers()?;
+    for shape in train::shapes_named(named) {
+        graphs_of(&python, &shape)?;
+    }
+    Ok(())
+}
+
+fn graphs_of(python: &Path, shape: &Shape) -> Result<()> {
+    // Texts that are asked for one by one, and all.
+    let (single, all) = match shape.rows {
+        Rows::Short => (100, 320),
+        Rows::Long => (12, 32),
+    };
+    let folder = format!("{FOLDER}/graphs-{}-{}", shape.file_name(), shape.rows.max_length());
+    let [model, ours, optimum, int8, trained] =
+        ["model", "ours", "optimum", "optimum-int8", "trained"].map(|name| format!("{folder}/{name}"));
+    let max_length = shape.rows.max_length().to_string();
+    let (train, test) = shape.rows.write(all)?;
+    if workspace(&folder).exists() {
+        fs::remove_dir_all(workspace(&folder))?;
+    }
+    fs::create_dir_all(workspace(&folder))?;
+    let base = train::random_model(python, shape)?;
+    let nimbert = |arguments: &[&str]| run(&mut command(release_program("nimbert-train"), arguments));
+    let data = ["--base", &base, "--data", &train, "--test-size", "0", "--validation-size", "0", "--batch-size", "8"];
+    let settings = ["--epochs", "1", "--no-checkpoint", "--max-length", &max_length, "--precision", "fp32"];
+    nimbert(&[&["fit"], &data[..], &settings, &["--out", &trained, "--save-model", &model]].concat())?;
+    let variants = ["--variants", "cpu-int8,cpu-fp32", "--max-length", &max_length, "--max-accuracy-drop", "100"];
+    nimbert(&[&["export", &model, "--data", &train, "--out", &ours][..], &variants].concat())?;
+    for arguments in by_optimum(&model, [&optimum, &int8]) {
+        run(command(optimum_cli(python), &arguments).env("HF_HUB_OFFLINE", "1"))?;
+    }
+    let graphs = [
+        format!("optimum fp32={optimum}/model.onnx"),
+        format!("nimbert cpu-fp32={ours}/model.cpu-fp32.onnx"),
+        format!("optimum int8 (avx2)={int8}/model_quantized.onnx"),
+        format!("nimbert cpu-int8={ours}/model.onnx"),
+    ];
+    let single = single.to_string();
+    let options = ["--texts", &single, "--max-length", &max_length];
+    let mut measure = command(python, &["benches/compare/graphs.py", &model, &test]);
+    let printed = output(measure.args(options).args(&graphs))?;
+    println!("{}, rows {}", shape.name, shape.rows.name());
+    print(&serde_json::from_str(printed.lines().last().unwrap_or_default())?, shape.weights, shape.weights_of_last)
+}
+
+fn optimum_cli(python: &Path) -> std::path::PathBuf {
+    python.with_file_name(if cfg!(windows) { "optimum-cli.exe" } else { "optimum-cli" })
+}
+
+/// What optimum is told, to make graphs in fp32 and int8.
+fn by_optimum<'a>(model: &'a str, [fp32, int8]: [&'a str; 2]) -> [Vec<&'a str>; 2] {
+    [
+        vec!["export", "onnx", "--model", model, "--task", "text-classification", fp32],
+        vec!["onnxruntime", "quantize", "--avx2", "--onnx_model", fp32, "-o", int8],
+    ]
 }
 
 /// optimum's fp32 and int8 graphs, and the same model quantized in other ways.
 fn export_by_optimum(python: &Path, model: &str, [fp32, int8]: [&str; 2], folder: &str) -> Result<()> {
-    let cli = python.with_file_name(if cfg!(windows) { "optimum-cli.exe" } else { "optimum-cli" });
-    for arguments in [
-        vec!["export", "onnx", "--model", model, "--task", "text-classification", fp32],
-        vec!["onnxruntime", "quantize", "--avx2", "--onnx_model", fp32, "-o", int8],
-    ] {
-        run(command(&cli, &arguments).env("HF_HUB_OFFLINE", "1"))?;
+    for arguments in by_optimum(model, [fp32, int8]) {
+        run(command(optimum_cli(python), &arguments).env("HF_HUB_OFFLINE", "1"))?;
     }
     run(&mut command(python, &["benches/compare/quantize.py", &format!("{fp32}/model.onnx"), folder]))
 }
 
-fn print(result: &Value) -> Result<()> {
+/// `weights` are those of all products, `of_last` those of the last layer.
+fn print(result: &Value, weights: usize, of_last: usize) -> Result<()> {
     let number = |value: &Value, key: &str| value[key].as_f64().with_context(|| format!("no {key} in the result"));
     let [fp32_peak, int8_peak] = [number(result, "fp32_gflops")?, number(result, "int8_gflops")?];
     let tokens = number(result, "tokens")? / number(result, "texts")?;
     println!("{}; {}", machine(), ONNX_PEERS.join(", "));
     println!(
-        "{TEST} sentences of {tokens:.1} tokens; products of 1024³: fp32 {fp32_peak:.0}, int8 {int8_peak:.0} GOP/s\n"
+        "{:.0} texts of {tokens:.1} tokens; products of 1024³: fp32 {fp32_peak:.0}, int8 {int8_peak:.0} GOP/s\n",
+        number(result, "texts")?
     );
     println!(
         "| graph | size | load | p50, one text | rows/s, 32 sorted | of the peak | accuracy | label of fp32 | logits |"
@@ -132,8 +196,8 @@ fn print(result: &Value) -> Result<()> {
         let figure = |key: &str| number(figures, key);
         let is_ours = name.starts_with("nimbert");
         // In ours the last layer computes no products of all tokens.
-        let layers = if is_ours { LAYERS - 1.0 } else { LAYERS };
-        let operations = 2.0 * layers * 12.0 * HIDDEN * HIDDEN * tokens * figure("rows_per_second")?;
+        let computed = if is_ours { weights - of_last } else { weights };
+        let operations = 2.0 * computed as f64 * tokens * figure("rows_per_second")?;
         let in_fp32 = name.contains("fp32") || name.contains("weights");
         let share = 100.0 * operations / 1e9 / if in_fp32 { fp32_peak } else { int8_peak };
         println!(

@@ -23,7 +23,7 @@ use crate::{build, command, demo, output, python, release_program, run, setup, s
 
 pub(crate) use edge::edge;
 pub(crate) use file::file;
-pub(crate) use graphs::graphs;
+pub(crate) use graphs::{graphs, graphs_of_shapes};
 pub(crate) use runtime::{Server, runtime, serving_program};
 pub(crate) use tasks::tasks;
 pub(crate) use train::{train, train_shapes};

@@ -14,17 +14,26 @@ const TEST: usize = 2000;
 const SEEDS: u64 = 3;
 /// A model's shape, and what is trained on it with random weights.
 pub(super) struct Shape {
-    name: &'static str,
+    pub(super) name: &'static str,
     /// Numbers of the encoder's linear layers: 6 operations for each and token make up a training step.
-    weights: usize,
+    pub(super) weights: usize,
+    /// Those of the last layer.
+    pub(super) weights_of_last: usize,
     /// Changes to MiniLM's `config.json`; with a `model_type`, a whole one.
     config: Value,
-    rows: Rows,
+    pub(super) rows: Rows,
+}
+
+impl Shape {
+    /// The name as a part of a file's.
+    pub(super) fn file_name(&self) -> String {
+        self.name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase()
+    }
 }
 
 /// The rows for a model with random weights.
 #[derive(Clone, Copy)]
-enum Rows {
+pub(super) enum Rows {
     /// Movie sentences.
     Short,
     /// So many of them in a row that it has 512 tokens.
@@ -32,7 +41,7 @@ enum Rows {
 }
 
 impl Rows {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Short => "short",
             Self::Long => "of 512 tokens",
@@ -42,34 +51,36 @@ impl Rows {
     /// How many, and how many in a batch.
     fn counts(self) -> [usize; 2] {
         match self {
-            Self::Short => [64, 32],
+            // Enough steps that the first, which gets its memory from the system, does not count for much.
+            Self::Short => [192, 32],
             Self::Long => [16, 8],
         }
     }
 
-    fn max_length(self) -> usize {
+    pub(super) fn max_length(self) -> usize {
         match self {
             Self::Short => 128,
             Self::Long => 512,
         }
     }
 
-    /// As CSV.
-    fn write(self) -> Result<String> {
+    /// As CSV, those that are trained on, and `further` others.
+    pub(super) fn write(self, further: usize) -> Result<(String, String)> {
         let rows = movie_rows(0)?;
         let [count, _] = self.counts();
-        match self {
-            Self::Short => write_csv("random.csv", "text,label", &rows[..count]),
+        let (name, rows): (_, Vec<Vec<String>>) = match self {
+            Self::Short => ("short", rows),
             Self::Long => {
-                // More than 40 sentences of 25 tokens.
-                let long = |row: &[Vec<String>]| {
-                    let texts: Vec<&str> = row.iter().map(|row| row[0].as_str()).collect();
-                    vec![texts.join(" "), row[0][1].clone()]
+                // Forty sentences of 25 tokens, the first of which comes anew in every text.
+                let long = |start: usize| {
+                    let texts: Vec<&str> = rows[start..start + 40].iter().map(|row| row[0].as_str()).collect();
+                    vec![texts.join(" "), rows[start][1].clone()]
                 };
-                let rows: Vec<Vec<String>> = rows.chunks_exact(40).map(long).take(count).collect();
-                write_csv("random-long.csv", "text,label", &rows)
+                ("long", (0..count + further).map(|index| long(20 * index)).collect())
             }
-        }
+        };
+        let write = |part: &str, rows: &[Vec<String>]| write_csv(&format!("{name}-{part}.csv"), "text,label", rows);
+        Ok((write("train", &rows[..count])?, write("test", &rows[count..count + further])?))
     }
 }
 
@@ -79,6 +90,7 @@ fn shapes() -> Vec<Shape> {
     let bert = |name, layers: usize, hidden: usize| Shape {
         name,
         weights: layers * 12 * hidden * hidden,
+        weights_of_last: 12 * hidden * hidden,
         config: json!({
             "num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": 4 * hidden, "num_attention_heads": 12
         }),
@@ -87,6 +99,7 @@ fn shapes() -> Vec<Shape> {
     let modernbert = |rows| Shape {
         name: "ModernBERT-base",
         weights: 22 * (4 * 768 * 768 + 3 * 768 * 1152),
+        weights_of_last: 4 * 768 * 768 + 3 * 768 * 1152,
         config: json!({
             "model_type": "modernbert", "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152,
             "num_hidden_layers": 22, "num_attention_heads": 12, "max_position_embeddings": 8192, "local_attention": 128,
@@ -98,6 +111,7 @@ fn shapes() -> Vec<Shape> {
     let deberta = |rows| Shape {
         name: "DeBERTa-v3-small",
         weights: 6 * 12 * 768 * 768,
+        weights_of_last: 12 * 768 * 768,
         config: json!({
             "model_type": "deberta-v2", "vocab_size": 128_100, "hidden_size": 768, "intermediate_size": 3072,
             "num_hidden_layers": 6, "num_attention_heads": 12, "max_position_embeddings": 512, "type_vocab_size": 0,
@@ -123,10 +137,14 @@ pub(crate) fn train_shapes(named: &str) -> Result<()> {
     let peak = sgemm_peak(&python)?;
     println!("{}; {TORCH}, {TRANSFORMERS}; sgemm peak {peak:.0} GFLOP/s\n", machine());
     print_head();
-    for shape in shapes().iter().filter(|shape| shape.name.to_lowercase().contains(&named.to_lowercase())) {
-        measure(&python, shape, peak)?;
-    }
-    Ok(())
+    shapes_named(named).iter().try_for_each(|shape| measure(&python, shape, peak))
+}
+
+/// Those with `named` in their names.
+pub(super) fn shapes_named(named: &str) -> Vec<Shape> {
+    let mut shapes = shapes();
+    shapes.retain(|shape| shape.name.to_lowercase().contains(&named.to_lowercase()));
+    shapes
 }
 
 fn print_head() {
@@ -137,7 +155,7 @@ fn print_head() {
 /// One shape by both programs.
 fn measure(python: &Path, shape: &Shape, peak: f64) -> Result<()> {
     let base = random_model(python, shape)?;
-    let train = shape.rows.write()?;
+    let (train, _) = shape.rows.write(0)?;
     let [_, batch_size] = shape.rows.counts();
     let max_length = shape.rows.max_length();
     let training = Training { batch_size, max_length, ..Training::of_base(&base, &train) };
@@ -211,8 +229,7 @@ fn print_ratio([name, rows]: [&str; 2], weights: usize, ours: &[Outcome], theirs
 
 /// A model with random weights in the benchmark's folder.
 pub(super) fn random_model(python: &Path, shape: &Shape) -> Result<String> {
-    let name: String = shape.name.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
-    let folder = format!("{FOLDER}/random-{}", name.to_lowercase());
+    let folder = format!("{FOLDER}/random-{}", shape.file_name());
     if !workspace(&folder).join("model.safetensors").exists() {
         let mut config = shape.config.clone();
         config["num_labels"] = 2.into();
