@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
+    archive,
     target::{GLIBC, Target},
     tools::tool,
 };
@@ -92,6 +93,8 @@ impl Compiler {
         if self.target.is_windows() {
             command.env("LIBNODE_PATH", no_libnode()?);
         }
+        // The linker of Windows' programs would write the time of day into them.
+        command.env("SOURCE_DATE_EPOCH", archive::TIME.to_string());
         // zig is a package of that environment's Python.
         let path = env::var_os("PATH").unwrap_or_default();
         let tools = tool("python3").parent().map(Path::to_owned);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{
-    FOLDER, archive,
+    FOLDER,
     compile::Compiler,
     target::{GLIBC, Target},
     tools::tool,
@@ -24,7 +24,6 @@ pub(super) fn build(target: &Target) -> Result<()> {
             maturin.args(["--zig", "--compatibility", &format!("manylinux_{}_{}", GLIBC.0, GLIBC.1)]);
         }
         compiler.prepare(&mut maturin)?;
-        maturin.env("SOURCE_DATE_EPOCH", archive::TIME.to_string());
         run(maturin.args(compiler.arguments()).current_dir(workspace(project)))?;
     }
     // It was compiled with the tree.
