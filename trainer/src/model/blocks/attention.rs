@@ -9,21 +9,16 @@ use candle_core::Tensor;
 
 pub(super) use self::graph::AttentionInput;
 pub(in crate::model) use self::scores::Texts;
-use super::{layer::BatchContext, linear::Linear};
+use super::{
+    batch::{Answers, BatchContext},
+    linear::Linear,
+};
 use crate::{
     error::Result,
     model::{config::EncoderConfig, family::Projections, parameters::Loader},
     onnx::{Affine, Exporter},
     ops::{self, Angles, Attention, Dropout, Rotary},
 };
-
-/// The tokens that a layer computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Answers {
-    All,
-    /// Each text's first: what a head that reads it asks of the last layer.
-    First,
-}
 
 #[derive(Debug)]
 pub(super) struct SelfAttention {

@@ -9,10 +9,13 @@
 
 use candle_core::Tensor;
 
-use super::{Answers, SelfAttention, Texts};
+use super::{SelfAttention, Texts};
 use crate::{
     error::Result,
-    model::{blocks::DistanceTable, config::DistanceConfig},
+    model::{
+        blocks::{Answers, DistanceTable},
+        config::DistanceConfig,
+    },
     onnx::{Affine, Exporter, float_attribute, int_attribute, ints_attribute},
 };
 
