@@ -144,10 +144,9 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
     }
     let word = config.embedding_size / 2 + 4 + tokenizer_bytes as usize / config.vocab_size;
     let rung = |layers: usize| {
-        let of_layers = layers * layer;
-        let room = bytes.checked_sub(fixed + of_layers)?;
+        let room = bytes.checked_sub(fixed + layers * layer)?;
         let vocabulary = (room / word).min(config.vocab_size);
-        let bytes = fixed + of_layers + vocabulary * word;
+        let bytes = fixed + layers * layer + vocabulary * word;
         (vocabulary >= smallest_vocabulary).then_some(Rung { layers, vocabulary, bytes })
     };
     (1..=config.layers.len()).rev().filter_map(rung).collect()

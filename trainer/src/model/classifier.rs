@@ -221,7 +221,7 @@ impl SequenceClassifier {
         let keys = dropout.unwrap_or(&mut no_dropout);
         let encoded = self.encode(batch, false, Some(&mut *keys))?;
         let last = &encoded.hidden_states[self.layers.len()];
-        let last = self.final_norm.as_ref().map_or(Ok(last.clone()), |norm| norm.forward(last))?;
+        let last = Norm::forward_if_any(self.final_norm.as_ref(), last)?;
         let read = match self.config.pooling {
             Pooling::First => last,
             Pooling::Mean => means(&last, &batch.offsets)?,

@@ -131,7 +131,7 @@ fn shapes() -> Vec<Shape> {
     ]
 }
 
-/// Those whose name has `named` in it only, and nothing else; none: all, and training that is tested.
+/// The shapes whose names have `named` in them, and nothing else.
 pub(crate) fn train_shapes(named: &str) -> Result<()> {
     let python = prepare()?;
     let peak = sgemm_peak(&python)?;

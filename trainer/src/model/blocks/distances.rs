@@ -77,8 +77,7 @@ impl DistanceTable {
 
     /// Some vectors, normalized: `[count, hidden]`
     fn vectors(&self, first: usize, count: usize) -> Result<Tensor> {
-        let vectors = self.table.narrow(0, first, count)?;
-        self.norm.as_ref().map_or(Ok(vectors.clone()), |norm| norm.forward(&vectors))
+        Norm::forward_if_any(self.norm.as_ref(), &self.table.narrow(0, first, count)?)
     }
 
     /// How scores depend on distances, for a graph.

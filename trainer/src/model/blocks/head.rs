@@ -45,7 +45,7 @@ impl Head {
         let [input, classifier] = self.dropout;
         let x = ops::dropout(x, keys.next(input))?;
         let dense = ops::activation(&self.dense.forward(&x)?, self.activation)?;
-        let dense = self.norm.as_ref().map_or(Ok(dense.clone()), |norm| norm.forward(&dense))?;
+        let dense = Norm::forward_if_any(self.norm.as_ref(), &dense)?;
         self.output.forward(&ops::dropout(&dense, keys.next(classifier))?)
     }
 

@@ -77,16 +77,16 @@ impl Layer {
         let attended = keys.next(rates.attention_output);
         let (activated, output) = (keys.next(rates.activated), keys.next(rates.output));
         let residual = batch.answered(x, answers)?;
-        let normalized = |norm: Option<&Norm>, x: &Tensor| norm.map_or(Ok(x.clone()), |norm| norm.forward(x));
         match self.norms {
             Norms::Behind => {
                 let sum = self.attention.forward(x, batch, answers, inner)?;
-                let x = normalized(self.attention_norm.as_ref(), &ops::dropout_add(&sum, &residual, attended)?)?;
+                let sum = ops::dropout_add(&sum, &residual, attended)?;
+                let x = Norm::forward_if_any(self.attention_norm.as_ref(), &sum)?;
                 let sum = self.feed_forward.forward(&x, activated)?;
                 self.output_norm.forward(&ops::dropout_add(&sum, &x, output)?)
             }
             Norms::Before => {
-                let x = normalized(self.attention_norm.as_ref(), x)?;
+                let x = Norm::forward_if_any(self.attention_norm.as_ref(), x)?;
                 let sum = self.attention.forward(&x, batch, answers, inner)?;
                 let x = ops::dropout_add(&sum, &residual, attended)?;
                 let sum = self.feed_forward.forward(&self.output_norm.forward(&x)?, activated)?;
@@ -151,11 +151,10 @@ impl Layer {
             Answers::All => stream.clone(),
             Answers::First => texts.0.first_rows(exporter, &part("first"), &stream),
         };
-        let moved_by = self.moved_by(exporter, index)?;
         let attention_output = self.attention.output_affine(exporter, &part("context"))?;
         match self.norms {
             Norms::Behind => {
-                let input = AttentionInput { all: &all, answered: &answered, shift: moved_by.as_ref() };
+                let input = AttentionInput { all: &all, answered: &answered, shift: attention_output.bias.as_ref() };
                 self.attention.graph(exporter, &name, input, texts, answers)?;
                 let second = self.feed_forward.output_affine(exporter, &part("activated"))?;
                 let sum = part("attention/output");

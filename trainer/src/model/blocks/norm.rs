@@ -46,6 +46,11 @@ impl Norm {
         Ok(ops::layer_norm(x, &self.weight, &self.bias, self.eps)?)
     }
 
+    /// The same where there is one, else `x`.
+    pub(in crate::model) fn forward_if_any(norm: Option<&Self>, x: &Tensor) -> Result<Tensor> {
+        norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+    }
+
     /// The node that normalizes `x`; `shift` is added to its result, which is called `output`.
     pub(in crate::model) fn graph(
         &self,

@@ -172,22 +172,10 @@ impl Part<'_, '_> {
                 *x = self.turned(part, x)?;
             }
         }
-        let mut biases = Vec::new();
-        if let Some(window) = self.attention.window {
-            biases.push(self.texts.window(self.exporter, window)?);
-        }
-        if let Some(table) = self.distances {
-            match table.config() {
-                DistanceConfig::Bias { .. } => biases.push(self.texts.biases(self.exporter, table)?),
-                DistanceConfig::Vectors { .. } => {
-                    let [query, key] = ["query", "key"].map(|part| format!("{part}/by_head"));
-                    let query = self.by_head(&query, &by_text[0])?;
-                    let key = self.by_head(&key, &by_text[1])?;
-                    biases.push(self.by_vectors(table, [&query, &key])?);
-                }
-            }
-        }
-        let bias = self.sum("score_shifts", biases);
+        let shifts = self.score_shifts(|part| {
+            [("query/by_head", &by_text[0]), ("key/by_head", &by_text[1])].map(|(name, x)| part.by_head(name, x))
+        })?;
+        let bias = self.sum("score_shifts", shifts);
         let lengths = self.texts.lengths(self.exporter)?;
         let name = self.name("attention");
         let attributes = vec![int_attribute("num_heads", self.attention.heads as i64), float_attribute("scale", 1.0)];
@@ -210,12 +198,30 @@ impl Part<'_, '_> {
     }
 
     /// `[batch, sequence, hidden]` → `[batch, heads, sequence, width]`
-    fn by_head(&mut self, part: &str, x: &str) -> Result<String> {
+    fn by_head(&mut self, part: &str, x: &str) -> String {
         let rows = self.node(&format!("{part}/rows"), "Reshape", &[x, &self.texts.shape_4d.clone()]);
-        Ok(self.transposed(part, &rows, &[0, 2, 1, 3]))
+        self.transposed(part, &rows, &[0, 2, 1, 3])
     }
 
-    /// The same in standard operators; queries, keys and values are `[batch, sequence, heads, width]`.
+    /// What scores are moved by for the distance between query and key; `by_head` makes queries and keys
+    /// `[batch, heads, sequence, width]`, where they are needed for that.
+    fn score_shifts(&mut self, by_head: impl FnOnce(&mut Self) -> [String; 2]) -> Result<Vec<String>> {
+        let mut shifts = Vec::new();
+        if let Some(window) = self.attention.window {
+            shifts.push(self.texts.window(self.exporter, window)?);
+        }
+        match self.distances.map(|table| (table, table.config())) {
+            None => {}
+            Some((table, DistanceConfig::Bias { .. })) => shifts.push(self.texts.biases(self.exporter, table)?),
+            Some((table, DistanceConfig::Vectors { .. })) => {
+                let [query, key] = by_head(self);
+                shifts.push(self.by_vectors(table, [&query, &key])?);
+            }
+        }
+        Ok(shifts)
+    }
+
+    /// Attention in standard operators; queries, keys and values are `[batch, sequence, heads, width]`.
     fn spelled(&mut self, qkv: &[String], hidden: usize) -> Result<()> {
         let by_head =
             |this: &mut Self, part: &str, x: &str| this.transposed(&format!("{part}/by_head"), x, &[0, 2, 1, 3]);
@@ -225,20 +231,12 @@ impl Part<'_, '_> {
             query = self.turned_by_head("query/turned", &query)?;
             key = self.turned_by_head("key/turned", &key)?;
         }
-        let mut shifts = vec![self.texts.padding_by_head(self.exporter)?];
-        if let Some(window) = self.attention.window {
-            shifts.push(self.texts.window(self.exporter, window)?);
-        }
-        match self.distances.map(|table| (table, table.config())) {
-            None => {}
-            Some((table, DistanceConfig::Bias { .. })) => shifts.push(self.texts.biases(self.exporter, table)?),
-            Some((table, DistanceConfig::Vectors { .. })) => shifts.push(self.by_vectors(table, [&query, &key])?),
-        }
+        let padding = self.texts.padding_by_head(self.exporter)?;
+        let shifts = self.score_shifts(|_| [query.clone(), key.clone()])?;
         let columns = self.transposed("key/columns", &key, &[0, 1, 3, 2]);
         let value = by_head(self, "value", &qkv[2]);
         let scores = self.node("scores", "MatMul", &[&query, &columns]);
-        shifts.insert(0, scores);
-        let masked = self.sum("masked", shifts).expect("scores");
+        let masked = self.sum("masked", [vec![scores, padding], shifts].concat()).expect("scores");
         let name = self.name("probabilities");
         let p = self.exporter.builder.node(&name, "Softmax", &[&masked], vec![int_attribute("axis", -1)]);
         let context = self.node("context/by_head", "MatMul", &[&p, &value]);

@@ -142,8 +142,8 @@ impl Texts {
         exporter.once("distances/biases", |exporter| {
             let distances = self.distances(exporter)?;
             // Rows of a table of all distances, from the farthest key behind on.
-            let table =
-                self.by_distance(table.config(), &table.values()?, 1 - self.longest as isize, 2 * self.longest - 1)?;
+            let longest = self.longest as isize;
+            let table = by_distance(table, 1 - longest..longest)?;
             let b = &mut exporter.builder;
             let table = b.floats("distances/table", &table)?;
             let offset = b.integer("distances/offset", self.longest as i64 - 1);
@@ -159,10 +159,7 @@ impl Texts {
     /// The same for each text's first token: `[heads, sequence]`
     pub(super) fn first_biases(&self, exporter: &mut Exporter<'_>, table: &DistanceTable) -> Result<String> {
         exporter.once("distances/first_biases", |exporter| {
-            let values = self.by_distance(table.config(), &table.values()?, 1 - self.longest as isize, self.longest)?;
-            // From distance 0 on, which is the last.
-            let backwards: Vec<u32> = (0..self.longest as u32).rev().collect();
-            let values = values.index_select(&Tensor::new(backwards, values.device())?, 0)?;
+            let values = by_distance(table, (0..self.longest as isize).map(|key| -key))?;
             let b = &mut exporter.builder;
             let table = b.floats("distances/first_table", &values)?;
             let zero = b.integers("distances/first_zero", &[0]);
@@ -170,12 +167,6 @@ impl Texts {
             b.node("distances/first_biases", "Transpose", &[&rows], vec![ints_attribute("perm", &[1, 0])]);
             Ok(())
         })
-    }
-
-    /// The rows of `table` for `count` distances from `first` on.
-    fn by_distance(&self, config: DistanceConfig, table: &Tensor, first: isize, count: usize) -> Result<Tensor> {
-        let rows: Vec<u32> = (0..count as isize).map(|place| config.row(first + place) as u32).collect();
-        Ok(table.index_select(&Tensor::new(rows, table.device())?, 0)?)
     }
 
     /// The rows of a table `[heads · rows, width]` of vectors for the distances of a text: by head, those of the query from
@@ -255,4 +246,11 @@ impl Texts {
         let x = b.node(&format!("{name}/rows"), "Reshape", &[&x, &shape], vec![]);
         Ok(b.node(name, "Slice", &[&x, "skew/0", &self.length, "skew/axis_3"], vec![]))
     }
+}
+
+/// The rows of `table` for some distances.
+fn by_distance(table: &DistanceTable, distances: impl Iterator<Item = isize>) -> Result<Tensor> {
+    let (config, values) = (table.config(), table.values()?);
+    let rows: Vec<u32> = distances.map(|distance| config.row(distance) as u32).collect();
+    Ok(values.index_select(&Tensor::new(rows, values.device())?, 0)?)
 }
