@@ -19,6 +19,8 @@ use crate::{command, output, run, workspace};
 
 /// All that is compiled for others; another compiler's files must not come among those of `target`.
 const FOLDER: &str = "target/dist/build";
+/// Writes the same libraries in every folder.
+const DLLTOOL: &str = "xtask/src/dist/dlltool.sh";
 /// What has a standard library, in this order. Debian's compiler is not the first in a path that has rustup's.
 const COMPILERS: [&str; 2] = ["rustc", "/usr/bin/rustc"];
 
@@ -80,6 +82,10 @@ impl Compiler {
             format!("--remap-path-prefix={}=/nimbert", workspace(".").components().as_path().display()),
             format!("--remap-path-prefix={}=/cargo", cargo_home()?.display()),
         ];
+        if self.target.is_windows() {
+            command.env("LIBNODE_PATH", no_libnode()?);
+            flags.push(format!("-Cdlltool={}", workspace(DLLTOOL).display()));
+        }
         if let Some(source) = &self.source {
             command.env("RUSTC_BOOTSTRAP", "1");
             flags.push(format!("--remap-path-prefix={}=/rust", source.display()));
@@ -90,9 +96,6 @@ impl Compiler {
         command.env("CARGO", self.cargo()).env("RUSTC", &self.rustc);
         command.env("RUSTFLAGS", flags.join(" ")).env("CARGO_TARGET_DIR", workspace(FOLDER));
         command.env("CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER", "x86_64-w64-mingw32-gcc");
-        if self.target.is_windows() {
-            command.env("LIBNODE_PATH", no_libnode()?);
-        }
         // The linker of Windows' programs would write the time of day into them.
         command.env("SOURCE_DATE_EPOCH", archive::TIME.to_string());
         // zig is a package of that environment's Python.

@@ -102,7 +102,8 @@ fn import_library(lib: &Path) -> Result<()> {
     let names: Vec<String> = declared()?.into_iter().collect();
     fs::write(&definitions, format!("LIBRARY nimbert.dll\nEXPORTS\n{}\n", names.join("\n")))?;
     let mut dlltool = command("x86_64-w64-mingw32-dlltool", &["--deterministic-libraries", "--temp-prefix", "nimbert"]);
-    dlltool.arg("--input-def").arg(definitions).arg("--output-lib").arg(lib.join("libnimbert.dll.a"));
+    // Symbols are named after the path, so it must not be that of a checkout.
+    dlltool.arg("--input-def").arg(definitions).args(["--output-lib", "libnimbert.dll.a"]);
     run(dlltool.current_dir(lib))
 }
 
