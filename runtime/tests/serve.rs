@@ -314,7 +314,8 @@ fn many_large_bodies_take_little_memory_and_hold_up_nobody() {
     assert!(peak < 400_000_000, "{peak} bytes");
     waits.sort();
     let (late, last) = (waits[waits.len() * 95 / 100], waits[waits.len() - 1]);
-    assert!(late < Duration::from_millis(100) && last < Duration::from_secs(1), "{late:?}, at most {last:?}");
+    // Far above what it takes, and far below what 64 bodies would: the machine may have other work.
+    assert!(late < Duration::from_millis(500) && last < Duration::from_secs(2), "{late:?}, at most {last:?}");
 }
 
 #[test]
