@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use nimbert::{Bundle, Classifier, Encoding, Options, ProblemType, Tokenizer};
 use nimbert_tests::{Dir, finish, fit, program, small_csv, workspace};
 use nimbert_trainer::{
+    bases::{BASES, Base},
     compress::with_layers,
     dataloader::PackedBatch,
     loss::Loss,
@@ -351,4 +352,18 @@ fn the_report_stands_alone() {
     }
     assert!(!report.contains("<script") && !report.contains("http") && !report.contains("src="));
     assert_eq!(fs::read_dir(events).unwrap().count(), 1);
+}
+
+/// The list and the table of bases are the same.
+#[test]
+fn bases_are_listed() {
+    let list = finish(program("nimbert-train").arg("bases")).success();
+    let table = fs::read_to_string(workspace("models/README.md")).unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ") && line.contains('/')).collect();
+    let expected: Vec<String> = BASES.iter().map(Base::markdown).collect();
+    assert_eq!(rows, expected);
+    assert!(BASES.iter().all(|base| list.contains(base.name) && list.contains(base.good_for)), "{list}");
+    let json = finish(program("nimbert-train").args(["bases", "--json"])).success();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json[0]["name"], BASES[0].name);
 }

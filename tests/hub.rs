@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc, Mutex,
@@ -16,6 +16,8 @@ use std::{
 
 use nimbert_tests::{Dir, Finished, finish, fit, small_csv, workspace};
 use serde_json::json;
+
+use crate::real_files::divide_weights;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -35,13 +37,20 @@ struct Hub {
 
 impl Default for Hub {
     fn default() -> Self {
+        Self::of(workspace("tests/data/tiny-bert"))
+    }
+}
+
+impl Hub {
+    /// The repository has the files of `folder`.
+    fn of(folder: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, is_closed) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicBool>::default());
         let (log, end) = (requests.clone(), is_closed.clone());
         let serve = move || {
             for stream in listener.incoming().take_while(|_| !end.load(Ordering::Relaxed)) {
-                log.lock().unwrap().extend(answer(&stream.unwrap()));
+                log.lock().unwrap().extend(answer(&stream.unwrap(), &folder));
             }
         };
         Self { address, requests, is_closed, thread: Some(thread::spawn(serve)) }
@@ -69,7 +78,7 @@ impl Hub {
 }
 
 /// Reads one request, answers it and closes the connection; none if the client says nothing.
-fn answer(mut stream: &TcpStream) -> Option<Request> {
+fn answer(mut stream: &TcpStream, folder: &Path) -> Option<Request> {
     let head: Vec<String> =
         BufReader::new(stream).lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
     let path = head.first()?.split(' ').nth(1)?.to_owned();
@@ -77,7 +86,7 @@ fn answer(mut stream: &TcpStream) -> Option<Request> {
         let fields = head.iter().filter_map(|line| line.split_once(": "));
         fields.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
     };
-    let (status, body) = content(&path);
+    let (status, body) = content(&path, folder);
     let mut fields = format!("ETag: \"{:x}\"\r\nX-Repo-Commit: {COMMIT}\r\n", body.len());
     let (status, part) = match header("Range") {
         Some(range) if status == 200 => {
@@ -97,7 +106,7 @@ fn answer(mut stream: &TcpStream) -> Option<Request> {
 }
 
 /// Status and body for a path.
-fn content(path: &str) -> (u16, Vec<u8>) {
+fn content(path: &str, folder: &Path) -> (u16, Vec<u8>) {
     let info = |files: &[&str]| {
         let siblings: Vec<_> = files.iter().map(|file| json!({ "rfilename": file })).collect();
         (200, json!({ "sha": COMMIT, "siblings": siblings }).to_string().into_bytes())
@@ -105,10 +114,14 @@ fn content(path: &str) -> (u16, Vec<u8>) {
     let api = path.strip_prefix("/api/models/").and_then(|path| path.strip_suffix("/revision/main"));
     let file = path.strip_prefix(&format!("/acme/tiny-bert/resolve/{COMMIT}/"));
     match (api, file) {
-        (Some("acme/tiny-bert"), _) => info(&["README.md", "config.json", "tokenizer.json", "model.safetensors"]),
+        (Some("acme/tiny-bert"), _) => {
+            let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let names: Vec<String> = names.collect();
+            info(&names.iter().map(String::as_str).chain(["README.md"]).collect::<Vec<_>>())
+        }
         (Some("acme/old-bert"), _) => info(&["config.json", "tokenizer.json", "pytorch_model.bin"]),
         (Some("acme/private-bert"), _) => (401, Vec::new()),
-        (_, Some(file)) => (200, fs::read(workspace("tests/data/tiny-bert").join(file)).unwrap()),
+        (_, Some(file)) => (200, fs::read(folder.join(file)).unwrap()),
         _ => (404, b"Repository not found".to_vec()),
     }
 }
@@ -166,6 +179,37 @@ fn a_model_is_downloaded_once_and_then_needs_no_hub() {
         .env("HF_HOME", dir.path("empty"))
         .env("HF_HUB_CACHE", dir.path("hf/hub"));
     finish(&mut elsewhere).success();
+}
+
+#[test]
+fn weights_in_several_files_are_downloaded_with_their_index() {
+    let (dir, repository) = (dir_with_data(), Dir::default());
+    let folder = repository.tiny_bert(|_| ());
+    divide_weights(&folder);
+    let hub = Hub::of(folder.clone());
+    let endpoint = hub.endpoint();
+    finish(&mut fit_hub("acme/tiny-bert", &dir, &endpoint)).success();
+    let asked_for = |requests: &[Request], name: &str| requests.iter().any(|request| request.path.ends_with(name));
+    let requests = hub.requests();
+    for name in ["index.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+        assert!(asked_for(&requests, name), "{name}");
+    }
+
+    // A download that was stopped is gone on with; what is there stays.
+    let part = "model-00002-of-00002.safetensors";
+    let snapshot = dir.path("hf/hub/models--acme--tiny-bert/snapshots").join(COMMIT);
+    fs::remove_file(snapshot.join(part)).unwrap();
+    fs::remove_file(fs::canonicalize(snapshot.join("model-00001-of-00002.safetensors")).unwrap()).unwrap();
+    let offline = finish(fit_hub("acme/tiny-bert", &dir, &endpoint).env("HF_HUB_OFFLINE", "1"));
+    offline.failure(2, &["no model-00001-of-00002.safetensors"]);
+    finish(&mut fit_hub("acme/tiny-bert", &dir, &endpoint)).success();
+    drop(hub);
+    finish(&mut fit_hub("acme/tiny-bert", &dir, &endpoint)).success();
+
+    // An index that names what the repository lacks.
+    fs::remove_file(folder.join(part)).unwrap();
+    let (dir, hub) = (dir_with_data(), Hub::of(folder));
+    finish(&mut fit_hub("acme/tiny-bert", &dir, &hub.endpoint())).failure(2, &[part, "only"]);
 }
 
 #[test]

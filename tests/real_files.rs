@@ -494,12 +494,8 @@ fn scores(folder: &Path) -> Vec<f32> {
     classifier.classify_batch(texts).unwrap().iter().map(|prediction| prediction.scores[1].1).collect()
 }
 
-#[test]
-fn folders_are_read_as_they_are_found() {
-    let expected = scores(&base());
-    // In shards.
-    let dir = Dir::default();
-    let folder = dir.tiny_bert(|_| ());
+/// Puts the weights of a model's folder into two files with an index.
+pub(crate) fn divide_weights(folder: &Path) {
     let path = folder.join("model.safetensors");
     let tensors = safetensors::load(&path, &Device::Cpu).unwrap();
     fs::remove_file(&path).unwrap();
@@ -510,6 +506,15 @@ fn folders_are_read_as_they_are_found() {
         safetensors::save(&shard.into_iter().collect(), folder.join(file)).unwrap();
     }
     fs::write(folder.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
+}
+
+#[test]
+fn folders_are_read_as_they_are_found() {
+    let expected = scores(&base());
+    // In shards.
+    let dir = Dir::default();
+    let folder = dir.tiny_bert(|_| ());
+    divide_weights(&folder);
     assert_eq!(scores(&folder), expected);
     fs::remove_file(folder.join("model-00002-of-00002.safetensors")).unwrap();
     finish(&mut export(&folder, &dir.path("out"))).failure(2, &["model-00002-of-00002.safetensors", "No such file"]);

@@ -5,7 +5,8 @@
 
 make writes tiny random classifiers, FOLDER/NAME: one for each form of tokenizer, made from the lines of TEXTS. Of each,
 nimbert-train then makes a bundle, FOLDER/NAME.bundle, and a Hugging Face folder, FOLDER/NAME.model. compare opens both
-with AutoTokenizer. Any id other than that of the tokenizers library, which nimbert uses, is an error.
+with AutoTokenizer. Any id other than that of the tokenizers library, which nimbert uses, is an error; and so is any logit
+of the bundle, read by optimum, other than that of the classifier.
 """
 
 import json
@@ -95,6 +96,39 @@ def unigram(texts):
     return tokenizer
 
 
+def bert_unigram(texts):
+    tokenizer = unigram(texts)
+    tokenizer.add_special_tokens(BERT_TOKENS)
+    tokenizer.post_processor = bert_template(tokenizer)
+    return tokenizer
+
+
+def mpnet_word_piece(texts):
+    tokenizer = word_piece(texts)
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")],
+    )
+    return tokenizer
+
+
+# What a family's configuration needs besides, to be what it is.
+SETTINGS = {
+    "modernbert": {"local_attention": 16, "cls_token_id": 2, "sep_token_id": 3, "reference_compile": False},
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+    "albert": {"embedding_size": 16},
+}
+
 # The model's type and its tokenizer.
 FORMS = {
     "bert-uncased": ("bert", word_piece),
@@ -106,6 +140,10 @@ FORMS = {
     "roberta-bpe-prefix-space": ("roberta", lambda texts: roberta_byte_level(texts, add_prefix_space=True)),
     "roberta-word-piece": ("roberta", lambda texts: word_piece(texts, lowercase=False)),
     "xlm-roberta-unigram": ("xlm-roberta", unigram),
+    "modernbert-bpe": ("modernbert", bert_byte_level),
+    "deberta-unigram": ("deberta-v2", bert_unigram),
+    "albert-unigram": ("albert", bert_unigram),
+    "mpnet-word-piece": ("mpnet", mpnet_word_piece),
 }
 
 
@@ -125,8 +163,11 @@ def make(folder, texts):
             intermediate_size=64,
             max_position_embeddings=130 if model_type == "bert" else 132,
             pad_token_id=tokenizer.token_to_id(pad_token),
+            # Large, so that logits of different texts are far apart.
+            initializer_range=0.3,
             id2label={0: "negative", 1: "positive"},
             label2id={"negative": 0, "positive": 1},
+            **SETTINGS.get(model_type, {}),
         )
         torch.manual_seed(0)
         model = transformers.AutoModelForSequenceClassification.from_config(config)
@@ -185,8 +226,31 @@ def compare_folder(folder, texts):
     print(f"transformers {transformers.__version__}: {folder}, the ids of {len(texts)} texts and {len(pairs)} pairs")
 
 
+def compare_logits(model, bundle, texts):
+    """transformers' model and its export by nimbert-train, read by optimum, on the same ids."""
+    import torch
+    from optimum.onnxruntime import ORTModelForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(bundle)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(model).eval()
+    ours = ORTModelForSequenceClassification.from_pretrained(bundle)
+    largest, all_logits = 0.0, []
+    for first in range(0, len(texts), 20):
+        given = tokenizer(texts[first : first + 20], truncation=True, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            expected = theirs(**given).logits
+            largest = max(largest, (expected - ours(**given).logits).abs().max().item())
+            all_logits.append(expected)
+    spread = torch.cat(all_logits).std(dim=0).min().item()
+    assert largest < 1e-4 and spread > 0.01, (bundle, largest, spread)
+    print(f"optimum: {bundle}, logits within {largest:.1e} of {type(theirs).__name__}'s, which differ by {spread:.2f}")
+
+
 def compare(folder):
     texts = odd_texts(300)
+    if transformers.__version__.startswith("4."):
+        for name in FORMS:
+            compare_logits(f"{folder}/{name}", f"{folder}/{name}.bundle", texts)
     for name in FORMS:
         for kind in ("bundle", "model"):
             compare_folder(f"{folder}/{name}.{kind}", texts)

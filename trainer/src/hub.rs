@@ -24,11 +24,13 @@ use hf_hub::{
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::{WEIGHTS, WEIGHTS_INDEX, shards},
+};
 
-/// What a base model is made of.
-const FILES: [&str; 3] = ["config.json", "tokenizer.json", WEIGHTS];
-const WEIGHTS: &str = "model.safetensors";
+/// What a base model is made of, besides its weights.
+const FILES: [&str; 2] = ["config.json", "tokenizer.json"];
 /// What is downloaded besides where it is there.
 const SETTINGS: &str = "tokenizer_config.json";
 /// Either of these keeps every program of the hub off the network.
@@ -38,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The folder of a base model: `base` itself, or the cached snapshot of the hub's repository `base` (`owner/name` or
 /// `name`) at `revision` (a branch, tag or commit; `main` if none), where `config.json`, `tokenizer.json` and
-/// `model.safetensors` are downloaded if they are not there yet.
+/// `model.safetensors`, or its parts and their index, are downloaded if they are not there yet.
 /// With `progress`, downloads draw a bar on standard error.
 ///
 /// The environment is that of the hub's other programs: `HF_ENDPOINT`, `HF_HOME` (by default in `XDG_CACHE_HOME`),
@@ -106,7 +108,7 @@ struct Hub {
 
 /// What a download tells while it goes on.
 enum Event {
-    File(&'static str),
+    File(String),
     Size(usize),
     Read(usize),
     End(Result<PathBuf>),
@@ -155,13 +157,18 @@ impl Hub {
     }
 
     /// The revision's snapshot in the cache, or the first file that it lacks.
-    fn cached(&self) -> std::result::Result<PathBuf, &'static str> {
+    fn cached(&self) -> std::result::Result<PathBuf, String> {
         let reference = self.cache.path().join(self.repo.folder_name()).join("refs").join(self.repo.revision());
         // A commit has no reference.
         let commit = fs::read_to_string(reference).unwrap_or_else(|_| self.repo.revision().to_owned());
         let snapshot = self.snapshot(commit.trim());
-        let missing = FILES.into_iter().find(|file| !snapshot.join(file).is_file());
-        missing.map_or(Ok(snapshot), Err)
+        let is_missing = |file: &String| !snapshot.join(file).is_file();
+        let mut files: Vec<String> = FILES.map(str::to_owned).to_vec();
+        match is_missing(&WEIGHTS.to_owned()) {
+            true if !is_missing(&WEIGHTS_INDEX.to_owned()) => files.extend(shards_of(&snapshot).unwrap_or_default()),
+            _ => files.push(WEIGHTS.to_owned()),
+        }
+        files.into_iter().find(is_missing).map_or(Ok(snapshot), Err)
     }
 
     /// Downloads on a thread of its own, which is left behind if the hub is silent for too long.
@@ -175,21 +182,21 @@ impl Hub {
         let bar = if progress { ProgressBar::new(0) } else { ProgressBar::hidden() };
         let template = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {msg}";
         bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
-        let mut current = WEIGHTS;
+        let mut current = WEIGHTS.to_owned();
         let result = loop {
             match events.recv_timeout(PATIENCE) {
                 Ok(Event::File(file)) => current = file,
                 Ok(Event::Size(size)) => {
                     bar.set_length(size as u64);
                     bar.set_position(0);
-                    bar.set_message(current);
+                    bar.set_message(current.clone());
                 }
                 Ok(Event::Read(size)) => bar.inc(size as u64),
                 Ok(Event::End(result)) => break result,
                 Err(RecvTimeoutError::Timeout) => {
-                    break Err(self.error(current, &format!("silence for {} s", PATIENCE.as_secs())));
+                    break Err(self.error(&current, &format!("silence for {} s", PATIENCE.as_secs())));
                 }
-                Err(RecvTimeoutError::Disconnected) => break Err(self.error(current, "an answer that breaks hf-hub")),
+                Err(RecvTimeoutError::Disconnected) => break Err(self.error(&current, "an answer that breaks hf-hub")),
             }
         };
         bar.finish_and_clear();
@@ -199,26 +206,46 @@ impl Hub {
     fn download(&self, events: &Sender<Event>) -> Result<PathBuf> {
         let info = self.api.repo(self.repo.clone()).info().map_err(|error| self.error(WEIGHTS, &reason(error)))?;
         let names: Vec<&str> = info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
-        if let Some(file) = FILES.into_iter().find(|file| !names.contains(file)) {
+        let expect = |file: &str| {
             let top: Vec<&str> =
-                names.into_iter().filter(|name| !name.starts_with('.') && !name.contains('/')).collect();
-            return Err(self.error(file, &format!("only {} there", top.join(", "))));
+                names.iter().copied().filter(|name| !name.starts_with('.') && !name.contains('/')).collect();
+            match names.contains(&file) {
+                true => Ok(()),
+                false => Err(self.error(file, &format!("only {} there", top.join(", ")))),
+            }
+        };
+        // Large models have their weights in several files.
+        let weights = if names.contains(&WEIGHTS_INDEX) && !names.contains(&WEIGHTS) { WEIGHTS_INDEX } else { WEIGHTS };
+        for file in FILES.into_iter().chain([weights]) {
+            expect(file)?;
         }
         // By commit, not by branch: all files are of one commit, even if another is pushed in between.
         let repo = self.api.repo(Repo::with_revision(self.repo.url(), RepoType::Model, info.sha.clone()));
         let snapshot = self.snapshot(&info.sha);
         fs::create_dir_all(&snapshot).map_err(|error| Error::io(&snapshot, error))?;
         let settings = names.contains(&SETTINGS).then_some(SETTINGS);
-        for file in FILES.into_iter().chain(settings).filter(|file| !snapshot.join(file).is_file()) {
-            let _ = events.send(Event::File(file));
+        let fetch = |file: &str| {
+            if snapshot.join(file).is_file() {
+                return Ok(());
+            }
+            let _ = events.send(Event::File(file.to_owned()));
             let result = repo.download_with_progress(file, Reports(events.clone()));
-            result.map_err(|error| self.error(file, &reason(error)))?;
+            result.map(|_| ()).map_err(|error| self.error(file, &reason(error)))
+        };
+        for file in FILES.into_iter().chain([weights]).chain(settings) {
+            fetch(file)?;
+        }
+        if weights == WEIGHTS_INDEX {
+            for shard in shards_of(&snapshot)? {
+                expect(&shard)?;
+                fetch(&shard)?;
+            }
         }
         if self.cached().ok() != Some(snapshot) {
             let references = self.cache.repo(self.repo.clone());
             references.create_ref(&info.sha).map_err(|error| Error::io(self.cache.path(), error))?;
         }
-        self.cached().map_err(|file| self.error(file, "none in the snapshot"))
+        self.cached().map_err(|file| self.error(&file, "none in the snapshot"))
     }
 
     fn error(&self, file: &str, got: &str) -> Error {
@@ -228,6 +255,12 @@ impl Hub {
         let expected = format!("a folder, or a repository with {file} at {url} (revision {revision})");
         Error::setting("--base", expected, format!("no folder, and {got}"))
     }
+}
+
+/// The names of the files that the index of a snapshot's weights names.
+fn shards_of(snapshot: &Path) -> Result<Vec<String>> {
+    let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(shards(&snapshot.join(WEIGHTS_INDEX))?.into_iter().map(name).collect())
 }
 
 /// What happened, without the address: that of a redirected download is long, and signed.

@@ -5,6 +5,7 @@
 //! say how the weights change, [`train`] is the loop, [`metrics`] and [`evaluate`] judge, [`onnx`] builds, quantizes and
 //! validates the graph, [`export`] packs the bundle, [`report`] tells what happened.
 
+pub mod bases;
 pub mod calibrate;
 pub mod check;
 pub mod checkpoint;

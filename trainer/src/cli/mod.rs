@@ -1,5 +1,6 @@
 //! The command line: argument types, and the mapping from errors to exit status.
 
+mod bases;
 mod check;
 mod evaluate;
 mod export;
@@ -34,6 +35,7 @@ use nimbert_trainer::{
     after_help = "\
 Examples:
   nimbert-train fit --base models/minilm --data reviews.csv --out reviews-bundle
+  nimbert-train bases
   nimbert-train check --data reviews.csv --base models/minilm
   nimbert-train evaluate reviews-bundle --data more-reviews.csv --json
   nimbert-train trace reviews-bundle \"I love this movie!\"
@@ -51,6 +53,8 @@ struct Cli {
 enum Command {
     /// Train a classifier on labelled text and pack it as a bundle
     Fit(Box<fit::Args>),
+    /// List base models to begin with: licence, languages, size, and what each is good for
+    Bases(bases::Args),
     /// Look for faults in labelled text: duplicates, contradictions, leaks, imbalance
     Check(check::Args),
     /// Measure a bundle on labelled text
@@ -276,6 +280,7 @@ fn model_name(base: &str) -> String {
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Fit(args) => fit::run(&args),
+        Command::Bases(args) => bases::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::run(&args),

@@ -17,8 +17,8 @@ use crate::{
 };
 
 /// The names that weights have, in the order in which they are looked for.
-pub(super) const SAFETENSORS: &str = "model.safetensors";
-pub(super) const SAFETENSORS_INDEX: &str = "model.safetensors.index.json";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 pub(super) const PICKLE: &str = "pytorch_model.bin";
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -120,7 +120,7 @@ impl ModelFolder {
     /// # Errors
     /// [`Error::Runtime`] if one cannot be read.
     pub fn weights_sha256(&self) -> Result<String> {
-        let files = match self.weights.ends_with(SAFETENSORS_INDEX) {
+        let files = match self.weights.ends_with(WEIGHTS_INDEX) {
             true => shards(&self.weights)?,
             false => return Ok(sha256_file(&self.weights)?),
         };
@@ -131,7 +131,7 @@ impl ModelFolder {
 
 /// The folder's weights, whatever form they have.
 fn find_weights(folder: &Path) -> Result<PathBuf> {
-    let names = [SAFETENSORS, SAFETENSORS_INDEX, PICKLE];
+    let names = [WEIGHTS, WEIGHTS_INDEX, PICKLE];
     if let Some(found) = names.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
         return Ok(found);
     }
@@ -146,11 +146,11 @@ fn find_weights(folder: &Path) -> Result<PathBuf> {
         true => "none".to_owned(),
         false => format!("{}; transformers' save_pretrained writes what is needed", others.join(", ")),
     };
-    Err(Error::model(folder, format!("weights: {SAFETENSORS}, {SAFETENSORS_INDEX} or {PICKLE}"), got))
+    Err(Error::model(folder, format!("weights: {WEIGHTS}, {WEIGHTS_INDEX} or {PICKLE}"), got))
 }
 
 /// The files that an index of weights names, sorted.
-pub(super) fn shards(index: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn shards(index: &Path) -> Result<Vec<PathBuf>> {
     let json = json_object(index)?.unwrap_or_default();
     let expected = "an index with the file of each tensor under weight_map";
     let map = json.get("weight_map").and_then(Value::as_object);

@@ -16,6 +16,7 @@ pub use classifier::{Encoded, Output, SequenceClassifier};
 pub use config::{BiasConfig, DistanceConfig, DropoutConfig, EncoderConfig, LayerConfig, Pooling, PositionRows};
 pub use family::Family;
 pub use folder::ModelFolder;
+pub(crate) use folder::{WEIGHTS, WEIGHTS_INDEX, shards};
 pub use gradients::{Gradient, Gradients};
 pub(crate) use graph::GraphNodes;
 pub use parameters::{LoadReport, Parameters};

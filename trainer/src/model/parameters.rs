@@ -128,7 +128,7 @@ impl LoadReport {
 pub(super) fn read_tensors(path: &Path, names: &Names) -> Result<BTreeMap<String, Tensor>> {
     let files = match path.file_name().and_then(|name| name.to_str()) {
         Some(folder::PICKLE) => return read_pickle(path, names),
-        Some(folder::SAFETENSORS_INDEX) => folder::shards(path)?,
+        Some(folder::WEIGHTS_INDEX) => folder::shards(path)?,
         _ => vec![path.to_owned()],
     };
     let mut tensors = BTreeMap::new();
