@@ -100,3 +100,73 @@ fn a_trained_model_is_loaded_again() {
         assert!((trained.score - again.score).abs() < 1e-5, "{name}: {trained:?} {again:?}");
     }
 }
+
+#[test]
+fn a_student_without_attention() {
+    for name in ARCHITECTURES {
+        let dir = Dir::default();
+        let data = dir.write("data.csv", small_csv(80));
+        let mut command = fit(&base(name), &data, &dir.path("bundle"));
+        command.args(["--student", "static", "--validation-size", "0.2", "--trim-vocab", "60", "--save-model"]);
+        let output = finish(command.arg(dir.path("model")).args(SHORT)).success();
+        assert!(output.contains("static"), "{name}: {output}");
+        finish(program("nimbert").arg("verify").arg(dir.path("bundle"))).success();
+
+        // An answer does not depend on what it is padded beside.
+        let classifier = Classifier::open(dir.path("bundle"), &Options::default()).unwrap();
+        let alone = classifier.classify("great acting").unwrap();
+        let long = "a thin plot ".repeat(9);
+        let beside = &classifier.classify_batch(["great acting", &long]).unwrap()[0];
+        assert_eq!((&alone.label, alone.score), (&beside.label, beside.score), "{name}");
+
+        // It is a base like any other, which goes on learning; layers it has none to keep or to freeze.
+        let mut command = fit(&dir.path("model"), &data, &dir.path("again"));
+        finish(command.args(SHORT)).success();
+        let mut command = fit(&dir.path("model"), &data, &dir.path("none"));
+        finish(command.args(["--layers", "1"])).failure(2, &["--layers", "at most the model's 0"]);
+        let mut command = fit(&dir.path("model"), &data, &dir.path("none"));
+        finish(command.args(["--student", "static"])).failure(2, &["--student", "a base with layers"]);
+        let mut command = fit(&dir.path("model"), &data, &dir.path("smaller"));
+        finish(command.args(["--target-size", "400kB"]).args(SHORT)).success();
+    }
+}
+
+#[test]
+fn a_student_without_attention_of_texts_with_any_number_of_labels() {
+    let dir = Dir::default();
+    let row = |index: usize| {
+        let (labels, text) =
+            [("[\"a\"]", "great acting "), ("[\"a\", \"b\"]", "great plot "), ("[]", "films ")][index % 3];
+        format!("{{\"text\": \"{}\", \"label\": {labels}}}\n", text.repeat(1 + index % 9))
+    };
+    let data = dir.write("data.jsonl", (0..90).map(row).collect::<String>());
+    let mut command = fit(&base("bert"), &data, &dir.path("bundle"));
+    command.args(["--multi-label", "--long-text", "stride", "--max-length", "16", "--stride", "4"]);
+    let output = finish(command.args(["--student", "static"]).args(SHORT)).success();
+    assert!(output.contains("static"), "{output}");
+    let classifier = Classifier::open(dir.path("bundle"), &Options::default()).unwrap();
+    classifier.classify(&"great acting ".repeat(30)).unwrap();
+    finish(program("nimbert").arg("verify").arg(dir.path("bundle"))).success();
+}
+
+/// A model without layers reads the mean of all tokens, and nothing else is taken for it.
+#[test]
+fn a_static_model_that_reads_one_token_is_refused() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(40));
+    for (key, value, expected) in
+        [("classifier_pooling", "\"cls\"", "classifier_pooling"), ("num_hidden_layers", "1", "num_hidden_layers 0")]
+    {
+        let folder = dir.path(key);
+        fs::create_dir_all(&folder).unwrap();
+        for file in ["tokenizer.json", "model.safetensors"] {
+            fs::copy(base("bert").join(file), folder.join(file)).unwrap();
+        }
+        let mut config: Value = serde_json::from_slice(&fs::read(base("bert").join("config.json")).unwrap()).unwrap();
+        config["model_type"] = "nimbert-static".into();
+        config["num_hidden_layers"] = 0.into();
+        config[key] = serde_json::from_str(value).unwrap();
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        finish(&mut fit(&folder, &data, &dir.path("bundle"))).failure(2, &[expected]);
+    }
+}

@@ -10,6 +10,7 @@ use crate::{
     dataloader::Example,
     error::{Error, Result},
     model::{EncoderConfig, SequenceClassifier},
+    static_model::StaticConfig,
     vocabulary::{TrimConfig, Trimmed, trim},
 };
 
@@ -25,7 +26,7 @@ pub struct Compressed {
 /// One way to make a model smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rung {
-    /// Encoder layers that remain.
+    /// Encoder layers that remain; 0: a model without attention.
     pub layers: usize,
     /// Words that remain.
     pub vocabulary: usize,
@@ -118,8 +119,8 @@ pub fn kept_layers(config: &EncoderConfig, count: usize) -> Vec<usize> {
 }
 
 /// The largest models under `bytes`, their integers packed ([`crate::onnx::Storage::Packed`]): for each number of layers,
-/// as many words as there is room for. Those with the most layers come first. Empty if not even one layer and
-/// `smallest_vocabulary` words fit.
+/// as many words as there is room for. Those with the most layers come first, and one without any last, which is a
+/// [`crate::static_model`]. Empty if not even `smallest_vocabulary` words fit.
 pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabulary: usize, bytes: usize) -> Vec<Rung> {
     /// Model card, report, manifest, metrics.
     const REST: usize = 200_000;
@@ -149,7 +150,16 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
         let bytes = fixed + layers * layer + vocabulary * word;
         (vocabulary >= smallest_vocabulary).then_some(Rung { layers, vocabulary, bytes })
     };
-    (1..=config.layers.len()).rev().filter_map(rung).collect()
+    // Without layers: a byte for each number of a vector, and a head of its width.
+    let width = StaticConfig::default().width.min(config.hidden_size);
+    let word_alone = width + 4 + tokenizer_bytes as usize / config.vocab_size;
+    let without_layers = || {
+        let fixed = REST + 4 * width * (width + model.labels.len());
+        let vocabulary = (bytes.checked_sub(fixed)? / word_alone).min(config.vocab_size);
+        let bytes = fixed + vocabulary * word_alone;
+        (vocabulary >= smallest_vocabulary).then_some(Rung { layers: 0, vocabulary, bytes })
+    };
+    (1..=config.layers.len()).rev().filter_map(rung).chain(without_layers()).collect()
 }
 
 /// A size as a person writes it: `10MB`, `800kB`, `9.5 MB`, `4MiB`, or a number of bytes.

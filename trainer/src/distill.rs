@@ -2,11 +2,15 @@
 //! states (Jiao et al., TinyBERT, arXiv 1909.10351), besides the labels themselves.
 
 use candle_core::{D, DType, Device, Tensor};
-use nimbert::ProblemType;
+use nimbert::{
+    ProblemType,
+    prediction::{sigmoid, softmax},
+};
 
 use crate::{
-    dataloader::PackedBatch,
+    dataloader::{Example, PackedBatch},
     error::Result,
+    loss::Target,
     model::{Output, SequenceClassifier},
 };
 
@@ -71,6 +75,30 @@ impl Teacher<'_> {
     }
 }
 
+/// Examples whose targets are moved by `share` towards what a teacher says of them, by its logits of each: a student that
+/// learns from them learns from the teacher at a temperature of 1, and the teacher need not be asked in every epoch.
+pub fn softened(
+    examples: &[Example],
+    teacher_logits: &[Vec<f32>],
+    problem_type: ProblemType,
+    share: f32,
+) -> Vec<Example> {
+    let softened = |(example, logits): (&Example, &Vec<f32>)| {
+        let target = &example.target;
+        let own = |label: usize| match &target.shares {
+            Some(shares) => shares[label],
+            None => f32::from(u8::from(target.ids.contains(&(label as u32)))),
+        };
+        let said = match problem_type {
+            ProblemType::SingleLabel => softmax(logits, 1.0),
+            ProblemType::MultiLabel => logits.iter().copied().map(sigmoid).collect(),
+        };
+        let shares = said.iter().enumerate().map(|(label, said)| share * said + (1.0 - share) * own(label)).collect();
+        Example { target: Target { shares: Some(shares), ..target.clone() }, ..example.clone() }
+    };
+    examples.iter().zip(teacher_logits).map(softened).collect()
+}
+
 /// -Σ q log p, the mean over the rows.
 fn soft_cross_entropy(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     let q = candle_nn::ops::softmax(teacher, D::Minus1)?;
@@ -84,4 +112,29 @@ fn soft_binary_cross_entropy(student: &Tensor, teacher: &Tensor) -> Result<Tenso
     let q = candle_nn::ops::sigmoid(teacher)?;
     let tail = (student.abs()?.neg()?.exp()? + 1.0)?.log()?;
     Ok(((student.relu()? - (q * student)?)? + tail)?.mean_all()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(target: Target, logits: &[f32], problem_type: ProblemType) -> Vec<f32> {
+        let example = Example { windows: Vec::new(), target };
+        let softened = softened(&[example], &[logits.to_vec()], problem_type, 0.75);
+        softened[0].target.shares.clone().unwrap()
+    }
+
+    #[test]
+    fn targets_move_towards_what_the_teacher_says() {
+        // Odds of 3 to 1 for label 0; the data says label 1.
+        let single = shares(Target::from([1]), &[3.0f32.ln(), 0.0], ProblemType::SingleLabel);
+        let expected = [0.75 * 0.75, 0.75 * 0.25 + 0.25];
+        assert!(single.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{single:?}");
+        // Each label for itself: both are as likely as not; the data says label 0.
+        let multi = shares(Target::from([0]), &[0.0, 0.0], ProblemType::MultiLabel);
+        assert!(multi.iter().zip([0.625, 0.375]).all(|(a, b)| (a - b).abs() < 1e-6), "{multi:?}");
+        // Shares of the data stay what they are where the teacher says nothing else.
+        let target = Target { shares: Some(vec![0.5, 0.5]), ..Target::from([0]) };
+        assert_eq!(shares(target, &[1.0, 1.0], ProblemType::SingleLabel), [0.5, 0.5]);
+    }
 }

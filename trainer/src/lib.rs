@@ -34,6 +34,7 @@ pub mod schedule;
 pub mod scratch;
 pub mod sign;
 pub mod split;
+pub mod static_model;
 pub mod tensorboard;
 pub mod trace;
 pub mod train;

@@ -11,7 +11,7 @@ pub struct Target {
     /// The ids of its labels, ascending: one, or any number in a multi-label task. Of several with shares, the one with the
     /// largest: figures count the row by it.
     pub ids: Vec<u32>,
-    /// How sure each label is, by id; they sum to 1. None where one label is sure.
+    /// How sure each label is, by id; of labels that exclude each other, they sum to 1. None where all is sure.
     pub shares: Option<Vec<f32>>,
     /// How much the row counts in training.
     pub weight: f32,
@@ -130,8 +130,13 @@ impl Loss {
         let (high, low) = (1.0 - self.label_smoothing / 2.0, self.label_smoothing / 2.0);
         let row_weights: Vec<f32> = targets.iter().map(|target| target.weight).collect();
         let mut values = vec![low; rows * classes];
-        for (row, target) in targets.iter().enumerate() {
-            target.ids.iter().for_each(|&label| values[row * classes + label as usize] = high);
+        for (values, target) in values.chunks_exact_mut(classes).zip(targets) {
+            match &target.shares {
+                None => target.ids.iter().for_each(|&label| values[label as usize] = high),
+                Some(shares) => {
+                    values.iter_mut().zip(shares).for_each(|(value, share)| *value = low + (high - low) * share);
+                }
+            }
         }
         let targets = Tensor::from_vec(values, (rows, classes), &Device::Cpu)?;
         let tail = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
@@ -184,6 +189,17 @@ mod tests {
         let logits = Tensor::from_vec(logits.concat(), (logits.len(), 2), &Device::Cpu).unwrap();
         let targets: Vec<Target> = labels.iter().map(|&label| [label].into()).collect();
         setting.forward(&logits, &targets.iter().collect::<Vec<_>>()).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn of_any_number_of_labels_each_has_a_share() {
+        let logits = Tensor::new(&[[1.0f32, 0.0]], &Device::Cpu).unwrap();
+        let loss = Loss { problem_type: ProblemType::MultiLabel, ..Loss::default() };
+        let target = Target { ids: vec![0], shares: Some(vec![0.75, 0.5]), weight: 1.0 };
+        // -log σ(1), -log σ(-1) and -log σ(0).
+        let (holds, fails, even) = ((1.0 + (-1.0f32).exp()).ln(), (1.0 + 1.0f32.exp()).ln(), 2.0f32.ln());
+        let value = loss.forward(&logits, &[&target]).unwrap().to_scalar::<f32>().unwrap();
+        assert!((value - (0.75 * holds + 0.25 * fails + even) / 2.0).abs() < 1e-6, "{value}");
     }
 
     #[test]

@@ -55,6 +55,7 @@ cargo xtask COMMAND
   bench file       a bundle as a folder, as one file and in memory: start, and memory of one and four processes
   bench edge       what ships with one core and 256 MB: start, memory, a file (Linux, as root)
   bench size       how small the movie classifier can be made (minutes)
+  bench student    the student without attention beside its teacher, TF-IDF and Model2Vec (half an hour; needs PyPI)
 ";
 
 fn main() -> ExitCode {
@@ -104,6 +105,7 @@ fn main() -> ExitCode {
         ["bench", "file"] => bench::file(),
         ["bench", "edge"] => bench::edge(),
         ["bench", "size"] => bench::size(),
+        ["bench", "student"] => bench::student(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

@@ -49,6 +49,7 @@ Examples:
       --multi-label --out tags-bundle
   nimbert-train fit --base models/minilm --data articles.csv --long-text stride \\
       --out articles-bundle
+  nimbert-train fit --base models/minilm --data reviews.csv --student static --out tiny-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --target-size 10MB --out small-bundle
 
 Ctrl-C stops at the next step and packs the best epoch so far; a second Ctrl-C ends at once. Either way, and after a \
@@ -143,7 +144,13 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     #[serde(skip)]
     layers: Option<u16>,
-    /// Try smaller models (fewer words, fewer layers) and pack the most accurate whose bundle is not larger, such as 10MB
+    /// Make a model of another kind that learns from the trained one. static: a table of vectors for tokens, without
+    /// attention; some MB, and many times as fast
+    #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["layers", "target_size"])]
+    #[serde(skip)]
+    student: Option<StudentArg>,
+    /// Try smaller models (fewer words, fewer layers, none) and pack the most accurate whose bundle is not larger, such as
+    /// 10MB
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["layers", "trim_vocab"])]
     #[serde(skip)]
     target_size: Option<String>,
@@ -195,6 +202,11 @@ enum CurveArg {
     Linear,
     Cosine,
     Constant,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum StudentArg {
+    Static,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum, Serialize)]
@@ -417,7 +429,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     tell(&report::model_stages(&candidate.model, &load_report, &candidate.examples, args.batch_size));
     tell(&report::training_stage(&work.train_config, candidate.examples.train.len()));
     work.checkpoints = work.main_checkpoints(&folder)?;
-    let trained = work.train(&candidate, None, work.checkpoints.as_ref())?;
+    let trained =
+        work.train((&candidate.model, &candidate.examples), &work.train_config, None, work.checkpoints.as_ref())?;
     let Trained { mut training, records } = trained;
     // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
     if stop.swap(false, Ordering::Relaxed) && training.stopped.is_none() {
@@ -425,9 +438,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
 
     // A run that was stopped packs what it has; it is made smaller when it has come to its end.
-    let (candidate, judged, ladder) = match (&training.stopped, target_size, args.layers) {
-        (None, Some(bytes), _) => work.fit_size(candidate, bytes)?,
-        (None, None, Some(layers)) => work.fewer_layers(candidate, layers.into())?,
+    let (candidate, judged, ladder) = match (&training.stopped, target_size, args.layers, args.student) {
+        (None, Some(bytes), ..) => work.fit_size(candidate, bytes)?,
+        (None, None, Some(layers), _) => work.fewer_layers(candidate, layers.into())?,
+        (None, None, None, Some(StudentArg::Static)) => work.without_layers(candidate)?,
         _ => {
             let judged = work.judge(&candidate);
             // Whatever becomes of the bundle: the model was asked for too.
@@ -596,23 +610,27 @@ impl Work<'_> {
             trim_vocabulary(&candidate.model, &candidate.tokenizer, &counts, size)?;
         let path = self.scratch.path().join(format!("tokenizer-{size}.json"));
         std::fs::write(&path, json.to_string()).map_err(|reason| Error::Io { path: path.clone(), reason })?;
-        let mut tokenizer = Tokenizer::open(&path, self.args.max_length)?.with_truncation_side(self.truncation_side);
-        if let Some(stride) = self.stride {
-            tokenizer = tokenizer.with_stride(stride)?;
-        }
+        let tokenizer = self.open_tokenizer(&path)?;
         let examples = tokenize(&self.sources, &tokenizer, &model.config, self.args.max_windows.into())?;
         Ok(Candidate { model, examples, tokenizer: path })
+    }
+
+    fn open_tokenizer(&self, path: &Path) -> Result<Tokenizer, Error> {
+        let tokenizer = Tokenizer::open(path, self.args.max_length)?.with_truncation_side(self.truncation_side);
+        Ok(match self.stride {
+            Some(stride) => tokenizer.with_stride(stride)?,
+            None => tokenizer,
+        })
     }
 
     /// Trains with a progress bar, and prints the table by epoch.
     fn train(
         &self,
-        candidate: &Candidate,
+        (model, examples): (&SequenceClassifier, &Examples),
+        config: &TrainConfig,
         teacher: Option<&nimbert_trainer::distill::Teacher<'_>>,
         checkpoints: Option<&CheckpointConfig>,
     ) -> anyhow::Result<Trained> {
-        let Candidate { model, examples, .. } = candidate;
-        let config = &self.train_config;
         let rows = examples.train.len();
         // indicatif draws on standard error, and only if that is a terminal.
         let bar = ProgressBar::new((config.epochs * rows) as u64);

@@ -220,16 +220,24 @@ impl SequenceClassifier {
         let mut no_dropout = DropoutKeys::none();
         let keys = dropout.unwrap_or(&mut no_dropout);
         let encoded = self.encode(batch, false, Some(&mut *keys))?;
-        let last = &encoded.hidden_states[self.layers.len()];
-        let last = Norm::forward_if_any(self.final_norm.as_ref(), last)?;
-        let read = match self.config.pooling {
-            Pooling::First => last,
-            Pooling::Mean => means(&last, &batch.offsets)?,
-        };
-        let logits = self.head.forward(&read, keys)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let logits =
+            self.head.forward(&self.pooled(&encoded, batch)?, keys)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         // Of a text in several windows, the mean of theirs.
         let logits = if batch.rows() == batch.texts.len() - 1 { logits } else { means(&logits, &batch.texts)? };
         Ok(Output { logits, encoded })
+    }
+
+    /// What the head reads of each row, `[rows, hidden]`, where no more than that was computed.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn pooled(&self, encoded: &Encoded, batch: &PackedBatch) -> Result<Tensor> {
+        let last = &encoded.hidden_states[self.layers.len()];
+        let last = Norm::forward_if_any(self.final_norm.as_ref(), last)?;
+        match self.config.pooling {
+            Pooling::First => Ok(last),
+            Pooling::Mean => means(&last, &batch.offsets),
+        }
     }
 
     /// The gradient of `loss`, computed from `output`, with respect to every parameter that is not frozen.

@@ -259,8 +259,15 @@ impl EncoderConfig {
     /// [`Error::Io`]; [`Error::Model`] for what is no configuration of an encoder that this crate computes exactly.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-        let not_json = |error: serde_json::Error| Error::model(path, "a Hugging Face config.json", error.to_string());
-        let map: serde_json::Map<String, Value> = serde_json::from_str(&text).map_err(not_json)?;
+        let map = serde_json::from_str(&text).map_err(|error| not_json(path, &error))?;
+        Self::from_json(path, map)
+    }
+
+    /// The same from what such a file holds; `path` is named in messages.
+    ///
+    /// # Errors
+    /// [`Error::Model`].
+    pub fn from_json(path: &Path, map: serde_json::Map<String, Value>) -> Result<Self> {
         if map.get("is_decoder") == Some(&Value::Bool(true)) {
             let expected = "an encoder, whose tokens see those behind them";
             return Err(Error::model(path, expected, "is_decoder true"));
@@ -275,7 +282,7 @@ impl EncoderConfig {
             };
             Error::model(path, expected, got)
         })?;
-        let json: Json = serde_json::from_value(Value::Object(map.clone())).map_err(not_json)?;
+        let json: Json = serde_json::from_value(Value::Object(map.clone())).map_err(|error| not_json(path, &error))?;
         let expect = |holds: bool, expected: &str, got: &dyn std::fmt::Display| {
             if holds { Ok(()) } else { Err(Error::model(path, expected, got.to_string())) }
         };
@@ -307,9 +314,11 @@ impl EncoderConfig {
         };
         let behind = |id: u32| Some(PositionRows { offset: id as usize + 1, uncounted: Some(id) });
         let from_first = PositionRows { offset: 0, uncounted: None };
+        let has_layers = family.attention != AttentionKind::None;
         let pooling = match json.classifier_pooling.as_deref() {
-            None | Some("cls") => Pooling::First,
-            Some("mean") => Pooling::Mean,
+            // Without layers the first token knows nothing of the others.
+            None | Some("cls") if has_layers => Pooling::First,
+            None | Some("mean") => Pooling::Mean,
             Some(other) => return Err(Error::model(path, "classifier_pooling cls or mean", other)),
         };
         let attention::Attention { layers, distances } = json.attention.read(path, &json, family.attention)?;
@@ -346,7 +355,13 @@ impl EncoderConfig {
             path: path.to_owned(),
             json: map,
         };
-        let sizes = [config.vocab_size, config.embedding_size, config.layers.len(), config.intermediate_size];
+        let layers = config.layers.len();
+        expect(
+            has_layers == (layers > 0),
+            &format!("num_hidden_layers {}", if has_layers { "above 0" } else { "0" }),
+            &layers,
+        )?;
+        let sizes = [config.vocab_size, config.embedding_size, config.intermediate_size];
         let smallest = sizes.iter().min().copied().unwrap_or(0);
         expect(smallest > 0, "sizes above 0", &smallest)?;
         let positions = config.max_position_embeddings;
@@ -464,6 +479,10 @@ impl EncoderConfig {
             _ => Ok(labels),
         }
     }
+}
+
+fn not_json(path: &Path, error: &serde_json::Error) -> Error {
+    Error::model(path, "a Hugging Face config.json", error.to_string())
 }
 
 impl Json {

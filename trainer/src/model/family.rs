@@ -80,6 +80,8 @@ pub(super) enum AttentionKind {
     Biased,
     /// By vectors for distances too.
     Disentangled,
+    /// They do not: there are no layers.
+    None,
 }
 
 /// Whether linear layers and layer normalization have biases.
@@ -109,7 +111,7 @@ pub(super) struct Head {
 }
 
 /// All of them.
-static FAMILIES: [Family; 8] = [BERT, DISTILBERT, ELECTRA, ROBERTA, MODERNBERT, DEBERTA, MPNET, ALBERT];
+static FAMILIES: [Family; 9] = [BERT, DISTILBERT, ELECTRA, ROBERTA, MODERNBERT, DEBERTA, MPNET, ALBERT, STATIC];
 
 /// Encoders that are asked for, and what of them is missing here.
 const MISSING: [(&str, &str); 8] = [
@@ -228,6 +230,19 @@ const ALBERT: Family = Family {
     ..BERT
 };
 
+/// A table of vectors for tokens, and a head that reads their mean: what [`crate::static_model`] makes of a trained model.
+const STATIC: Family = Family {
+    types: &[(STATIC_TYPE, "NimbertStaticForSequenceClassification")],
+    names: STATIC_NAMES,
+    positions: Positions::None,
+    token_types: None,
+    attention: AttentionKind::None,
+    ..BERT
+};
+
+/// The `model_type` of models without layers.
+pub(crate) const STATIC_TYPE: &str = "nimbert-static";
+
 impl Family {
     /// The family of a `model_type`.
     pub(super) fn of(model_type: &str) -> Option<&'static Self> {
@@ -277,6 +292,7 @@ pub(super) struct Names {
     pub(super) words: &'static str,
     pub(super) positions: &'static str,
     pub(super) token_types: &'static str,
+    /// Their layer normalization; empty: none.
     pub(super) embeddings_norm: &'static str,
     /// The layer from the embeddings' width to the encoder's.
     pub(super) embeddings_project: &'static str,
@@ -404,6 +420,15 @@ const ALBERT_NAMES: Names = Names {
     output: "ffn_output",
     output_norm: "full_layer_layer_norm",
     head_dense: "albert.pooler",
+    ..BERT_NAMES
+};
+
+const STATIC_NAMES: Names = Names {
+    base: "static",
+    words: "embeddings",
+    embeddings_norm: "",
+    head_dense: "head.dense",
+    head_output: "head.output",
     ..BERT_NAMES
 };
 

@@ -58,12 +58,14 @@ impl SequenceClassifier {
             None => Ok(None),
         };
         let shift = moved_by(&exporter, 0)?;
-        self.embeddings.graph(&mut exporter, &inputs, "layer.0/input", shift.as_ref())?;
+        // What is behind the layers before `index`.
+        let name = |index: usize| match index == self.layers.len() {
+            true => self.encoded_name().to_owned(),
+            false => format!("layer.{index}/input"),
+        };
+        self.embeddings.graph(&mut exporter, &inputs, &name(0), shift.as_ref())?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let output = match index + 1 == self.layers.len() {
-                true => self.encoded_name().to_owned(),
-                false => format!("layer.{}/input", index + 1),
-            };
+            let output = name(index + 1);
             let shift = moved_by(&exporter, index + 1)?;
             let texts = (&texts, self.distances.as_ref());
             layer.graph(&mut exporter, index, texts, self.graph_answers(index), (&output, shift.as_ref()))?;
@@ -113,7 +115,8 @@ impl SequenceClassifier {
     pub(crate) fn graph_nodes(&self, operators: Operators) -> GraphNodes {
         let layers = self.layers.iter().enumerate();
         let norms = layers.clone().map(|(_, layer)| layer.norms()).sum::<usize>();
-        let outside = 1 + usize::from(self.final_norm.is_some()) + usize::from(self.config.family.head.has_norm);
+        let of_head = usize::from(self.config.family.head.has_norm);
+        let outside = self.embeddings.norms() + usize::from(self.final_norm.is_some()) + of_head;
         let fused = layers.filter(|(index, _)| self.graph_answers(*index) == Answers::All).count();
         let fused = if operators == Operators::Microsoft { fused } else { 0 };
         GraphNodes { norms: norms + outside, fused, spelled: self.layers.len() - fused }

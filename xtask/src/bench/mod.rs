@@ -5,6 +5,7 @@ mod edge;
 mod file;
 mod graphs;
 mod runtime;
+mod student;
 mod tasks;
 mod train;
 
@@ -25,6 +26,7 @@ pub(crate) use edge::edge;
 pub(crate) use file::file;
 pub(crate) use graphs::{graphs, graphs_of_shapes};
 pub(crate) use runtime::{Server, runtime, serving_program};
+pub(crate) use student::student;
 pub(crate) use tasks::tasks;
 pub(crate) use train::{train, train_shapes};
 

@@ -1,22 +1,33 @@
-//! `--layers` and `--target-size`: from the trained model to a smaller one.
+//! `--layers`, `--student` and `--target-size`: from the trained model to a smaller one.
 
 use nimbert_trainer::{
     Error,
-    compress::{Rung, kept_layers, rungs, with_layers},
-    distill::{DistillConfig, Teacher},
+    compress::{Rung, kept_layers, rungs, token_counts, with_layers},
+    distill::{DistillConfig, Teacher, softened},
+    evaluate::predict,
     export::Judged,
     html::Table,
     onnx::Storage,
+    prepare::Examples,
     report,
+    static_model::{StaticConfig, static_model},
+    train::TrainConfig,
 };
 
-use super::{Candidate, Work, tell};
+use super::{Candidate, Trained, Work, tell};
 
 /// What becomes the bundle, and the table that led to it.
 type Smaller = (Candidate, Judged, Option<Table>);
 
-/// Models that are tried for a size, at most.
+/// Models with layers that are tried for a size, at most.
 const MAX_RUNGS: usize = 3;
+/// Of each target of a student without layers, the part that the teacher says.
+const STATIC_SOFT_SHARE: f32 = 0.9;
+/// It learns for so many epochs, and of few rows for so many steps, which cost next to nothing beside its teacher's. With
+/// more it learns the rows by heart.
+const STATIC_EPOCHS: usize = 5;
+const STATIC_STEPS: usize = 600;
+const STATIC_LEARNING_RATE: f64 = 2e-3;
 /// Fewer words than this are little more than single characters.
 const SMALLEST_VOCABULARY: usize = 3000;
 
@@ -28,6 +39,10 @@ impl Work<'_> {
             let (setting, expected) = ("--layers", format!("at most the model's {all}"));
             return Err(Error::Setting { setting, expected, got: layers.to_string() }.into());
         }
+        if self.args.student.is_some() && all == 0 {
+            let (setting, expected) = ("--student", "a base with layers to learn from".to_owned());
+            return Err(Error::Setting { setting, expected, got: "none".to_owned() }.into());
+        }
         match target_size {
             Some(bytes) if self.rungs(full, bytes)?.is_empty() => Err(too_small(bytes).into()),
             _ => Ok(()),
@@ -37,21 +52,37 @@ impl Work<'_> {
     fn rungs(&self, full: &Candidate, bytes: usize) -> anyhow::Result<Vec<Rung>> {
         let tokenizer_bytes = std::fs::metadata(&full.tokenizer)?.len();
         let smallest_vocabulary = SMALLEST_VOCABULARY.min(full.model.config.vocab_size);
-        let mut rungs = rungs(&full.model, tokenizer_bytes, smallest_vocabulary, bytes);
-        rungs.truncate(MAX_RUNGS);
-        Ok(rungs)
+        let (mut with_layers, without): (Vec<Rung>, Vec<Rung>) =
+            rungs(&full.model, tokenizer_bytes, smallest_vocabulary, bytes)
+                .into_iter()
+                .partition(|rung| rung.layers > 0);
+        with_layers.truncate(MAX_RUNGS);
+        with_layers.extend(without);
+        Ok(with_layers)
     }
 
     /// A model of `layers` layers, taught by the trained one.
     pub(super) fn fewer_layers(&self, teacher: Candidate, layers: usize) -> anyhow::Result<Smaller> {
-        let all = teacher.model.config.layers.len();
+        self.smaller(teacher, |teacher| self.student(teacher, layers))
+    }
+
+    /// A model without layers, taught by the trained one.
+    pub(super) fn without_layers(&self, teacher: Candidate) -> anyhow::Result<Smaller> {
+        self.smaller(teacher, |teacher| self.static_student(teacher))
+    }
+
+    fn smaller(
+        &self,
+        teacher: Candidate,
+        make: impl FnOnce(Candidate) -> anyhow::Result<Candidate>,
+    ) -> anyhow::Result<Smaller> {
+        let mut table = table();
         let before = self.judge(&teacher)?;
-        let student = self.student(teacher, layers)?;
+        table.rows.push(row(&teacher, &before, None));
+        let student = make(teacher)?;
         self.save_model(&student)?;
         let after = self.judge(&student)?;
-        let mut table = table();
-        table.rows.push(row(&format!("{all} layers"), &before, student.model.config.vocab_size, None));
-        table.rows.push(row(&format!("{layers} layers"), &after, student.model.config.vocab_size, None));
+        table.rows.push(row(&student, &after, None));
         table.chosen = Some(1);
         tell(&show(&table));
         Ok((student, after, Some(table)))
@@ -63,7 +94,7 @@ impl Work<'_> {
         let full_judged = self.judge(&full)?;
         let (all, words) = (full.model.config.layers.len(), full.model.config.vocab_size);
         let mut table = table();
-        table.rows.push(row(&format!("{all} layers"), &full_judged, words, Some(tokenizer_bytes)));
+        table.rows.push(row(&full, &full_judged, Some(tokenizer_bytes)));
         if size(&full_judged, tokenizer_bytes) <= bytes {
             table.chosen = Some(0);
             tell(&show(&table));
@@ -71,14 +102,27 @@ impl Work<'_> {
             return Ok((full, full_judged, Some(table)));
         }
         let mut best: Option<(Candidate, Judged, usize)> = None;
+        let mut refusal = None;
         for Rung { layers, vocabulary, .. } in self.rungs(&full, bytes)? {
             tell(&report::stage("smaller", &format!("{layers} of {all} layers, {vocabulary} of {words} tokens")));
             let trimmed = self.trimmed(&full, vocabulary)?;
-            let student = if layers == all { trimmed } else { self.student(trimmed, layers)? };
-            let judged = self.judge_as(&student, Storage::Packed)?;
+            let storage = if layers == 0 { Storage::Bytes } else { Storage::Packed };
+            let student = match layers {
+                _ if layers == all => trimmed,
+                0 => self.static_student(trimmed)?,
+                _ => self.student(trimmed, layers)?,
+            };
+            let judged = match self.judge_as(&student, storage) {
+                // Another one may do.
+                Err(refused @ Error::Gate { .. }) => {
+                    tell(&report::stage("", &refused.to_string()));
+                    refusal = Some(refused);
+                    continue;
+                }
+                judged => judged?,
+            };
             let tokenizer_bytes = std::fs::metadata(&student.tokenizer)?.len();
-            let vocabulary = student.model.config.vocab_size;
-            table.rows.push(row(&format!("{layers} layers"), &judged, vocabulary, Some(tokenizer_bytes)));
+            table.rows.push(row(&student, &judged, Some(tokenizer_bytes)));
             let fits = size(&judged, tokenizer_bytes) <= bytes;
             let is_better = best
                 .as_ref()
@@ -88,7 +132,7 @@ impl Work<'_> {
             }
         }
         let Some((student, judged, chosen)) = best else {
-            return Err(too_small(bytes).into());
+            return Err(refusal.unwrap_or_else(|| too_small(bytes)).into());
         };
         table.chosen = Some(chosen);
         tell(&show(&table));
@@ -109,19 +153,48 @@ impl Work<'_> {
         let config = DistillConfig::default();
         let teacher = Teacher { model: &teacher_model, layers: kept, problem_type, config };
         let checkpoints = self.student_checkpoints(layers, student.model.config.vocab_size);
-        let trained = self.train(&student, Some(&teacher), checkpoints.as_ref())?;
-        match trained.training.stopped {
-            Some(reason) => {
-                self.tell_of_resume(&reason);
-                Err(reason.into())
-            }
-            None => Ok(student),
-        }
+        let rows = (&student.model, &student.examples);
+        self.finish(self.train(rows, &self.train_config, Some(&teacher), checkpoints.as_ref())?)?;
+        Ok(student)
+    }
+
+    /// Trains a table of token vectors by what the teacher says of the training rows.
+    fn static_student(&self, teacher: Candidate) -> anyhow::Result<Candidate> {
+        let Candidate { model: teacher, tokenizer, examples } = teacher;
+        let counts = token_counts(&examples.train, teacher.config.vocab_size);
+        let empty = self.open_tokenizer(&tokenizer)?.encode("")?;
+        let static_config = StaticConfig { seed: self.args.seed, ..StaticConfig::default() };
+        let width = static_config.width.min(teacher.config.hidden_size);
+        let words = teacher.config.vocab_size;
+        tell(&report::stage("student", &format!("static: {words} tokens, each read alone → {words} × {width}")));
+        let model = static_model(&teacher, &empty, &counts, StaticConfig { width, ..static_config })?;
+
+        let texts = examples.train.iter().map(|example| example.windows.as_slice());
+        let said = predict(&teacher, texts, self.train_config.batch_size)?;
+        let train = softened(&examples.train, &said, self.export_config.problem_type, STATIC_SOFT_SHARE);
+        let taught = Examples { train, ..examples.clone() };
+        let steps = examples.train.len().div_ceil(self.train_config.step_rows());
+        let config = TrainConfig {
+            epochs: STATIC_EPOCHS.max(STATIC_STEPS.div_ceil(steps)),
+            learning_rate: STATIC_LEARNING_RATE,
+            layer_decay: 1.0,
+            ..self.train_config.clone()
+        };
+        let checkpoints = self.student_checkpoints(0, model.config.vocab_size);
+        self.finish(self.train((&model, &taught), &config, None, checkpoints.as_ref())?)?;
+        Ok(Candidate { model, tokenizer, examples })
+    }
+
+    /// An error if a student was not trained to its end.
+    fn finish(&self, trained: Trained) -> anyhow::Result<()> {
+        let Some(reason) = trained.training.stopped else { return Ok(()) };
+        self.tell_of_resume(&reason);
+        Err(reason.into())
     }
 }
 
 fn too_small(bytes: usize) -> Error {
-    let expected = format!("a size that one layer and {SMALLEST_VOCABULARY} words can have");
+    let expected = format!("a size that {SMALLEST_VOCABULARY} words can have");
     Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }
 }
 
@@ -136,12 +209,17 @@ fn table() -> Table {
     Table { header: header.map(str::to_owned).to_vec(), rows: Vec::new(), chosen: None }
 }
 
-fn row(name: &str, judged: &Judged, vocabulary: usize, tokenizer_bytes: Option<u64>) -> Vec<String> {
+fn row(candidate: &Candidate, judged: &Judged, tokenizer_bytes: Option<u64>) -> Vec<String> {
     let shipped = judged.shipped();
+    let config = &candidate.model.config;
+    let name = match config.layers.len() {
+        0 => "static".to_owned(),
+        layers => format!("{layers} layers"),
+    };
     let share = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{:.2} %", share * 100.0));
     vec![
-        name.to_owned(),
-        vocabulary.to_string(),
+        name,
+        config.vocab_size.to_string(),
         format!("{:.2}", shipped.bytes as f64 / 1e6),
         tokenizer_bytes.map_or("–".to_owned(), |bytes| format!("{:.2}", size(judged, bytes) as f64 / 1e6)),
         share(judged.acceptance.fp32_accuracy),

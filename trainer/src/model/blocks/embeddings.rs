@@ -24,7 +24,7 @@ pub(in crate::model) struct Embeddings {
     words: Table,
     positions: Option<(PositionRows, Table)>,
     token_types: Option<Table>,
-    norm: Norm,
+    norm: Option<Norm>,
     /// From the embeddings' width to the encoder's.
     project: Option<Linear>,
     is_frozen: bool,
@@ -60,7 +60,10 @@ impl Embeddings {
             rows => Some(table(names.token_types, rows)?),
         };
         let (has_bias, eps) = (config.biases.norms, config.layer_norm_eps);
-        let norm = Norm::load(loader, &names.whole(names.embeddings_norm), width, has_bias, eps)?;
+        let norm = match names.embeddings_norm {
+            "" => None,
+            part => Some(Norm::load(loader, &names.whole(part), width, has_bias, eps)?),
+        };
         let project = match config.has_projection {
             false => None,
             true => Some(Linear::load(loader, &names.whole(names.embeddings_project), [width, hidden], true)?),
@@ -70,7 +73,7 @@ impl Embeddings {
 
     pub(in crate::model) fn freeze(&mut self) {
         self.is_frozen = true;
-        self.norm.freeze();
+        self.norm.iter_mut().for_each(Norm::freeze);
         self.project.iter_mut().for_each(Linear::freeze);
     }
 
@@ -107,7 +110,7 @@ impl Embeddings {
 
     /// Of the sums, what the first layer reads: `[tokens, hidden]`
     pub(in crate::model) fn forward(&self, sums: &Tensor, dtype: DType, dropout: Option<Dropout>) -> Result<Tensor> {
-        let embedded = ops::dropout(&self.norm.forward(sums)?.to_dtype(dtype)?, dropout)?;
+        let embedded = ops::dropout(&Norm::forward_if_any(self.norm.as_ref(), sums)?.to_dtype(dtype)?, dropout)?;
         self.project.as_ref().map_or(Ok(embedded.clone()), |project| project.forward(&embedded))
     }
 
@@ -142,11 +145,11 @@ impl Embeddings {
         let width = self.words.rows.dim(1)?;
         let shape = exporter.rows_shape(width);
         let Some(project) = &self.project else {
-            let x = self.norm.graph(exporter, "embeddings/norm", &sum, shift)?;
+            let x = self.normed(exporter, &sum, shift)?;
             exporter.reshaped(output, &x, &shape);
             return Ok(());
         };
-        let x = self.norm.graph(exporter, "embeddings/norm", &sum, None)?;
+        let x = self.normed(exporter, &sum, None)?;
         let x = exporter.reshaped("embeddings/rows", &x, &shape);
         let Affine { weight, bias } = project.affine()?;
         let bias = match (bias, shift) {
@@ -155,6 +158,18 @@ impl Embeddings {
         };
         exporter.affine(output, "embeddings/project", &x, &Affine { weight, bias })?;
         Ok(())
+    }
+
+    /// Layer normalization.
+    pub(in crate::model) fn norms(&self) -> usize {
+        usize::from(self.norm.is_some())
+    }
+
+    fn normed(&self, exporter: &mut Exporter<'_>, sum: &str, shift: Option<&Tensor>) -> Result<String> {
+        match &self.norm {
+            Some(norm) => norm.graph(exporter, "embeddings/norm", sum, shift),
+            None => Ok(sum.to_owned()),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ impl Json {
     pub(super) fn read(&self, path: &Path, json: &super::Json, kind: AttentionKind) -> Result<Attention> {
         let layers = vec![LayerConfig::default(); json.num_hidden_layers];
         match kind {
-            AttentionKind::Plain => Ok(Attention { layers, distances: None }),
+            AttentionKind::Plain | AttentionKind::None => Ok(Attention { layers, distances: None }),
             AttentionKind::Alternating => Ok(Attention { layers: self.alternating(path, json)?, distances: None }),
             AttentionKind::Biased => {
                 let buckets = self.relative_attention_num_buckets.unwrap_or(32);
