@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use super::{target::TARGETS, tree};
-use crate::{command, guard, output, workspace};
+use crate::{command, guard, output, run, workspace};
 
 const CARGO_ABOUT: (&str, &str) = ("cargo-about", "0.9.3");
 /// The file's name in wheels and npm packages: beside ours, which begin so.
@@ -16,6 +16,8 @@ const MODULES: [(&str, &str); 2] =
 
 /// Writes the texts for wheels and npm packages, and gives that of the program.
 pub(super) fn write() -> Result<String> {
+    // Crates of other systems too, which a build for this one has not brought.
+    run(&mut command(guard::cargo_program(), &["fetch", "--locked"]))?;
     let program = text("runtime/Cargo.toml", &["--features", tree::FEATURES])?;
     let put = |folder: &str, text: &str| {
         let path = workspace(folder).join(THIRD_PARTY);
