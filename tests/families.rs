@@ -3,7 +3,7 @@
 use std::fs;
 
 use nimbert::{Bundle, Classifier, Options};
-use nimbert_tests::{ARCHITECTURES, Dir, finish, fit, program, small_csv, workspace};
+use nimbert_tests::{ARCHITECTURES, Dir, finish, fit, program, small_csv, unigram_tokenizer, workspace};
 use serde_json::Value;
 
 fn base(name: &str) -> std::path::PathBuf {
@@ -98,6 +98,34 @@ fn a_trained_model_is_loaded_again() {
         });
         assert_eq!(trained.label, again.label, "{name}");
         assert!((trained.score - again.score).abs() < 1e-5, "{name}: {trained:?} {again:?}");
+    }
+}
+
+/// multilingual-e5's models: XLM-RoBERTa's tokenizer before BERT, whose matrix has more rows than the tokenizer has tokens and
+/// whose padding has another number, or before XLM-RoBERTa.
+#[test]
+fn bases_like_multilingual_e5() {
+    for (name, model_type) in [("bert", "bert"), ("roberta", "xlm-roberta")] {
+        let dir = Dir::default();
+        let base = dir.tiny(name, |config| {
+            config.insert("model_type".to_owned(), model_type.into());
+            config.insert("tokenizer_class".to_owned(), "XLMRobertaTokenizer".into());
+        });
+        fs::write(base.join("tokenizer.json"), unigram_tokenizer().to_string()).unwrap();
+        let data = dir.write("data.csv", small_csv(80));
+        for (bundle, words) in [("bundle", None), ("trimmed", Some("40"))] {
+            let mut command = fit(&base, &data, &dir.path(bundle));
+            command.args(words.iter().flat_map(|words| ["--trim-vocab", words])).args(SHORT);
+            finish(command.args(["--validation-size", "0.2"])).success();
+            finish(program("nimbert").arg("verify").arg(dir.path(bundle))).success();
+            let tokens = nimbert::Tokenizer::open(&dir.path(bundle).join("tokenizer.json"), 16).unwrap();
+            let ids = tokens.encode("the film").unwrap().input_ids;
+            assert_eq!([ids[0], ids[ids.len() - 1]], [0, 2], "{name}: {ids:?}");
+            let classifier = Classifier::open(dir.path(bundle), &Options::default()).unwrap();
+            let alone = classifier.classify("great acting").unwrap();
+            let beside = &classifier.classify_batch(["great acting", &"a thin plot ".repeat(9)]).unwrap()[0];
+            assert_eq!((&alone.label, alone.score), (&beside.label, beside.score), "{name}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use fastrand::Rng;
-use nimbert_tests::{Dir, finish, program, tiny_bundle, workspace};
+use nimbert_tests::{Dir, finish, program, tiny_bundle, unigram_tokenizer, workspace};
 
 const TEXTS: usize = 20_000;
 const MAX_LENGTH: usize = 64;
@@ -100,34 +100,6 @@ fn ids_are_those_of_the_tokenizers_crate() {
     }
 }
 
-/// A Unigram tokenizer as SentencePiece's are converted: every letter, some words, and pieces over the ends of others.
-fn unigram(dir: &Dir) -> std::path::PathBuf {
-    let mut vocab = vec![("<s>".to_owned(), 0.0), ("</s>".to_owned(), 0.0), ("<unk>".to_owned(), 0.0)];
-    vocab.extend(
-        ["▁", "film", "▁a", "▁great", "eat", "▁one▁of", "the", "▁▁", "x", "xx", "xxx"]
-            .map(|piece| (piece.to_owned(), -3.0)),
-    );
-    vocab.extend(('a'..='z').map(|letter| (letter.to_string(), -6.0)));
-    let special = |token: &str| serde_json::json!({ "SpecialToken": { "id": token, "type_id": 0 } });
-    let text = |id: &str| serde_json::json!({ "Sequence": { "id": id, "type_id": 0 } });
-    let ids = |token: &str, id: u32| serde_json::json!({ "id": token, "ids": [id], "tokens": [token] });
-    let json = serde_json::json!({
-        "added_tokens": [{ "id": 2, "content": "[MASK]", "single_word": false, "lstrip": true, "rstrip": false, "normalized": false, "special": true }],
-        "normalizer": { "type": "Sequence", "normalizers": [
-            { "type": "NFKC" }, { "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }
-        ] },
-        "pre_tokenizer": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [special("<s>"), text("A"), special("</s>")],
-            "pair": [special("<s>"), text("A"), special("</s>"), special("</s>"), text("B"), special("</s>")],
-            "special_tokens": { "<s>": ids("<s>", 0), "</s>": ids("</s>", 1) }
-        },
-        "model": { "type": "Unigram", "unk_id": 2, "vocab": vocab }
-    });
-    dir.write("unigram.json", json.to_string())
-}
-
 /// A long text is read in pieces: no token may be another for that, on whichever side it is cut, alone, in a pair, or in
 /// windows.
 #[test]
@@ -152,8 +124,9 @@ fn long_texts_have_the_ids_of_the_whole() {
         "tests/data/tiny-roberta/tokenizer.json",
         "models/minilm/tokenizer.json",
     ];
+    let unigram = dir.write("unigram.json", unigram_tokenizer().to_string());
     let mut is_cut = 0;
-    for path in files.map(workspace).into_iter().chain([unigram(&dir)]) {
+    for path in files.map(workspace).into_iter().chain([unigram]) {
         let mut theirs = tokenizers::Tokenizer::from_file(&path).unwrap();
         theirs.with_padding(None).with_truncation(None).unwrap();
         for max_length in [33, 64] {

@@ -8,6 +8,8 @@ use std::{
     process::{Command, Output},
 };
 
+use serde_json::{Value, json};
+
 /// A path inside of the workspace.
 pub fn workspace(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").join(path)
@@ -68,6 +70,45 @@ impl Dir {
 /// The tiny models of tests/data, one a family or a way in which its models differ.
 pub const ARCHITECTURES: [&str; 9] =
     ["bert", "distilbert", "electra", "roberta", "modernbert-cls", "modernbert-mean", "deberta-v3", "mpnet", "albert"];
+
+/// A Unigram tokenizer as XLM-RoBERTa's and E5's are converted from SentencePiece: special tokens first, but the mask last,
+/// every letter, some words, and pieces over the ends of others.
+pub fn unigram_tokenizer() -> serde_json::Value {
+    const SPECIAL: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];
+    const PIECES: [&str; 13] =
+        ["▁", "film", "▁a", "▁great", "eat", "▁one▁of", "the", "▁▁", "x", "xx", "xxx", "▁plot", "▁acting"];
+    let mut vocab: Vec<(String, f64)> = SPECIAL.map(|token| (token.to_owned(), 0.0)).to_vec();
+    vocab.extend(PIECES.map(|piece| (piece.to_owned(), -3.0)));
+    vocab.extend(('a'..='z').map(|letter| (letter.to_string(), -6.0)));
+    let mask = vocab.len();
+    vocab.push(("<mask>".to_owned(), 0.0));
+    let added = |(id, content): (usize, &str)| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": content == "<mask>", "rstrip": false,
+            "normalized": false, "special": true
+        })
+    };
+    let added: Vec<Value> = SPECIAL.into_iter().enumerate().chain([(mask, "<mask>")]).map(added).collect();
+    let special = |token: &str| json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+    let ids = |token: &str, id: u32| json!({ "id": token, "ids": [id], "tokens": [token] });
+    json!({
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "NFKC" }, { "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }
+        ] },
+        "pre_tokenizer": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [special("<s>"), text("A"), special("</s>")],
+            "pair": [special("<s>"), text("A"), special("</s>"), special("</s>"), text("B"), special("</s>")],
+            "special_tokens": { "<s>": ids("<s>", 0), "</s>": ids("</s>", 2) }
+        },
+        "decoder": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+        "model": { "type": "Unigram", "unk_id": 3, "vocab": vocab }
+    })
+}
 
 /// One of the two programs, built by `cargo xtask test` beside this test.
 pub fn program(name: &str) -> Command {
