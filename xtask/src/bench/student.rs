@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     FOLDER, TORCH, Training,
-    datasets::{bbc, rated},
+    datasets::{bbc, questions, rated},
     machine, percent, write_csv,
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
@@ -26,6 +26,7 @@ pub(crate) fn student() -> Result<()> {
     let tasks = [
         ("movies", rated("movieReviewSnippets_GroundTruth.txt")?, 5000, 2000, 3),
         ("amazon", rated("amazonReviewSnippets_GroundTruth.txt")?, 2000, 1000, 3),
+        ("TREC questions, 6 kinds", questions()?, 3900, 1000, 3),
         ("BBC news, 5 topics", bbc()?, 800, 1000, 4),
     ];
     for (task, rows, train, test, epochs) in tasks {
