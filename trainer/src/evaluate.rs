@@ -15,6 +15,7 @@ pub fn predict<'a>(
 ) -> Result<Vec<Vec<f32>>> {
     let windows: Vec<&Encoding> = texts.clone().into_iter().flatten().collect();
     let mut logits = Vec::with_capacity(windows.len());
+    let model = model.for_inference();
     for batch in windows.chunks(batch_size) {
         let output = model.forward(&PackedBatch::new(batch.iter().copied()), None)?;
         logits.extend(output.logits.to_vec2::<f32>()?);

@@ -12,8 +12,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// its header; the crate has no name for it).
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// What a step frees, the next one needs: of ten milliseconds, the default, a large model spends a quarter of its time on clearing
-/// pages. Of some seconds the peak is 4 % higher.
-const KEPT_MILLISECONDS: std::ffi::c_long = 5000;
+/// pages. The checkpoint of a large model takes seconds to write, and the step behind it needs its memory too. The peak is 4 %
+/// higher for it.
+const KEPT_MILLISECONDS: std::ffi::c_long = 30_000;
 
 /// candle's setting for how long its idle threads wait in a busy loop.
 const CANDLE_SPIN_LIMIT: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";

@@ -21,8 +21,8 @@ use crate::{
     random::DropoutKeys,
 };
 
-/// An encoder with a classification head.
-#[derive(Debug)]
+/// An encoder with a classification head. A clone shares the weights.
+#[derive(Debug, Clone)]
 pub struct SequenceClassifier {
     /// The encoder's shape.
     pub config: EncoderConfig,
@@ -148,13 +148,27 @@ impl SequenceClassifier {
             return Err(Error::setting("--freeze-layers", expected, layers));
         }
         self.frozen_layers = Some(layers);
-        self.embeddings.freeze();
-        self.distances.iter_mut().for_each(DistanceTable::freeze);
-        self.layers[..layers].iter_mut().for_each(Layer::freeze);
+        self.cut_graph(layers);
         let layer_prefixes = (0..layers).map(|index| names.in_layer(index, ""));
         let prefixes: Vec<String> = layer_prefixes.chain(names.under_layers()).collect();
         self.parameters.freeze(&prefixes);
         Ok(())
+    }
+
+    fn cut_graph(&mut self, layers: usize) {
+        self.embeddings.freeze();
+        self.distances.iter_mut().for_each(DistanceTable::freeze);
+        self.layers[..layers].iter_mut().for_each(Layer::freeze);
+    }
+
+    /// The same model, of which no gradient is asked: nothing of what it computes is kept for a backward pass. It shares the
+    /// weights, and follows their changes.
+    pub fn for_inference(&self) -> Self {
+        let mut model = self.clone();
+        model.cut_graph(self.layers.len());
+        model.final_norm.iter_mut().for_each(Norm::freeze);
+        model.head.freeze();
+        model
     }
 
     /// A copy that computes elsewhere, with the same layers frozen.

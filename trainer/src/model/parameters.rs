@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The model's tensors in the order of their names: the same in every run, unlike candle's `VarMap`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Parameters {
     all: BTreeMap<String, Var>,
     frozen: BTreeSet<String>,

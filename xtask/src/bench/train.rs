@@ -53,7 +53,7 @@ impl Rows {
         match self {
             // Enough steps that the first, which gets its memory from the system, does not count for much.
             Self::Short => [192, 32],
-            Self::Long => [16, 8],
+            Self::Long => [40, 8],
         }
     }
 

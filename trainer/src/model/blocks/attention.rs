@@ -20,7 +20,7 @@ use crate::{
     ops::{self, Angles, Attention, Dropout, Rotary},
 };
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SelfAttention {
     query: Linear,
     key: Linear,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The table.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::model) struct DistanceTable {
     config: DistanceConfig,
     /// `[buckets, heads]`, or vectors `[distances, hidden]`

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The embeddings of an encoder.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::model) struct Embeddings {
     words: Table,
     positions: Option<(PositionRows, Table)>,
@@ -31,7 +31,7 @@ pub(in crate::model) struct Embeddings {
 }
 
 /// A table of vectors, and its parameter's name.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Table {
     name: String,
     /// `[rows, width]`

@@ -10,7 +10,7 @@ use crate::{
     ops::{self, Activation, Dropout},
 };
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FeedForward {
     first: First,
     activation: Activation,
@@ -18,7 +18,7 @@ pub(super) struct FeedForward {
 }
 
 /// What the activation is applied to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum First {
     /// `[n, hidden]` → `[n, intermediate]`
     Plain(Linear),

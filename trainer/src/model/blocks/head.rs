@@ -11,7 +11,7 @@ use crate::{
     random::DropoutKeys,
 };
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::model) struct Head {
     dense: Linear,
     activation: Activation,
@@ -38,6 +38,11 @@ impl Head {
         let output = Linear::load_or_new(loader, names.head_output, [hidden, labels], true, deviation)?;
         let dropout = [config.dropout.head_input, config.dropout.classifier];
         Ok(Self { dense, activation: config.head_act, norm, output, dropout })
+    }
+
+    pub(in crate::model) fn freeze(&mut self) {
+        [&mut self.dense, &mut self.output].into_iter().for_each(Linear::freeze);
+        self.norm.iter_mut().for_each(Norm::freeze);
     }
 
     /// `[rows, hidden]` → logits `[rows, labels]`

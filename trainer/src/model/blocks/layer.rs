@@ -23,7 +23,7 @@ use crate::{
     random::DropoutKeys,
 };
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::model) struct Layer {
     norms: Norms,
     attention: SelfAttention,

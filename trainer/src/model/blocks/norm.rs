@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::{error::Result, model::parameters::Loader, onnx::Exporter, ops};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::model) struct Norm {
     weight: Tensor,
     /// Zeros that are no parameter where there is none.
