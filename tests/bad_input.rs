@@ -260,10 +260,10 @@ mod interrupt {
     use super::*;
 
     /// Sends SIGINT once a line of output contains `mark`, and waits for the end.
-    fn interrupt_at(mark: &str, rows: usize, dir: &Dir) -> Finished {
+    fn interrupt_at(mark: &str, rows: usize, dir: &Dir, further: &[&str]) -> Finished {
         let data = dir.write("data.csv", small_csv(rows));
         let mut command = fit(&workspace("tests/data/tiny-bert"), &data, &dir.path("bundle"));
-        command.args(["--epochs", "100000", "--test-size", "0", "--validation-size", "0"]);
+        command.args(["--epochs", "100000", "--test-size", "0", "--validation-size", "0"]).args(further);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains(mark)), "no {mark:?} in the output");
@@ -278,17 +278,24 @@ mod interrupt {
     #[test]
     fn after_an_epoch_the_best_one_is_packed() {
         let dir = Dir::default();
-        let finished = interrupt_at("          1 ", 40, &dir);
+        let model = dir.path("model").display().to_string();
+        let save = ["--save-model", &model];
+        let finished = interrupt_at("          1 ", 40, &dir, &save);
         finished.failure(130, &["stopping at the next step", "was packed", "interrupted during training, at step "]);
         nimbert::Bundle::open(dir.path("bundle")).unwrap().verify().unwrap();
-        let beside = ["bundle", "bundle.checkpoint", "bundle.metrics.jsonl", "bundle.report.html", "data.csv"];
+        let beside = ["bundle", "bundle.checkpoint", "bundle.metrics.jsonl", "bundle.report.html", "data.csv", "model"];
         assert_eq!(dir.names(), beside);
+        // What it has left may be replaced by the run that goes on, and by no other.
+        let resumed = interrupt_at("          1 ", 40, &dir, &[&save[..], &["--resume"]].concat());
+        resumed.failure(130, &["was packed"]);
+        let mut command = fit(&workspace("tests/data/tiny-bert"), &dir.path("data.csv"), &dir.path("other"));
+        finish(command.args(save)).failure(2, &["other files, which are never replaced"]);
     }
 
     #[test]
     fn before_the_first_epoch_ends_a_checkpoint_is_left() {
         let dir = Dir::default();
-        let finished = interrupt_at("epoch       loss", 60_000, &dir);
+        let finished = interrupt_at("epoch       loss", 60_000, &dir, &[]);
         finished.failure(130, &["interrupted during training, at step ", "(epoch 1)"]);
         assert_eq!(dir.names(), ["bundle.checkpoint", "data.csv"]);
     }

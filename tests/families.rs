@@ -154,6 +154,13 @@ fn a_student_without_attention() {
         finish(command.args(["--layers", "1"])).failure(2, &["--layers", "at most the model's 0"]);
         let mut command = fit(&dir.path("model"), &data, &dir.path("none"));
         finish(command.args(["--student", "static"])).failure(2, &["--student", "a base with layers"]);
+        // Which text of a pair a token is of, it cannot tell.
+        let pairs = dir.write("pairs.csv", "text,second,label\na,b,0\nb,c,1\n".repeat(20));
+        for (base, further) in [(base(name), &["--student", "static"][..]), (dir.path("model"), &[])] {
+            let mut command = fit(&base, &pairs, &dir.path("none"));
+            let expected = ["--text-pair-column", "single texts, for a model without attention, found pairs"];
+            finish(command.args(["--text-pair-column", "second"]).args(further)).failure(2, &expected);
+        }
         let mut command = fit(&dir.path("model"), &data, &dir.path("smaller"));
         finish(command.args(["--target-size", "400kB"]).args(SHORT)).success();
     }
@@ -182,9 +189,10 @@ fn a_student_without_attention_of_texts_with_any_number_of_labels() {
 fn a_static_model_that_reads_one_token_is_refused() {
     let dir = Dir::default();
     let data = dir.write("data.csv", small_csv(40));
-    for (key, value, expected) in
-        [("classifier_pooling", "\"cls\"", "classifier_pooling"), ("num_hidden_layers", "1", "num_hidden_layers 0")]
-    {
+    for (key, value, expected) in [
+        ("classifier_pooling", "\"cls\"", "classifier_pooling mean, found cls"),
+        ("num_hidden_layers", "1", "num_hidden_layers 0"),
+    ] {
         let folder = dir.path(key);
         fs::create_dir_all(&folder).unwrap();
         for file in ["tokenizer.json", "model.safetensors"] {

@@ -362,8 +362,11 @@ fn bases_are_listed() {
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ") && line.contains('/')).collect();
     let expected: Vec<String> = BASES.iter().map(Base::markdown).collect();
     assert_eq!(rows, expected);
-    assert!(BASES.iter().all(|base| list.contains(base.name) && list.contains(base.good_for)), "{list}");
+    assert!(
+        BASES.iter().all(|base| base.names.iter().all(|name| list.contains(name)) && list.contains(base.good_for)),
+        "{list}"
+    );
     let json = finish(program("nimbert-train").args(["bases", "--json"])).success();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json[0]["name"], BASES[0].name);
+    assert_eq!(json[0]["names"][0], BASES[0].names[0]);
 }

@@ -151,7 +151,7 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
         (vocabulary >= smallest_vocabulary).then_some(Rung { layers, vocabulary, bytes })
     };
     // Without layers: a byte for each number of a vector, and a head of its width.
-    let width = StaticConfig::default().width.min(config.hidden_size);
+    let width = StaticConfig::of(config, 0).width;
     let word_alone = width + 4 + tokenizer_bytes as usize / config.vocab_size;
     let without_layers = || {
         let fixed = REST + 4 * width * (width + model.labels.len());

@@ -75,15 +75,19 @@ impl Teacher<'_> {
     }
 }
 
-/// Examples whose targets are moved by `share` towards what a teacher says of them, by its logits of each: a student that
-/// learns from them learns from the teacher at a temperature of 1, and the teacher need not be asked in every epoch.
+/// Examples whose targets are moved by `share` towards what a teacher says of them, by its logits of each, `[labels]`: a student
+/// that learns from them learns from the teacher at a temperature of 1, and the teacher need not be asked in every epoch.
+///
+/// # Panics
+/// If there are not as many logits as examples.
 pub fn softened(
     examples: &[Example],
     teacher_logits: &[Vec<f32>],
     problem_type: ProblemType,
     share: f32,
 ) -> Vec<Example> {
-    let softened = |(example, logits): (&Example, &Vec<f32>)| {
+    assert_eq!(examples.len(), teacher_logits.len());
+    let soften = |(example, logits): (&Example, &Vec<f32>)| {
         let target = &example.target;
         let own = |label: usize| match &target.shares {
             Some(shares) => shares[label],
@@ -96,7 +100,7 @@ pub fn softened(
         let shares = said.iter().enumerate().map(|(label, said)| share * said + (1.0 - share) * own(label)).collect();
         Example { target: Target { shares: Some(shares), ..target.clone() }, ..example.clone() }
     };
-    examples.iter().zip(teacher_logits).map(softened).collect()
+    examples.iter().zip(teacher_logits).map(soften).collect()
 }
 
 /// -Σ q log p, the mean over the rows.

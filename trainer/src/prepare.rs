@@ -63,7 +63,7 @@ pub struct Source {
 }
 
 /// The tokenized rows of a run, in the order of [`Sources`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Examples {
     /// What is learned from.
     pub train: Vec<Example>,

@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use nimbert::Encoding;
-use serde_json::json;
 
 use crate::{
     dataloader::PackedBatch,
     error::{Error, Result},
-    model::{EncoderConfig, STATIC_TYPE, SequenceClassifier},
+    loss::Loss,
+    model::{EncoderConfig, SequenceClassifier},
+    train::TrainConfig,
 };
 
 /// How a table begins.
@@ -22,67 +23,82 @@ pub struct StaticConfig {
     pub width: usize,
     /// A token of probability p counts by `a / (a + p)`, so that what is everywhere says little (Arora et al., 2017).
     pub smoothing: f64,
-    /// Share of the table's numbers that are dropped in training.
+    /// Share of the table's numbers, and of those before the head's last layer, that are dropped in training.
     pub dropout: f32,
     /// For the head, which is made anew.
     pub seed: u64,
 }
 
-impl Default for StaticConfig {
-    fn default() -> Self {
-        Self { width: 128, smoothing: 1e-3, dropout: 0.4, seed: 0 }
+impl StaticConfig {
+    /// What is usual, for a teacher of that shape.
+    pub fn of(teacher: &EncoderConfig, seed: u64) -> Self {
+        Self { width: teacher.hidden_size.min(128), smoothing: 1e-3, dropout: 0.4, seed }
+    }
+}
+
+/// Of each target of the student, the part that the teacher says (see [`crate::distill::softened`]).
+pub const SOFT_SHARE: f32 = 0.9;
+
+/// How the student learns from `rows` rows that its teacher, which learned by `teacher`, has softened: for so many epochs, and of
+/// few rows for so many steps. With more it learns the rows by heart. Weights of classes and the like have made the teacher's
+/// answers what they are, so they count no second time.
+pub fn train_config(teacher: &TrainConfig, rows: usize) -> TrainConfig {
+    const BATCH_SIZE: usize = 32;
+    const STEPS: usize = 600;
+    const EPOCHS: std::ops::RangeInclusive<usize> = 5..=40;
+    TrainConfig {
+        epochs: (STEPS * BATCH_SIZE).div_ceil(rows.max(1)).clamp(*EPOCHS.start(), *EPOCHS.end()),
+        batch_size: BATCH_SIZE,
+        gradient_accumulation: 1,
+        learning_rate: 2e-3,
+        layer_decay: 1.0,
+        loss: Loss { problem_type: teacher.loss.problem_type, ..Loss::default() },
+        // While the learning rate still rises, no epoch says what the next ones will bring.
+        patience: None,
+        ..teacher.clone()
     }
 }
 
 /// Tokens that the teacher reads at once.
 const BATCH: usize = 256;
 
-/// The student of `teacher`, not yet trained. `empty` is what the tokenizer makes of a text without words: each token is put
-/// into its middle and read by the teacher. `counts` says how often each occurs, by id.
+/// The student of `teacher`, not yet trained, on the CPU. `empty` is what the tokenizer makes of a text without words: each token
+/// is put into its middle and read by the teacher. `counts` says how often each occurs, by id. `on_read` is told how many tokens
+/// have been read since the last time; an error of its own ends the work.
 ///
 /// # Errors
-/// [`Error::Setting`] for a width that the teacher does not have; [`Error::Tensor`].
+/// [`Error::Setting`] for a width that the teacher does not have; [`Error::Tensor`]; those of `on_read`.
 pub fn static_model(
     teacher: &SequenceClassifier,
     empty: &Encoding,
     counts: &[u64],
     config: StaticConfig,
+    on_read: impl FnMut(usize) -> Result<()>,
 ) -> Result<SequenceClassifier> {
     let width = config.width;
     if width == 0 || width > teacher.config.hidden_size {
         let expected = format!("a width from 1 to the model's {}", teacher.config.hidden_size);
         return Err(Error::setting("--student", expected, width));
     }
-    let vectors = principal(&alone(teacher, empty)?, width)?;
+    let vectors = principal(&alone(teacher, empty, on_read)?, width)?;
     let total = counts.iter().sum::<u64>().max(1) as f64;
     let weights = counts.iter().map(|&count| config.smoothing / (config.smoothing + count as f64 / total));
     let weights: Vec<f32> = weights.map(|weight| weight as f32).collect();
     let weights = Tensor::from_vec(weights, (counts.len(), 1), &Device::Cpu)?;
     let table = vectors.broadcast_mul(&weights)?;
 
-    // The head's names are those of the family; what has no weights yet is made with a deviation that keeps sizes.
-    let json = json!({
-        "model_type": STATIC_TYPE,
-        "vocab_size": teacher.config.vocab_size,
-        "hidden_size": width,
-        "num_hidden_layers": 0,
-        "num_attention_heads": 1,
-        "intermediate_size": width,
-        "max_position_embeddings": teacher.config.max_tokens(),
-        "classifier_pooling": "mean",
-        "hidden_dropout_prob": config.dropout,
-        "initializer_range": (width as f64).powf(-0.5),
-        "pad_token_id": teacher.config.pad_token_id,
-    });
-    let serde_json::Value::Object(json) = json else { unreachable!("an object was written") };
-    let path = &teacher.config.path;
-    let encoder = EncoderConfig::from_json(path, json)?.with_labels(&teacher.labels);
+    let encoder = EncoderConfig::static_of(&teacher.config, width, config.dropout)?.with_labels(&teacher.labels);
     let tensors = BTreeMap::from([(encoder.family.word_embeddings(), table)]);
-    Ok(SequenceClassifier::from_tensors(path, tensors, encoder, &teacher.labels, config.seed)?.0)
+    Ok(SequenceClassifier::from_tensors(&teacher.config.path, tensors, encoder, &teacher.labels, config.seed)?.0)
 }
 
 /// What the teacher's head reads of each token alone: `[vocabulary, hidden]`
-fn alone(teacher: &SequenceClassifier, empty: &Encoding) -> Result<Tensor> {
+fn alone(
+    teacher: &SequenceClassifier,
+    empty: &Encoding,
+    mut on_read: impl FnMut(usize) -> Result<()>,
+) -> Result<Tensor> {
+    let teacher = teacher.for_inference();
     let middle = empty.input_ids.len() / 2;
     let with = |id: u32| {
         let mut encoding = empty.clone();
@@ -94,7 +110,9 @@ fn alone(teacher: &SequenceClassifier, empty: &Encoding) -> Result<Tensor> {
     let read = ids.chunks(BATCH).map(|ids| {
         let encodings: Vec<Encoding> = ids.iter().copied().map(with).collect();
         let batch = PackedBatch::new(&encodings);
-        Ok(teacher.pooled(&teacher.encode(&batch, false, None)?, &batch)?.detach())
+        let pooled = teacher.pooled(&teacher.encode(&batch, false, None)?, &batch)?;
+        on_read(ids.len())?;
+        Ok(pooled.to_device(&Device::Cpu)?.to_dtype(DType::F32)?)
     });
     Ok(Tensor::cat(&read.collect::<Result<Vec<_>>>()?, 0)?)
 }
@@ -138,6 +156,31 @@ fn orthonormalize(vectors: &mut [Vec<f32>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{optimizer::AdamWConfig, schedule::Curve};
+
+    #[test]
+    fn learns_by_settings_of_its_own() {
+        let loss = Loss { class_weights: Some(vec![1.0, 9.0]), label_smoothing: 0.1, ..Loss::default() };
+        let teacher = TrainConfig {
+            epochs: 2,
+            batch_size: 7,
+            learning_rate: 1e-4,
+            warmup_ratio: 0.1,
+            curve: Curve::Cosine,
+            loss,
+            gradient_accumulation: 2,
+            layer_decay: 0.9,
+            patience: Some(1),
+            max_grad_norm: 1.0,
+            adamw: AdamWConfig::default(),
+            seed: 5,
+        };
+        let epochs = |rows| train_config(&teacher, rows).epochs;
+        assert_eq!([1, 1000, 100_000].map(epochs), [40, 20, 5]);
+        let config = train_config(&teacher, 1000);
+        assert_eq!((config.loss, config.patience, config.batch_size), (Loss::default(), None, 32));
+        assert_eq!((config.seed, config.curve), (5, Curve::Cosine));
+    }
 
     #[test]
     fn keeps_the_axes_along_which_rows_differ() {

@@ -58,6 +58,8 @@ fn trace_bundle(path: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Tra
     let is_hidden_state = |name: &str| name == "head/input" || (name.starts_with("layer.") && name.ends_with("/input"));
     let values = graph.node.iter().flat_map(|node| &node.output);
     let names: Vec<String> = values.filter(|name| is_hidden_state(name)).cloned().collect();
+    // Without layers there is but what the head reads.
+    let is_static = names.len() == 1;
     graph.output.extend(names.iter().map(|name| onnx::float_output(name)));
     let path = scratch.path().join("trace.onnx");
     onnx::write(&model, &path)?;
@@ -79,7 +81,10 @@ fn trace_bundle(path: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Tra
         hidden_states: results
             .into_iter()
             .enumerate()
-            .map(|(index, output)| (state_name(index), output.shape, root_mean_square(&output.values)))
+            .map(|(index, output)| {
+                let name = if is_static { "mean of all".to_owned() } else { state_name(index) };
+                (name, output.shape, root_mean_square(&output.values))
+            })
             .collect(),
         logits,
         labels: bundle.config.labels,

@@ -4,12 +4,11 @@ use std::io::{self, Write};
 
 use nimbert_trainer::bases::{BASES, Base};
 
-/// The longest word of the list, such as a series of names, is longer than most terminals are wide: it is a list, no table.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   nimbert-train bases
-  nimbert-train bases --json | jq -r '.[] | select(.licence == \"MIT\") | .name'")]
+  nimbert-train bases --json | jq -r '.[] | select(.licence == \"MIT\") | .names[]'")]
 pub(super) struct Args {
     /// Print one JSON array
     #[arg(long)]
@@ -21,9 +20,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         return Ok(writeln!(out, "{}", serde_json::to_string(&BASES)?)?);
     }
-    for Base { name, licence, languages, size, tokens, tokenizer, good_for } in &BASES {
-        writeln!(out, "{name}\n    {good_for}")?;
-        writeln!(out, "    {licence}; {languages}; {size} million numbers; {tokens} tokens; {tokenizer}\n")?;
+    // A list: a table of names such as these is wider than most terminals.
+    for base in &BASES {
+        let Base { names, licence, languages, tokens, tokenizer, good_for, .. } = base;
+        writeln!(out, "{}\n    {good_for}", names.join("\n"))?;
+        writeln!(out, "    {licence}; {languages}; {} million numbers; {tokens} tokens; {tokenizer}\n", base.sizes())?;
     }
     writeln!(
         out,

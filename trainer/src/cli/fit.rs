@@ -20,7 +20,7 @@ use nimbert_trainer::{
     checkpoint::CheckpointConfig,
     compress::{self, Compressed, parse_size, trim_vocabulary},
     compute::Compute,
-    export::{Contents, Evidence, ExportConfig, ExportData, Judged, judge, pack, save_model},
+    export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
     html, hub,
     loss::{Loss, balanced_weights},
     model::{EncoderConfig, ModelFolder, SequenceClassifier},
@@ -36,7 +36,7 @@ use nimbert_trainer::{
     train::{Job, Splits, TrainConfig, Training, train},
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 #[derive(clap::Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -52,8 +52,10 @@ Examples:
   nimbert-train fit --base models/minilm --data reviews.csv --student static --out tiny-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --target-size 10MB --out small-bundle
 
-Ctrl-C stops at the next step and packs the best epoch so far; a second Ctrl-C ends at once. Either way, and after a \
-crash, --resume goes on from the last checkpoint and ends with the same weights as a run that was not stopped.")]
+Ctrl-C stops at the next step and packs the best epoch so far, of the model with all its layers where --layers, --student \
+or --target-size ask for a smaller one, whose own training packs nothing until it is done; a second Ctrl-C ends at once. \
+Either way, and after a crash, --resume goes on from the last checkpoint and ends with the same weights as a run that was \
+not stopped.")]
 pub(super) struct Args {
     /// A Hugging Face folder (config.json, model.safetensors, tokenizer.json), or the name of a model on the hub
     #[arg(long, value_name = "DIR|NAME")]
@@ -145,7 +147,8 @@ pub(super) struct Args {
     #[serde(skip)]
     layers: Option<u16>,
     /// Make a model of another kind that learns from the trained one. static: a table of vectors for tokens, without
-    /// attention; some MB, and many times as fast
+    /// attention; some MB with a vocabulary of tens of thousands, and many times as fast. It learns by settings of its own:
+    /// rate, epochs, batches, class weights, patience and what is frozen are the trained model's
     #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = ["layers", "target_size"])]
     #[serde(skip)]
     student: Option<StudentArg>,
@@ -336,6 +339,27 @@ impl Args {
         let Ok(Value::Object(settings)) = serde_json::to_value(self) else { unreachable!("a struct is an object") };
         settings.into_iter().map(|(name, value)| (format!("--{name}"), value)).collect()
     }
+
+    /// What matters only behind the trained model: a run that is resumed may ask for something else.
+    fn settings_behind_training(&self) -> Map<String, Value> {
+        let student = self.student.map(|StudentArg::Static| "static");
+        let settings = json!({
+            "--layers": self.layers, "--student": student, "--target-size": self.target_size,
+            "--abstain-precision": self.abstain_precision
+        });
+        let Value::Object(settings) = settings else { unreachable!("an object was written") };
+        settings
+    }
+}
+
+fn splits(examples: &Examples) -> Splits<'_> {
+    Splits { train: &examples.train, validation: &examples.validation, test: &examples.test }
+}
+
+/// A bar for long work, which indicatif draws on standard error if that is a terminal.
+fn progress(len: usize, what: &str) -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {what}, {{eta}} left"))?;
+    Ok(ProgressBar::new(len as u64).with_style(style))
 }
 
 /// What `fit` works with from beginning to end.
@@ -429,14 +453,24 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     tell(&report::model_stages(&candidate.model, &load_report, &candidate.examples, args.batch_size));
     tell(&report::training_stage(&work.train_config, candidate.examples.train.len()));
     work.checkpoints = work.main_checkpoints(&folder)?;
-    let trained =
-        work.train((&candidate.model, &candidate.examples), &work.train_config, None, work.checkpoints.as_ref())?;
+    let trained = work.train(
+        (&candidate.model, splits(&candidate.examples)),
+        &work.train_config,
+        None,
+        work.checkpoints.as_ref(),
+    )?;
     let Trained { mut training, records } = trained;
+    tell(&report::stage("observed", &report::observation(&training.epochs)));
     // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
     if stop.swap(false, Ordering::Relaxed) && training.stopped.is_none() {
         training.stopped = Some(Error::Interrupted { during: "the last evaluation".to_owned() });
     }
 
+    let is_smaller = target_size.is_some() || args.layers.is_some() || args.student.is_some();
+    if is_smaller {
+        warnings
+            .push("curves and epochs are those of the trained model, which the smaller one learned from".to_owned());
+    }
     // A run that was stopped packs what it has; it is made smaller when it has come to its end.
     let (candidate, judged, ladder) = match (&training.stopped, target_size, args.layers, args.student) {
         (None, Some(bytes), ..) => work.fit_size(candidate, bytes)?,
@@ -486,7 +520,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     match training.stopped {
         Some(reason) => {
-            super::message(&format!("epoch {} was packed as {}", training.best, args.export.out.display()));
+            let what = if is_smaller { " of the model before it is made smaller" } else { "" };
+            super::message(&format!("epoch {}{what} was packed as {}", training.best, args.export.out.display()));
             work.tell_of_resume(&reason);
             Err(reason.into())
         }
@@ -523,13 +558,26 @@ fn export_config(args: &Args) -> anyhow::Result<ExportConfig> {
 
 fn check_save_model(args: &Args) -> anyhow::Result<()> {
     let Some(folder) = &args.save_model else { return Ok(()) };
-    // Never into the base or another model: that would be overwritten.
-    BundleWriter::check_target(folder, false)?;
+    // Never into the base or another model: that would be overwritten. A run that was stopped has left its own there.
+    let is_base =
+        folder.canonicalize().ok().is_some_and(|folder| Path::new(&args.base).canonicalize().ok() == Some(folder));
+    let is_own = args.resume && args.checkpoint_path().exists() && is_saved_model(folder) && !is_base;
+    if !is_own {
+        BundleWriter::check_target(folder, false)?;
+    }
     if std::path::absolute(folder)? == std::path::absolute(&args.export.out)? {
         let (setting, expected) = ("--save-model", "another folder than --out".to_owned());
         return Err(Error::Setting { setting, expected, got: folder.display().to_string() }.into());
     }
     Ok(())
+}
+
+/// Whether a folder has just the files that `--save-model` writes.
+fn is_saved_model(folder: &Path) -> bool {
+    let names = std::fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.file_name()).collect());
+    let mut names: Vec<std::ffi::OsString> = names.unwrap_or_default();
+    names.sort();
+    names == SAVED_MODEL
 }
 
 /// The weights that `--class-weights` names, in the order of the labels' ids.
@@ -626,18 +674,17 @@ impl Work<'_> {
     /// Trains with a progress bar, and prints the table by epoch.
     fn train(
         &self,
-        (model, examples): (&SequenceClassifier, &Examples),
+        (model, splits): (&SequenceClassifier, Splits<'_>),
         config: &TrainConfig,
         teacher: Option<&nimbert_trainer::distill::Teacher<'_>>,
         checkpoints: Option<&CheckpointConfig>,
     ) -> anyhow::Result<Trained> {
-        let rows = examples.train.len();
+        let rows = splits.train.len();
         // indicatif draws on standard error, and only if that is a terminal.
         let bar = ProgressBar::new((config.epochs * rows) as u64);
         let template = "{bar:30} {pos}/{len} rows, {per_sec}, {eta} left, {msg}";
         bar.set_style(ProgressStyle::with_template(template)?.with_key("per_sec", rows_per_second));
         let mut records = Vec::new();
-        let splits = Splits { train: &examples.train, validation: &examples.validation, test: &examples.test };
         tell(&report::epoch_header());
         let job = Job { splits, config, teacher, checkpoints, compute: &self.compute };
         let result = train(model, job, self.stop, |record| {
@@ -663,7 +710,6 @@ impl Work<'_> {
         let training = result?;
         let steps: Vec<StepRecord> = records.iter().filter_map(step).collect();
         tell(&report::loss_chart(&steps));
-        tell(&report::stage("observed", &report::observation(&training.epochs)));
         if training.best != training.epochs.len() {
             let why = "the highest validation score";
             tell(&report::stage("kept", &format!("the weights of epoch {}: {why}", training.best)));
@@ -704,7 +750,8 @@ impl Work<'_> {
     /// Everything that led to the bundle, for the report.
     fn all_settings(&self, base: &Path) -> Vec<(String, Vec<(String, String)>)> {
         let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let settings = self.args.settings();
+        let mut settings = self.args.settings();
+        settings.extend(self.args.settings_behind_training());
         let settings = settings.iter().filter(|(_, value)| !value.is_null());
         let encoder =
             Value::Object(EncoderConfig::open(&base.join(CONFIG)).map(|config| config.json).unwrap_or_default());

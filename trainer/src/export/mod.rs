@@ -508,9 +508,12 @@ pub fn pack(
     Ok(writer.finish(manifest)?)
 }
 
-/// Writes the trained model itself, in fp32, as a Hugging Face folder: `config.json`, `tokenizer.json`,
-/// `tokenizer_config.json`, `model.safetensors`. The folder is made where it is missing. Its scores are those before
-/// calibration.
+/// The files of [`save_model`], sorted.
+pub const SAVED_MODEL: [&str; 4] = [CONFIG, SAFETENSORS, TOKENIZER, TOKENIZER_CONFIG];
+const SAFETENSORS: &str = "model.safetensors";
+
+/// Writes the trained model itself, in fp32, as a Hugging Face folder: [`SAVED_MODEL`]. The folder is made where it is missing.
+/// Its scores are those before calibration.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Tensor`].
@@ -522,7 +525,7 @@ pub fn save_model(
     out: &Path,
 ) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
-    model.parameters().save(&out.join("model.safetensors"))?;
+    model.parameters().save(&out.join(SAFETENSORS))?;
     let json = std::fs::read(tokenizer).map_err(|error| Error::io(tokenizer, error))?;
     let settings = TokenizerSettings::new(&model.config, max_length, truncation_side);
     let write = |name: &str, content: &[u8]| {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use nimbert::ProblemType;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::family::{AttentionKind, Biases, EmbeddingWidth, Family, Positions};
+use super::family::{AttentionKind, Biases, EmbeddingWidth, Family, Positions, STATIC_TYPE};
 use crate::{
     error::{Error, Result},
     ops::Activation,
@@ -253,6 +253,26 @@ struct Json {
 }
 
 impl EncoderConfig {
+    /// That of a table of vectors of `width` numbers for the tokens of another model ([`crate::static_model`]), with a head that
+    /// is made anew with a deviation that keeps sizes.
+    pub(crate) fn static_of(teacher: &Self, width: usize, dropout: f32) -> Result<Self> {
+        let json = json!({
+            "model_type": STATIC_TYPE,
+            "vocab_size": teacher.vocab_size,
+            "hidden_size": width,
+            "num_hidden_layers": 0,
+            "num_attention_heads": 1,
+            "intermediate_size": width,
+            "max_position_embeddings": teacher.max_tokens(),
+            "classifier_pooling": "mean",
+            "hidden_dropout_prob": dropout,
+            "initializer_range": (width as f64).powf(-0.5),
+            "pad_token_id": teacher.pad_token_id,
+        });
+        let Value::Object(json) = json else { unreachable!("an object was written") };
+        Self::from_json(&teacher.path, json)
+    }
+
     /// Reads `path`. What the file leaves out gets the default of the family's Hugging Face configuration class.
     ///
     /// # Errors
@@ -319,7 +339,10 @@ impl EncoderConfig {
             // Without layers the first token knows nothing of the others.
             None | Some("cls") if has_layers => Pooling::First,
             None | Some("mean") => Pooling::Mean,
-            Some(other) => return Err(Error::model(path, "classifier_pooling cls or mean", other)),
+            Some(other) => {
+                let expected = if has_layers { "classifier_pooling cls or mean" } else { "classifier_pooling mean" };
+                return Err(Error::model(path, expected, other));
+            }
         };
         let attention::Attention { layers, distances } = json.attention.read(path, &json, family.attention)?;
         let config = Self {

@@ -241,7 +241,7 @@ const STATIC: Family = Family {
 };
 
 /// The `model_type` of models without layers.
-pub(crate) const STATIC_TYPE: &str = "nimbert-static";
+pub(super) const STATIC_TYPE: &str = "nimbert-static";
 
 impl Family {
     /// The family of a `model_type`.

@@ -15,7 +15,6 @@ mod parameters;
 pub use classifier::{Encoded, Output, SequenceClassifier};
 pub use config::{BiasConfig, DistanceConfig, DropoutConfig, EncoderConfig, LayerConfig, Pooling, PositionRows};
 pub use family::Family;
-pub(crate) use family::STATIC_TYPE;
 pub use folder::ModelFolder;
 pub(crate) use folder::{WEIGHTS, WEIGHTS_INDEX, shards};
 pub use gradients::{Gradient, Gradients};

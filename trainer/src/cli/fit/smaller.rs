@@ -1,5 +1,7 @@
 //! `--layers`, `--student` and `--target-size`: from the trained model to a smaller one.
 
+use std::sync::atomic::Ordering;
+
 use nimbert_trainer::{
     Error,
     compress::{Rung, kept_layers, rungs, token_counts, with_layers},
@@ -8,26 +10,20 @@ use nimbert_trainer::{
     export::Judged,
     html::Table,
     onnx::Storage,
-    prepare::Examples,
     report,
-    static_model::{StaticConfig, static_model},
-    train::TrainConfig,
+    static_model::{self, SOFT_SHARE, StaticConfig, static_model},
+    train::Splits,
 };
 
-use super::{Candidate, Trained, Work, tell};
+use super::{Candidate, Trained, Work, progress, splits, tell};
 
 /// What becomes the bundle, and the table that led to it.
 type Smaller = (Candidate, Judged, Option<Table>);
 
 /// Models with layers that are tried for a size, at most.
 const MAX_RUNGS: usize = 3;
-/// Of each target of a student without layers, the part that the teacher says.
-const STATIC_SOFT_SHARE: f32 = 0.9;
-/// It learns for so many epochs, and of few rows for so many steps, which cost next to nothing beside its teacher's. With
-/// more it learns the rows by heart.
-const STATIC_EPOCHS: usize = 5;
-const STATIC_STEPS: usize = 600;
-const STATIC_LEARNING_RATE: f64 = 2e-3;
+/// Rows of which the teacher is asked between two looks at whether to stop.
+const TEACHER_ROWS: usize = 256;
 /// Fewer words than this are little more than single characters.
 const SMALLEST_VOCABULARY: usize = 3000;
 
@@ -43,6 +39,12 @@ impl Work<'_> {
             let (setting, expected) = ("--student", "a base with layers to learn from".to_owned());
             return Err(Error::Setting { setting, expected, got: "none".to_owned() }.into());
         }
+        if (self.args.student.is_some() || all == 0) && self.args.columns.has_pairs() {
+            // It reads the mean of all tokens: neither which text one is of, nor how the texts relate.
+            let expected = "single texts, for a model without attention".to_owned();
+            let got = "pairs".to_owned();
+            return Err(Error::Setting { setting: "--text-pair-column", expected, got }.into());
+        }
         match target_size {
             Some(bytes) if self.rungs(full, bytes)?.is_empty() => Err(too_small(bytes).into()),
             _ => Ok(()),
@@ -57,7 +59,9 @@ impl Work<'_> {
                 .into_iter()
                 .partition(|rung| rung.layers > 0);
         with_layers.truncate(MAX_RUNGS);
-        with_layers.extend(without);
+        if !self.args.columns.has_pairs() {
+            with_layers.extend(without);
+        }
         Ok(with_layers)
     }
 
@@ -77,13 +81,16 @@ impl Work<'_> {
         make: impl FnOnce(Candidate) -> anyhow::Result<Candidate>,
     ) -> anyhow::Result<Smaller> {
         let mut table = table();
-        let before = self.judge(&teacher)?;
-        table.rows.push(row(&teacher, &before, None));
+        match self.judge(&teacher) {
+            // It does not ship.
+            Err(refused @ Error::Gate { .. }) => tell(&report::stage("", &format!("the teacher alone: {refused}"))),
+            before => table.rows.push(row(&teacher, &before?, None)),
+        }
         let student = make(teacher)?;
         self.save_model(&student)?;
         let after = self.judge(&student)?;
         table.rows.push(row(&student, &after, None));
-        table.chosen = Some(1);
+        table.chosen = Some(table.rows.len() - 1);
         tell(&show(&table));
         Ok((student, after, Some(table)))
     }
@@ -153,36 +160,56 @@ impl Work<'_> {
         let config = DistillConfig::default();
         let teacher = Teacher { model: &teacher_model, layers: kept, problem_type, config };
         let checkpoints = self.student_checkpoints(layers, student.model.config.vocab_size);
-        let rows = (&student.model, &student.examples);
-        self.finish(self.train(rows, &self.train_config, Some(&teacher), checkpoints.as_ref())?)?;
+        let rows = (&student.model, splits(&student.examples));
+        let trained = self.train(rows, &self.train_config, Some(&teacher), checkpoints.as_ref())?;
+        tell(&report::stage("observed", &report::observation(&trained.training.epochs)));
+        self.finish(trained)?;
         Ok(student)
     }
 
-    /// Trains a table of token vectors by what the teacher says of the training rows.
+    /// Trains a table of token vectors by what the teacher says of the training rows. It leaves no checkpoint: all of it follows
+    /// from the teacher's, in a part of the time.
     fn static_student(&self, teacher: Candidate) -> anyhow::Result<Candidate> {
         let Candidate { model: teacher, tokenizer, examples } = teacher;
+        let teacher = if self.compute.is_fused() { teacher } else { teacher.on(&self.compute)? };
         let counts = token_counts(&examples.train, teacher.config.vocab_size);
         let empty = self.open_tokenizer(&tokenizer)?.encode("")?;
-        let static_config = StaticConfig { seed: self.args.seed, ..StaticConfig::default() };
-        let width = static_config.width.min(teacher.config.hidden_size);
-        let words = teacher.config.vocab_size;
+        let static_config = StaticConfig::of(&teacher.config, self.args.seed);
+        let (words, width) = (teacher.config.vocab_size, static_config.width);
         tell(&report::stage("student", &format!("static: {words} tokens, each read alone → {words} × {width}")));
-        let model = static_model(&teacher, &empty, &counts, StaticConfig { width, ..static_config })?;
+        let bar = progress(words, "tokens")?;
+        let model = static_model(&teacher, &empty, &counts, static_config, |count| {
+            bar.inc(count as u64);
+            self.check_stop("the reading of the vocabulary")
+        })?;
+        bar.finish_and_clear();
 
-        let texts = examples.train.iter().map(|example| example.windows.as_slice());
-        let said = predict(&teacher, texts, self.train_config.batch_size)?;
-        let train = softened(&examples.train, &said, self.export_config.problem_type, STATIC_SOFT_SHARE);
-        let taught = Examples { train, ..examples.clone() };
-        let steps = examples.train.len().div_ceil(self.train_config.step_rows());
-        let config = TrainConfig {
-            epochs: STATIC_EPOCHS.max(STATIC_STEPS.div_ceil(steps)),
-            learning_rate: STATIC_LEARNING_RATE,
-            layer_decay: 1.0,
-            ..self.train_config.clone()
-        };
-        let checkpoints = self.student_checkpoints(0, model.config.vocab_size);
-        self.finish(self.train((&model, &taught), &config, None, checkpoints.as_ref())?)?;
+        let bar = progress(examples.train.len(), "rows")?;
+        let mut said = Vec::new();
+        for rows in examples.train.chunks(TEACHER_ROWS) {
+            self.check_stop("the teacher's reading of the training rows")?;
+            let texts = rows.iter().map(|example| example.windows.as_slice());
+            said.extend(predict(&teacher, texts, self.train_config.batch_size)?);
+            bar.inc(rows.len() as u64);
+        }
+        bar.finish_and_clear();
+
+        let train = softened(&examples.train, &said, self.export_config.problem_type, SOFT_SHARE);
+        let config = static_model::train_config(&self.train_config, train.len());
+        tell(&report::training_stage(&config, train.len()));
+        let taught = Splits { train: &train, ..splits(&examples) };
+        self.finish(self.train((&model, taught), &config, None, None)?)?;
         Ok(Candidate { model, tokenizer, examples })
+    }
+
+    /// An error once the user has asked to stop.
+    fn check_stop(&self, during: &str) -> Result<(), Error> {
+        if !self.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let reason = Error::Interrupted { during: during.to_owned() };
+        self.tell_of_resume(&reason);
+        Err(reason)
     }
 
     /// An error if a student was not trained to its end.
