@@ -45,9 +45,10 @@ pub const SOFT_SHARE: f32 = 0.9;
 pub fn train_config(teacher: &TrainConfig, rows: usize) -> TrainConfig {
     const BATCH_SIZE: usize = 32;
     const STEPS: usize = 600;
-    const EPOCHS: std::ops::RangeInclusive<usize> = 5..=40;
+    const LEAST_EPOCHS: usize = 5;
+    const MOST_EPOCHS: usize = 40;
     TrainConfig {
-        epochs: (STEPS * BATCH_SIZE).div_ceil(rows.max(1)).clamp(*EPOCHS.start(), *EPOCHS.end()),
+        epochs: (STEPS * BATCH_SIZE).div_ceil(rows.max(1)).clamp(LEAST_EPOCHS, MOST_EPOCHS),
         batch_size: BATCH_SIZE,
         gradient_accumulation: 1,
         learning_rate: 2e-3,

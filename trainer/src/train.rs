@@ -177,6 +177,7 @@ fn train_elsewhere(
 ) -> Result<Training> {
     let copy = model.on(job.compute)?;
     let teacher_model = job.teacher.map(|teacher| teacher.model.on(job.compute)).transpose()?;
+    let teacher_model = teacher_model.map(|model| model.for_inference());
     let teacher = job.teacher.zip(teacher_model.as_ref());
     let teacher = teacher.map(|(teacher, model)| Teacher { model, layers: teacher.layers.clone(), ..*teacher });
     let training = train_loop(&copy, Job { teacher: teacher.as_ref(), ..job }, stop, on_record)?;

@@ -341,14 +341,15 @@ impl Args {
     }
 
     /// What matters only behind the trained model: a run that is resumed may ask for something else.
-    fn settings_behind_training(&self) -> Map<String, Value> {
+    fn settings_behind_training(&self) -> [(String, Value); 4] {
         let student = self.student.map(|StudentArg::Static| "static");
-        let settings = json!({
-            "--layers": self.layers, "--student": student, "--target-size": self.target_size,
-            "--abstain-precision": self.abstain_precision
-        });
-        let Value::Object(settings) = settings else { unreachable!("an object was written") };
-        settings
+        let settings = [
+            ("--layers", json!(self.layers)),
+            ("--student", json!(student)),
+            ("--target-size", json!(self.target_size)),
+            ("--abstain-precision", json!(self.abstain_precision)),
+        ];
+        settings.map(|(name, value)| (name.to_owned(), value))
     }
 }
 

@@ -148,13 +148,11 @@ impl Work<'_> {
     }
 
     /// Trains a copy of the teacher that has only some of its layers.
-    fn student(&self, mut teacher: Candidate, layers: usize) -> anyhow::Result<Candidate> {
-        let all = teacher.model.config.layers.len();
+    fn student(&self, teacher: Candidate, layers: usize) -> anyhow::Result<Candidate> {
         let kept = kept_layers(&teacher.model.config, layers);
         let model = with_layers(&teacher.model, &kept)?;
-        // The teacher learns no more, so it needs no graph.
-        teacher.model.freeze(all)?;
-        let Candidate { model: teacher_model, tokenizer, examples } = teacher;
+        let teacher_model = teacher.model.for_inference();
+        let Candidate { tokenizer, examples, .. } = teacher;
         let student = Candidate { model, tokenizer, examples };
         let problem_type = self.export_config.problem_type;
         let config = DistillConfig::default();
