@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     loss::Target,
     model::{Output, SequenceClassifier},
+    train::undecided,
 };
 
 /// How the parts of the loss are weighed.
@@ -73,6 +74,19 @@ impl Teacher<'_> {
         }
         Ok(sum)
     }
+}
+
+/// Examples that are answered with what a teacher says of them alone, by its logits of each: those of which nothing else is known.
+///
+/// # Panics
+/// If there are not as many logits as examples.
+pub fn answered(examples: &[Example], teacher_logits: &[Vec<f32>], problem_type: ProblemType) -> Vec<Example> {
+    let mut answered = softened(examples, teacher_logits, problem_type, 1.0);
+    for (example, logits) in answered.iter_mut().zip(teacher_logits) {
+        let decision = undecided(problem_type);
+        example.target.ids = decision.label_ids(&decision.scores(logits)).into_iter().map(|id| id as u32).collect();
+    }
+    answered
 }
 
 /// Examples whose targets are moved by `share` towards what a teacher says of them, by its logits of each, `[labels]`: a student
@@ -137,6 +151,10 @@ mod tests {
         // Each label for itself: both are as likely as not; the data says label 0.
         let multi = shares(Target::from([0]), &[0.0, 0.0], ProblemType::MultiLabel);
         assert!(multi.iter().zip([0.625, 0.375]).all(|(a, b)| (a - b).abs() < 1e-6), "{multi:?}");
+        // Of a row that nobody has labelled, the label is the teacher's too.
+        let example = Example { windows: Vec::new(), target: Target::from([0]) };
+        let answered = &answered(&[example], &[vec![0.0, 2.0, 1.0]], ProblemType::SingleLabel)[0];
+        assert_eq!(answered.target.ids, [1]);
         // Shares of the data stay what they are where the teacher says nothing else.
         let target = Target { shares: Some(vec![0.5, 0.5]), ..Target::from([0]) };
         assert_eq!(shares(target, &[1.0, 1.0], ProblemType::SingleLabel), [0.5, 0.5]);

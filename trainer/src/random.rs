@@ -12,6 +12,7 @@ pub(crate) enum Stream {
     Split = 1,
     Shuffle = 2,
     Dropout = 3,
+    Variations = 5,
 }
 
 /// The generator of `stream` under `seed`.

@@ -7,12 +7,15 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use nimbert::Encoding;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    dataloader::PackedBatch,
+    dataloader::{Example, PackedBatch},
     error::{Error, Result},
     loss::Loss,
     model::{EncoderConfig, SequenceClassifier},
+    random::{Stream, generator},
     train::TrainConfig,
 };
 
@@ -57,6 +60,68 @@ pub fn train_config(teacher: &TrainConfig, rows: usize) -> TrainConfig {
         // While the learning rate still rises, no epoch says what the next ones will bring.
         patience: None,
         ..teacher.clone()
+    }
+}
+
+/// Variations of the training texts, of which only a teacher knows what they say: the beginning of one with the end of another,
+/// a few tokens in a row, and texts of which some tokens are missing or are others. Parts show a model that adds up tokens what
+/// each of them adds (Tang et al., arXiv 1903.12136). Up to 8 of each text, of `TOKENS` in all as far as one of each has no more.
+/// `empty` is what the tokenizer makes of a text without words.
+pub fn variations(examples: &[Example], empty: &Encoding, seed: u64) -> Vec<Example> {
+    const TOKENS: usize = 400_000;
+    const MOST: usize = 8;
+    let (before, behind) = empty.input_ids.split_at(empty.input_ids.len() / 2);
+    let words_of = |example: &Example| -> Vec<u32> {
+        let ids = &example.windows[0].input_ids;
+        ids.get(before.len()..ids.len().saturating_sub(behind.len())).unwrap_or_default().to_vec()
+    };
+    let texts: Vec<(Vec<u32>, &Example)> =
+        examples.iter().map(|example| (words_of(example), example)).filter(|(words, _)| !words.is_empty()).collect();
+    let longest = texts.iter().map(|(words, _)| words.len()).max().unwrap_or(0);
+    let tokens: usize = texts.iter().map(|(words, _)| words.len()).sum();
+    let count = (TOKENS / tokens.max(1)).clamp(1, MOST);
+    let rng = &mut generator(seed, Stream::Variations);
+    let mut variations = Vec::with_capacity(texts.len() * count);
+    for (words, example) in texts.iter().flat_map(|text| std::iter::repeat_n(text, count)) {
+        let mut words = varied(words, &texts, rng);
+        words.truncate(longest);
+        let input_ids = [before, &words, behind].concat();
+        let window = Encoding { token_type_ids: vec![0; input_ids.len()], input_ids, truncated: false };
+        variations.push(Example { windows: vec![window], target: example.target.clone() });
+    }
+    variations
+}
+
+/// One variation of a text's tokens. None of `texts` is empty.
+fn varied(words: &[u32], texts: &[(Vec<u32>, &Example)], rng: &mut ChaCha8Rng) -> Vec<u32> {
+    /// Tokens of a part, at most.
+    const PART: usize = 6;
+    const MISSING: f64 = 0.1;
+    const REPLACED: f64 = 0.3;
+    let other = |rng: &mut ChaCha8Rng| &texts[rng.random_range(0..texts.len())].0;
+    match rng.random_range(0..10) {
+        0..3 => {
+            let end = other(rng);
+            let (kept, from) = (rng.random_range(1..=words.len()), rng.random_range(0..=end.len()));
+            [&words[..kept], &end[from..]].concat()
+        }
+        3..5 => {
+            let count = rng.random_range(1..=words.len().min(PART));
+            let first = rng.random_range(0..=words.len() - count);
+            words[first..first + count].to_vec()
+        }
+        _ => {
+            let mut kept = Vec::with_capacity(words.len());
+            for &word in words {
+                if rng.random_bool(REPLACED) {
+                    let other = other(rng);
+                    kept.push(other[rng.random_range(0..other.len())]);
+                } else if !rng.random_bool(MISSING) {
+                    kept.push(word);
+                }
+            }
+            kept
+        }
     }
 }
 
@@ -181,6 +246,27 @@ mod tests {
         let config = train_config(&teacher, 1000);
         assert_eq!((config.loss, config.patience, config.batch_size), (Loss::default(), None, 32));
         assert_eq!((config.seed, config.curve), (5, Curve::Cosine));
+    }
+
+    #[test]
+    fn variations_are_made_of_the_texts_tokens() {
+        let example = |words: &[u32]| {
+            let input_ids = [&[1], words, &[2]].concat();
+            let token_type_ids = vec![0; input_ids.len()];
+            Example { windows: vec![Encoding { input_ids, token_type_ids, truncated: false }], target: [0].into() }
+        };
+        let empty = Encoding { input_ids: vec![1, 2], token_type_ids: vec![0, 0], truncated: false };
+        let examples = [example(&[10, 11, 12, 13, 14, 15, 16, 17]), example(&[20]), example(&[])];
+        let variations = variations(&examples, &empty, 3);
+        assert_eq!(variations.len(), 16, "8 of each text that has words");
+        for Example { windows, .. } in &variations {
+            let ids = &windows[0].input_ids;
+            assert_eq!((ids[0], ids[ids.len() - 1]), (1, 2));
+            assert!(ids.len() <= 10 && ids[1..ids.len() - 1].iter().all(|id| (10..=20).contains(id)), "{ids:?}");
+        }
+        assert!(variations.iter().any(|variation| variation.windows != examples[0].windows));
+        assert_eq!(variations, super::variations(&examples, &empty, 3));
+        assert!(super::variations(&[], &empty, 3).is_empty());
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use nimbert_trainer::{
     Error,
     compress::{Rung, kept_layers, rungs, token_counts, with_layers},
-    distill::{DistillConfig, Teacher, softened},
+    dataloader::Example,
+    distill::{DistillConfig, Teacher, answered, softened},
     evaluate::predict,
     export::Judged,
     html::Table,
@@ -182,17 +183,29 @@ impl Work<'_> {
         })?;
         bar.finish_and_clear();
 
-        let bar = progress(examples.train.len(), "rows")?;
-        let mut said = Vec::new();
-        for rows in examples.train.chunks(TEACHER_ROWS) {
-            self.check_stop("the teacher's reading of the training rows")?;
-            let texts = rows.iter().map(|example| example.windows.as_slice());
-            said.extend(predict(&teacher, texts, self.train_config.batch_size)?);
-            bar.inc(rows.len() as u64);
-        }
+        let variations = static_model::variations(&examples.train, &empty, self.args.seed);
+        let count = variations.len();
+        tell(&report::stage("", &format!("learns from {} rows and {count} variations of them", examples.train.len())));
+        let bar = progress(examples.train.len() + count, "rows")?;
+        let ask = |rows: &[Example]| -> anyhow::Result<Vec<Vec<f32>>> {
+            let mut said = Vec::with_capacity(rows.len());
+            for rows in rows.chunks(TEACHER_ROWS) {
+                self.check_stop("the teacher's reading of the training rows")?;
+                let texts = rows.iter().map(|example| example.windows.as_slice());
+                said.extend(predict(&teacher, texts, self.train_config.batch_size)?);
+                bar.inc(rows.len() as u64);
+            }
+            Ok(said)
+        };
+        let (of_rows, of_variations) = (ask(&examples.train)?, ask(&variations)?);
+        let problem_type = self.export_config.problem_type;
+        let train = [
+            softened(&examples.train, &of_rows, problem_type, SOFT_SHARE),
+            answered(&variations, &of_variations, problem_type),
+        ]
+        .concat();
         bar.finish_and_clear();
 
-        let train = softened(&examples.train, &said, self.export_config.problem_type, SOFT_SHARE);
         let config = static_model::train_config(&self.train_config, train.len());
         tell(&report::training_stage(&config, train.len()));
         let taught = Splits { train: &train, ..splits(&examples) };
