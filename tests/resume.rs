@@ -52,8 +52,22 @@ fn kill_after(command: &mut Command, checkpoint: &Path, checkpoints: usize, mome
 
 #[test]
 fn killed_at_random_steps_it_ends_with_the_same_weights() {
+    ends_with_the_same_weights("finetune");
+}
+
+#[test]
+fn contrastive_too() {
+    ends_with_the_same_weights("contrastive");
+}
+
+fn ends_with_the_same_weights(method: &str) {
     let dir = Dir::default();
     dir.write("data.csv", small_csv(444));
+    let training = |dir: &Dir, name: &str| {
+        let mut command = training(dir, name);
+        command.args(["--method", method]);
+        command
+    };
     finish(&mut training(&dir, "whole")).success();
 
     let checkpoint = dir.path("killed.checkpoint");

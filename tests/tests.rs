@@ -10,6 +10,7 @@ mod features;
 mod graph;
 mod hub;
 mod kills;
+mod methods;
 mod odd_texts;
 mod one_file;
 mod real_files;

@@ -1,5 +1,7 @@
 //! From tokenized texts to batches, without padding.
 
+use std::collections::BTreeMap;
+
 use nimbert::Encoding;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -78,6 +80,22 @@ pub(crate) fn shuffled_batches(rows: usize, batch_size: usize, rng: &mut ChaCha8
     let mut order: Vec<usize> = (0..rows).collect();
     order.shuffle(rng);
     order.chunks(batch_size).map(<[usize]>::to_vec).collect()
+}
+
+/// The same, so that rows of the same labels come in groups of four as far as there are so many; a batch may end within a group.
+pub(crate) fn grouped_batches(examples: &[Example], batch_size: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
+    const GROUP: usize = 4;
+    let mut by_labels: BTreeMap<&[u32], Vec<usize>> = BTreeMap::new();
+    for (index, example) in examples.iter().enumerate() {
+        by_labels.entry(&example.target.ids).or_default().push(index);
+    }
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for mut members in by_labels.into_values() {
+        members.shuffle(rng);
+        groups.extend(members.chunks(GROUP).map(<[usize]>::to_vec));
+    }
+    groups.shuffle(rng);
+    groups.concat().chunks(batch_size).map(<[usize]>::to_vec).collect()
 }
 
 #[cfg(test)]

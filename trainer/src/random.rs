@@ -12,6 +12,7 @@ pub(crate) enum Stream {
     Split = 1,
     Shuffle = 2,
     Dropout = 3,
+    Folds = 4,
     Variations = 5,
 }
 

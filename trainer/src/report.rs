@@ -9,8 +9,9 @@ use crate::{
     dataloader::Example,
     export::{Judged, Sensitivity},
     html::decimals,
+    logistic::CrossValidated,
     metrics::percent,
-    model::{LoadReport, Pooling, SequenceClassifier},
+    model::{HeadKind, LoadReport, Pooling, SequenceClassifier},
     onnx::Range,
     prepare::{DataConfig, Examples, Sources},
     record::{EpochRecord, StepRecord},
@@ -105,6 +106,10 @@ pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, examples: &
         Pooling::First => "[CLS]",
         Pooling::Mean => "mean",
     };
+    let head = match model.config.head {
+        HeadKind::Layers => "dense",
+        HeadKind::Linear => "scaled",
+    };
     let tokens: usize = examples.train.iter().map(Example::tokens).sum();
     let tokens = tokens * batch_size.min(examples.train.len()) / examples.train.len();
     let rows = batch_size.min(examples.train.len());
@@ -116,7 +121,7 @@ pub fn model_stages(model: &SequenceClassifier, report: &LoadReport, examples: &
                 "{rows} texts, packed without padding: about {tokens} ids → {tokens} × {hidden} → {layers} layers → {rows} × {hidden} ({pooling})"
             ),
         ),
-        stage("head", &format!("{rows} × {hidden} → dense {rows} × {hidden} → logits {rows} × {}", model.labels.len())),
+        stage("head", &format!("{rows} × {hidden} → {head} {rows} × {hidden} → logits {rows} × {}", model.labels.len())),
         stage("weights", &weights(model)),
         stage("", &format!("made anew: {}; unused: {}", names(&report.initialized), names(&report.unused))),
     ]
@@ -130,6 +135,21 @@ fn weights(model: &SequenceClassifier) -> String {
         0 => format!("{trainable} numbers in {} tensors", parameters.iter().count()),
         frozen => format!("{trainable} numbers to be trained, {frozen} frozen"),
     }
+}
+
+/// How the head was found where the encoder stays as it is, or before it learns.
+pub fn head_stage(solved: &CrossValidated, rows: usize, seconds: f64) -> String {
+    let how = match solved.cross_validation {
+        Some((folds, accuracy)) => {
+            format!(
+                "C {} by {folds} folds: {} of the rows that were left out",
+                solved.strength,
+                percent(Some(accuracy))
+            )
+        }
+        None => format!("C {}: too few rows to choose it by", solved.strength),
+    };
+    stage("regression", &format!("logistic, on what the encoder says of {rows} rows, in {seconds:.1} s; {how}"))
 }
 
 /// What training is about to do.

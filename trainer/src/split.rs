@@ -16,11 +16,11 @@ pub struct Split {
 
 /// What a row is counted as when rows of several labels are split: its rarest label, so that rare ones are on both sides.
 /// A row without labels is a class of its own.
-pub(crate) fn rarest_labels(targets: &[Target], classes: usize) -> Vec<u32> {
+pub(crate) fn rarest_labels<'a>(targets: impl IntoIterator<Item = &'a Target> + Clone, classes: usize) -> Vec<u32> {
     let mut counts = vec![0usize; classes];
-    targets.iter().flat_map(|target| &target.ids).for_each(|&label| counts[label as usize] += 1);
+    targets.clone().into_iter().flat_map(|target| &target.ids).for_each(|&label| counts[label as usize] += 1);
     let rarest = |target: &Target| target.ids.iter().copied().min_by_key(|&label| counts[label as usize]);
-    targets.iter().map(|target| rarest(target).unwrap_or(classes as u32)).collect()
+    targets.into_iter().map(|target| rarest(target).unwrap_or(classes as u32)).collect()
 }
 
 /// Takes `share` of the rows out, of each label alike, chosen by `rng`. `labels` holds a label id a row. At least one
@@ -49,6 +49,17 @@ pub(crate) fn stratified(labels: &[u32], share: f64, minimum: usize, rng: &mut C
     split.part.sort_unstable();
     split.rest.sort_unstable();
     split
+}
+
+/// Deals the rows out to `folds` folds, each label's evenly, in an order chosen by `rng`: the fold of each row.
+pub(crate) fn folds(labels: &[u32], folds: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    order.shuffle(rng);
+    order.sort_by_key(|&row| labels[row]);
+    let mut fold_of = vec![0; labels.len()];
+    // One after the other over all labels, so that the folds are of one size too.
+    order.into_iter().enumerate().for_each(|(place, row)| fold_of[row] = place % folds);
+    fold_of
 }
 
 #[cfg(test)]

@@ -57,6 +57,7 @@ pub fn train_config(teacher: &TrainConfig, rows: usize) -> TrainConfig {
         learning_rate: 2e-3,
         layer_decay: 1.0,
         loss: Loss { problem_type: teacher.loss.problem_type, ..Loss::default() },
+        contrast: None,
         // While the learning rate still rises, no epoch says what the next ones will bring.
         patience: None,
         ..teacher.clone()
@@ -234,6 +235,7 @@ mod tests {
             warmup_ratio: 0.1,
             curve: Curve::Cosine,
             loss,
+            contrast: None,
             gradient_accumulation: 2,
             layer_decay: 0.9,
             patience: Some(1),

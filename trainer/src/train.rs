@@ -12,7 +12,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     checkpoint::{self, Checkpoint, CheckpointConfig, EpochSums, Progress, State},
     compute::{Compute, LossScale},
-    dataloader::{Example, PackedBatch, shuffled_batches},
+    contrast::Contrast,
+    dataloader::{Example, PackedBatch, grouped_batches, shuffled_batches},
     distill::Teacher,
     error::{Error, Result},
     evaluate::predict,
@@ -41,6 +42,8 @@ pub struct TrainConfig {
     pub curve: Curve,
     /// What is minimized.
     pub loss: Loss,
+    /// What is minimized besides, and brings rows of like labels near each other; none: nothing.
+    pub contrast: Option<Contrast>,
     /// Batches whose gradients are summed for one optimizer step.
     pub gradient_accumulation: usize,
     /// The learning rate of each layer is this much of the layer's above it; the head has the full one.
@@ -199,7 +202,10 @@ fn train_loop(
     while run.progress.epochs_done < config.epochs && !run.is_out_of_patience(config) {
         let epoch = run.progress.epochs_done + 1;
         run.shuffle.set_word_pos(run.progress.shuffle_position.into());
-        let steps = shuffled_batches(splits.train.len(), config.step_rows(), &mut run.shuffle);
+        let steps = match &config.contrast {
+            None => shuffled_batches(splits.train.len(), config.step_rows(), &mut run.shuffle),
+            Some(_) => grouped_batches(splits.train, config.step_rows(), &mut run.shuffle),
+        };
         for rows in steps.iter().skip(run.progress.steps_of_epoch) {
             let started = Instant::now();
             let examples: Vec<&Example> = rows.iter().map(|&row| &splits.train[row]).collect();
@@ -352,6 +358,10 @@ impl<'a> Run<'a> {
             let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
             let output = model.forward(&batch, Some(dropout))?;
             let loss = config.loss.forward(&output.logits, &targets)?;
+            let loss = match &config.contrast {
+                Some(contrast) => (loss + (contrast.of_batch(&output.pooled, &batch, &targets)? * contrast.weight)?)?,
+                None => loss,
+            };
             let loss = match teacher {
                 Some(teacher) => teacher.loss(&batch, &output, &loss)?,
                 None => loss,
@@ -548,6 +558,7 @@ mod tests {
             warmup_ratio: 0.1,
             curve: Curve::Linear,
             loss: Loss::default(),
+            contrast: None,
             gradient_accumulation: 1,
             layer_decay: 1.0,
             patience: None,

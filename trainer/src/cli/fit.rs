@@ -1,5 +1,6 @@
 //! `nimbert-train fit`: the whole way from labelled text to a bundle.
 
+mod method;
 mod smaller;
 
 use std::{
@@ -38,6 +39,8 @@ use nimbert_trainer::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use method::{Method, PoolingArg};
+
 #[derive(clap::Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(after_help = "\
@@ -49,6 +52,7 @@ Examples:
       --multi-label --out tags-bundle
   nimbert-train fit --base models/minilm --data articles.csv --long-text stride \\
       --out articles-bundle
+  nimbert-train fit --base models/minilm --data few.csv --method contrastive --out few-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --student static --out tiny-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --target-size 10MB --out small-bundle
 
@@ -82,18 +86,27 @@ pub(super) struct Args {
     /// Share of the training rows by which the best epoch is chosen; 0 keeps the last epoch
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     validation_size: f64,
-    /// Passes over the training rows
-    #[arg(long, default_value_t = 5)]
-    epochs: usize,
+    /// How to learn. finetune: the encoder learns with its head. frozen: the encoder stays as it is, and the head is logistic
+    /// regression on what it says of each text. contrastive, for few labelled rows: begins as frozen does, then the encoder
+    /// learns, and what it says of texts of one label is drawn together. Of these two the model that --save-model keeps is for
+    /// nimbert: transformers has no class for its head
+    #[arg(long, value_enum, default_value_t = Method::Finetune)]
+    method: Method,
+    /// What the head of --method frozen or contrastive reads: the mean of a text's tokens, or its first one [default: mean]
+    #[arg(long, value_enum)]
+    pooling: Option<PoolingArg>,
+    /// Passes over the training rows [default: 5; of --method contrastive as many as read 1000 texts, and 2 at least]
+    #[arg(long)]
+    epochs: Option<usize>,
     /// Rows a batch
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
     /// Batches whose gradients are summed for one step
     #[arg(long, default_value_t = 1, value_name = "BATCHES")]
     gradient_accumulation: usize,
-    /// The highest learning rate
-    #[arg(long, default_value_t = 1e-4)]
-    learning_rate: f64,
+    /// The highest learning rate [default: 0.0001]
+    #[arg(long)]
+    learning_rate: Option<f64>,
     /// The learning rate of each layer is this much of the one above it
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
     layer_decay: f64,
@@ -240,12 +253,13 @@ impl Args {
         }
     }
 
-    fn train_config(&self) -> TrainConfig {
+    /// How the model learns from `rows` rows.
+    fn train_config(&self, rows: usize) -> TrainConfig {
         TrainConfig {
-            epochs: self.epochs,
+            epochs: self.epochs(rows),
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
-            learning_rate: self.learning_rate,
+            learning_rate: self.learning_rate.unwrap_or(1e-4),
             layer_decay: self.layer_decay,
             warmup_ratio: self.warmup_ratio,
             curve: match self.schedule {
@@ -259,6 +273,7 @@ impl Args {
                 label_smoothing: self.label_smoothing,
                 focal_gamma: self.focal_gamma,
             },
+            contrast: self.contrast(),
             patience: self.patience.map(usize::from),
             max_grad_norm: self.max_grad_norm,
             adamw: AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() },
@@ -397,8 +412,9 @@ struct Trained {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (data_config, stride) = (args.data_config(), args.stride()?);
     let export_config = export_config(args)?;
-    let train_config = args.train_config();
-    train_config.validate()?;
+    args.check_method()?;
+    // Whatever is wrong with a setting is told before anything is read.
+    args.train_config(0).validate()?;
     let compute = args.compute()?;
     let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
     check_save_model(args)?;
@@ -408,9 +424,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let stop = super::stop_on_interrupt()?;
 
     let folder = ModelFolder::open(&base)?;
-    let encoder_config = folder.config.clone();
+    let encoder_config = args.encoder_config(&folder.config)?;
     let tokenizer = folder.open_tokenizer(args.max_length, stride)?;
     let sources = read(&data_config)?;
+    let train_config = args.train_config(sources.train.len());
     let scratch = Scratch::new()?;
     let mut work = Work {
         args,
@@ -452,18 +469,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         candidate.model.freeze(layers)?;
     }
     tell(&report::model_stages(&candidate.model, &load_report, &candidate.examples, args.batch_size));
-    tell(&report::training_stage(&work.train_config, candidate.examples.train.len()));
     work.checkpoints = work.main_checkpoints(&folder)?;
-    let trained = work.train(
-        (&candidate.model, splits(&candidate.examples)),
-        &work.train_config,
-        None,
-        work.checkpoints.as_ref(),
-    )?;
-    let Trained { mut training, records } = trained;
-    tell(&report::stage("observed", &report::observation(&training.epochs)));
+    let Trained { mut training, records } = work.learn(&candidate)?;
     // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
-    if stop.swap(false, Ordering::Relaxed) && training.stopped.is_none() {
+    // Where nothing was trained, the export is what it ends.
+    let is_trained = !training.epochs.is_empty();
+    if is_trained && stop.swap(false, Ordering::Relaxed) && training.stopped.is_none() {
         training.stopped = Some(Error::Interrupted { during: "the last evaluation".to_owned() });
     }
 
@@ -610,7 +621,8 @@ impl Work<'_> {
     /// Where the run leaves its state. One that is there already is resumed, or replaced where that was asked for.
     fn main_checkpoints(&self, folder: &ModelFolder) -> anyhow::Result<Option<CheckpointConfig>> {
         let args = self.args;
-        if args.no_checkpoint {
+        // Where the encoder stays as it is, there is nothing to go on from.
+        if args.no_checkpoint || args.method == Method::Frozen {
             return Ok(None);
         }
         let path = args.checkpoint_path();
@@ -647,7 +659,8 @@ impl Work<'_> {
 
     /// Says how a run that was interrupted goes on.
     fn tell_of_resume(&self, reason: &Error) {
-        if let (Some(checkpoints), Error::Interrupted { .. }) = (&self.checkpoints, reason) {
+        let checkpoints = self.checkpoints.as_ref().filter(|checkpoints| checkpoints.path.exists());
+        if let (Some(checkpoints), Error::Interrupted { .. }) = (checkpoints, reason) {
             super::message(&format!("--resume goes on from {}", checkpoints.path.display()));
         }
     }
@@ -753,6 +766,7 @@ impl Work<'_> {
         let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let mut settings = self.args.settings();
         settings.extend(self.args.settings_behind_training());
+        settings.extend(self.args.effective_settings(&self.train_config));
         let settings = settings.iter().filter(|(_, value)| !value.is_null());
         let encoder =
             Value::Object(EncoderConfig::open(&base.join(CONFIG)).map(|config| config.json).unwrap_or_default());

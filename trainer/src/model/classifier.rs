@@ -17,6 +17,7 @@ use crate::{
     compute::Compute,
     dataloader::PackedBatch,
     error::{Error, Result},
+    logistic::LinearLayer,
     ops::{Angles, GradientSink},
     random::DropoutKeys,
 };
@@ -62,6 +63,8 @@ pub struct Output {
     pub logits: Tensor,
     /// What led to them.
     pub encoded: Encoded,
+    /// What the head read: `[rows, hidden]`
+    pub pooled: Tensor,
 }
 
 impl SequenceClassifier {
@@ -189,6 +192,25 @@ impl SequenceClassifier {
         Ok(model)
     }
 
+    /// Puts a layer that was found otherwise in the place of a head of one layer ([`super::HeadKind::Linear`]); it reads vectors of
+    /// length 1.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if it is for another number of labels, or of another width.
+    pub fn set_linear_head(&self, linear: &LinearLayer) -> Result<()> {
+        // The model's head reads vectors whose mean square is 1.
+        let (labels, hidden) = (self.labels.len(), self.config.hidden_size);
+        let weight = Tensor::from_slice(&linear.weight, (labels, hidden), &Device::Cpu)?;
+        let weight = (weight / (hidden as f64).sqrt())?;
+        let bias = Tensor::from_slice(&linear.bias, labels, &Device::Cpu)?;
+        let name = self.config.family.names.head_output;
+        for (part, values) in [("weight", weight), ("bias", bias)] {
+            let parameter = self.parameters.get(&format!("{name}.{part}")).expect("a head has an output");
+            parameter.set(&values.to_dtype(DType::F32)?.to_device(parameter.device())?)?;
+        }
+        Ok(())
+    }
+
     /// How far a parameter lies from the input: 0 for the embeddings, i + 1 for layer i, the number of layers plus 1 for
     /// the head.
     pub fn depth(&self, name: &str) -> usize {
@@ -234,11 +256,11 @@ impl SequenceClassifier {
         let mut no_dropout = DropoutKeys::none();
         let keys = dropout.unwrap_or(&mut no_dropout);
         let encoded = self.encode(batch, false, Some(&mut *keys))?;
-        let logits =
-            self.head.forward(&self.pooled(&encoded, batch)?, keys)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let pooled = self.pooled(&encoded, batch)?;
+        let logits = self.head.forward(&pooled, keys)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         // Of a text in several windows, the mean of theirs.
         let logits = if batch.rows() == batch.texts.len() - 1 { logits } else { means(&logits, &batch.texts)? };
-        Ok(Output { logits, encoded })
+        Ok(Output { logits, encoded, pooled })
     }
 
     /// What the head reads of each row, `[rows, hidden]`, where no more than that was computed.
@@ -280,7 +302,7 @@ impl SequenceClassifier {
 }
 
 /// The mean of the rows from each of `offsets` to the next: `[n, width]` → `[offsets − 1, width]`.
-fn means(x: &Tensor, offsets: &[usize]) -> Result<Tensor> {
+pub(crate) fn means(x: &Tensor, offsets: &[usize]) -> Result<Tensor> {
     let (rows, count) = (x.dim(0)?, offsets.len() - 1);
     let mut shares = vec![0.0f32; count * rows];
     for (index, range) in offsets.windows(2).enumerate() {

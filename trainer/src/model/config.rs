@@ -46,7 +46,9 @@ pub struct EncoderConfig {
     pub distances: Option<DistanceConfig>,
     /// What the head reads.
     pub pooling: Pooling,
-    /// The activation behind the head's first layer.
+    /// How the head makes logits of it.
+    pub head: HeadKind,
+    /// The activation behind the head's first layer, where it has two.
     pub head_act: Activation,
     /// Which layers have a bias.
     pub biases: BiasConfig,
@@ -166,6 +168,20 @@ pub enum Pooling {
     Mean,
 }
 
+/// How a head makes logits of what it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadKind {
+    /// By two linear layers with an activation between them, as transformers' class of the family does.
+    Layers,
+    /// By one linear layer, of the direction alone: what is read is divided by the root of its mean square first. Logistic
+    /// regression on an encoder's features is such a head.
+    Linear,
+}
+
+/// `config.json` names a head here that is not that of transformers' class.
+const HEAD_KEY: &str = "nimbert_head";
+const LINEAR_HEAD: &str = "linear";
+
 /// Which layers have a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BiasConfig {
@@ -273,6 +289,21 @@ impl EncoderConfig {
         Self::from_json(&teacher.path, json)
     }
 
+    /// The same encoder with a head of one linear layer.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for an encoder that cannot be pooled so.
+    pub fn with_linear_head(&self, pooling: Pooling) -> Result<Self> {
+        let mut json = self.json.clone();
+        let pooling = match pooling {
+            Pooling::First => "cls",
+            Pooling::Mean => "mean",
+        };
+        json.insert("classifier_pooling".into(), pooling.into());
+        json.insert(HEAD_KEY.into(), LINEAR_HEAD.into());
+        Self::from_json(&self.path, json)
+    }
+
     /// Reads `path`. What the file leaves out gets the default of the family's Hugging Face configuration class.
     ///
     /// # Errors
@@ -344,6 +375,13 @@ impl EncoderConfig {
                 return Err(Error::model(path, expected, other));
             }
         };
+        let head = match map.get(HEAD_KEY) {
+            None | Some(Value::Null) => HeadKind::Layers,
+            Some(value) if value == LINEAR_HEAD => HeadKind::Linear,
+            Some(other) => {
+                return Err(Error::model(path, format!("{HEAD_KEY} {LINEAR_HEAD}, or none"), other.to_string()));
+            }
+        };
         let attention::Attention { layers, distances } = json.attention.read(path, &json, family.attention)?;
         let config = Self {
             family,
@@ -366,6 +404,7 @@ impl EncoderConfig {
             type_vocab_size: family.token_types.map_or(0, |usual| json.type_vocab_size.unwrap_or(usual)),
             distances,
             pooling,
+            head,
             head_act: match family.head.activation {
                 Some(activation) => activation,
                 None => activation(json.classifier_activation.as_deref().or(Some("gelu")))?,
@@ -418,8 +457,13 @@ impl EncoderConfig {
     pub fn classifier_json(&self, labels: &[String], problem_type: ProblemType) -> serde_json::Map<String, Value> {
         let mut json = self.json.clone();
         json.remove("_name_or_path");
-        json.insert("architectures".into(), serde_json::json!([self.family.classifier_class(self.model_type())]));
-        json.insert("problem_type".into(), serde_json::json!(problem_type));
+        // transformers has no class with such a head.
+        let class = match self.head {
+            HeadKind::Layers => self.family.classifier_class(self.model_type()),
+            HeadKind::Linear => "NimbertLinearForSequenceClassification",
+        };
+        json.insert("architectures".into(), json!([class]));
+        json.insert("problem_type".into(), json!(problem_type));
         // A smaller model than the base has fewer layers or words.
         let layers_key = if json.contains_key("n_layers") { "n_layers" } else { "num_hidden_layers" };
         json.insert(layers_key.into(), self.layers.len().into());

@@ -108,15 +108,14 @@ impl SequenceClassifier {
         let layers = self.layers.iter().enumerate();
         let of_layers = layers
             .flat_map(|(index, layer)| layer.quantizable(index, self.distances.as_ref(), self.graph_answers(index)));
-        of_layers.chain([Head::graph_input().to_owned()]).collect()
+        of_layers.chain(self.head.quantizable()).collect()
     }
 
     /// The operators that [`Self::graph`] has.
     pub(crate) fn graph_nodes(&self, operators: Operators) -> GraphNodes {
         let layers = self.layers.iter().enumerate();
         let norms = layers.clone().map(|(_, layer)| layer.norms()).sum::<usize>();
-        let of_head = usize::from(self.config.family.head.has_norm);
-        let outside = self.embeddings.norms() + usize::from(self.final_norm.is_some()) + of_head;
+        let outside = self.embeddings.norms() + usize::from(self.final_norm.is_some()) + self.head.norms();
         let fused = layers.filter(|(index, _)| self.graph_answers(*index) == Answers::All).count();
         let fused = if operators == Operators::Microsoft { fused } else { 0 };
         GraphNodes { norms: norms + outside, fused, spelled: self.layers.len() - fused }

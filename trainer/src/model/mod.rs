@@ -12,8 +12,12 @@ mod gradients;
 mod graph;
 mod parameters;
 
+pub(crate) use blocks::scaled;
+pub(crate) use classifier::means;
 pub use classifier::{Encoded, Output, SequenceClassifier};
-pub use config::{BiasConfig, DistanceConfig, DropoutConfig, EncoderConfig, LayerConfig, Pooling, PositionRows};
+pub use config::{
+    BiasConfig, DistanceConfig, DropoutConfig, EncoderConfig, HeadKind, LayerConfig, Pooling, PositionRows,
+};
 pub use family::Family;
 pub use folder::ModelFolder;
 pub(crate) use folder::{WEIGHTS, WEIGHTS_INDEX, shards};

@@ -54,6 +54,44 @@ pub(super) fn questions() -> Result<Vec<Labelled>> {
     Ok(rows)
 }
 
+/// News in topics: `NAME-train` or `NAME-test` of [`setup::NEWS_TABLES`], in a fixed random order.
+pub(super) fn topics(name: &str) -> Result<Vec<Labelled>> {
+    setup::news_tables().install()?;
+    let path = workspace(setup::NEWS_TABLES).join(format!("{name}.tab"));
+    let content = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    // Three lines say what the columns are: topic and text.
+    let mut rows: Vec<Labelled> = table(&content)
+        .into_iter()
+        .skip(3)
+        .filter_map(|cells| <[String; 2]>::try_from(cells).ok())
+        .map(|[label, text]| Labelled { text: text.trim().to_owned(), label })
+        .filter(|row| !row.text.is_empty() && !row.label.is_empty())
+        .collect();
+    fastrand::Rng::with_seed(0).shuffle(&mut rows);
+    Ok(rows)
+}
+
+/// Rows of cells between tabs; in quotes a cell may have tabs and line ends, and a quote as two.
+fn table(content: &str) -> Vec<Vec<String>> {
+    let (mut rows, mut row, mut cell, mut is_quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut characters = content.chars().peekable();
+    while let Some(character) = characters.next() {
+        match (character, is_quoted) {
+            ('"', true) if characters.next_if_eq(&'"').is_some() => cell.push('"'),
+            ('"', true) => is_quoted = false,
+            ('"', false) if cell.is_empty() => is_quoted = true,
+            ('\t', false) => row.push(std::mem::take(&mut cell)),
+            ('\r', false) => (),
+            ('\n', false) => {
+                row.push(std::mem::take(&mut cell));
+                rows.push(std::mem::take(&mut row));
+            }
+            (character, _) => cell.push(character),
+        }
+    }
+    rows
+}
+
 /// The BBC's news articles, in a fixed random order.
 pub(super) fn bbc() -> Result<Vec<Labelled>> {
     let folder = setup::bbc_news()?;

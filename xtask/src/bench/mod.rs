@@ -2,6 +2,7 @@
 
 mod datasets;
 mod edge;
+mod few;
 mod file;
 mod graphs;
 mod runtime;
@@ -23,6 +24,7 @@ use serde_json::Value;
 use crate::{build, command, demo, output, python, release_program, run, setup, show, workspace};
 
 pub(crate) use edge::edge;
+pub(crate) use few::few;
 pub(crate) use file::file;
 pub(crate) use graphs::{graphs, graphs_of_shapes};
 pub(crate) use runtime::{Server, runtime, serving_program};

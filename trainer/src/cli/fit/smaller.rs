@@ -13,10 +13,10 @@ use nimbert_trainer::{
     onnx::Storage,
     report,
     static_model::{self, SOFT_SHARE, StaticConfig, static_model},
-    train::Splits,
+    train::{Splits, TrainConfig},
 };
 
-use super::{Candidate, Trained, Work, progress, splits, tell};
+use super::{Candidate, Trained, Work, method::EPOCHS, progress, splits, tell};
 
 /// What becomes the bundle, and the table that led to it.
 type Smaller = (Candidate, Judged, Option<Table>);
@@ -160,7 +160,10 @@ impl Work<'_> {
         let teacher = Teacher { model: &teacher_model, layers: kept, problem_type, config };
         let checkpoints = self.student_checkpoints(layers, student.model.config.vocab_size);
         let rows = (&student.model, splits(&student.examples));
-        let trained = self.train(rows, &self.train_config, Some(&teacher), checkpoints.as_ref())?;
+        // It learns from its teacher, as that one would have from labels.
+        let epochs = self.args.epochs.unwrap_or(EPOCHS);
+        let config = TrainConfig { epochs, contrast: None, ..self.train_config.clone() };
+        let trained = self.train(rows, &config, Some(&teacher), checkpoints.as_ref())?;
         tell(&report::stage("observed", &report::observation(&trained.training.epochs)));
         self.finish(trained)?;
         Ok(student)
@@ -214,7 +217,7 @@ impl Work<'_> {
     }
 
     /// An error once the user has asked to stop.
-    fn check_stop(&self, during: &str) -> Result<(), Error> {
+    pub(super) fn check_stop(&self, during: &str) -> Result<(), Error> {
         if !self.stop.load(Ordering::Relaxed) {
             return Ok(());
         }

@@ -1,0 +1,407 @@
+//! Logistic regression on features: the head of an encoder that stays as it is.
+//!
+//! It minimizes what scikit-learn's `LogisticRegression` does, `C · Σ loss + ½ ‖W‖²` with free biases; the loss is that of
+//! [`Loss`], with weights of rows and labels, shares, and any number of labels a row.
+
+use candle_core::{D, Device, Tensor};
+use nimbert::ProblemType;
+
+use crate::{
+    error::{Error, Result},
+    features::Features,
+    loss::{Loss, Target},
+    random::{Stream, generator},
+    split::{folds, rarest_labels},
+    train::undecided,
+};
+
+/// What is learned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogisticRegression {
+    /// One label a row: multinomial. Any number: each label for itself.
+    pub problem_type: ProblemType,
+    /// The number of labels.
+    pub classes: usize,
+    /// As [`Loss::class_weights`].
+    pub class_weights: Option<Vec<f32>>,
+}
+
+/// A layer, and the strength by which it was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CrossValidated {
+    /// Learned from all rows.
+    pub linear: LinearLayer,
+    /// scikit-learn's `C`: the higher, the less weights are drawn towards 0.
+    pub strength: f64,
+    /// Into how many parts the rows were divided, of which one after the other was left out, and the share of the rows that were
+    /// answered rightly by a layer that had not seen them; none: there were too few rows.
+    pub cross_validation: Option<(usize, f64)>,
+}
+
+/// Strengths that are tried, each ten times the one before: on vectors of length 1, less says nothing and more learns by heart.
+const STRENGTHS: [f64; 5] = [0.1, 1.0, 10.0, 100.0, 1000.0];
+/// That of too few rows to try others.
+const USUAL_STRENGTH: f64 = 10.0;
+const FOLDS: usize = 5;
+/// Norm of the gradient at which a layer that only serves to choose is good enough. In the weights the function is curved by 1 at
+/// least.
+const ROUGH: f64 = 0.1;
+/// The same for one that stays.
+const FINE: f64 = 1e-4;
+
+/// A linear layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinearLayer {
+    /// `[classes, width]`
+    pub weight: Vec<f64>,
+    /// `[classes]`
+    pub bias: Vec<f64>,
+}
+
+impl LinearLayer {
+    /// Of each row of `features`: `[rows][classes]`
+    pub fn logits(&self, features: &Features) -> Vec<Vec<f32>> {
+        let dot = |a: &[f32], b: &[f64]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * b).sum::<f64>();
+        let of_row = |row: usize| {
+            let weights = self.weight.chunks_exact(features.width).zip(&self.bias);
+            weights.map(|(weight, bias)| (dot(features.row(row), weight) + bias) as f32).collect()
+        };
+        (0..features.rows()).map(of_row).collect()
+    }
+}
+
+/// The rows that are learned from, as matrices.
+struct Rows {
+    /// `[rows, width]`
+    x: Tensor,
+    /// What is wanted, 0 to 1: `[rows, classes]`
+    wanted: Tensor,
+    /// How much each part of the loss counts: `[rows, 1]`, or `[rows, classes]` where each label is for itself.
+    weights: Tensor,
+}
+
+impl LogisticRegression {
+    /// The layer for `features` and their targets; `strength` is scikit-learn's `C`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn solve(&self, features: &Features, targets: &[&Target], strength: f64) -> Result<LinearLayer> {
+        self.solve_from(None, features, targets, strength, FINE)
+    }
+
+    /// The same by the strength whose answers to rows that were left out, one fold after the other, have the least loss. A row
+    /// whose label no other fold has says nothing of that. An error of `on_step`, which is called between solutions, ends the work.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`]; those of `on_step`.
+    pub fn cross_validate(
+        &self,
+        features: &Features,
+        targets: &[&Target],
+        seed: u64,
+        mut on_step: impl FnMut() -> Result<()>,
+    ) -> Result<CrossValidated> {
+        let count = FOLDS.min(targets.len() / self.classes);
+        if count < 2 {
+            let linear = self.solve(features, targets, USUAL_STRENGTH)?;
+            return Ok(CrossValidated { linear, strength: USUAL_STRENGTH, cross_validation: None });
+        }
+        let classes = match self.problem_type {
+            ProblemType::SingleLabel => targets.iter().map(|target| target.id()).collect(),
+            ProblemType::MultiLabel => rarest_labels(targets.iter().copied(), self.classes),
+        };
+        let fold_of = folds(&classes, count, &mut generator(seed, Stream::Folds));
+        let mut scored: Vec<Target> = targets.iter().copied().cloned().collect();
+        let mut out_of_fold = vec![vec![Vec::new(); targets.len()]; STRENGTHS.len()];
+        for fold in 0..count {
+            let (out, rest): (Vec<usize>, Vec<usize>) = (0..targets.len()).partition(|&row| fold_of[row] == fold);
+            let (seen, unseen) = (features.select(&rest), features.select(&out));
+            let seen_targets: Vec<&Target> = rest.iter().map(|&row| targets[row]).collect();
+            if self.problem_type == ProblemType::SingleLabel {
+                let is_seen = |row: usize| seen_targets.iter().any(|seen| seen.id() == targets[row].id());
+                out.iter().filter(|row| !is_seen(**row)).for_each(|&row| scored[row].weight = 0.0);
+            }
+            let mut linear = None;
+            for (logits, strength) in out_of_fold.iter_mut().zip(STRENGTHS) {
+                on_step()?;
+                // The last one's solution is near.
+                let next = self.solve_from(linear.as_ref(), &seen, &seen_targets, strength, ROUGH)?;
+                out.iter().zip(next.logits(&unseen)).for_each(|(&row, of_row)| logits[row] = of_row);
+                linear = Some(next);
+            }
+        }
+        let loss =
+            Loss { problem_type: self.problem_type, class_weights: self.class_weights.clone(), ..Loss::default() };
+        let scored: Vec<&Target> = scored.iter().collect();
+        let of_strength = |logits: &Vec<Vec<f32>>| -> Result<f32> {
+            let logits = Tensor::from_vec(logits.concat(), (targets.len(), self.classes), &Device::Cpu)?;
+            Ok(loss.forward(&logits, &scored)?.to_scalar()?)
+        };
+        let losses = out_of_fold.iter().map(of_strength).collect::<Result<Vec<f32>>>()?;
+        on_step()?;
+        let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).expect("strengths");
+        let decision = undecided(self.problem_type);
+        let is_hit = |(logits, target): &(&Vec<f32>, &&Target)| {
+            let ids = decision.label_ids(&decision.scores(logits));
+            ids.into_iter().map(|id| id as u32).eq(target.ids.iter().copied())
+        };
+        let hits = out_of_fold[best].iter().zip(targets).filter(is_hit).count();
+        Ok(CrossValidated {
+            linear: self.solve(features, targets, STRENGTHS[best])?,
+            strength: STRENGTHS[best],
+            cross_validation: Some((count, hits as f64 / targets.len() as f64)),
+        })
+    }
+
+    fn solve_from(
+        &self,
+        start: Option<&LinearLayer>,
+        features: &Features,
+        targets: &[&Target],
+        strength: f64,
+        tolerance: f64,
+    ) -> Result<LinearLayer> {
+        let width = features.width;
+        let rows = self.rows(features, targets)?;
+        let zeros = || LinearLayer { weight: vec![0.0; self.classes * width], bias: vec![0.0; self.classes] };
+        let LinearLayer { weight, bias } = start.cloned().unwrap_or_else(zeros);
+        let point = [weight, bias].concat();
+        let mut solution = minimize(point, tolerance, |point| self.loss(&rows, point, strength))?;
+        let bias = solution.split_off(self.classes * width);
+        Ok(LinearLayer { weight: solution, bias })
+    }
+
+    fn rows(&self, features: &Features, targets: &[&Target]) -> Result<Rows> {
+        let classes = self.classes;
+        let mut wanted = vec![0.0f64; targets.len() * classes];
+        for (wanted, target) in wanted.chunks_exact_mut(classes).zip(targets) {
+            match &target.shares {
+                Some(shares) => wanted.iter_mut().zip(shares).for_each(|(wanted, share)| *wanted = f64::from(*share)),
+                None => target.ids.iter().for_each(|&id| wanted[id as usize] = 1.0),
+            }
+        }
+        let class_weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| f64::from(weights[class]));
+        // A label that counts more is as if it had a larger share of a row that counts more.
+        let of_row = |(target, wanted): (&&Target, &mut [f64])| -> Vec<f64> {
+            let weight = f64::from(target.weight);
+            let weighted = wanted.iter().enumerate().map(|(class, share)| share * class_weight(class));
+            let weighted: Vec<f64> = weighted.collect();
+            match self.problem_type {
+                ProblemType::SingleLabel => {
+                    let total: f64 = weighted.iter().sum();
+                    if total > 0.0 {
+                        wanted.iter_mut().zip(weighted).for_each(|(wanted, weighted)| *wanted = weighted / total);
+                    }
+                    vec![weight * total]
+                }
+                ProblemType::MultiLabel => {
+                    let of_label = |(wanted, weighted): (&mut f64, f64)| {
+                        let total = weighted + 1.0 - *wanted;
+                        if total > 0.0 {
+                            *wanted = weighted / total;
+                        }
+                        weight * total
+                    };
+                    wanted.iter_mut().zip(weighted).map(of_label).collect()
+                }
+            }
+        };
+        let weights: Vec<f64> = targets.iter().zip(wanted.chunks_exact_mut(classes)).flat_map(of_row).collect();
+        let columns = weights.len() / targets.len().max(1);
+        Ok(Rows {
+            x: features.tensor()?,
+            wanted: Tensor::from_vec(wanted, (targets.len(), classes), &Device::Cpu)?,
+            weights: Tensor::from_vec(weights, (targets.len(), columns), &Device::Cpu)?,
+        })
+    }
+
+    /// What is minimized, and its gradient.
+    fn loss(&self, Rows { x, wanted, weights }: &Rows, point: &[f64], strength: f64) -> Result<(f64, Vec<f64>)> {
+        let (classes, width) = (self.classes, x.dim(1)?);
+        let (weight, bias) = point.split_at(classes * width);
+        let weight_matrix = Tensor::from_slice(weight, (classes, width), &Device::Cpu)?;
+        let bias = Tensor::from_slice(bias, (1, classes), &Device::Cpu)?;
+        let logits = x.matmul(&weight_matrix.t()?)?.broadcast_add(&bias)?;
+        let (losses, said) = match self.problem_type {
+            ProblemType::SingleLabel => {
+                let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+                ((log_p.neg()? * wanted)?, log_p.exp()?)
+            }
+            ProblemType::MultiLabel => {
+                // max(z, 0) − z y + log(1 + e^−|z|)
+                let tail = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
+                (((logits.relu()? - (&logits * wanted)?)? + tail)?, candle_nn::ops::sigmoid(&logits)?)
+            }
+        };
+        let squares: f64 = weight.iter().map(|x| x * x).sum();
+        let loss = strength * losses.broadcast_mul(weights)?.sum_all()?.to_scalar::<f64>()? + squares / 2.0;
+        let missed = ((said - wanted)?.broadcast_mul(weights)? * strength)?;
+        let gradient = (missed.t()?.matmul(x)? + weight_matrix)?.flatten_all()?.to_vec1::<f64>()?;
+        Ok((loss, [gradient, missed.sum(0)?.to_vec1::<f64>()?].concat()))
+    }
+}
+
+/// The point at which a smooth convex function is least, by L-BFGS (Liu and Nocedal, 1989), from `x` on, until the gradient is not
+/// longer than `tolerance`, or rounding lets the function fall no further.
+fn minimize(
+    mut x: Vec<f64>,
+    tolerance: f64,
+    mut function: impl FnMut(&[f64]) -> Result<(f64, Vec<f64>)>,
+) -> Result<Vec<f64>> {
+    const MEMORY: usize = 10;
+    const ITERATIONS: usize = 1000;
+    const HALVINGS: usize = 30;
+    /// A step must bring this share of what the slope promises.
+    const SUFFICIENT: f64 = 1e-4;
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let (mut value, mut gradient) = function(&x)?;
+    if !value.is_finite() {
+        return Err(Error::Tensor(candle_core::Error::Msg("features that are not finite".to_owned())));
+    }
+    // Of the last steps: how far, and by how much the gradient changed.
+    let mut steps: Vec<(Vec<f64>, Vec<f64>)> = Vec::new();
+    for _ in 0..ITERATIONS {
+        if dot(&gradient, &gradient).sqrt() <= tolerance {
+            break;
+        }
+        let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
+        let mut shares = Vec::with_capacity(steps.len());
+        for (step, change) in steps.iter().rev() {
+            let share = dot(step, &direction) / dot(step, change);
+            direction.iter_mut().zip(change).for_each(|(d, change)| *d -= share * change);
+            shares.push(share);
+        }
+        // Of the first step nothing is known but that it should not be long.
+        let scale = match steps.last() {
+            Some((step, change)) => dot(step, change) / dot(change, change),
+            None => 1.0 / dot(&gradient, &gradient).sqrt().max(1.0),
+        };
+        direction.iter_mut().for_each(|d| *d *= scale);
+        for ((step, change), share) in steps.iter().zip(shares.into_iter().rev()) {
+            let share = share - dot(change, &direction) / dot(step, change);
+            direction.iter_mut().zip(step).for_each(|(d, step)| *d += share * step);
+        }
+        let slope = dot(&direction, &gradient);
+        let mut length = 1.0;
+        let mut found = None;
+        for _ in 0..HALVINGS {
+            let next: Vec<f64> = x.iter().zip(&direction).map(|(x, d)| x + length * d).collect();
+            let (next_value, next_gradient) = function(&next)?;
+            if next_value <= value + SUFFICIENT * length * slope {
+                found = Some((next, next_value, next_gradient));
+                break;
+            }
+            length /= 2.0;
+        }
+        let Some((next, next_value, next_gradient)) = found else { break };
+        let step: Vec<f64> = next.iter().zip(&x).map(|(next, x)| next - x).collect();
+        let change: Vec<f64> = next_gradient.iter().zip(&gradient).map(|(next, g)| next - g).collect();
+        if dot(&step, &change) > 0.0 {
+            if steps.len() == MEMORY {
+                steps.remove(0);
+            }
+            steps.push((step, change));
+        }
+        (x, value, gradient) = (next, next_value, next_gradient);
+    }
+    Ok(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers from −1 to 1 that look random.
+    fn noise(index: usize) -> f32 {
+        ((index as f32 * 12.9898).sin() * 43758.547).fract()
+    }
+
+    /// Rows of 4 numbers, and their labels.
+    fn rows(count: usize, classes: u32) -> (Features, Vec<Target>) {
+        let values: Vec<f32> = (0..count * 4).map(noise).collect();
+        let features = Features { values, width: 4 };
+        let label = |row: usize| ((features.row(row)[0] + 0.4 * noise(row + 7)).abs() * 10.0) as u32 % classes;
+        let targets = (0..count).map(|row| [label(row)].into()).collect();
+        (features, targets)
+    }
+
+    fn task(problem_type: ProblemType, classes: usize) -> LogisticRegression {
+        LogisticRegression { problem_type, classes, class_weights: None }
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_loss() {
+        let (features, mut targets) = rows(20, 3);
+        targets[1] = Target { ids: vec![0], shares: Some(vec![0.5, 0.3, 0.2]), weight: 2.0 };
+        let mut several: Vec<Target> =
+            (0..20u32).map(|row| if row % 3 == 0 { [0, 2].into() } else { [row % 2].into() }).collect();
+        several[2] = Target { ids: vec![1], shares: Some(vec![0.5, 0.8, 0.1]), weight: 3.0 };
+        for (problem_type, targets) in [(ProblemType::SingleLabel, targets), (ProblemType::MultiLabel, several)] {
+            let task = LogisticRegression { class_weights: Some(vec![1.0, 2.0, 0.5]), ..task(problem_type, 3) };
+            let rows = task.rows(&features, &targets.iter().collect::<Vec<_>>()).unwrap();
+            let point: Vec<f64> = (0..15).map(|index| f64::from(noise(index + 100))).collect();
+            let (value, gradient) = task.loss(&rows, &point, 3.0).unwrap();
+            // It is the sum of which the training loss is a mean.
+            let linear = LinearLayer { weight: point[..12].to_vec(), bias: point[12..].to_vec() };
+            let logits = Tensor::from_vec(linear.logits(&features).concat(), (20, 3), &Device::Cpu).unwrap();
+            let loss = Loss { problem_type, class_weights: task.class_weights.clone(), ..Loss::default() };
+            let mean = loss.forward(&logits, &targets.iter().collect::<Vec<_>>()).unwrap().to_scalar::<f32>().unwrap();
+            let count = match problem_type {
+                ProblemType::SingleLabel => rows.weights.sum_all().unwrap().to_scalar::<f64>().unwrap(),
+                ProblemType::MultiLabel => 3.0 * targets.iter().map(|target| f64::from(target.weight)).sum::<f64>(),
+            };
+            let squares = point[..12].iter().map(|x| x * x).sum::<f64>() / 2.0;
+            assert!(((value - squares) / 3.0 - f64::from(mean) * count).abs() < 1e-4, "{value} {mean}");
+            for index in 0..point.len() {
+                let mut near = [point.clone(), point.clone()];
+                (near[0][index], near[1][index]) = (point[index] - 1e-6, point[index] + 1e-6);
+                let [before, behind] = near.map(|point| task.loss(&rows, &point, 3.0).unwrap().0);
+                let slope = (behind - before) / 2e-6;
+                assert!((slope - gradient[index]).abs() < 1e-6 * slope.abs().max(1.0), "{index}: {slope}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_gradient_vanishes_at_the_solution() {
+        let (features, targets) = rows(60, 3);
+        let targets: Vec<&Target> = targets.iter().collect();
+        let task = task(ProblemType::SingleLabel, 3);
+        let LinearLayer { weight, bias } = task.solve(&features, &targets, 100.0).unwrap();
+        let rows = task.rows(&features, &targets).unwrap();
+        let (_, gradient) = task.loss(&rows, &[weight, bias].concat(), 100.0).unwrap();
+        assert!(gradient.iter().all(|g| g.abs() <= FINE), "{gradient:?}");
+    }
+
+    #[test]
+    fn a_row_that_counts_twice_is_two_rows() {
+        let (features, targets) = rows(12, 2);
+        let task = task(ProblemType::SingleLabel, 2);
+        let mut doubled: Vec<Target> = targets.clone();
+        doubled[5].weight = 2.0;
+        let one = task.solve(&features, &doubled.iter().collect::<Vec<_>>(), 5.0).unwrap();
+        let order: Vec<usize> = (0..12).chain([5]).collect();
+        let twice: Vec<&Target> = order.iter().map(|&row| &targets[row]).collect();
+        let two = task.solve(&features.select(&order), &twice, 5.0).unwrap();
+        assert!(one.weight.iter().zip(&two.weight).all(|(a, b)| (a - b).abs() < 1e-3));
+    }
+
+    #[test]
+    fn the_strength_is_chosen_by_rows_that_were_left_out() {
+        // Labels that do not follow from the numbers: the less is learned, the better.
+        let (features, _) = rows(80, 2);
+        let random: Vec<Target> = (0..80).map(|row| [u32::from(noise(row * 31 + 5) > 0.0)].into()).collect();
+        let targets: Vec<&Target> = random.iter().collect();
+        let task = task(ProblemType::SingleLabel, 2);
+        let chosen = task.cross_validate(&features, &targets, 0, || Ok(())).unwrap();
+        assert!(chosen.strength <= 1.0 && chosen.cross_validation.unwrap().0 == FOLDS, "{chosen:?}");
+        // Labels that do.
+        let sure: Vec<Target> = (0..80).map(|row| [u32::from(features.row(row)[2] > 0.0)].into()).collect();
+        let targets: Vec<&Target> = sure.iter().collect();
+        let chosen = task.cross_validate(&features, &targets, 0, || Ok(())).unwrap();
+        assert!(chosen.strength >= 100.0 && chosen.cross_validation.unwrap().1 > 0.8, "{chosen:?}");
+        // Too few rows to leave some out.
+        let few = task.cross_validate(&features.select(&[0, 1, 2]), &targets[..3], 0, || Ok(())).unwrap();
+        assert_eq!((few.strength, few.cross_validation), (USUAL_STRENGTH, None));
+    }
+}
