@@ -124,7 +124,9 @@ impl Judge<'_> {
             let relative_error = compare(&logits, &reference).relative_error;
             table.push(Sensitivity { activation: activation.clone(), range: observed.range, relative_error });
         }
-        table.sort_by(|a, b| b.relative_error.total_cmp(&a.relative_error));
+        // What is not a number costs most.
+        let cost = |of: &Sensitivity| if of.relative_error.is_nan() { f32::INFINITY } else { of.relative_error };
+        table.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
         Ok(table)
     }
 }

@@ -375,7 +375,8 @@ impl Judge<'_> {
         gates::batch_invariance(tried.kind, &compare(in_batches, &single), pair)
     }
 
-    /// What was observed of all activations; without the costly ones, or without any, where the graph would be refused.
+    /// What was observed of all activations; without the costly ones, without many, or without any, where the graph would be
+    /// refused.
     fn quantization(&self, fp32: &Tried) -> Result<Quantization> {
         let (calibration, mut observations) = self.observe()?;
         let mut sensitivity = match self.config.sensitivity {
@@ -388,12 +389,19 @@ impl Judge<'_> {
             if sensitivity.is_empty() {
                 sensitivity = self.sensitivity(&observations)?;
             }
-            for Sensitivity { activation, relative_error, .. } in &sensitivity {
-                if relative_error.is_nan() || *relative_error > MAX_SENSITIVITY {
-                    observations.remove(activation);
+            let is_costly = |of: &&Sensitivity| of.relative_error.is_nan() || of.relative_error > MAX_SENSITIVITY;
+            let costly = sensitivity.iter().filter(is_costly).count();
+            // Each may be bearable, and all of them too much: then the most costly quarter of the rest, half, three quarters.
+            let rest = sensitivity.len() - costly;
+            let mut counts = [0, rest / 4, rest / 2, rest * 3 / 4].map(|more| costly + more).to_vec();
+            counts.dedup();
+            for in_fp32 in counts {
+                sensitivity[..in_fp32].iter().for_each(|of| drop(observations.remove(&of.activation)));
+                trial = self.faithful(&observations, fp32)?;
+                if trial.is_some() || observations.is_empty() {
+                    break;
                 }
             }
-            trial = self.faithful(&observations, fp32)?;
             if trial.is_none() {
                 observations.clear();
             }
