@@ -7,7 +7,7 @@ use nimbert::{
     Batch, Bundle, Classifier, Device, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer,
     TruncationSide,
 };
-use nimbert_tests::{ARCHITECTURES, Dir, finish, program, workspace};
+use nimbert_tests::{ARCHITECTURES, Dir, base, finish, program, workspace};
 use nimbert_trainer::{
     export::{Contents, Evidence, ExportConfig, ExportData, VariantKind, judge, pack},
     model::{EncoderConfig, SequenceClassifier},
@@ -131,7 +131,7 @@ fn five_hundred_texts_get_the_same_answers_in_every_batch() {
 #[test]
 fn foreign_folders_of_all_architectures_keep_their_logits() {
     for name in ARCHITECTURES {
-        let folder = workspace(&format!("tests/data/tiny-{name}"));
+        let folder = base(name);
         let reference: serde_json::Value =
             serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap();
         let dir = Dir::default();

@@ -3,12 +3,10 @@
 use std::fs;
 
 use nimbert::{Bundle, Classifier, Options};
-use nimbert_tests::{ARCHITECTURES, Dir, finish, fit, program, small_csv, unigram_tokenizer, workspace};
+use nimbert_tests::{
+    ARCHITECTURES, Dir, base, finish, fit, program, several_labels_jsonl, small_csv, unigram_tokenizer,
+};
 use serde_json::Value;
-
-fn base(name: &str) -> std::path::PathBuf {
-    workspace(&format!("tests/data/tiny-{name}"))
-}
 
 /// Two layers' worth of a run that is short.
 const SHORT: [&str; 6] = ["--epochs", "2", "--learning-rate", "1e-3", "--max-accuracy-drop", "100"];
@@ -169,12 +167,7 @@ fn a_student_without_attention() {
 #[test]
 fn a_student_without_attention_of_texts_with_any_number_of_labels() {
     let dir = Dir::default();
-    let row = |index: usize| {
-        let (labels, text) =
-            [("[\"a\"]", "great acting "), ("[\"a\", \"b\"]", "great plot "), ("[]", "films ")][index % 3];
-        format!("{{\"text\": \"{}\", \"label\": {labels}}}\n", text.repeat(1 + index % 9))
-    };
-    let data = dir.write("data.jsonl", (0..90).map(row).collect::<String>());
+    let data = dir.write("data.jsonl", several_labels_jsonl(90));
     let mut command = fit(&base("bert"), &data, &dir.path("bundle"));
     command.args(["--multi-label", "--long-text", "stride", "--max-length", "16", "--stride", "4"]);
     let output = finish(command.args(["--student", "static"]).args(SHORT)).success();

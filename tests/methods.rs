@@ -3,7 +3,7 @@
 use std::fs;
 
 use nimbert::{Bundle, Classifier, Encoding, Options, ProblemType, Tokenizer};
-use nimbert_tests::{ARCHITECTURES, Dir, finish, fit, program, small_csv, workspace};
+use nimbert_tests::{ARCHITECTURES, Dir, base, finish, fit, program, several_labels_jsonl, small_csv, workspace};
 use nimbert_trainer::{
     dataloader::Example,
     evaluate::predict,
@@ -13,10 +13,6 @@ use nimbert_trainer::{
     model::{EncoderConfig, Pooling, SequenceClassifier},
 };
 use serde_json::Value;
-
-fn base(name: &str) -> std::path::PathBuf {
-    workspace(&format!("tests/data/tiny-{name}"))
-}
 
 fn json(path: &str) -> Value {
     serde_json::from_slice(&fs::read(workspace(path)).unwrap()).unwrap()
@@ -133,12 +129,7 @@ fn of_every_family() {
 #[test]
 fn of_any_number_of_labels_in_windows() {
     let dir = Dir::default();
-    let row = |index: usize| {
-        let (labels, text) =
-            [("[\"a\"]", "great acting "), ("[\"a\", \"b\"]", "great plot "), ("[]", "films ")][index % 3];
-        format!("{{\"text\": \"{}\", \"label\": {labels}}}\n", text.repeat(1 + index % 9))
-    };
-    let data = dir.write("data.jsonl", (0..90).map(row).collect::<String>());
+    let data = dir.write("data.jsonl", several_labels_jsonl(90));
     for method in ["frozen", "contrastive"] {
         let mut command = fit(&base("bert"), &data, &dir.path(method));
         command.args(["--multi-label", "--long-text", "stride", "--max-length", "16", "--stride", "4"]);

@@ -188,11 +188,26 @@ pub fn finish(command: &mut Command) -> Finished {
     command.output().expect("the program starts").into()
 }
 
+/// The folder of a tiny model, one of [`ARCHITECTURES`].
+pub fn base(name: &str) -> PathBuf {
+    workspace(&format!("tests/data/tiny-{name}"))
+}
+
 /// `nimbert-train fit` with the arguments that every run needs.
 pub fn fit(base: &Path, data: &Path, out: &Path) -> Command {
     let mut command = program("nimbert-train");
     command.arg("fit").arg("--base").arg(base).arg("--data").arg(data).arg("--out").arg(out);
     command
+}
+
+/// JSON Lines of `rows` texts of one to nine repetitions, with one label, two or none.
+pub fn several_labels_jsonl(rows: usize) -> String {
+    let row = |index: usize| {
+        let (labels, text) =
+            [("[\"a\"]", "great acting "), ("[\"a\", \"b\"]", "great plot "), ("[]", "films ")][index % 3];
+        format!("{{\"text\": \"{}\", \"label\": {labels}}}\n", text.repeat(1 + index % 9))
+    };
+    (0..rows).map(row).collect()
 }
 
 /// A CSV of `rows` labelled sentences in the tiny tokenizer's words, half of each label.

@@ -9,7 +9,7 @@ use crate::{
     dataloader::PackedBatch,
     error::Result,
     loss::Target,
-    model::{means, scaled},
+    model::{of_texts, scaled},
 };
 
 /// How the loss is made, and how much it counts beside that of the labels.
@@ -35,11 +35,7 @@ impl Contrast {
     /// [`crate::Error::Tensor`].
     pub fn of_batch(&self, pooled: &Tensor, batch: &PackedBatch, targets: &[&Target]) -> Result<Tensor> {
         let scaled = scaled(&pooled.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)?;
-        match batch.rows() == targets.len() {
-            true => self.loss(&scaled, targets),
-            // As logits are: of a text in several windows, the mean of theirs.
-            false => self.loss(&means(&scaled, &batch.texts)?, targets),
-        }
+        self.loss(&of_texts(scaled, batch)?, targets)
     }
 
     /// The loss of texts' vectors whose mean square is 1, `[texts, hidden]`, without its weight: the mean over the texts that
@@ -76,18 +72,14 @@ impl Contrast {
 
 /// From 0, nothing in common, to 1. Of labels that are not sure, what both say at least is common.
 fn affinity(a: &Target, b: &Target) -> f32 {
-    let share = |target: &Target, label: u32| match &target.shares {
-        Some(shares) => shares[label as usize],
-        None => f32::from(u8::from(target.ids.contains(&label))),
-    };
     let labels = |target: &Target| match &target.shares {
-        Some(shares) => shares.len() as u32,
-        None => target.ids.last().map_or(0, |last| last + 1),
+        Some(shares) => shares.len(),
+        None => target.ids.last().map_or(0, |last| *last as usize + 1),
     };
     let (mut common, mut all) = (0.0, 0.0);
     for label in 0..labels(a).max(labels(b)) {
-        common += share(a, label).min(share(b, label));
-        all += share(a, label).max(share(b, label));
+        common += a.share(label).min(b.share(label));
+        all += a.share(label).max(b.share(label));
     }
     if all > 0.0 { common / all } else { 0.0 }
 }

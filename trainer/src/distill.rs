@@ -82,8 +82,8 @@ impl Teacher<'_> {
 /// If there are not as many logits as examples.
 pub fn answered(examples: &[Example], teacher_logits: &[Vec<f32>], problem_type: ProblemType) -> Vec<Example> {
     let mut answered = softened(examples, teacher_logits, problem_type, 1.0);
+    let decision = undecided(problem_type);
     for (example, logits) in answered.iter_mut().zip(teacher_logits) {
-        let decision = undecided(problem_type);
         example.target.ids = decision.label_ids(&decision.scores(logits)).into_iter().map(|id| id as u32).collect();
     }
     answered
@@ -103,15 +103,12 @@ pub fn softened(
     assert_eq!(examples.len(), teacher_logits.len());
     let soften = |(example, logits): (&Example, &Vec<f32>)| {
         let target = &example.target;
-        let own = |label: usize| match &target.shares {
-            Some(shares) => shares[label],
-            None => f32::from(u8::from(target.ids.contains(&(label as u32)))),
-        };
         let said = match problem_type {
             ProblemType::SingleLabel => softmax(logits, 1.0),
             ProblemType::MultiLabel => logits.iter().copied().map(sigmoid).collect(),
         };
-        let shares = said.iter().enumerate().map(|(label, said)| share * said + (1.0 - share) * own(label)).collect();
+        let shares =
+            said.iter().enumerate().map(|(label, said)| share * said + (1.0 - share) * target.share(label)).collect();
         Example { target: Target { shares: Some(shares), ..target.clone() }, ..example.clone() }
     };
     examples.iter().zip(teacher_logits).map(soften).collect()

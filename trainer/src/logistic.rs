@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     features::Features,
     loss::{Loss, Target},
+    metrics::count_hits,
     random::{Stream, generator},
     split::{folds, rarest_labels},
     train::undecided,
@@ -86,7 +87,7 @@ impl LogisticRegression {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn solve(&self, features: &Features, targets: &[&Target], strength: f64) -> Result<LinearLayer> {
-        self.solve_from(None, features, targets, strength, FINE)
+        self.solve_from(None, &self.rows(features, targets)?, strength, FINE)
     }
 
     /// The same by the strength whose answers to rows that were left out, one fold after the other, have the least loss. A row
@@ -121,11 +122,12 @@ impl LogisticRegression {
                 let is_seen = |row: usize| seen_targets.iter().any(|seen| seen.id() == targets[row].id());
                 out.iter().filter(|row| !is_seen(**row)).for_each(|&row| scored[row].weight = 0.0);
             }
+            let seen = self.rows(&seen, &seen_targets)?;
             let mut linear = None;
             for (logits, strength) in out_of_fold.iter_mut().zip(STRENGTHS) {
                 on_step()?;
                 // The last one's solution is near.
-                let next = self.solve_from(linear.as_ref(), &seen, &seen_targets, strength, ROUGH)?;
+                let next = self.solve_from(linear.as_ref(), &seen, strength, ROUGH)?;
                 out.iter().zip(next.logits(&unseen)).for_each(|(&row, of_row)| logits[row] = of_row);
                 linear = Some(next);
             }
@@ -140,12 +142,8 @@ impl LogisticRegression {
         let losses = out_of_fold.iter().map(of_strength).collect::<Result<Vec<f32>>>()?;
         on_step()?;
         let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).expect("strengths");
-        let decision = undecided(self.problem_type);
-        let is_hit = |(logits, target): &(&Vec<f32>, &&Target)| {
-            let ids = decision.label_ids(&decision.scores(logits));
-            ids.into_iter().map(|id| id as u32).eq(target.ids.iter().copied())
-        };
-        let hits = out_of_fold[best].iter().zip(targets).filter(is_hit).count();
+        let labels = targets.iter().map(|target| target.ids.as_slice());
+        let hits = count_hits(&undecided(self.problem_type), &out_of_fold[best], labels);
         Ok(CrossValidated {
             linear: self.solve(features, targets, STRENGTHS[best])?,
             strength: STRENGTHS[best],
@@ -156,30 +154,23 @@ impl LogisticRegression {
     fn solve_from(
         &self,
         start: Option<&LinearLayer>,
-        features: &Features,
-        targets: &[&Target],
+        rows: &Rows,
         strength: f64,
         tolerance: f64,
     ) -> Result<LinearLayer> {
-        let width = features.width;
-        let rows = self.rows(features, targets)?;
+        let width = rows.x.dim(1)?;
         let zeros = || LinearLayer { weight: vec![0.0; self.classes * width], bias: vec![0.0; self.classes] };
         let LinearLayer { weight, bias } = start.cloned().unwrap_or_else(zeros);
         let point = [weight, bias].concat();
-        let mut solution = minimize(point, tolerance, |point| self.loss(&rows, point, strength))?;
+        let mut solution = minimize(point, tolerance, |point| self.loss(rows, point, strength))?;
         let bias = solution.split_off(self.classes * width);
         Ok(LinearLayer { weight: solution, bias })
     }
 
     fn rows(&self, features: &Features, targets: &[&Target]) -> Result<Rows> {
         let classes = self.classes;
-        let mut wanted = vec![0.0f64; targets.len() * classes];
-        for (wanted, target) in wanted.chunks_exact_mut(classes).zip(targets) {
-            match &target.shares {
-                Some(shares) => wanted.iter_mut().zip(shares).for_each(|(wanted, share)| *wanted = f64::from(*share)),
-                None => target.ids.iter().for_each(|&id| wanted[id as usize] = 1.0),
-            }
-        }
+        let of_target = |target: &&Target| (0..classes).map(|class| f64::from(target.share(class))).collect::<Vec<_>>();
+        let mut wanted: Vec<f64> = targets.iter().flat_map(of_target).collect();
         let class_weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| f64::from(weights[class]));
         // A label that counts more is as if it had a larger share of a row that counts more.
         let of_row = |(target, wanted): (&&Target, &mut [f64])| -> Vec<f64> {

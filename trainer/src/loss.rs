@@ -25,6 +25,14 @@ impl<const N: usize> From<[u32; N]> for Target {
 }
 
 impl Target {
+    /// How sure a label is, from 0 to 1.
+    pub(crate) fn share(&self, label: usize) -> f32 {
+        match &self.shares {
+            Some(shares) => shares[label],
+            None => f32::from(u8::from(self.ids.contains(&(label as u32)))),
+        }
+    }
+
     /// The label where there is one; of several, the first; 0 without any.
     pub fn id(&self) -> u32 {
         self.ids.first().copied().unwrap_or(0)
@@ -94,16 +102,12 @@ impl Loss {
         let (rows, classes) = logits.dims2()?;
         let weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| weights[class]);
         let spread = self.label_smoothing / classes as f32;
-        let share = |target: &Target, class: usize| match &target.shares {
-            Some(shares) => shares[class],
-            None => f32::from(u8::from(class == target.id() as usize)),
-        };
         // How much -log p of each label counts in each row.
         let factors: Vec<f32> = targets
             .iter()
             .flat_map(|target| (0..classes).map(move |class| (class, target)))
             .map(|(class, target)| {
-                let hit = share(target, class) * (1.0 - self.label_smoothing);
+                let hit = target.share(class) * (1.0 - self.label_smoothing);
                 target.weight * (weight(class) * (hit + spread))
             })
             .collect();

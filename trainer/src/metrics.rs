@@ -188,6 +188,19 @@ fn roc_auc(scores: &[f32], positive: &[bool]) -> Option<f64> {
     (positives > 0 && negatives > 0).then(|| wins / (positives * negatives) as f64)
 }
 
+/// How many rows get just their labels by their logits.
+pub(crate) fn count_hits<'a>(
+    decision: &Decision,
+    logits: &[Vec<f32>],
+    labels: impl IntoIterator<Item = &'a [u32]>,
+) -> usize {
+    let is_hit = |(logits, labels): &(&Vec<f32>, &[u32])| {
+        let predicted = decision.label_ids(&decision.scores(logits));
+        predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
+    };
+    logits.iter().zip(labels).filter(is_hit).count()
+}
+
 /// The id of the largest logit; of equals, the first.
 pub fn argmax(logits: &[f32]) -> u32 {
     (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best }) as u32

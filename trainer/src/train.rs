@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Result},
     evaluate::predict,
     loss::{Loss, Target},
-    metrics::Metrics,
+    metrics::{Metrics, count_hits},
     model::{Gradients, SequenceClassifier},
     ops::tensor_square_sum,
     optimizer::{AdamW, AdamWConfig, clip_scale},
@@ -368,15 +368,11 @@ impl<'a> Run<'a> {
             };
             let gradients = model.backward(&(&loss * progress.loss_scale.factor)?, &output, &batch)?;
             let logits = output.logits.to_vec2::<f32>()?;
-            let is_hit = |(logits, target): &(&Vec<f32>, &&Target)| {
-                let predicted = decision.label_ids(&decision.scores(logits));
-                predicted.iter().map(|&id| id as u32).eq(target.ids.iter().copied())
-            };
             let part = StepResult {
                 weight: weight_of(examples.iter().copied()),
                 loss: f64::from(loss.to_scalar::<f32>()?),
                 gradients,
-                hits: logits.iter().zip(&targets).filter(is_hit).count(),
+                hits: count_hits(&decision, &logits, targets.iter().map(|target| target.ids.as_slice())),
                 tokens: batch.tokens(),
             };
             sum = Some(match sum {

@@ -31,6 +31,13 @@ pub struct Sensitivity {
     pub relative_error: f32,
 }
 
+impl Sensitivity {
+    /// The error; what is not a number costs most.
+    pub(super) fn cost(&self) -> f32 {
+        if self.relative_error.is_nan() { f32::INFINITY } else { self.relative_error }
+    }
+}
+
 /// Takes what an activation is on texts.
 #[derive(Debug, Clone, Default)]
 struct Observer {
@@ -124,9 +131,7 @@ impl Judge<'_> {
             let relative_error = compare(&logits, &reference).relative_error;
             table.push(Sensitivity { activation: activation.clone(), range: observed.range, relative_error });
         }
-        // What is not a number costs most.
-        let cost = |of: &Sensitivity| if of.relative_error.is_nan() { f32::INFINITY } else { of.relative_error };
-        table.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
+        table.sort_by(|a, b| b.cost().total_cmp(&a.cost()));
         Ok(table)
     }
 }

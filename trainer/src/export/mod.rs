@@ -24,8 +24,8 @@ use crate::{
     dataloader::Example,
     error::{Error, Result},
     evaluate::{predict, predict_session},
-    metrics::percent,
-    model::SequenceClassifier,
+    metrics::{count_hits, percent},
+    model::{SequenceClassifier, WEIGHTS},
     onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
     scratch::Scratch,
     train::undecided,
@@ -331,7 +331,7 @@ impl Judge<'_> {
         let logits = self.logits(&mut session, &self.evidence.texts)?;
         let comparison = compare(&logits, reference);
         let hits = self.evidence.labels.as_ref();
-        let hits = hits.map(|labels| count_hits(&undecided(self.config.problem_type), &logits, labels));
+        let hits = hits.map(|labels| count_hits(&undecided(self.config.problem_type), &logits, labels.iter().copied()));
         Ok(Tried { kind, graph, session, logits, comparison, hits })
     }
 
@@ -389,8 +389,7 @@ impl Judge<'_> {
             if sensitivity.is_empty() {
                 sensitivity = self.sensitivity(&observations)?;
             }
-            let is_costly = |of: &&Sensitivity| of.relative_error.is_nan() || of.relative_error > MAX_SENSITIVITY;
-            let costly = sensitivity.iter().filter(is_costly).count();
+            let costly = sensitivity.iter().filter(|of| of.cost() > MAX_SENSITIVITY).count();
             // Each may be bearable, and all of them too much: then the most costly quarter of the rest, half, three quarters.
             let rest = sensitivity.len() - costly;
             let mut counts = [0, rest / 4, rest / 2, rest * 3 / 4].map(|more| costly + more).to_vec();
@@ -517,8 +516,7 @@ pub fn pack(
 }
 
 /// The files of [`save_model`], sorted.
-pub const SAVED_MODEL: [&str; 4] = [CONFIG, SAFETENSORS, TOKENIZER, TOKENIZER_CONFIG];
-const SAFETENSORS: &str = "model.safetensors";
+pub const SAVED_MODEL: [&str; 4] = [CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG];
 
 /// Writes the trained model itself, in fp32, as a Hugging Face folder: [`SAVED_MODEL`]. The folder is made where it is missing.
 /// Its scores are those before calibration.
@@ -533,7 +531,7 @@ pub fn save_model(
     out: &Path,
 ) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
-    model.parameters().save(&out.join(SAFETENSORS))?;
+    model.parameters().save(&out.join(WEIGHTS))?;
     let json = std::fs::read(tokenizer).map_err(|error| Error::io(tokenizer, error))?;
     let settings = TokenizerSettings::new(&model.config, max_length, truncation_side);
     let write = |name: &str, content: &[u8]| {
@@ -557,14 +555,6 @@ fn check_stop(stop: &AtomicBool) -> Result<()> {
         true => Err(Error::Interrupted { during: "the export".to_owned() }),
         false => Ok(()),
     }
-}
-
-fn count_hits(decision: &Decision, logits: &[Vec<f32>], labels: &[&[u32]]) -> usize {
-    let is_hit = |(logits, labels): &(&Vec<f32>, &&[u32])| {
-        let predicted = decision.label_ids(&decision.scores(logits));
-        predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
-    };
-    logits.iter().zip(labels).filter(is_hit).count()
 }
 
 /// `README.md` of the bundle.

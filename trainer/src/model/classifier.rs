@@ -258,9 +258,7 @@ impl SequenceClassifier {
         let encoded = self.encode(batch, false, Some(&mut *keys))?;
         let pooled = self.pooled(&encoded, batch)?;
         let logits = self.head.forward(&pooled, keys)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        // Of a text in several windows, the mean of theirs.
-        let logits = if batch.rows() == batch.texts.len() - 1 { logits } else { means(&logits, &batch.texts)? };
-        Ok(Output { logits, encoded, pooled })
+        Ok(Output { logits: of_texts(logits, batch)?, encoded, pooled })
     }
 
     /// What the head reads of each row, `[rows, hidden]`, where no more than that was computed.
@@ -301,8 +299,13 @@ impl SequenceClassifier {
     }
 }
 
+/// What `x` says of each row of a batch, `[rows, n]`, by text, `[texts, n]`: of one in several windows, the mean of theirs.
+pub(crate) fn of_texts(x: Tensor, batch: &PackedBatch) -> Result<Tensor> {
+    if batch.rows() == batch.texts.len() - 1 { Ok(x) } else { means(&x, &batch.texts) }
+}
+
 /// The mean of the rows from each of `offsets` to the next: `[n, width]` → `[offsets − 1, width]`.
-pub(crate) fn means(x: &Tensor, offsets: &[usize]) -> Result<Tensor> {
+fn means(x: &Tensor, offsets: &[usize]) -> Result<Tensor> {
     let (rows, count) = (x.dim(0)?, offsets.len() - 1);
     let mut shares = vec![0.0f32; count * rows];
     for (index, range) in offsets.windows(2).enumerate() {

@@ -13,7 +13,7 @@ mod graph;
 mod parameters;
 
 pub(crate) use blocks::scaled;
-pub(crate) use classifier::means;
+pub(crate) use classifier::of_texts;
 pub use classifier::{Encoded, Output, SequenceClassifier};
 pub use config::{
     BiasConfig, DistanceConfig, DropoutConfig, EncoderConfig, HeadKind, LayerConfig, Pooling, PositionRows,

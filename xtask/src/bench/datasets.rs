@@ -13,6 +13,13 @@ pub(super) struct Labelled {
     pub(super) label: String,
 }
 
+impl Labelled {
+    /// As a row of a CSV with the columns text and label.
+    pub(super) fn into_cells(self) -> Vec<String> {
+        vec![self.text, self.label]
+    }
+}
+
 /// The topics of the BBC's news.
 pub(super) const BBC_LABELS: [&str; 5] = ["business", "entertainment", "politics", "sports", "tech"];
 

@@ -43,13 +43,13 @@ pub(crate) fn few(part: &str) -> Result<()> {
             continue;
         }
         let (train, test) = rows_of(name)?;
-        let test: Vec<Vec<String>> = test.into_iter().take(TEST_ROWS).map(cells).collect();
+        let test: Vec<Vec<String>> = test.into_iter().take(TEST_ROWS).map(Labelled::into_cells).collect();
         let test = write_csv("few-test.csv", "text,label", &test)?;
         for (name, count, draw) in named {
             let rows = drawn(&train, count, draw);
             let labels = rows.iter().map(|row| &row.label).collect::<BTreeSet<_>>().len();
             let head = format!("| {name} | {} | {labels} |", rows.len());
-            let rows: Vec<Vec<String>> = rows.into_iter().map(cells).collect();
+            let rows: Vec<Vec<String>> = rows.into_iter().map(Labelled::into_cells).collect();
             let train = write_csv("few-train.csv", "text,label", &rows)?;
             for method in ["frozen", "contrastive", "finetune"] {
                 print(&head, &format!("nimbert, --method {method}"), nimbert(&train, rows.len(), &test, method)?);
@@ -94,10 +94,6 @@ fn drawn(rows: &[Labelled], count: usize, draw: u64) -> Vec<Labelled> {
         *so_far <= count
     });
     rows
-}
-
-fn cells(row: Labelled) -> Vec<String> {
-    vec![row.text, row.label]
 }
 
 /// The accuracy on the test rows, and the seconds that learning took, without loading, exporting and testing.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     FOLDER, TORCH, Training,
-    datasets::{bbc, questions, rated},
+    datasets::{Labelled, bbc, questions, rated},
     machine, percent, write_csv,
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
@@ -30,7 +30,7 @@ pub(crate) fn student() -> Result<()> {
         ("BBC news, 5 topics", bbc()?, 800, 1000, 4),
     ];
     for (task, rows, train, test, epochs) in tasks {
-        let rows: Vec<Vec<String>> = rows.into_iter().map(|row| vec![row.text, row.label]).collect();
+        let rows: Vec<Vec<String>> = rows.into_iter().map(Labelled::into_cells).collect();
         let test_rows = &rows[train..(train + test).min(rows.len())];
         let train = write_csv("student-train.csv", "text,label", &rows[..train])?;
         let test = write_csv("student-test.csv", "text,label", test_rows)?;

@@ -25,7 +25,7 @@ struct Task {
 impl Task {
     /// One text, one label.
     fn single(name: &'static str, rows: Vec<Labelled>) -> Self {
-        let rows = rows.into_iter().map(|Labelled { text, label }| vec![text, label]).collect();
+        let rows = rows.into_iter().map(Labelled::into_cells).collect();
         Self {
             name,
             header: "text,label",

@@ -117,6 +117,13 @@ impl Args {
 impl Work<'_> {
     /// What the method makes of the model, before it is packed.
     pub(super) fn learn(&self, candidate: &Candidate) -> anyhow::Result<Trained> {
+        let Candidate { model, examples, .. } = candidate;
+        let all = model.config.layers.len();
+        if self.args.method == Method::Contrastive && self.args.frozen_layers() == Some(all) {
+            let expected =
+                format!("less than all {all} layers, for --method contrastive: frozen is a method of its own");
+            return Err(Error::Setting { setting: "--freeze-layers", expected, got: all.to_string() }.into());
+        }
         if self.args.method != Method::Finetune {
             self.solve_head(candidate)?;
         }
@@ -125,13 +132,6 @@ impl Work<'_> {
                 training: Training { epochs: Vec::new(), best: 0, stopped: None },
                 records: Vec::new(),
             });
-        }
-        let Candidate { model, examples, .. } = candidate;
-        let all = model.config.layers.len();
-        if self.args.method == Method::Contrastive && self.args.frozen_layers() == Some(all) {
-            let expected =
-                format!("less than all {all} layers, for --method contrastive: frozen is a method of its own");
-            return Err(Error::Setting { setting: "--freeze-layers", expected, got: all.to_string() }.into());
         }
         tell(&report::training_stage(&self.train_config, examples.train.len()));
         let splits = super::splits(examples);
