@@ -462,6 +462,17 @@ impl<'a> Exporter<'a> {
         self.rows(name, table, |b, name, table| b.node(name, "Gather", &[table, ids], vec![int_attribute("axis", 0)]))
     }
 
+    /// The same of a table of which every run needs a large part.
+    pub(crate) fn gathered_floats(&mut self, name: &str, table: &Tensor, ids: &str) -> Result<String> {
+        let floats = self.multiplied_out(&format!("{name}/all"), table)?;
+        Ok(self.builder.node(name, "Gather", &[&floats, ids], vec![int_attribute("axis", 0)]))
+    }
+
+    /// A table, which is multiplied out when the graph is loaded, not in each run.
+    pub(crate) fn multiplied_out(&mut self, name: &str, table: &Tensor) -> Result<String> {
+        self.rows(name, table, |_, _, table| table.to_owned())
+    }
+
     /// As many rows of a table, from the first on, as texts have tokens.
     pub(crate) fn leading_rows(&mut self, name: &str, table: &Tensor, inputs: &TokenInputs) -> Result<String> {
         let zero = self.builder.integers(&format!("{name}/first"), &[0]);

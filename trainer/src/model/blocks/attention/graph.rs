@@ -319,29 +319,39 @@ impl Part<'_, '_> {
     /// What vectors for distances add to scores, with queries and keys `[batch, heads, sequence, width]`:
     /// `[batch, heads, sequence, sequence]`
     fn by_vectors(&mut self, table: &DistanceTable, [query, key]: [&str; 2]) -> Result<String> {
+        let config = table.config();
+        let rows = self.texts.vector_rows(self.exporter, config)?;
         let [keys, queries] = self.vectors(table)?;
-        let mut added = Vec::new();
-        // Along the keys of a query the distance falls, along the queries of a key it grows.
-        for (part, x, vectors, is_reversed) in [("by_query", query, keys, true), ("by_key", key, queries, false)] {
-            let rows = self.texts.vector_rows(self.exporter, table.config(), is_reversed)?;
-            let name = self.name(&format!("{part}/vectors"));
-            let vectors = self.exporter.gathered(&name, &vectors, &rows)?;
-            let products = format!("{part}/products");
-            let products = match self.exporter.is_standard() {
-                true => {
-                    let columns = self.transposed(&format!("{part}/columns"), &vectors, &[0, 2, 1]);
-                    self.node(&products, "MatMul", &[x, &columns])
-                }
-                false => self.product_by_rows(&products, x, &vectors),
-            };
-            added.push(self.texts.skewed(self.exporter, &self.name(part), &products)?);
-        }
-        added[1] = self.transposed("by_key/by_query", &added[1], &[0, 1, 3, 2]);
-        Ok(self.node("by_distance", "Add", &[&added[0], &added[1]]))
+        let keys = self.vectors_of_texts("by_query/vectors", &keys, config)?;
+        let queries = self.vectors_of_texts("by_key/vectors", &queries, config)?;
+        // A product for each distance; far ones share theirs.
+        let by_query = self.product_by_rows("by_query/products", query, &keys, &[0, 2, 1]);
+        let by_key = self.product_by_rows("by_key/products", &queries, key, &[0, 1, 3, 2]);
+        let picked = [("by_query", by_query, 3), ("by_key", by_key, 2)].map(|(part, products, axis)| {
+            let name = self.name(part);
+            let attributes = vec![int_attribute("axis", axis)];
+            self.exporter.builder.node(&name, "GatherElements", &[&products, &rows], attributes)
+        });
+        Ok(self.node("by_distance", "Add", &[&picked[0], &picked[1]]))
     }
 
-    /// x `[…, n, width]` times rows `[…, m, width]`: `[…, n, m]`, by ONNX Runtime's own operator.
-    fn product_by_rows(&mut self, part: &str, x: &str, rows: &str) -> String {
+    /// Vectors `[heads · rows, width]` by head, as far as texts need them: `[heads, distances, width]`
+    fn vectors_of_texts(&mut self, part: &str, vectors: &Tensor, config: DistanceConfig) -> Result<String> {
+        let (name, all) = (self.name(part), self.name(&format!("{part}/by_head")));
+        let floats = self.exporter.multiplied_out(&format!("{name}/all"), vectors)?;
+        let shape = [self.attention.heads as i64, config.rows() as i64, -1];
+        let shape = self.exporter.builder.integers(&format!("{name}/shape"), &shape);
+        let by_head = self.exporter.builder.node(&all, "Reshape", &[&floats, &shape], vec![]);
+        self.texts.vectors_of_texts(self.exporter, &name, &by_head, config)
+    }
+
+    /// x `[…, n, width]` times rows `[…, m, width]`, whose columns `permutation` would make of them: `[…, n, m]`
+    fn product_by_rows(&mut self, part: &str, x: &str, rows: &str, permutation: &[i64]) -> String {
+        if self.exporter.is_standard() {
+            let columns = self.transposed(&format!("{part}/columns"), rows, permutation);
+            return self.node(part, "MatMul", &[x, &columns]);
+        }
+        // ONNX Runtime's own operator takes rows as they are.
         let name = self.name(part);
         self.exporter.builder.contrib(&name, "FusedMatMul", &[x, rows], vec![int_attribute("transB", 1)])
     }
@@ -397,13 +407,7 @@ impl Part<'_, '_> {
         let u = self.node("key_query", "MatMul", &[&query, &key]);
         let by_text = self.integers("key_query/shape", &[-1, heads, hidden]);
         let u = self.node("key_query/by_text", "Reshape", &[&u, &by_text]);
-        match self.exporter.is_standard() {
-            true => {
-                let columns = self.transposed("key_query/columns", &u, &[0, 2, 1]);
-                Ok(self.node("scores/by_token", "MatMul", &[texts, &columns]))
-            }
-            false => Ok(self.product_by_rows("scores/by_token", texts, &u)),
-        }
+        Ok(self.product_by_rows("scores/by_token", texts, &u, &[0, 2, 1]))
     }
 
     /// Scores by keys: `[batch, sequence, heads]`. With vectors q' and k' for distances, k·(q + q') + k'·q.
@@ -434,7 +438,7 @@ impl Part<'_, '_> {
             let mut of_distances = Vec::new();
             for (part, vectors) in ["distances/keys", "distances/queries"].into_iter().zip(self.vectors(table)?) {
                 let name = self.name(part);
-                of_distances.push(self.exporter.gathered(&name, &vectors, &rows)?);
+                of_distances.push(self.exporter.gathered_floats(&name, &vectors, &rows)?);
             }
             further = Some(self.node("by_query", "Mul", &[&query, &of_distances[0]]));
             query = self.node("query/with_distances", "Add", &[&query, &of_distances[1]]);

@@ -169,36 +169,68 @@ impl Texts {
         })
     }
 
-    /// The rows of a table `[heads · rows, width]` of vectors for the distances of a text: by head, those of the query from
-    /// `-(sequence - 1)` to `sequence`, or the reverse of them: `int64 [heads, 2 · sequence]`
-    pub(super) fn vector_rows(
+    /// Of vectors for distances `[heads, rows, width]`, those that texts of this length ask for: `[heads, distances, width]`
+    pub(super) fn vectors_of_texts(
         &self,
         exporter: &mut Exporter<'_>,
+        name: &str,
+        vectors: &str,
         config: DistanceConfig,
-        is_reversed: bool,
     ) -> Result<String> {
-        let name = if is_reversed { "distances/rows_of_queries" } else { "distances/rows_of_keys" };
+        let [first, end] = self.vector_range(exporter, config)?;
+        let b = &mut exporter.builder;
+        let axis = b.integers(&format!("{name}/axis"), &[1]);
+        Ok(b.node(name, "Slice", &[vectors, &first, &end, &axis], vec![]))
+    }
+
+    /// The first row that texts of this length ask for, and the one behind the last: `int64 [1]` each
+    fn vector_range(&self, exporter: &mut Exporter<'_>, config: DistanceConfig) -> Result<[String; 2]> {
+        let names = ["distances/first_row", "distances/end_row"].map(str::to_owned);
+        let [first, end] = names.clone();
+        exporter.once(&first, |exporter| {
+            let b = &mut exporter.builder;
+            // By length; there is none of 0 tokens.
+            let farthest = (0..=self.longest as isize).map(|length| (length - 1).max(0));
+            let firsts: Vec<i64> = farthest.clone().map(|distance| config.row(-distance) as i64).collect();
+            let ends: Vec<i64> = farthest.map(|distance| config.row(distance) as i64 + 1).collect();
+            for (name, by_length) in [(&first, firsts), (&end, ends)] {
+                let by_length = b.integers(&format!("{name}/by_length"), &by_length);
+                b.node(name, "Gather", &[&by_length, &self.length], vec![int_attribute("axis", 0)]);
+            }
+            Ok(())
+        })?;
+        Ok(names)
+    }
+
+    /// Which of [`Texts::vectors_of_texts`] is that of the distance from a query to a key: `int32 [batch, heads, sequence, sequence]`,
+    /// one for all layers.
+    pub(super) fn vector_rows(&self, exporter: &mut Exporter<'_>, config: DistanceConfig) -> Result<String> {
+        let name = "distances/rows_of_texts";
         exporter.once(name, |exporter| {
+            let distances = self.distances(exporter)?;
+            let [first, _] = self.vector_range(exporter, config)?;
             let longest = self.longest as isize;
-            let row = |place: isize| {
-                let distance = place - (longest - 1);
-                config.row(if is_reversed { -distance } else { distance }) as i64
-            };
-            let rows: Vec<i64> = (0..2 * longest).map(row).collect();
+            let rows: Vec<i64> = (1 - longest..longest).map(|distance| config.row(distance) as i64).collect();
             let b = &mut exporter.builder;
             let part = |part: &str| format!("{name}/{part}");
-            let rows = b.integers(&part("all"), &rows);
-            let (middle, axis) = (b.integers(&part("middle"), &[longest as i64]), b.integers(&part("axis"), &[0]));
-            let start = b.node(&part("start"), "Sub", &[&middle, &self.length], vec![]);
-            let end = b.node(&part("end"), "Add", &[&middle, &self.length], vec![]);
-            let rows = b.node(&part("of_texts"), "Slice", &[&rows, &start, &end, &axis], vec![]);
-            let of_heads = b.integer_values(&part("of_heads"), &[self.heads, 1], &self.first_rows_of_heads(config));
-            b.node(name, "Add", &[&rows, &of_heads], vec![]);
+            let rows = b.integers(&part("by_distance"), &rows);
+            let offset = b.integer(&part("offset"), self.longest as i64 - 1);
+            let places = b.node(&part("places"), "Add", &[&distances, &offset], vec![]);
+            let rows = b.node(&part("all"), "Gather", &[&rows, &places], vec![int_attribute("axis", 0)]);
+            let rows = b.node(&part("from_first"), "Sub", &[&rows, &first], vec![]);
+            let rows = b.cast(&part("int32"), &rows, DataType::Int32);
+            let (zero, one) = (b.integers(&part("0"), &[0]), b.integers(&part("1"), &[1]));
+            let batch = b.node(&part("batch"), "Slice", &["shape/ids", &zero, &one, &zero], vec![]);
+            let heads = b.integers(&part("heads"), &[self.heads as i64]);
+            let sizes = [batch.as_str(), &heads, &self.length, &self.length];
+            let shape = b.node(&part("shape"), "Concat", &sizes, vec![int_attribute("axis", 0)]);
+            b.node(name, "Expand", &[&rows, &shape], vec![]);
             Ok(())
         })
     }
 
-    /// The same for each text's first token as the query, and its keys: `int64 [sequence, heads]`
+    /// The rows of vectors `[heads · rows, width]` for each text's first token as the query, and its keys:
+    /// `int64 [sequence, heads]`
     pub(super) fn first_vector_rows(&self, exporter: &mut Exporter<'_>, config: DistanceConfig) -> Result<String> {
         exporter.once("distances/rows_of_first", |exporter| {
             let rows: Vec<i64> = (0..self.longest as isize).map(|key| config.row(-key) as i64).collect();
@@ -215,36 +247,6 @@ impl Texts {
 
     fn first_rows_of_heads(&self, config: DistanceConfig) -> Vec<i64> {
         (0..self.heads).map(|head| (head * config.rows()) as i64).collect()
-    }
-
-    /// From `[batch, heads, sequence, 2 · sequence]` to `[batch, heads, sequence, sequence]`, whose element (i, j) is that of row
-    /// i and column j − i + sequence − 1. Rows are laid end to end and cut anew, each shorter by one, so that each begins one
-    /// place farther to the left than the one before.
-    pub(super) fn skewed(&self, exporter: &mut Exporter<'_>, name: &str, x: &str) -> Result<String> {
-        let [flat, start, end, shape] = ["flat", "start", "end", "shape"].map(|part| format!("skew/{part}"));
-        exporter.once("skew", |exporter| {
-            let b = &mut exporter.builder;
-            b.integers(&flat, &[0, 0, -1]);
-            let (one, two) = (b.integers("skew/1", &[1]), b.integers("skew/2", &[2]));
-            // sequence − 1, and sequence · (2 · sequence − 1) further.
-            b.node(&start, "Sub", &[&self.length, &one], vec![]);
-            let double = b.node("skew/double", "Mul", &[&self.length, &two], vec![]);
-            let row = b.node("skew/row", "Sub", &[&double, &one], vec![]);
-            let count = b.node("skew/count", "Mul", &[&self.length, &row], vec![]);
-            b.node(&end, "Add", &[&start, &count], vec![]);
-            let outer = b.integers("skew/outer", &[0, 0]);
-            let inner = b.integers("skew/inner", &[-1]);
-            b.node(&shape, "Concat", &[&outer, &self.length, &inner], vec![int_attribute("axis", 0)]);
-            for (axis, value) in [("skew/axis_2", 2), ("skew/axis_3", 3), ("skew/0", 0)] {
-                b.integers(axis, &[value]);
-            }
-            Ok(())
-        })?;
-        let b = &mut exporter.builder;
-        let x = b.node(&format!("{name}/flat"), "Reshape", &[x, &flat], vec![]);
-        let x = b.node(&format!("{name}/cut"), "Slice", &[&x, &start, &end, "skew/axis_2"], vec![]);
-        let x = b.node(&format!("{name}/rows"), "Reshape", &[&x, &shape], vec![]);
-        Ok(b.node(name, "Slice", &[&x, "skew/0", &self.length, "skew/axis_3"], vec![]))
     }
 }
 
