@@ -4,6 +4,7 @@ mod attack;
 mod bad_input;
 mod classify;
 mod end_to_end;
+mod explain;
 mod export;
 mod families;
 mod features;

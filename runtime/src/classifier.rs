@@ -173,6 +173,10 @@ impl Classifier {
         self.scheduler.is_healthy()
     }
 
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// In a process that was forked from ours nobody would answer.
     pub(crate) fn expect_not_forked(&self) -> Result<()> {
         if self.process == std::process::id() { Ok(()) } else { Err(Error::Forked) }

@@ -14,7 +14,7 @@
 //!
 //! Modules in the order of the data: [`bundle`] and [`config`] say what there is, [`tokenizer`] turns a text into ids,
 //! [`batch`] pads ids to a rectangle, [`session`] turns a batch into logits, [`prediction`] turns logits into labels;
-//! [`Classifier`] is all of them behind one call.
+//! [`Classifier`] is all of them behind one call, and [`explain`] says which words an answer hangs on.
 //!
 #![doc = include_str!("../FORMAT.md")]
 
@@ -29,6 +29,7 @@ pub mod config;
 pub mod device;
 mod error;
 mod exchange;
+pub mod explain;
 mod external;
 mod file;
 pub mod graph;

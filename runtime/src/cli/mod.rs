@@ -4,6 +4,7 @@ mod bench;
 mod classify;
 #[cfg(feature = "parquet")]
 mod columns;
+mod explain;
 mod info;
 mod input;
 mod interrupt;
@@ -40,6 +41,7 @@ Examples:
   nimbert classify reviews-bundle --input reviews.csv --output labels.csv
   nimbert classify reviews-bundle --input reviews.jsonl --output labels.jsonl --resume
   cat lines.txt | nimbert classify reviews-bundle --input - --json
+  nimbert explain reviews-bundle \"A dull plot, but what acting!\"
   nimbert info reviews-bundle --device cuda
   nimbert bench reviews-bundle --data reviews.csv
   nimbert verify reviews-bundle --public-key nimbert.pub"
@@ -53,6 +55,8 @@ struct Cli {
 enum Command {
     /// Classify texts given as arguments, or a file of them
     Classify(classify::Args),
+    /// Show which words of a text speak for its label, and which against it
+    Explain(explain::Args),
     /// Show what a bundle holds and how it was tested
     Info(info::Args),
     /// Measure start, speed and memory on your own texts
@@ -205,6 +209,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let result = match Cli::parse().command {
         Command::Classify(args) => classify::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Bench(args) => bench::run(&args),
         #[cfg(feature = "serve")]

@@ -1,0 +1,338 @@
+//! Why a text gets its label: what the answer would be without some of its words.
+//!
+//! What is explained is a label's logit, less the mean of all labels' where a text has one label: what softmax ignores is not a
+//! reason. Attributions are Shapley values (Shapley, 1953): what a word adds, over all orders in which words could come in; their sum
+//! is the difference of the whole text to none. Or what leaving out the word alone changes, which takes one run a word, and whose
+//! sum is nothing in particular.
+
+use std::ops::Range;
+
+use unicode_segmentation::UnicodeSegmentation;
+
+use crate::{
+    call::CallOptions,
+    classifier::Classifier,
+    config::ProblemType,
+    error::{Error, Result},
+    prediction::Prediction,
+    tokenizer::{TextInput, Truncation, TruncationSide},
+};
+
+/// What a word's attribution is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Attribution {
+    /// Exact Shapley values up to [`EXACT_WORDS`] words, else what leaving out each word changes.
+    #[default]
+    Auto,
+    /// What leaving out the word changes: a run a word.
+    LeaveOneOut,
+    /// Shapley values: exact up to [`EXACT_WORDS`] words, by 2ⁿ runs; of longer texts over [`ORDERS`] orders of the words, by as many
+    /// runs a word, with the same sum.
+    Shapley,
+}
+
+/// The most words of which all subsets are run.
+pub const EXACT_WORDS: usize = 10;
+/// Orders of the words of a longer text, every second the reverse of the one before.
+pub const ORDERS: usize = 32;
+
+/// A word, and what it does to the answer.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Word {
+    /// Where it stands, in bytes of the text.
+    pub range: Range<usize>,
+    /// Whether it is one of the second text of a pair.
+    pub is_of_pair: bool,
+    /// By how much it raises what is explained.
+    pub attribution: f64,
+}
+
+/// Why a text gets a label, or does not.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The answer for the whole text.
+    pub prediction: Prediction,
+    /// The id of the label that is explained.
+    pub label_id: usize,
+    /// What is explained, of the whole text.
+    pub value: f64,
+    /// The same of a text without words.
+    pub base_value: f64,
+    /// The words that are read, in their order.
+    pub words: Vec<Word>,
+    /// Further words, which the bundle's length cuts off.
+    pub unread: usize,
+    /// What the attributions are: never [`Attribution::Auto`].
+    pub attribution: Attribution,
+}
+
+/// Texts that are run at once: enough for all threads, and bounded in memory, however long they are.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A word's place: whether it is of the second text, and where in it.
+type Place = (bool, Range<usize>);
+
+impl Classifier {
+    /// Attributes the answer for a text, or a pair of texts, to its words: for `label`, or for the one that it gets. A word is what
+    /// stands between white space, signs and, in scripts without spaces, characters. Texts with words left out are put into the
+    /// queue by the hundred, as calls of their own are.
+    ///
+    /// # Errors
+    /// Those of [`Classifier::classify_with`]; [`Error::Setting`] for a label that the bundle has not.
+    pub fn explain<'a>(
+        &self,
+        input: impl Into<TextInput<'a>>,
+        label: Option<&str>,
+        attribution: Attribution,
+        options: CallOptions<'_>,
+    ) -> Result<Explanation> {
+        let input = input.into();
+        let prediction = self.classify_with([input], options)?.0.remove(0);
+        let labels = self.labels();
+        let label_id = match label {
+            None => prediction.label_id(),
+            Some(name) => labels.iter().position(|label| label == name).ok_or_else(|| {
+                let expected = format!("one of the bundle's labels: {}", labels.join(", "));
+                Error::Setting { name: "label".to_owned(), expected, got: name.to_owned() }
+            })?,
+        };
+        let all = |text: &'a str, is_of_pair: bool| words(text).map(move |range| (is_of_pair, range));
+        let mut places: Vec<Place> =
+            all(input.text, false).chain(input.pair.into_iter().flat_map(|pair| all(pair, true))).collect();
+        let (input, read) = self.read_part(input, &places, options)?;
+        let unread = places.len() - read.len();
+        places = places.drain(read).collect();
+        let value_of = |prediction: &Prediction| self.explained(prediction, label_id);
+        let bytes = input.text.len() + input.pair.map_or(0, str::len);
+        let batch = (BATCH_BYTES / bytes.max(1)).clamp(1, BATCH);
+        let mut run = |subsets: &mut dyn Iterator<Item = Vec<bool>>| -> Result<Vec<f64>> {
+            let mut values = Vec::new();
+            loop {
+                let texts: Vec<(String, Option<String>)> =
+                    subsets.take(batch).map(|kept| without(input, &places, &kept)).collect();
+                if texts.is_empty() {
+                    return Ok(values);
+                }
+                let texts = texts.iter().map(|(text, pair)| TextInput { text, pair: pair.as_deref() });
+                values.extend(self.classify_with(texts, options)?.0.iter().map(value_of));
+            }
+        };
+        let count = places.len();
+        let base_value = run(&mut std::iter::once(vec![false; count]))?[0];
+        let value = value_of(&prediction);
+        let attribution = match attribution {
+            Attribution::Auto if count <= EXACT_WORDS => Attribution::Shapley,
+            Attribution::Auto => Attribution::LeaveOneOut,
+            asked => asked,
+        };
+        let attributions = match attribution {
+            Attribution::Shapley if count <= EXACT_WORDS => exact_shapley(&run(&mut subsets(count))?, count),
+            Attribution::Shapley => sampled_shapley(count, [base_value, value], &mut run)?,
+            _ => {
+                let mut others = (0..count).map(|word| (0..count).map(|other| other != word).collect());
+                run(&mut others)?.into_iter().map(|without| value - without).collect()
+            }
+        };
+        let words = places.into_iter().zip(attributions);
+        let words = words.map(|((is_of_pair, range), attribution)| Word { range, is_of_pair, attribution }).collect();
+        Ok(Explanation { prediction, label_id, value, base_value, words, unread, attribution })
+    }
+
+    fn explained(&self, prediction: &Prediction, label_id: usize) -> f64 {
+        let logits = &prediction.logits;
+        let mean = match self.bundle().config.problem_type {
+            ProblemType::SingleLabel => logits.iter().map(|logit| f64::from(*logit)).sum::<f64>() / logits.len() as f64,
+            ProblemType::MultiLabel => 0.0,
+        };
+        f64::from(logits[label_id]) - mean
+    }
+
+    /// The part of a text that is read, and which of its words lie in it: where words are left out, no others are to come in from
+    /// behind the cut. Of pairs, all: either text may be cut, by how long the other one is.
+    fn read_part<'a>(
+        &self,
+        input: TextInput<'a>,
+        places: &[Place],
+        options: CallOptions<'_>,
+    ) -> Result<(TextInput<'a>, Range<usize>)> {
+        let encoded = |text: &str| self.tokenizer().windows_with(TextInput { text, pair: None }, options.truncation);
+        let count = places.len();
+        let whole = if input.pair.is_none() { encoded(input.text)? } else { Vec::new() };
+        let [window] = &whole[..] else { return Ok((input, 0..count)) };
+        if !window.truncated || count == 0 {
+            return Ok((input, 0..count));
+        }
+        let side = match options.truncation {
+            Truncation::At(side) => side,
+            _ => self.bundle().manifest.truncation_side,
+        };
+        let is_right = side == TruncationSide::Right;
+        let part = |words: usize| match is_right {
+            true => &input.text[..places[words - 1].1.end],
+            false => &input.text[places[count - words].1.start..],
+        };
+        // The least number of words that are read as the whole text is.
+        let (mut low, mut high) = (1, count);
+        while low < high {
+            let middle = (low + high) / 2;
+            if encoded(part(middle))?[0].input_ids == window.input_ids {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        let read = if is_right { 0..low } else { count - low..count };
+        Ok((TextInput { text: if is_right { part(low) } else { input.text }, pair: None }, read))
+    }
+}
+
+/// Where the words of a text stand.
+fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
+    let parts = text.split_word_bound_indices().filter(|(_, part)| !part.chars().all(char::is_whitespace));
+    parts.map(|(start, part)| start..start + part.len())
+}
+
+/// The input with only the words that are kept. With a word the white space before it is left out, or with the first one that behind
+/// it: some tokenizers have tokens for it.
+fn without(input: TextInput<'_>, words: &[Place], kept: &[bool]) -> (String, Option<String>) {
+    let of = |text: &str, is_of_pair: bool| {
+        let mut rest = String::with_capacity(text.len());
+        let mut of_text = words.iter().zip(kept).filter(|((of_pair, _), _)| *of_pair == is_of_pair).peekable();
+        let is_first_missing = of_text.peek().is_some_and(|(_, is_kept)| !**is_kept);
+        let mut end = 0;
+        for ((_, range), is_kept) in of_text {
+            if *is_kept {
+                rest.push_str(&text[end..range.end]);
+            }
+            end = range.end;
+        }
+        rest.push_str(&text[end..]);
+        if is_first_missing { rest.trim_start().to_owned() } else { rest }
+    };
+    (of(input.text, false), input.pair.map(|pair| of(pair, true)))
+}
+
+/// All subsets of so many words: the n-th has the words whose bits n has.
+fn subsets(count: usize) -> impl Iterator<Item = Vec<bool>> {
+    (0..1usize << count).map(move |subset| (0..count).map(|word| subset >> word & 1 == 1).collect())
+}
+
+/// Shapley values of `count` words by the values of all [`subsets`].
+fn exact_shapley(values: &[f64], count: usize) -> Vec<f64> {
+    // Of the orders of n words, the share in which just the words of a set of s come before a given one: s! (n − s − 1)! / n!.
+    let mut shares = vec![1.0 / count.max(1) as f64; count];
+    for size in 1..count {
+        shares[size] = shares[size - 1] * size as f64 / (count - size) as f64;
+    }
+    let of_word = |word: usize| {
+        let without = (0..values.len()).filter(|subset| subset >> word & 1 == 0);
+        without.map(|set| shares[set.count_ones() as usize] * (values[set | 1 << word] - values[set])).sum()
+    };
+    (0..count).map(of_word).collect()
+}
+
+/// Estimates of Shapley values: what each word adds in some orders, and in the reverse of each.
+fn sampled_shapley(
+    count: usize,
+    [base_value, value]: [f64; 2],
+    run: &mut impl FnMut(&mut dyn Iterator<Item = Vec<bool>>) -> Result<Vec<f64>>,
+) -> Result<Vec<f64>> {
+    let mut attributions = vec![0.0; count];
+    let mut order: Vec<usize> = (0..count).collect();
+    // The same text gets the same explanation.
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    for turn in 0..ORDERS {
+        if turn % 2 == 1 {
+            order.reverse();
+        } else {
+            shuffle(&mut order, &mut random);
+        }
+        let mut kept = vec![false; count];
+        let mut growing = order[..count - 1].iter().map(|&word| {
+            kept[word] = true;
+            kept.clone()
+        });
+        let mut before = base_value;
+        let values = run(&mut growing)?.into_iter().chain([value]);
+        for (&word, value) in order.iter().zip(values) {
+            attributions[word] += (value - before) / ORDERS as f64;
+            before = value;
+        }
+    }
+    Ok(attributions)
+}
+
+/// Fisher and Yates' shuffle by an xorshift generator.
+fn shuffle(order: &mut [usize], random: &mut u64) {
+    for last in (1..order.len()).rev() {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        order.swap(last, (*random % (last as u64 + 1)) as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a set of words is worth: some alone, and some together.
+    fn game(kept: &[bool]) -> f64 {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|word| f64::from(u8::from(kept[word])));
+        1.0 + 2.0 * a - 3.0 * b + 4.0 * a * c - 6.0 * b * c * d
+    }
+
+    /// By hand: what several words are worth together is divided among them; the third wins 2 with the first and loses 2 with others.
+    const VALUES: [f64; 4] = [4.0, -5.0, 0.0, -2.0];
+
+    #[test]
+    fn what_words_are_worth_together_is_divided_among_them() {
+        let values: Vec<f64> = subsets(4).map(|kept| game(&kept)).collect();
+        for (found, expected) in exact_shapley(&values, 4).into_iter().zip(VALUES) {
+            assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        }
+        assert_eq!(exact_shapley(&[7.0], 0), Vec::<f64>::new());
+    }
+
+    #[test]
+    fn some_orders_are_near_all_of_them_and_have_the_same_sum() {
+        let ends = [game(&[false; 4]), game(&[true; 4])];
+        let mut runs = 0;
+        let weights = sampled_shapley(4, ends, &mut |subsets| {
+            let values: Vec<f64> = subsets.map(|kept| game(&kept)).collect();
+            runs += values.len();
+            Ok(values)
+        });
+        let weights = weights.unwrap();
+        assert_eq!(runs, 3 * ORDERS);
+        assert!((weights.iter().sum::<f64>() - (ends[1] - ends[0])).abs() < 1e-12);
+        for (found, expected) in weights.into_iter().zip(VALUES) {
+            assert!((found - expected).abs() < 0.7, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn words_of_any_script() {
+        let of = |text| words(text).map(|range| &text[range]).collect::<Vec<_>>();
+        assert_eq!(of("It's  great, 3.5 stars!"), ["It's", "great", ",", "3.5", "stars", "!"]);
+        assert_eq!(of("好电影 👍🏽"), ["好", "电", "影", "👍🏽"]);
+        assert_eq!(of(" \n"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn words_are_left_out_with_the_space_before_them() {
+        let input = TextInput { text: "one  two\nthree", pair: Some("four five") };
+        let all: Vec<Place> = [("one  two\nthree", false), ("four five", true)]
+            .into_iter()
+            .flat_map(|(text, is_of_pair)| words(text).map(move |range| (is_of_pair, range)))
+            .collect();
+        let rest = without(input, &all, &[true, false, true, false, true]);
+        assert_eq!(rest, ("one\nthree".to_owned(), Some("five".to_owned())));
+        assert_eq!(without(input, &all, &[false; 5]), (String::new(), Some(String::new())));
+        assert_eq!(without(input, &all, &[true; 5]), (input.text.to_owned(), Some("four five".to_owned())));
+    }
+}
