@@ -66,6 +66,7 @@ fn five_hundred_texts_get_the_same_answers_in_every_batch() {
     let texts: Vec<&[Encoding]> = encodings.iter().map(std::slice::from_ref).collect();
     let data = ExportData {
         evidence: Evidence { split: "synthetic", texts: texts[..64].to_vec(), labels: None },
+        unseen: None,
         test: None,
         calibration_texts: texts[..128].to_vec(),
     };

@@ -3,7 +3,9 @@
 use std::fs;
 
 use nimbert::{Bundle, Classifier, Encoding, Options, ProblemType, Tokenizer};
-use nimbert_tests::{ARCHITECTURES, Dir, base, finish, fit, program, several_labels_jsonl, small_csv, workspace};
+use nimbert_tests::{
+    ARCHITECTURES, Dir, base, finish, fit_by_any, program, several_labels_jsonl, small_csv, workspace,
+};
 use nimbert_trainer::{
     dataloader::Example,
     evaluate::predict,
@@ -100,7 +102,7 @@ fn of_every_family() {
         for (method, further) in [("frozen", &variants[..]), ("contrastive", &["--epochs", "3", "--pooling", "first"])]
         {
             let bundle = dir.path(method);
-            let mut command = fit(&base(name), &data, &bundle);
+            let mut command = fit_by_any(&base(name), &data, &bundle);
             command.args(["--method", method, "--max-accuracy-drop", "100", "--save-model"]);
             let output = finish(command.arg(dir.path(&format!("{method}-model"))).args(further)).success();
             assert!(output.contains("regression  logistic"), "{name}: {output}");
@@ -131,7 +133,7 @@ fn of_any_number_of_labels_in_windows() {
     let dir = Dir::default();
     let data = dir.write("data.jsonl", several_labels_jsonl(90));
     for method in ["frozen", "contrastive"] {
-        let mut command = fit(&base("bert"), &data, &dir.path(method));
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path(method));
         command.args(["--multi-label", "--long-text", "stride", "--max-length", "16", "--stride", "4"]);
         finish(command.args(["--method", method, "--max-accuracy-drop", "100"])).success();
         let classifier = Classifier::open(dir.path(method), &Options::default()).unwrap();
@@ -146,15 +148,219 @@ fn a_smaller_model_learns_from_any() {
     for (name, further) in
         [("layers", &["--layers", "1", "--epochs", "1"][..]), ("static", &["--student", "static", "--epochs", "1"])]
     {
-        let mut command = fit(&base("bert"), &data, &dir.path(name));
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path(name));
         command.args(["--method", "contrastive", "--max-accuracy-drop", "100", "--save-model"]);
         finish(command.arg(dir.path(&format!("{name}-model"))).args(further)).success();
         finish(program("nimbert").arg("verify").arg(dir.path(name))).success();
     }
     // A table of vectors is an encoder too.
-    let mut command = fit(&dir.path("static-model"), &data, &dir.path("frozen-static"));
+    let mut command = fit_by_any(&dir.path("static-model"), &data, &dir.path("frozen-static"));
     finish(command.args(["--method", "frozen"])).success();
     finish(program("nimbert").arg("verify").arg(dir.path("frozen-static"))).success();
+}
+
+/// The lines of a table that the program printed under a stage, each as its words.
+fn table<'a>(output: &'a str, stage: &str) -> Vec<Vec<&'a str>> {
+    let lines = output.lines().skip_while(|line| !line.starts_with(stage)).skip(1);
+    lines.take_while(|line| line.starts_with(' ')).map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[test]
+fn the_best_method_for_few_rows_is_found_by_cross_validation() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(60));
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("auto"));
+    let output = finish(command.arg("--save-model").arg(dir.path("auto-model"))).success();
+    // No row is set aside but for testing.
+    assert!(output.contains("train 48, validation 0, test 12"), "{output}");
+    assert!(output.contains("method      contrastive, finetune, frozen"), "{output}");
+    let methods = table(&output, "            each by 4 folds");
+    assert_eq!(methods[0], ["method", "right", "log", "loss", "sigmas", "seconds"]);
+    let names: Vec<&str> = methods[1..].iter().map(|line| line[0]).collect();
+    assert_eq!(names, ["contrastive", "finetune", "frozen"], "{output}");
+    let marked: Vec<&str> = methods.iter().filter(|line| line.contains(&"←")).map(|line| line[0]).collect();
+    let [chosen] = marked[..] else { panic!("{output}") };
+
+    // What it is, is what it would be if that had been asked for, but that scores are calibrated.
+    let report = fs::read_to_string(dir.path("auto.report.html")).unwrap();
+    assert!(report.contains("Methods"));
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("named"));
+    command.args(["--method", chosen, "--validation-size", "0", "--save-model"]);
+    finish(command.arg(dir.path("named-model"))).success();
+    let weights = |name: &str| fs::read(dir.path(name).join("model.safetensors")).unwrap();
+    assert_eq!(weights("auto-model"), weights("named-model"));
+    let manifest = |name: &str| json(dir.path(name).join("nimbert.json").to_str().unwrap());
+    assert!(manifest("auto")["folded_temperature"].is_number() && manifest("named")["folded_temperature"].is_null());
+
+    // What one of them leaves out keeps the others.
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("two"));
+    let output = finish(command.args(["--epochs", "2"])).success();
+    assert!(
+        output.contains("            without frozen: --epochs") && table(&output, "            each by").len() == 3
+    );
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("two"));
+    let output = finish(command.args(["--pooling", "first", "--overwrite"])).success();
+    assert!(
+        output.contains("            without finetune: --pooling") && table(&output, "            each by").len() == 3
+    );
+    // Where one alone is left nothing is compared, and rows are set aside as ever.
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("one"));
+    let output = finish(command.args(["--freeze-layers", "2"])).success();
+    assert!(output.contains("train 43, validation 5, test 12") && !output.contains("sigmas"), "{output}");
+    assert!(output.contains("without contrastive: --freeze-layers"), "{output}");
+}
+
+#[test]
+fn what_needs_validation_rows_has_them_though_methods_are_compared() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(60));
+    for (name, arguments) in [
+        ("layers", &["--layers", "1", "--abstain-precision", "0.5"][..]),
+        ("static", &["--student", "static", "--abstain-precision", "0.5"]),
+        ("patience", &["--patience", "2", "--abstain-precision", "0.5"]),
+    ] {
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path(name));
+        let output = finish(command.args(["--max-accuracy-drop", "100"]).args(arguments)).success();
+        assert!(output.contains("train 43, validation 5, test 12") && output.contains("sigmas"), "{name}: {output}");
+        let manifest = json(dir.path(name).join("nimbert.json").to_str().unwrap());
+        assert!(manifest["abstain_threshold"].is_number(), "{name}: {manifest}");
+        assert_eq!(manifest["acceptance"]["split"], "validation", "{name}");
+    }
+    // Without any, cross-validation finds the threshold, and test rows decide nothing.
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("none"));
+    finish(command.args(["--abstain-precision", "0.5", "--weight-column", "weight"])).failure(2, &["weight"]);
+    finish(fit_by_any(&base("bert"), &data, &dir.path("none")).args(["--abstain-precision", "0.5"])).success();
+    let manifest = json(dir.path("none").join("nimbert.json").to_str().unwrap());
+    assert!(manifest["abstain_threshold"].is_number(), "{manifest}");
+    assert_eq!(manifest["acceptance"]["split"], "train");
+    // What cannot be is told before minutes of comparing.
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("never"));
+    let finished = finish(command.args(["--layers", "99"]));
+    finished.failure(2, &["--layers"]);
+    assert!(!finished.stdout.contains("method  "), "{}", finished.stdout);
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("never"));
+    let finished = finish(command.args(["--patience", "2", "--validation-size", "0"]));
+    finished.failure(2, &["--patience", "validation rows to judge by"]);
+    assert!(!finished.stdout.contains("method  "), "{}", finished.stdout);
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("never"));
+    command.args(["--validation-size", "0", "--cross-validate", "3", "--layers", "1", "--abstain-precision", "0.9"]);
+    finish(&mut command).failure(2, &["--abstain-precision", "found none"]);
+    // Nor is what is read replaced by the report.
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("never"));
+    finish(command.arg("--report").arg(&data).arg("--overwrite")).failure(2, &["data.csv", "those that are read"]);
+}
+
+#[test]
+fn with_many_rows_nothing_is_compared() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(300));
+    let output = finish(fit_by_any(&base("bert"), &data, &dir.path("many")).args(["--epochs", "1"])).success();
+    assert!(output.contains("train 216, validation 24, test 60") && !output.contains("sigmas"), "{output}");
+    assert!(output.contains("method      finetune, for 100 rows a label or more (120)"), "{output}");
+    // What another method would need is refused there.
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("pooled"));
+    finish(command.args(["--pooling", "mean"])).failure(2, &["--pooling", "found --method finetune"]);
+}
+
+#[test]
+fn cross_validation_gives_figures_and_an_answer_for_every_row() {
+    let dir = Dir::default();
+    let one = dir.write("one.csv", small_csv(60));
+    let several = dir.write("several.jsonl", several_labels_jsonl(60));
+    for (name, data, method, further) in
+        [("one", one, "frozen", &[][..]), ("several", several, "contrastive", &["--multi-label", "--epochs", "1"])]
+    {
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path(name));
+        command.args(["--method", method, "--cross-validate", "3", "--max-accuracy-drop", "100", "--test-size", "0"]);
+        let output = finish(command.args(further)).success();
+        let figures = table(&output, "folds");
+        assert!(figures.iter().any(|line| line[..] != ["accuracy"] && line[0] == "accuracy"), "{output}");
+        assert!(output.contains("± "), "{output}");
+        let lines = fs::read_to_string(dir.path(&format!("{name}.out-of-fold.jsonl"))).unwrap();
+        let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 60);
+        let of_fold = |fold: u64| lines.iter().filter(|line| line["fold"] == fold).count();
+        assert_eq!([of_fold(1), of_fold(2), of_fold(3)], [20; 3]);
+        // The accuracy is the share of the rows whose answer is their labels.
+        let right = lines.iter().filter(|line| line["labels"] == line["answer"]).count() as f64 / 60.0;
+        let printed = figures.iter().find(|line| line[0] == "accuracy").unwrap()[1].parse::<f64>().unwrap();
+        assert!((right - printed).abs() < 1e-3, "{right} {printed}");
+        // Its figures are the report's where nothing else is held out.
+        let report = fs::read_to_string(dir.path(&format!("{name}.report.html"))).unwrap();
+        assert!(report.contains("accuracy (cross-validated)") && report.contains("Cross-validation"));
+        // Nothing is replaced that was not to be.
+        for of_run in [format!("{name}.report.html"), format!("{name}.metrics.jsonl")] {
+            fs::remove_file(dir.path(&of_run)).unwrap();
+        }
+        fs::remove_dir_all(dir.path(name)).unwrap();
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path(name));
+        command.args(["--method", method, "--cross-validate", "3"]);
+        finish(command.args(further)).failure(2, &["out-of-fold.jsonl", "a file; --overwrite replaces it"]);
+    }
+}
+
+/// `check --deep` of the tiny BERT.
+fn check_deep(data: &std::path::Path) -> std::process::Command {
+    let mut command = program("nimbert-train");
+    command.arg("check").arg("--data").arg(data).arg("--base").arg(base("bert")).arg("--deep");
+    command
+}
+
+#[test]
+fn labels_that_may_be_wrong_are_found() {
+    let dir = Dir::default();
+    // Line 13 is a negative text, which is said to be positive.
+    let mut lines: Vec<String> = small_csv(80).lines().map(str::to_owned).collect();
+    lines[12] = lines[12].replace("negative", "positive");
+    let data = dir.write("data.csv", lines.join("\n"));
+    let (doubts, page) = (dir.path("doubts.csv"), dir.path("page.html"));
+    let mut command = check_deep(&data);
+    let output = finish(command.arg("--doubts").arg(&doubts).arg("--report").arg(&page)).success();
+    assert!(output.contains("1 row has a label that may be wrong"), "{output}");
+    assert!(output.contains("data.csv:13 is \"positive\", but looks like \"negative\""), "{output}");
+    let table = fs::read_to_string(&doubts).unwrap();
+    let rows: Vec<&str> = table.lines().collect();
+    assert_eq!((rows.len(), rows[0]), (81, "file,line,label,suggested,belief,doubtful,text"));
+    assert!(
+        rows[1].contains("data.csv,13,positive,negative,0.") && rows[1].contains(",yes,\"terrible , a thin"),
+        "{}",
+        rows[1]
+    );
+    assert!(rows[2..].iter().all(|row| row.contains(",no,")), "{table}");
+    assert!(fs::read_to_string(&page).unwrap().contains("Doubtful labels"));
+    let json: Value = serde_json::from_str(&finish(check_deep(&data).arg("--json")).success()).unwrap();
+    let doubtful = json["findings"].as_array().unwrap().iter().find(|found| found["kind"] == "doubtful-label").unwrap();
+    assert_eq!((&doubtful["count"], &doubtful["places"][0]["line"]), (&1.into(), &13.into()));
+
+    // Of several labels.
+    let mut lines: Vec<String> = several_labels_jsonl(90).lines().map(str::to_owned).collect();
+    lines[30] = lines[30].replace("[\"a\"]", "[]");
+    let data = dir.write("several.jsonl", lines.join("\n"));
+    let doubts = dir.path("several.csv");
+    let output = finish(check_deep(&data).args(["--multi-label", "--doubts"]).arg(&doubts)).success();
+    assert!(output.contains("several.jsonl:31 is no label, but looks like \"a\""), "{output}");
+    let table = fs::read_to_string(&doubts).unwrap();
+    assert!(table.lines().nth(1).unwrap().contains("several.jsonl,31,,a,0."), "{table}");
+
+    // What is there is not replaced, and what cannot be written is told before anything is read.
+    let refused = |arguments: &[&std::ffi::OsStr], expected: &[&str]| {
+        finish(check_deep(&data).arg("--multi-label").args(arguments)).failure(2, expected);
+    };
+    refused(&["--doubts".as_ref(), doubts.as_ref()], &["several.csv", "--overwrite replaces it"]);
+    refused(&["--report".as_ref(), "nowhere/page.html".as_ref()], &["nowhere", "a folder to write into"]);
+    refused(&["--doubts".as_ref(), data.as_ref(), "--overwrite".as_ref()], &["another file than those that are read"]);
+    let few = dir.write("few.csv", "text,label\ngreat,a\ngood,a\nthin,b\nbad,b\n");
+    finish(&mut check_deep(&few)).success();
+    let three = dir.write("three.csv", "text,label\ngreat,a\ngood,a\nthin,b\nbad,b\nplot,c\nfilm,c\n");
+    finish(&mut check_deep(&three)).success();
+    finish(program("nimbert-train").args(["check", "--deep", "--data"]).arg(&few)).failure(2, &["--base"]);
+    // What was found before is told, though the labels cannot be judged.
+    let one = dir.write("one.csv", "text,label\ngreat,a\ngreat,a\nthin,b\nbad,b\nplot,c\n");
+    let output = finish(&mut check_deep(&one)).success();
+    assert!(output.contains("labels are not judged") && output.contains("repeats"), "{output}");
+    let asked = finish(check_deep(&one).arg("--doubts").arg(dir.path("none.csv")));
+    asked.failure(2, &["one.csv"]);
+    assert!(asked.stdout.contains("repeats") && !dir.path("none.csv").exists(), "{asked:?}");
 }
 
 #[test]
@@ -166,9 +372,10 @@ fn what_a_method_leaves_out_is_refused() {
         (&["--method", "frozen", "--learning-rate", "1e-3"], ["--learning-rate", "found --method frozen"]),
         (&["--method", "frozen", "--freeze-layers", "1"], ["--freeze-layers", "found --method frozen"]),
         (&["--method", "frozen", "--resume"], ["--resume", "found --method frozen"]),
-        (&["--pooling", "mean"], ["--pooling", "found --method finetune"]),
+        (&["--method", "finetune", "--pooling", "mean"], ["--pooling", "found --method finetune"]),
+        (&["--cross-validate", "21"], ["--cross-validate", "found 32 rows"]),
     ] {
-        let mut command = fit(&base("bert"), &data, &dir.path("bundle"));
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path("bundle"));
         finish(command.args(arguments)).failure(2, &expected);
         assert!(!dir.path("bundle").exists());
     }
@@ -176,5 +383,5 @@ fn what_a_method_leaves_out_is_refused() {
     let folder = dir.tiny_bert(|config| {
         config.insert("nimbert_head".to_owned(), "cubic".into());
     });
-    finish(&mut fit(&folder, &data, &dir.path("bundle"))).failure(2, &["nimbert_head linear, or none", "cubic"]);
+    finish(&mut fit_by_any(&folder, &data, &dir.path("bundle"))).failure(2, &["nimbert_head linear, or none", "cubic"]);
 }

@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nimbert_tests::{Dir, finish, fit, small_csv, workspace};
+use nimbert_tests::{Dir, finish, fit_by_any, small_csv, workspace};
 
 /// A training of 480 steps that leaves a checkpoint after every third, with everything that has a state: dropout,
 /// shuffling, warm-up, a best epoch by validation rows.
 fn training(dir: &Dir, name: &str) -> Command {
     let data = dir.path("data.csv");
-    let mut command = fit(&workspace("tests/data/tiny-bert"), &data, &dir.path(name));
+    let mut command = fit_by_any(&workspace("tests/data/tiny-bert"), &data, &dir.path(name));
     command.args(["--epochs", "12", "--batch-size", "8", "--learning-rate", "1e-3", "--checkpoint-every", "3"]);
     command.arg("--save-model").arg(dir.path(&format!("{name}-model")));
     command
@@ -58,6 +58,18 @@ fn killed_at_random_steps_it_ends_with_the_same_weights() {
 #[test]
 fn contrastive_too() {
     ends_with_the_same_weights("contrastive");
+}
+
+/// What is compared leaves no checkpoint, and is compared again.
+#[test]
+fn a_run_whose_method_was_found_goes_on_by_it() {
+    let dir = Dir::default();
+    dir.write("data.csv", small_csv(60));
+    let output = finish(&mut training(&dir, "whole")).success();
+    assert!(output.contains("sigmas"), "{output}");
+    assert!(kill_after(&mut training(&dir, "killed"), &dir.path("killed.checkpoint"), 1, Duration::ZERO));
+    finish(training(&dir, "killed").arg("--resume")).success();
+    assert!(weights(&dir, "whole") == weights(&dir, "killed"));
 }
 
 fn ends_with_the_same_weights(method: &str) {

@@ -193,8 +193,15 @@ pub fn base(name: &str) -> PathBuf {
     workspace(&format!("tests/data/tiny-{name}"))
 }
 
-/// `nimbert-train fit` with the arguments that every run needs.
+/// `nimbert-train fit` with the arguments that every run needs, by fine-tuning: it would compare methods on so few rows.
 pub fn fit(base: &Path, data: &Path, out: &Path) -> Command {
+    let mut command = fit_by_any(base, data, out);
+    command.args(["--method", "finetune"]);
+    command
+}
+
+/// The same by a method that the caller names, or by what is found best.
+pub fn fit_by_any(base: &Path, data: &Path, out: &Path) -> Command {
     let mut command = program("nimbert-train");
     command.arg("fit").arg("--base").arg(base).arg("--data").arg(data).arg("--out").arg(out);
     command

@@ -1,9 +1,10 @@
 //! What a bundle's scores mean: a temperature that makes them honest, a threshold under which the classifier is unsure,
-//! and one for each label where a text may have several. All are fitted on validation rows; test rows judge them.
+//! and one for each label where a text may have several. All are fitted on validation rows, or on what models that have not seen
+//! the training rows answer to them; test rows judge them.
 
 use nimbert::{Decision, ProblemType, prediction::DEFAULT_THRESHOLD};
 
-/// Fits everything that follows from logits of validation rows and their label ids. `abstain_precision` is the share of
+/// Fits everything that follows from logits of rows that were not learned from, and their label ids. `abstain_precision` is the share of
 /// the answers that has to be right where the classifier does not abstain; none: it never abstains.
 pub fn calibrate(
     problem_type: ProblemType,
@@ -25,7 +26,7 @@ pub fn calibrate(
 
 /// The temperature with the least negative log-likelihood (Guo et al., arXiv 1706.04599), from 1/20 to 20. Rows that are
 /// all right would drive it to 0, and with few rows it is noise: it is pulled towards 1 as by one further row.
-fn temperature(problem_type: ProblemType, logits: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
+pub(crate) fn temperature(problem_type: ProblemType, logits: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
     let loss = |log_temperature: f64| {
         let temperature = log_temperature.exp();
         let rows = logits.iter().zip(expected);
@@ -47,7 +48,7 @@ fn temperature(problem_type: ProblemType, logits: &[Vec<f32>], expected: &[&[u32
 }
 
 /// Negative log-likelihood of a row's labels.
-fn row_loss(problem_type: ProblemType, logits: &[f32], expected: &[u32], temperature: f64) -> f64 {
+pub(crate) fn row_loss(problem_type: ProblemType, logits: &[f32], expected: &[u32], temperature: f64) -> f64 {
     let scaled = logits.iter().map(|&logit| f64::from(logit) / temperature);
     match problem_type {
         ProblemType::SingleLabel => {
@@ -84,13 +85,16 @@ fn abstain_threshold(decision: &Decision, scores: &[Vec<f32>], expected: &[&[u32
     threshold
 }
 
-/// The score from which on label `id` holds, with the highest F1. Half-way between two scores; without rows that have
-/// the label, the default.
+/// The score from which on label `id` holds, with the highest F1. Half-way between two scores; with less than two rows that have
+/// the label, the default: one may be any.
 fn label_threshold(id: usize, scores: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
     let mut rows: Vec<(f32, bool)> =
         scores.iter().zip(expected).map(|(scores, expected)| (scores[id], expected.contains(&(id as u32)))).collect();
     rows.sort_by(|a, b| b.0.total_cmp(&a.0));
     let support = rows.iter().filter(|(_, holds)| *holds).count();
+    if support < 2 {
+        return DEFAULT_THRESHOLD;
+    }
     let (mut hits, mut best, mut threshold) = (0, 0.0, DEFAULT_THRESHOLD);
     for (index, &(score, holds)) in rows.iter().enumerate() {
         hits += usize::from(holds);
@@ -147,5 +151,6 @@ mod tests {
         let expected: [&[u32]; 4] = [&[0], &[0], &[], &[]];
         assert!((label_threshold(0, &scores, &expected) - 0.35).abs() < 1e-6);
         assert_eq!(label_threshold(0, &scores, &[&[][..]; 4]), 0.5);
+        assert_eq!(label_threshold(0, &scores, &[&[][..], &[], &[], &[0]]), 0.5);
     }
 }

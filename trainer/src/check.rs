@@ -4,6 +4,8 @@
 //!
 //! Two texts are the same if they differ only in case and white space.
 
+mod deep;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,6 +15,8 @@ use std::{
 
 use serde::Serialize;
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
+
+pub use deep::{check_labels, not_judged};
 
 use crate::dataset::Row;
 
@@ -162,7 +166,7 @@ impl fmt::Display for Place {
 
 impl<'a> CheckInput<'a> {
     /// All rows; held-out ones with what they serve.
-    fn all(&self) -> impl Iterator<Item = (Option<&'static str>, &CheckRow<'a>)> {
+    pub fn all(&self) -> impl Iterator<Item = (Option<&'static str>, &CheckRow<'a>)> {
         let held_out = self.held_out.iter().flat_map(|(split, rows)| rows.iter().map(|row| (Some(*split), row)));
         self.train.iter().map(|row| (None, row)).chain(held_out)
     }
@@ -178,7 +182,8 @@ impl<'a> CheckInput<'a> {
 }
 
 impl CheckRow<'_> {
-    fn place(&self) -> Place {
+    /// Where it stands.
+    pub fn place(&self) -> Place {
         Place { file: self.path.display().to_string(), line: self.row.line }
     }
 

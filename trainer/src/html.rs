@@ -27,10 +27,16 @@ pub struct Page {
     pub ece: Option<f64>,
     /// Rows predicted wrongly, in the order they are shown.
     pub mistakes: Vec<Mistake>,
+    /// Rows whose labels may be wrong, in the order they are shown; the score is how far their labels are believed.
+    pub doubts: Vec<Mistake>,
     /// What the reader must not miss.
     pub warnings: Vec<String>,
     /// The exported graphs.
     pub variants: Vec<VariantRow>,
+    /// The ways of learning that were compared, and which one was taken.
+    pub methods: Option<Table>,
+    /// Figures by cross-validation.
+    pub cross_validation: Option<Table>,
     /// The candidates that were compared, and which one was taken.
     pub ladder: Option<Table>,
     /// Settings of the run: group, then name and value.
@@ -141,13 +147,16 @@ const MAX_PAIRS: usize = 20;
 pub fn render(page: &Page) -> String {
     let mut sections = vec![
         ("warnings", "Warnings", warnings(&page.warnings)),
+        ("methods", "Methods", comparison("Methods", page.methods.as_ref())),
         ("training", "Training", training(page)),
+        ("folds", "Cross-validation", comparison("Cross-validation", page.cross_validation.as_ref())),
         ("labels", "Labels", labels(&page.labels)),
         ("confusion", "Confusion", page.confusion.as_ref().map(confusion).unwrap_or_default()),
         ("calibration", "Calibration", calibration(&page.reliability, page.ece)),
-        ("mistakes", "Mistakes", mistakes(&page.mistakes)),
+        ("mistakes", "Mistakes", mistakes("Mistakes", ["expected", "predicted", "score"], &page.mistakes)),
+        ("doubts", "Doubtful labels", mistakes("Doubtful labels", ["label", "looks like", "belief"], &page.doubts)),
         ("variants", "Variants", variants(&page.variants)),
-        ("candidates", "Candidates", page.ladder.as_ref().map(candidates).unwrap_or_default()),
+        ("candidates", "Candidates", comparison("Candidates", page.ladder.as_ref())),
         ("settings", "Settings", settings(&page.settings)),
     ];
     sections.retain(|(_, _, body)| !body.is_empty());
@@ -346,17 +355,20 @@ fn reliability_diagram(bins: &[&ReliabilityBin]) -> String {
     plot.svg("Reliability diagram: accuracy by mean confidence", "mean confidence, %", &(bars + &diagonal))
 }
 
-fn mistakes(mistakes: &[Mistake]) -> String {
+fn mistakes(name: &str, [expected, predicted, score]: [&str; 3], mistakes: &[Mistake]) -> String {
     let row = |mistake: &Mistake| {
         let [text, place] = [&mistake.text, &mistake.place].map(|text| escape(text));
         // The focus, which a click gives, shows the whole text.
         let text = format!("<div class=\"text\" dir=\"auto\" tabindex=\"0\">{text}</div><small>{place}</small>");
         vec![text, escape(&mistake.expected), escape(&mistake.predicted), decimals(Some(mistake.score), 3)]
     };
-    let header = ["text", "expected", "predicted", "score"];
+    if mistakes.is_empty() {
+        return String::new();
+    }
+    let header = ["text", expected, predicted, score];
     let rows: Vec<Vec<String>> = mistakes.iter().map(row).collect();
     let note = "<p class=\"note\">A text that is cut shows in full when clicked.</p>\n";
-    wrap("", &table("Mistakes", &header, &rows, |column| column == 3, None), note)
+    wrap("", &table(name, &header, &rows, |column| column == 3, None), note)
 }
 
 fn variants(variants: &[VariantRow]) -> String {
@@ -377,7 +389,8 @@ fn variants(variants: &[VariantRow]) -> String {
     table("Variants", &header, &rows, |column| column > 0, None)
 }
 
-fn candidates(candidates: &Table) -> String {
+fn comparison(name: &str, candidates: Option<&Table>) -> String {
+    let Some(candidates) = candidates else { return String::new() };
     let header: Vec<&str> = candidates.header.iter().map(String::as_str).collect();
     let numeric = |column: usize| {
         let starts = |cell: &String| cell.starts_with(|first: char| first.is_ascii_digit() || "-+–−<~".contains(first));
@@ -385,7 +398,7 @@ fn candidates(candidates: &Table) -> String {
     };
     let cells = |row: &Vec<String>| row.iter().map(|cell| escape(cell)).collect();
     let rows: Vec<Vec<String>> = candidates.rows.iter().map(cells).collect();
-    table("Candidates", &header, &rows, numeric, candidates.chosen)
+    table(name, &header, &rows, numeric, candidates.chosen)
 }
 
 fn settings(settings: &[(String, Vec<(String, String)>)]) -> String {
@@ -769,8 +782,11 @@ mod tests {
             reliability: vec![ReliabilityBin { confidence: 0.9, accuracy: 0.8, count: 20 }],
             ece: Some(0.1),
             mistakes: vec![Mistake { text: "<script>alert('x')</script>\0".to_owned(), ..Mistake::default() }],
+            doubts: Vec::new(),
             warnings: vec!["few rows".to_owned()],
             variants: vec![VariantRow { name: "int8".to_owned(), bytes: 4_400_000, ..VariantRow::default() }],
+            methods: None,
+            cross_validation: None,
             ladder: Some(Table {
                 header: vec!["model".to_owned()],
                 rows: vec![vec!["tiny".to_owned()]],

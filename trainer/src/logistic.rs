@@ -7,13 +7,10 @@ use candle_core::{D, Device, Tensor};
 use nimbert::ProblemType;
 
 use crate::{
+    cross_validation::{Fold, Folds, OutOfFold},
     error::{Error, Result},
     features::Features,
     loss::{Loss, Target},
-    metrics::count_hits,
-    random::{Stream, generator},
-    split::{folds, rarest_labels},
-    train::undecided,
 };
 
 /// What is learned.
@@ -34,9 +31,8 @@ pub struct CrossValidated {
     pub linear: LinearLayer,
     /// scikit-learn's `C`: the higher, the less weights are drawn towards 0.
     pub strength: f64,
-    /// Into how many parts the rows were divided, of which one after the other was left out, and the share of the rows that were
-    /// answered rightly by a layer that had not seen them; none: there were too few rows.
-    pub cross_validation: Option<(usize, f64)>,
+    /// What layers of that strength that have not seen a row answer to it; none: there were too few rows.
+    pub out_of_fold: Option<OutOfFold>,
 }
 
 /// Strengths that are tried, each ten times the one before: on vectors of length 1, less says nothing and more learns by heart.
@@ -102,33 +98,25 @@ impl LogisticRegression {
         seed: u64,
         mut on_step: impl FnMut() -> Result<()>,
     ) -> Result<CrossValidated> {
-        let count = FOLDS.min(targets.len() / self.classes);
-        if count < 2 {
+        let Some(folds) = Folds::new(self.problem_type, targets, self.classes, FOLDS, seed) else {
             let linear = self.solve(features, targets, USUAL_STRENGTH)?;
-            return Ok(CrossValidated { linear, strength: USUAL_STRENGTH, cross_validation: None });
-        }
-        let classes = match self.problem_type {
-            ProblemType::SingleLabel => targets.iter().map(|target| target.id()).collect(),
-            ProblemType::MultiLabel => rarest_labels(targets.iter().copied(), self.classes),
+            return Ok(CrossValidated { linear, strength: USUAL_STRENGTH, out_of_fold: None });
         };
-        let fold_of = folds(&classes, count, &mut generator(seed, Stream::Folds));
         let mut scored: Vec<Target> = targets.iter().copied().cloned().collect();
+        let unanswerable = scored.iter_mut().enumerate().filter(|(row, _)| !folds.is_answerable(*row));
+        unanswerable.for_each(|(_, target)| target.weight = 0.0);
         let mut out_of_fold = vec![vec![Vec::new(); targets.len()]; STRENGTHS.len()];
-        for fold in 0..count {
-            let (out, rest): (Vec<usize>, Vec<usize>) = (0..targets.len()).partition(|&row| fold_of[row] == fold);
-            let (seen, unseen) = (features.select(&rest), features.select(&out));
-            let seen_targets: Vec<&Target> = rest.iter().map(|&row| targets[row]).collect();
-            if self.problem_type == ProblemType::SingleLabel {
-                let is_seen = |row: usize| seen_targets.iter().any(|seen| seen.id() == targets[row].id());
-                out.iter().filter(|row| !is_seen(**row)).for_each(|&row| scored[row].weight = 0.0);
-            }
-            let seen = self.rows(&seen, &seen_targets)?;
+        for Fold { seen, unseen } in folds.iter() {
+            let seen_targets: Vec<&Target> = seen.iter().map(|&row| targets[row]).collect();
+            let (rows, unseen_features) =
+                (self.rows(&features.select(&seen), &seen_targets)?, features.select(&unseen));
             let mut linear = None;
             for (logits, strength) in out_of_fold.iter_mut().zip(STRENGTHS) {
                 on_step()?;
                 // The last one's solution is near.
-                let next = self.solve_from(linear.as_ref(), &seen, strength, ROUGH)?;
-                out.iter().zip(next.logits(&unseen)).for_each(|(&row, of_row)| logits[row] = of_row);
+                let next = self.solve_from(linear.as_ref(), &rows, strength, ROUGH)?;
+                let answers = next.logits(&unseen_features);
+                unseen.iter().zip(answers).for_each(|(&row, of_row)| logits[row] = of_row);
                 linear = Some(next);
             }
         }
@@ -142,12 +130,30 @@ impl LogisticRegression {
         let losses = out_of_fold.iter().map(of_strength).collect::<Result<Vec<f32>>>()?;
         on_step()?;
         let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).expect("strengths");
-        let labels = targets.iter().map(|target| target.ids.as_slice());
-        let hits = count_hits(&undecided(self.problem_type), &out_of_fold[best], labels);
         Ok(CrossValidated {
             linear: self.solve(features, targets, STRENGTHS[best])?,
             strength: STRENGTHS[best],
-            cross_validation: Some((count, hits as f64 / targets.len() as f64)),
+            out_of_fold: Some(OutOfFold { folds, logits: out_of_fold.swap_remove(best) }),
+        })
+    }
+
+    /// What layers that have not seen a row answer to it. `on_step` is called before each fold.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`]; those of `on_step`.
+    pub fn out_of_fold(
+        &self,
+        features: &Features,
+        targets: &[&Target],
+        folds: &Folds,
+        strength: f64,
+        mut on_step: impl FnMut() -> Result<()>,
+    ) -> Result<OutOfFold> {
+        folds.answers(|Fold { seen, unseen }| {
+            on_step()?;
+            let seen_targets: Vec<&Target> = seen.iter().map(|&row| targets[row]).collect();
+            let rows = self.rows(&features.select(seen), &seen_targets)?;
+            Ok(self.solve_from(None, &rows, strength, ROUGH)?.logits(&features.select(unseen)))
         })
     }
 
@@ -385,14 +391,15 @@ mod tests {
         let targets: Vec<&Target> = random.iter().collect();
         let task = task(ProblemType::SingleLabel, 2);
         let chosen = task.cross_validate(&features, &targets, 0, || Ok(())).unwrap();
-        assert!(chosen.strength <= 1.0 && chosen.cross_validation.unwrap().0 == FOLDS, "{chosen:?}");
+        assert!(chosen.strength <= 1.0 && chosen.out_of_fold.unwrap().folds.count() == FOLDS, "{}", chosen.strength);
         // Labels that do.
         let sure: Vec<Target> = (0..80).map(|row| [u32::from(features.row(row)[2] > 0.0)].into()).collect();
         let targets: Vec<&Target> = sure.iter().collect();
         let chosen = task.cross_validate(&features, &targets, 0, || Ok(())).unwrap();
-        assert!(chosen.strength >= 100.0 && chosen.cross_validation.unwrap().1 > 0.8, "{chosen:?}");
+        let accuracy = chosen.out_of_fold.unwrap().accuracy(ProblemType::SingleLabel, &targets);
+        assert!(chosen.strength >= 100.0 && accuracy > 0.8, "{} {accuracy}", chosen.strength);
         // Too few rows to leave some out.
         let few = task.cross_validate(&features.select(&[0, 1, 2]), &targets[..3], 0, || Ok(())).unwrap();
-        assert_eq!((few.strength, few.cross_validation), (USUAL_STRENGTH, None));
+        assert_eq!((few.strength, few.out_of_fold), (USUAL_STRENGTH, None));
     }
 }

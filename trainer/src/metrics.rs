@@ -194,11 +194,13 @@ pub(crate) fn count_hits<'a>(
     logits: &[Vec<f32>],
     labels: impl IntoIterator<Item = &'a [u32]>,
 ) -> usize {
-    let is_hit = |(logits, labels): &(&Vec<f32>, &[u32])| {
-        let predicted = decision.label_ids(&decision.scores(logits));
-        predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
-    };
-    logits.iter().zip(labels).filter(is_hit).count()
+    logits.iter().zip(labels).filter(|(logits, labels)| is_hit(decision, logits, labels)).count()
+}
+
+/// Whether a row gets just its labels by its logits.
+pub(crate) fn is_hit(decision: &Decision, logits: &[f32], labels: &[u32]) -> bool {
+    let predicted = decision.label_ids(&decision.scores(logits));
+    predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
 }
 
 /// The id of the largest logit; of equals, the first.
@@ -207,7 +209,7 @@ pub fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// A share in percent.
-pub(crate) fn percent(share: Option<f64>) -> String {
+pub fn percent(share: Option<f64>) -> String {
     share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0))
 }
 

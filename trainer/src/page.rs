@@ -3,6 +3,7 @@
 use nimbert::Decision;
 
 use crate::{
+    cross_validation::OutOfFold,
     export::{Judged, VariantFigures},
     html::{Confusion, EpochPoint, LabelRow, Mistake, Page, ReliabilityBin, Table, VariantRow},
     metrics::{Metrics, percent, reliability},
@@ -25,6 +26,12 @@ pub struct Run<'a> {
     pub judged: &'a Judged,
     /// What the check of the data has found.
     pub warnings: &'a [String],
+    /// The methods that were compared, and which one it is.
+    pub methods: Option<&'a Table>,
+    /// What models that had not seen the training rows answered to them.
+    pub out_of_fold: Option<&'a OutOfFold>,
+    /// Figures of that.
+    pub cross_validation: Option<&'a Table>,
     /// The models that were tried to reach a size, and which one it is.
     pub ladder: Option<&'a Table>,
     /// All settings and versions, in groups.
@@ -35,14 +42,15 @@ pub struct Run<'a> {
 struct HeldOut<'a> {
     split: &'static str,
     rows: &'a [Source],
+    decision: Decision,
     scores: Vec<Vec<f32>>,
 }
 
 /// The report of a run.
 pub fn page(run: Run<'_>) -> Page {
     let Run { sources, judged, .. } = run;
-    let decision = &judged.decision;
-    let held_out = held_out(sources, judged);
+    let held_out = held_out(&run);
+    let decision = &held_out.decision;
     let expected: Vec<&[u32]> = held_out.rows.iter().map(|source| source.target.ids.as_slice()).collect();
     let metrics = Metrics::new(&sources.labels, decision, &expected, &held_out.scores);
     let (shipped, split) = (judged.shipped(), held_out.split);
@@ -55,7 +63,7 @@ pub fn page(run: Run<'_>) -> Page {
     summary.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), figure(Some(mcc)))));
     summary.extend(metrics.roc_auc.map(|auc| ("ROC-AUC".to_owned(), format!("{auc:.4}"))));
     summary.push(("graph".to_owned(), format!("{:.1} MB {}", shipped.bytes as f64 / 1e6, shipped.kind)));
-    let threshold = |id: usize| decision.label_thresholds.as_ref().map(|thresholds| f64::from(thresholds[id]));
+    let threshold = |id: usize| judged.decision.label_thresholds.as_ref().map(|thresholds| f64::from(thresholds[id]));
     let labels = metrics.labels.iter().enumerate().map(|(id, label)| LabelRow {
         label: label.label.clone(),
         precision: label.precision,
@@ -83,22 +91,36 @@ pub fn page(run: Run<'_>) -> Page {
             .map(|bin| ReliabilityBin { confidence: bin.confidence, accuracy: bin.accuracy, count: bin.count })
             .collect(),
         ece: Some(metrics.ece),
-        mistakes: mistakes(sources, decision, &held_out),
+        mistakes: mistakes(sources, &held_out),
+        doubts: Vec::new(),
         warnings: run.warnings.to_vec(),
         variants: judged.variants.iter().map(variant_row).collect(),
+        methods: run.methods.cloned(),
+        cross_validation: run.cross_validation.cloned(),
         ladder: run.ladder.cloned(),
         settings: run.settings.to_vec(),
     }
 }
 
-/// The test rows; without any, the rows by which the graph was judged.
-fn held_out<'a>(sources: &'a Sources, judged: &Judged) -> HeldOut<'a> {
-    let (split, rows, logits) = match &judged.test_logits {
-        Some(logits) => ("test", &sources.test, logits),
-        None if judged.acceptance.split == "validation" => ("validation", &sources.validation, &judged.logits),
-        None => ("training", &sources.train, &judged.logits),
+/// The test rows; without any, the rows by which the graph was judged, if it has not learned from them; else what models like it
+/// answered without having seen the rows.
+fn held_out<'a>(run: &Run<'a>) -> HeldOut<'a> {
+    let Run { sources, judged, .. } = run;
+    let (split, rows, logits) = match (&judged.test_logits, judged.acceptance.split.as_str(), run.out_of_fold) {
+        (Some(logits), ..) => ("test", &sources.test, logits),
+        (None, "validation", _) => ("validation", &sources.validation, &judged.logits),
+        (None, _, Some(answers)) => ("cross-validated", &sources.train, &answers.logits),
+        _ => ("training", &sources.train, &judged.logits),
     };
-    HeldOut { split, rows, scores: logits.iter().map(|logits| judged.decision.scores(logits)).collect() }
+    // The graph's own logits are divided by its temperature already. Thresholds that were found by these very rows would flatter.
+    let decision = match split {
+        "cross-validated" => {
+            Decision { temperature: judged.temperature, label_thresholds: None, ..judged.decision.clone() }
+        }
+        _ => judged.decision.clone(),
+    };
+    let scores = logits.iter().map(|logits| decision.scores(logits)).collect();
+    HeldOut { split, rows, decision, scores }
 }
 
 fn steps(records: &[Record], figure: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
@@ -124,14 +146,14 @@ fn epochs(records: &[Record]) -> Vec<EpochPoint> {
 }
 
 /// Wrong answers, the most confident first: where the labels of the data may be what is wrong.
-fn mistakes(sources: &Sources, decision: &Decision, held_out: &HeldOut<'_>) -> Vec<Mistake> {
+fn mistakes(sources: &Sources, held_out: &HeldOut<'_>) -> Vec<Mistake> {
     let names = |ids: &mut dyn Iterator<Item = usize>| {
         let names: Vec<&str> = ids.map(|id| sources.labels[id].as_str()).collect();
         if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     };
     let mut mistakes = Vec::new();
     for (source, scores) in held_out.rows.iter().zip(&held_out.scores) {
-        let predicted = decision.label_ids(scores);
+        let predicted = held_out.decision.label_ids(scores);
         let expected: Vec<usize> = source.target.ids.iter().map(|&id| id as usize).collect();
         if predicted == expected {
             continue;

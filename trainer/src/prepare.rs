@@ -28,11 +28,17 @@ pub struct DataConfig {
     pub columns: Columns,
     /// Share of `data` that is set aside for testing.
     pub test_size: f64,
-    /// Share of the remaining rows by which the best epoch is chosen; 0: the last epoch is kept.
-    pub validation_size: f64,
+    /// Share of the remaining rows by which the best epoch is chosen; 0: the last epoch is kept. None: [`VALIDATION_SIZE`], but 0
+    /// where the rows are few.
+    pub validation_size: Option<f64>,
+    /// The remaining rows are few if there are 2 or more of them a label on average, and less than so many.
+    pub few_rows_a_label: usize,
     /// Picks the rows of each split.
     pub seed: u64,
 }
+
+/// What is set aside of many rows.
+pub const VALIDATION_SIZE: f64 = 0.1;
 
 /// The rows of a run: all data sets that were read, and which rows of them serve what.
 #[derive(Debug)]
@@ -47,6 +53,8 @@ pub struct Sources {
     pub validation: Vec<Source>,
     /// What is measured and used for no choice; may be empty.
     pub test: Vec<Source>,
+    /// Rows a label, on average, that were not set aside for testing.
+    pub rows_a_label: usize,
     /// What was done with the rows that the user may not expect: those left out, shares that could not be kept.
     pub notes: Vec<String>,
 }
@@ -79,7 +87,8 @@ impl DataConfig {
     /// # Errors
     /// [`Error::Setting`].
     pub fn validate(&self) -> Result<()> {
-        for (setting, share) in [("--test-size", self.test_size), ("--validation-size", self.validation_size)] {
+        let validation_size = self.validation_size.unwrap_or(VALIDATION_SIZE);
+        for (setting, share) in [("--test-size", self.test_size), ("--validation-size", validation_size)] {
             if !(0.0..1.0).contains(&share) {
                 return Err(Error::setting(setting, "a share from 0 to below 1", share));
             }
@@ -146,7 +155,10 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
     };
     let all = (0..dataset.rows.len()).collect();
     let (rest, test) = set_aside(all, &config.test_data, ("test", config.test_size), 1);
-    let (train, validation) = set_aside(rest, &config.validation_data, ("validation", config.validation_size), 0);
+    let rows_a_label = rest.len() / labels.len().max(1);
+    let is_few = (2..config.few_rows_a_label).contains(&rows_a_label);
+    let validation_size = config.validation_size.unwrap_or(if is_few { 0.0 } else { VALIDATION_SIZE });
+    let (train, validation) = set_aside(rest, &config.validation_data, ("validation", validation_size), 0);
     let sources = |rows: &[usize]| -> Vec<Source> {
         rows.iter().map(|&row| Source { dataset: 0, row, target: targets[row].clone() }).collect()
     };
@@ -167,7 +179,7 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
     for dataset in &datasets {
         notes.extend(left_out(&dataset.skipped));
     }
-    Ok(Sources { datasets, labels, train, validation, test, notes })
+    Ok(Sources { datasets, labels, train, validation, test, rows_a_label, notes })
 }
 
 /// Tokenizes what was read. A text is a row of the graph that is trained with all its windows, so their number bounds the

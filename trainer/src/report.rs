@@ -8,8 +8,7 @@ use nimbert::{Batch, Bundle, Encoding, Manifest, Tokenizer};
 use crate::{
     dataloader::Example,
     export::{Judged, Sensitivity},
-    html::decimals,
-    logistic::CrossValidated,
+    html::{Table, decimals},
     metrics::percent,
     model::{HeadKind, LoadReport, Pooling, SequenceClassifier},
     onnx::Range,
@@ -137,17 +136,14 @@ fn weights(model: &SequenceClassifier) -> String {
     }
 }
 
-/// How the head was found where the encoder stays as it is, or before it learns.
-pub fn head_stage(solved: &CrossValidated, rows: usize, seconds: f64) -> String {
-    let how = match solved.cross_validation {
+/// How the head was found where the encoder stays as it is, or before it learns: by which C, how many folds found it, and the share
+/// of the rows that were answered rightly by a head that had not seen them.
+pub fn head_stage(strength: f64, folds: Option<(usize, f64)>, rows: usize, seconds: f64) -> String {
+    let how = match folds {
         Some((folds, accuracy)) => {
-            format!(
-                "C {} by {folds} folds: {} of the rows that were left out",
-                solved.strength,
-                percent(Some(accuracy))
-            )
+            format!("C {strength} by {folds} folds: {} of the rows that were left out", percent(Some(accuracy)))
         }
-        None => format!("C {}: too few rows to choose it by", solved.strength),
+        None => format!("C {strength}: too few rows to choose it by"),
     };
     stage("regression", &format!("logistic, on what the encoder says of {rows} rows, in {seconds:.1} s; {how}"))
 }
@@ -260,12 +256,13 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
     let thresholds = bundle.config.labels.iter().zip(label_thresholds.iter().flatten());
     let thresholds: Vec<String> = thresholds.map(|(label, threshold)| format!("{label} {threshold:.3}")).collect();
     let abstain = abstain_threshold.map_or("never abstains".to_owned(), |score| format!("unsure under {score:.3}"));
-    let calibrated = match acceptance.split.as_str() {
-        "validation" => stage(
+    let is_calibrated = acceptance.split == "validation" || folded_temperature.is_some() || label_thresholds.is_some();
+    let calibrated = match is_calibrated {
+        true => stage(
             "calibrated",
             &[vec![format!("temperature {temperature:.3}"), abstain], thresholds].concat().join(", "),
         ),
-        _ => String::new(),
+        false => String::new(),
     };
     [
         stage(
@@ -302,6 +299,21 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
 /// A figure with four digits; a dash where it is not defined.
 pub fn figure(figure: Option<f64>) -> String {
     decimals(figure, 4)
+}
+
+/// The table as text, each column as wide as its longest cell, the chosen row marked.
+pub fn table(table: &Table) -> String {
+    let lines = || std::iter::once(&table.header).chain(&table.rows);
+    let widths: Vec<usize> = (0..table.header.len())
+        .map(|column| lines().map(|cells| cells[column].chars().count()).max().unwrap_or(0).max(10))
+        .collect();
+    let line = |cells: &[String], mark: &str| {
+        let cells = cells.iter().zip(&widths).map(|(cell, &width)| format!("  {cell:>width$}"));
+        stage("", format!("{}{mark}", cells.collect::<String>()).trim_end())
+    };
+    let rows = table.rows.iter().enumerate();
+    let rows = rows.map(|(index, row)| line(row, if table.chosen == Some(index) { " ←" } else { "" }));
+    line(&table.header, "") + &rows.collect::<String>()
 }
 
 /// The line, cut to `width` characters.

@@ -51,17 +51,6 @@ pub(crate) fn stratified(labels: &[u32], share: f64, minimum: usize, rng: &mut C
     split
 }
 
-/// Deals the rows out to `folds` folds, each label's evenly, in an order chosen by `rng`: the fold of each row.
-pub(crate) fn folds(labels: &[u32], folds: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..labels.len()).collect();
-    order.shuffle(rng);
-    order.sort_by_key(|&row| labels[row]);
-    let mut fold_of = vec![0; labels.len()];
-    // One after the other over all labels, so that the folds are of one size too.
-    order.into_iter().enumerate().for_each(|(place, row)| fold_of[row] = place % folds);
-    fold_of
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -44,6 +44,7 @@ pub(crate) fn interop() -> Result<()> {
     let nimbert = |arguments: &[&str]| run(&mut command(release_program("nimbert-train"), arguments));
     // With validation rows, so that there is a temperature, which everybody must get.
     let fit = ["fit", "--overwrite", "--base", "models/minilm", "--data", &data, "--test-size", "0"];
+    let fit = [&fit[..], &["--method", "finetune"]].concat();
     nimbert(&[&fit[..], &["--epochs", "3", "--no-checkpoint", "--out", &trained, "--save-model", &model]].concat())?;
     let all = "cpu-int8,cpu-fp32,gpu-fp16,tensorrt-fp16,tensorrt-int8";
     nimbert(&["export", &model, "--data", &data, "--out", &bundle, "--variants", all])?;
@@ -126,7 +127,9 @@ fn ids(python: &Path, data: &str) -> Result<()> {
         };
         // The weights are random: nothing is lost where nothing was learned.
         nimbert(&["export", &model, "--out", &bundle, "--max-accuracy-drop", "100", "--precision", "fp32"])?;
-        let fit = ["fit", "--base", &model, "--data", data, "--epochs", "1", "--no-checkpoint", "--precision", "fp32"];
+        // transformers has no class for the other methods' heads.
+        let method = ["--method", "finetune", "--epochs", "1", "--no-checkpoint"];
+        let fit = [&["fit", "--base", &model, "--data", data, "--precision", "fp32"][..], &method].concat();
         let further = ["--max-accuracy-drop", "100", "--out", &fitted, "--save-model", &saved];
         nimbert(&[&fit[..], &further].concat())?;
     }

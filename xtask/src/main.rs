@@ -55,6 +55,7 @@ cargo xtask COMMAND
   bench file       a bundle as a folder, as one file and in memory: start, and memory of one and four processes
   bench edge       what ships with one core and 256 MB: start, memory, a file (Linux, as root)
   bench size       how small the movie classifier can be made (minutes)
+  bench labels     planted wrong labels, as `check --deep` and cleanlab find them (minutes; needs PyPI)
   bench few        few labelled rows, beside SetFit and logistic regression on sentence-transformers' features (a day; needs
                    PyPI); with a word behind it, such as bbc-8 or bbc-8-0, the draws with that in their names
   bench student    the student without attention beside its teacher, TF-IDF and Model2Vec (half an hour; needs PyPI)
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
         ["bench", "edge"] => bench::edge(),
         ["bench", "size"] => bench::size(),
         ["bench", "student"] => bench::student(),
+        ["bench", "labels"] => bench::labels(),
         ["bench", "few"] => bench::few(""),
         ["bench", "few", part] => bench::few(part),
         [] | ["help" | "--help" | "-h"] => {

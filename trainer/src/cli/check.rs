@@ -1,14 +1,17 @@
 //! `nimbert-train check`: faults of labelled text that no error reports.
 
+mod deep;
+
 use std::{
     collections::BTreeSet,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
 };
 
 use nimbert::Tokenizer;
 use nimbert_trainer::{
-    check::{CheckInput, CheckRow, Finding, Severity, TokenCounts, check},
+    Error,
+    check::{CheckInput, CheckRow, Finding, Severity, TokenCounts, check, not_judged},
     dataset::{Dataset, Row, left_out},
     hub,
     model::ModelFolder,
@@ -24,8 +27,12 @@ use super::ColumnArgs;
 Examples:
   nimbert-train check --data reviews.csv
   nimbert-train check --data train.csv --test-data test.csv --base models/minilm --json
+  nimbert-train check --data reviews.csv --base models/minilm --deep --doubts doubts.csv --report doubts.html
 
-With --base, texts are also tokenized: what is cut, and what the model has no token for. fit makes the same check.")]
+With --base, texts are also tokenized: what is cut, and what the model has no token for. fit makes the same check.
+With --deep, the base also reads them: each row is judged by the others, whether its label may be wrong; texts that say nearly \
+the same with different labels are found, and labels that should be one. It takes as long as reading all texts once, and \
+with tens of thousands of rows some minutes more, since each is compared with all others.")]
 pub(super) struct Args {
     /// Labelled text: .csv or .tsv with a header, .jsonl or .json, or .parquet; also as .gz or .zst
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
@@ -44,19 +51,31 @@ pub(super) struct Args {
     /// Texts are to be cut to this many tokens
     #[arg(long, default_value_t = 128, value_name = "TOKENS")]
     max_length: usize,
+    /// Also look at what the texts say, as the base reads them: labels that may be wrong, near-duplicates with different
+    /// labels, labels that are hardly told apart
+    #[arg(long, requires = "base")]
+    deep: bool,
+    /// Write all rows and how far their labels are believed, the least believed first, as CSV
+    #[arg(long, value_name = "FILE", requires = "deep")]
+    doubts: Option<PathBuf>,
+    /// Write a page with the findings and the least believed rows
+    #[arg(long, value_name = "FILE", requires = "deep")]
+    report: Option<PathBuf>,
+    /// Replace files that --doubts and --report name
+    #[arg(long, requires = "deep")]
+    overwrite: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let tokenizer = match &args.base {
+    deep::check_targets(args)?;
+    let folder = match &args.base {
         None => None,
-        Some(base) => {
-            let folder = hub::resolve(base, None, io::IsTerminal::is_terminal(&io::stderr()))?;
-            Some(ModelFolder::open(&folder)?.open_tokenizer(args.max_length, None)?)
-        }
+        Some(base) => Some(ModelFolder::open(&hub::resolve(base, None, io::stderr().is_terminal())?)?),
     };
+    let tokenizer = folder.as_ref().map(|folder| folder.open_tokenizer(args.max_length, None)).transpose()?;
     let counter = tokenizer.as_ref().map(TokenCounter::new).transpose()?;
     let columns = args.columns.columns();
     let mut train = Dataset::open(&args.data, &columns)?;
@@ -78,22 +97,45 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         label_columns: args.columns.label_columns.clone(),
         respelled: train.respelled.clone(),
     };
-    let findings = check(&input);
+    let (mut findings, mut failure) = (check(&input), None);
+    if let (true, Some(folder), Some(tokenizer)) = (args.deep, &folder, &tokenizer) {
+        let datasets: Vec<&Dataset> =
+            std::iter::once(&train).chain(held_out.iter().map(|(_, dataset)| dataset)).collect();
+        match deep::check_deep(args, &input, &datasets, (folder, tokenizer), &findings) {
+            Ok(further) => findings.extend(further),
+            // What was found before may be the reason, and is told in any case.
+            Err(error) => match error.downcast_ref() {
+                Some(reason @ (Error::Data { .. } | Error::Setting { .. })) if !args.writes() => {
+                    findings.push(not_judged(reason));
+                }
+                _ => failure = Some(error),
+            },
+        }
+    }
     let rows = train.rows.len() + held_out.iter().map(|(_, dataset)| dataset.rows.len()).sum::<usize>();
     let skipped: Vec<&String> =
         train.skipped.iter().chain(held_out.iter().flat_map(|(_, dataset)| &dataset.skipped)).collect();
     let mut out = io::stdout().lock();
     if args.json {
         let skipped = skipped.len();
-        return Ok(writeln!(out, "{}", json!({ "rows": rows, "skipped": skipped, "findings": findings }))?);
+        writeln!(out, "{}", json!({ "rows": rows, "skipped": skipped, "findings": findings }))?;
+        return failure.map_or(Ok(()), Err);
     }
     left_out(skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
     for finding in &findings {
         writeln!(out, "{finding}")?;
     }
     match findings.len() {
-        0 => Ok(writeln!(out, "{rows} rows: nothing found")?),
-        found => Ok(writeln!(out, "{rows} rows: {found} findings")?),
+        0 => writeln!(out, "{rows} rows: nothing found")?,
+        found => writeln!(out, "{rows} rows: {found} findings")?,
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+impl Args {
+    /// Whether a file is asked for, which there cannot be where labels cannot be judged.
+    fn writes(&self) -> bool {
+        self.doubts.is_some() || self.report.is_some()
     }
 }
 

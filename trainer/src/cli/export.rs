@@ -95,11 +95,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let data = match args.data.is_empty() {
         true => ExportData {
             evidence: Evidence { labels: None, ..Evidence::new("synthetic", &examples) },
+            unseen: None,
             test: None,
             calibration_texts: Vec::new(),
         },
         false => ExportData {
             evidence: Evidence::new("test", &examples),
+            unseen: None,
             test: None,
             calibration_texts: examples.iter().map(|example| example.windows.as_slice()).collect(),
         },

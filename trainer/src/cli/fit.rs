@@ -1,5 +1,6 @@
 //! `nimbert-train fit`: the whole way from labelled text to a bundle.
 
+mod folds;
 mod method;
 mod smaller;
 
@@ -21,25 +22,27 @@ use nimbert_trainer::{
     checkpoint::CheckpointConfig,
     compress::{self, Compressed, parse_size, trim_vocabulary},
     compute::Compute,
-    export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
+    cross_validation::OutOfFold,
+    export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, Unseen, judge, pack, save_model},
     html, hub,
-    loss::{Loss, balanced_weights},
-    model::{EncoderConfig, ModelFolder, SequenceClassifier},
+    loss::{Loss, Target, balanced_weights},
+    model::{EncoderConfig, HeadKind, LoadReport, ModelFolder, SequenceClassifier},
     onnx::Storage,
     optimizer::AdamWConfig,
     page::{Run, page},
-    prepare::{DataConfig, Examples, Sources, read, tokenize},
+    prepare::{DataConfig, Examples, Sources, VALIDATION_SIZE, read, tokenize},
     record::{Record, StepRecord},
     report,
     schedule::Curve,
-    scratch::{Scratch, write_whole},
+    scratch::Scratch,
     tensorboard,
     train::{Job, Splits, TrainConfig, Training, train},
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use method::{Method, PoolingArg};
+use folds::{Chosen, FEW_ROWS_A_LABEL};
+use method::{Method, MethodArg, Methods, PoolingArg};
 
 #[derive(clap::Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -59,7 +62,7 @@ Examples:
 Ctrl-C stops at the next step and packs the best epoch so far, of the model with all its layers where --layers, --student \
 or --target-size ask for a smaller one, whose own training packs nothing until it is done; a second Ctrl-C ends at once. \
 Either way, and after a crash, --resume goes on from the last checkpoint and ends with the same weights as a run that was \
-not stopped.")]
+not stopped; methods are compared anew, and folds trained anew, which leave no checkpoint.")]
 pub(super) struct Args {
     /// A Hugging Face folder (config.json, model.safetensors, tokenizer.json), or the name of a model on the hub
     #[arg(long, value_name = "DIR|NAME")]
@@ -83,19 +86,26 @@ pub(super) struct Args {
     /// Share of --data that is set aside for testing
     #[arg(long, default_value_t = 0.2, value_name = "SHARE")]
     test_size: f64,
-    /// Share of the training rows by which the best epoch is chosen; 0 keeps the last epoch
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
-    validation_size: f64,
+    /// Share of the training rows by which the best epoch is chosen; 0 keeps the last epoch [default: 0.1; 0 where the rows
+    /// are cross-validated]
+    #[arg(long, value_name = "SHARE")]
+    validation_size: Option<f64>,
+    /// Also train K models, each without one of K parts of the training rows: the mean and the deviation of every figure, and
+    /// in OUT.out-of-fold.jsonl what each row is answered by the model that has not seen it. Where there are no validation
+    /// rows, scores are calibrated by these answers
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(2..))]
+    cross_validate: Option<u16>,
     /// How to learn. finetune: the encoder learns with its head. frozen: the encoder stays as it is, and the head is logistic
     /// regression on what it says of each text. contrastive, for few labelled rows: begins as frozen does, then the encoder
     /// learns, and what it says of texts of one label is drawn together. Of these two the model that --save-model keeps is for
-    /// nimbert: transformers has no class for its head
-    #[arg(long, value_enum, default_value_t = Method::Finetune)]
-    method: Method,
+    /// nimbert: transformers has no class for its head. auto: with few rows a label what cross-validation finds best, which
+    /// is printed; finetune with more
+    #[arg(long, value_enum, default_value_t = MethodArg::Auto)]
+    method: MethodArg,
     /// What the head of --method frozen or contrastive reads: the mean of a text's tokens, or its first one [default: mean]
     #[arg(long, value_enum)]
     pooling: Option<PoolingArg>,
-    /// Passes over the training rows [default: 5; of --method contrastive as many as read 1000 texts, and 2 at least]
+    /// Passes over the training rows [default: as many as read 1000 texts, and at least 5; of --method contrastive 2]
     #[arg(long)]
     epochs: Option<usize>,
     /// Rows a batch
@@ -179,7 +189,7 @@ pub(super) struct Args {
     /// Everything random follows from it
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Abstain where, by the validation rows, less than this share of the answers would be right
+    /// Abstain where less than this share of the answers would be right, by the validation rows or by cross-validation
     #[arg(long, value_name = "SHARE")]
     #[serde(skip)]
     abstain_precision: Option<f64>,
@@ -241,22 +251,29 @@ enum LongText {
 }
 
 impl Args {
-    fn data_config(&self) -> DataConfig {
+    fn data_config(&self, methods: &Methods) -> DataConfig {
+        // Whoever asks for patience, or for a smaller model, whose answers nobody cross-validates, needs validation rows.
+        let needs_validation = self.patience.is_some() || self.is_smaller();
         DataConfig {
             data: self.data.clone(),
             validation_data: self.validation_data.clone(),
             test_data: self.test_data.clone(),
             columns: self.columns.columns(),
             test_size: self.test_size,
-            validation_size: self.validation_size,
+            validation_size: self.validation_size.or(needs_validation.then_some(VALIDATION_SIZE)),
+            few_rows_a_label: match self.cross_validate {
+                Some(_) => usize::MAX,
+                None if methods.usable.len() > 1 => FEW_ROWS_A_LABEL,
+                None => 0,
+            },
             seed: self.seed,
         }
     }
 
     /// How the model learns from `rows` rows.
-    fn train_config(&self, rows: usize) -> TrainConfig {
+    fn train_config(&self, method: Method, rows: usize) -> TrainConfig {
         TrainConfig {
-            epochs: self.epochs(rows),
+            epochs: self.epochs(method, rows),
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
             learning_rate: self.learning_rate.unwrap_or(1e-4),
@@ -273,7 +290,7 @@ impl Args {
                 label_smoothing: self.label_smoothing,
                 focal_gamma: self.focal_gamma,
             },
-            contrast: self.contrast(),
+            contrast: self.contrast(method),
             patience: self.patience.map(usize::from),
             max_grad_norm: self.max_grad_norm,
             adamw: AdamWConfig { weight_decay: self.weight_decay, ..AdamWConfig::default() },
@@ -308,6 +325,11 @@ impl Args {
         self.freeze_layers.or(self.freeze_embeddings.then_some(0))
     }
 
+    /// Whether a smaller model than the trained one is to be packed.
+    fn is_smaller(&self) -> bool {
+        self.target_size.is_some() || self.layers.is_some() || self.student.is_some()
+    }
+
     fn checkpoint_path(&self) -> PathBuf {
         self.beside_bundle("checkpoint")
     }
@@ -318,6 +340,10 @@ impl Args {
 
     fn metrics_path(&self) -> PathBuf {
         self.beside_bundle("metrics.jsonl")
+    }
+
+    fn out_of_fold_path(&self) -> PathBuf {
+        self.beside_bundle("out-of-fold.jsonl")
     }
 
     fn beside_bundle(&self, extension: &str) -> PathBuf {
@@ -338,10 +364,15 @@ impl Args {
         if let Some(folder) = self.report.as_deref().filter(|path| path.is_dir()) {
             return unusable(folder, "a file for --report", "a folder");
         }
+        let inputs: Vec<&PathBuf> = self.data.iter().chain(&self.validation_data).chain(&self.test_data).collect();
+        if let Some(report) = self.report.as_deref().filter(|path| super::is_read(path, &inputs, Some(&self.base))) {
+            return unusable(report, "another file than those that are read", "one of them");
+        }
         if self.export.overwrite || self.resume {
             return Ok(());
         }
-        for path in [self.report_path(), self.metrics_path()] {
+        let out_of_fold = self.cross_validate.map(|_| self.out_of_fold_path());
+        for path in [self.report_path(), self.metrics_path()].into_iter().chain(out_of_fold) {
             if path.exists() {
                 return unusable(&path, "no file yet", "a file; --overwrite replaces it");
             }
@@ -372,16 +403,11 @@ fn splits(examples: &Examples) -> Splits<'_> {
     Splits { train: &examples.train, validation: &examples.validation, test: &examples.test }
 }
 
-/// A bar for long work, which indicatif draws on standard error if that is a terminal.
-fn progress(len: usize, what: &str) -> anyhow::Result<ProgressBar> {
-    let style = ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {what}, {{eta}} left"))?;
-    Ok(ProgressBar::new(len as u64).with_style(style))
-}
-
 /// What `fit` works with from beginning to end.
 struct Work<'a> {
     args: &'a Args,
     sources: Sources,
+    method: Method,
     train_config: TrainConfig,
     compute: Compute,
     export_config: ExportConfig,
@@ -399,8 +425,11 @@ struct Work<'a> {
 /// A model, the texts as it reads them, and what has been measured of it.
 struct Candidate {
     model: SequenceClassifier,
+    load_report: LoadReport,
     tokenizer: PathBuf,
     examples: Examples,
+    /// What models like it answer to its training rows without having seen them, if that was asked.
+    out_of_fold: Option<OutOfFold>,
 }
 
 /// What training has left.
@@ -410,11 +439,10 @@ struct Trained {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let (data_config, stride) = (args.data_config(), args.stride()?);
+    let stride = args.stride()?;
     let export_config = export_config(args)?;
-    args.check_method()?;
     // Whatever is wrong with a setting is told before anything is read.
-    args.train_config(0).validate()?;
+    args.train_config(Method::Finetune, 0).validate()?;
     let compute = args.compute()?;
     let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
     check_save_model(args)?;
@@ -424,14 +452,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let stop = super::stop_on_interrupt()?;
 
     let folder = ModelFolder::open(&base)?;
-    let encoder_config = args.encoder_config(&folder.config)?;
+    let methods = args.methods(&folder.config)?;
+    let data_config = args.data_config(&methods);
     let tokenizer = folder.open_tokenizer(args.max_length, stride)?;
     let sources = read(&data_config)?;
-    let train_config = args.train_config(sources.train.len());
+    let train_config = args.train_config(methods.usable[0], sources.train.len());
     let scratch = Scratch::new()?;
     let mut work = Work {
         args,
         sources,
+        method: methods.usable[0],
         train_config,
         compute,
         export_config,
@@ -445,7 +475,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     work.train_config.loss.class_weights =
         args.class_weights.as_deref().map(|text| class_weights(text, &work)).transpose()?;
     work.train_config.loss.validate(work.sources.labels.len())?;
-    let examples = tokenize(&work.sources, &tokenizer, &encoder_config, args.max_windows.into())?;
+    let examples = tokenize(&work.sources, &tokenizer, &folder.config, args.max_windows.into())?;
     tell(&report::data_stages(&work.sources, &examples, &data_config, args.max_length));
     let cut_at = stride.is_none().then_some(args.max_length);
     let mut warnings = super::check::warnings(&work.sources, &tokenizer, cut_at, &args.columns)?;
@@ -453,12 +483,33 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     args.columns.counting().iter().for_each(|line| tell(&report::stage("figures", line)));
     // In the report they stand with the warnings: what figures are of, and what was left out.
     warnings.extend(args.columns.counting().into_iter().chain(work.sources.notes.clone()));
-    tell(&report::example(&work.sources, &examples, &tokenizer, encoder_config.pad_token_id));
+    tell(&report::example(&work.sources, &examples, &tokenizer, folder.config.pad_token_id));
 
-    let (model, load_report) =
-        SequenceClassifier::load(&folder.weights, encoder_config, &work.sources.labels, args.seed)?;
-    let mut candidate = Candidate { model, tokenizer: folder.tokenizer.clone(), examples };
+    let load = |method: Method| {
+        let config = args.encoder_config(method, &folder.config)?;
+        SequenceClassifier::load(&folder.weights, config, &work.sources.labels, args.seed)
+    };
+    let (model, load_report) = load(work.method)?;
+    let tokenizer = folder.tokenizer.clone();
+    let mut candidate = Candidate { model, load_report, tokenizer, examples, out_of_fold: None };
+    // Methods are compared for minutes: what would end the run behind that is looked at before.
     work.check_smaller(&candidate, target_size)?;
+    work.check_checkpoint()?;
+    if args.patience.is_some() && candidate.examples.validation.is_empty() {
+        let (setting, expected) = ("--patience", "validation rows to judge by (--validation-size)".to_owned());
+        return Err(Error::Setting { setting, expected, got: "none".to_owned() }.into());
+    }
+    let Chosen { method, answers, methods, figures } = work.choose(&folder, &methods, &candidate.examples.train)?;
+    if method.has_linear_head() != work.method.has_linear_head() {
+        (candidate.model, candidate.load_report) = load(method)?;
+    }
+    candidate.out_of_fold = answers;
+    work.method = method;
+    work.train_config = work.config(method, candidate.examples.train.len());
+    if let (Some(answers), Some(_)) = (&candidate.out_of_fold, args.cross_validate) {
+        // Whatever becomes of the bundle.
+        write(&args.out_of_fold_path(), &work.out_of_fold_lines(answers))?;
+    }
     if let Some(size) = args.trim_vocab {
         let before = candidate.model.config.vocab_size;
         candidate = work.trimmed(&candidate, size)?;
@@ -468,7 +519,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(layers) = args.frozen_layers() {
         candidate.model.freeze(layers)?;
     }
-    tell(&report::model_stages(&candidate.model, &load_report, &candidate.examples, args.batch_size));
+    tell(&report::model_stages(&candidate.model, &candidate.load_report, &candidate.examples, args.batch_size));
     work.checkpoints = work.main_checkpoints(&folder)?;
     let Trained { mut training, records } = work.learn(&candidate)?;
     // From here on an interrupt ends the export. One that came after the last step has not been obeyed yet.
@@ -478,10 +529,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         training.stopped = Some(Error::Interrupted { during: "the last evaluation".to_owned() });
     }
 
-    let is_smaller = target_size.is_some() || args.layers.is_some() || args.student.is_some();
-    if is_smaller {
-        warnings
-            .push("curves and epochs are those of the trained model, which the smaller one learned from".to_owned());
+    if args.is_smaller() {
+        let of = "curves and epochs, methods and cross-validation";
+        warnings.push(format!("{of} are those of the trained model, which the smaller one learned from"));
     }
     // A run that was stopped packs what it has; it is made smaller when it has come to its end.
     let (candidate, judged, ladder) = match (&training.stopped, target_size, args.layers, args.student) {
@@ -496,6 +546,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
     };
     let run = Run {
+        methods: methods.as_ref(),
+        out_of_fold: candidate.out_of_fold.as_ref(),
+        cross_validation: figures.as_ref(),
         sources: &work.sources,
         records: &records,
         judged: &judged,
@@ -523,22 +576,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let bundle = pack(&candidate.model, judged, &contents, &work.export_config, &args.export.out, &stop)?;
     tell(&report::bundle_stages(&bundle));
-    // Beside the bundle: they hold texts that were trained on, which are not to be shipped.
+    // Beside the bundle: they hold texts that were trained on, or tell of them, which is not to be shipped.
     for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
-        write_whole(&path, |partial| {
-            std::fs::write(partial, content).map_err(|reason| Error::Io { path: path.clone(), reason })
-        })?;
-        tell(&report::stage("", &path.display().to_string()));
+        write(&path, &content)?;
     }
     match training.stopped {
         Some(reason) => {
-            let what = if is_smaller { " of the model before it is made smaller" } else { "" };
+            let what = if args.is_smaller() { " of the model before it is made smaller" } else { "" };
             super::message(&format!("epoch {}{what} was packed as {}", training.best, args.export.out.display()));
             work.tell_of_resume(&reason);
             Err(reason.into())
         }
         None => {
-            let main = work.checkpoints.iter().map(|checkpoints| checkpoints.path.clone());
+            // Where the encoder stays as it is after all, one may be left that was to be gone on from, or replaced.
+            let is_left = work.method == Method::Frozen && args.method == MethodArg::Auto;
+            let left = (is_left && (args.resume || args.export.overwrite)).then(|| args.checkpoint_path());
+            let main = work.checkpoints.iter().map(|checkpoints| checkpoints.path.clone()).chain(left);
             for path in main.chain(work.student_checkpoints.take()) {
                 std::fs::remove_file(&path).or_else(|error| match error.kind() {
                     io::ErrorKind::NotFound => Ok(()),
@@ -560,8 +613,10 @@ fn export_config(args: &Args) -> anyhow::Result<ExportConfig> {
         if !(0.0..=1.0).contains(&precision) {
             refuse("a share from 0 to 1", precision.to_string())?;
         }
-        if args.validation_size == 0.0 && args.validation_data.is_empty() {
-            refuse("validation rows to find the score by (--validation-size)", "none".to_owned())?;
+        let is_blind = args.validation_size == Some(0.0) && args.validation_data.is_empty();
+        if is_blind && (args.cross_validate.is_none() || args.is_smaller()) {
+            let expected = "rows to find the score by (--validation-size, --validation-data or --cross-validate)";
+            refuse(expected, "none".to_owned())?;
         }
         config.abstain_precision = Some(precision);
     }
@@ -618,24 +673,42 @@ fn class_weights(text: &str, work: &Work<'_>) -> Result<Vec<f32>, Error> {
 }
 
 impl Work<'_> {
+    /// How the model learns from `rows` rows by a method.
+    fn config(&self, method: Method, rows: usize) -> TrainConfig {
+        TrainConfig { loss: self.train_config.loss.clone(), ..self.args.train_config(method, rows) }
+    }
+
+    /// Checks that no run is forgotten that was stopped.
+    fn check_checkpoint(&self) -> Result<(), Error> {
+        let (args, path) = (self.args, self.args.checkpoint_path());
+        let is_of_no_concern = args.no_checkpoint || args.resume || args.export.overwrite;
+        if is_of_no_concern || args.method == MethodArg::Frozen || !path.exists() {
+            return Ok(());
+        }
+        let expected = "--resume to go on from it, or --overwrite to begin anew".to_owned();
+        Err(Error::Model { path, expected, got: "the checkpoint of a run that was stopped".to_owned() })
+    }
+
     /// Where the run leaves its state. One that is there already is resumed, or replaced where that was asked for.
     fn main_checkpoints(&self, folder: &ModelFolder) -> anyhow::Result<Option<CheckpointConfig>> {
         let args = self.args;
-        // Where the encoder stays as it is, there is nothing to go on from.
-        if args.no_checkpoint || args.method == Method::Frozen {
+        if args.no_checkpoint {
             return Ok(None);
         }
         let path = args.checkpoint_path();
-        if path.exists() && !args.resume && !args.export.overwrite {
-            let expected = "--resume to go on from it, or --overwrite to begin anew".to_owned();
-            return Err(
-                Error::Model { path, expected, got: "the checkpoint of a run that was stopped".to_owned() }.into()
-            );
+        // Where the encoder stays as it is, there is nothing to go on from.
+        if self.method == Method::Frozen {
+            if args.resume || args.checkpoint_every.is_some() {
+                let why = "the encoder stays as it is: no checkpoint is gone on from, or written";
+                tell(&report::stage("resume", why));
+            }
+            return Ok(None);
         }
         if args.resume && !path.exists() {
             tell(&report::stage("resume", "no checkpoint: from the beginning"));
         }
         let mut settings = args.settings();
+        settings.insert("--method in effect".to_owned(), self.method.name().into());
         settings.insert("the weights of --base".to_owned(), folder.weights_sha256()?.into());
         let files = self.sources.datasets.iter().flat_map(|dataset| &dataset.files);
         for file in files {
@@ -674,7 +747,9 @@ impl Work<'_> {
         std::fs::write(&path, json.to_string()).map_err(|reason| Error::Io { path: path.clone(), reason })?;
         let tokenizer = self.open_tokenizer(&path)?;
         let examples = tokenize(&self.sources, &tokenizer, &model.config, self.args.max_windows.into())?;
-        Ok(Candidate { model, examples, tokenizer: path })
+        let Candidate { load_report, out_of_fold, .. } = candidate;
+        let (load_report, out_of_fold) = (load_report.clone(), out_of_fold.clone());
+        Ok(Candidate { model, load_report, tokenizer: path, examples, out_of_fold })
     }
 
     fn open_tokenizer(&self, path: &Path) -> Result<Tokenizer, Error> {
@@ -736,15 +811,25 @@ impl Work<'_> {
     }
 
     fn judge_as(&self, candidate: &Candidate, storage: Storage) -> Result<Judged, Error> {
-        let Candidate { model, examples, .. } = candidate;
+        let Candidate { model, examples, out_of_fold, .. } = candidate;
         let mut config = ExportConfig { storage, ..self.export_config.clone() };
         if storage == Storage::Packed {
             // Packing is meant to lose something. Of several models the most accurate is taken as it ships, and the table
             // shows what each has lost.
             config.max_accuracy_drop = 100.0;
         }
+        let unseen = out_of_fold.as_ref().filter(|_| examples.validation.is_empty());
+        let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
         let data = ExportData {
-            evidence: evidence(examples),
+            // By test rows nothing is to be chosen, not even what of a graph stays in fp32.
+            evidence: match unseen {
+                Some(_) => Evidence::new("train", &examples.train),
+                None => evidence(examples),
+            },
+            unseen: unseen.map(|answers| {
+                let (logits, labels) = answers.answerable(&targets);
+                Unseen { logits, labels }
+            }),
             test: (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test)),
             calibration_texts: examples.train.iter().map(|example| example.windows.as_slice()).collect(),
         };
@@ -757,7 +842,11 @@ impl Work<'_> {
         let Some(folder) = &self.args.save_model else { return Ok(()) };
         let cut = (self.args.max_length, self.truncation_side);
         save_model(&candidate.model, self.export_config.problem_type, &candidate.tokenizer, cut, folder)?;
-        tell(&report::stage("model", &format!("{}: the trained model, fp32", folder.display())));
+        let whose = match candidate.model.config.head {
+            HeadKind::Layers => "",
+            HeadKind::Linear => ", for nimbert: transformers has no class for its head",
+        };
+        tell(&report::stage("model", &format!("{}: the trained model, fp32{whose}", folder.display())));
         Ok(())
     }
 
@@ -766,7 +855,7 @@ impl Work<'_> {
         let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let mut settings = self.args.settings();
         settings.extend(self.args.settings_behind_training());
-        settings.extend(self.args.effective_settings(&self.train_config));
+        settings.extend(self.effective_settings(&self.train_config));
         let settings = settings.iter().filter(|(_, value)| !value.is_null());
         let encoder =
             Value::Object(EncoderConfig::open(&base.join(CONFIG)).map(|config| config.json).unwrap_or_default());
@@ -785,6 +874,13 @@ impl Work<'_> {
             ),
         ]
     }
+}
+
+/// Writes a file beside the bundle, and says so.
+fn write(path: &Path, content: &str) -> Result<(), Error> {
+    super::write_text(path, content)?;
+    tell(&report::stage("", &path.display().to_string()));
+    Ok(())
 }
 
 /// Prints a part of the report. That nobody reads it, or that the disk is full, must not cost the training.

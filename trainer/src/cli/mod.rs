@@ -11,7 +11,7 @@ mod trace;
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -20,12 +20,14 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{ProblemType, rows::ReadOptions};
 use nimbert_trainer::{
     Error,
     dataset::{Columns, OnMissing},
     export::VariantKind,
     onnx::Calibration,
+    scratch::write_whole,
 };
 
 /// Fine-tunes BERT text classifiers and exports them as bundles for nimbert.
@@ -254,6 +256,27 @@ fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
         message("stopping at the next step (once more: at once)");
     })?;
     Ok(stop)
+}
+
+/// A bar for long work, which indicatif draws on standard error if that is a terminal.
+fn progress(len: usize, what: &str) -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {what}, {{eta}} left"))?;
+    Ok(ProgressBar::new(len as u64).with_style(style))
+}
+
+/// Writes a text file as a whole.
+fn write_text(path: &Path, content: &str) -> Result<(), Error> {
+    write_whole(path, |partial| {
+        std::fs::write(partial, content).map_err(|reason| Error::Io { path: path.to_owned(), reason })
+    })
+}
+
+/// Whether a file that is to be written is one of those that are read, or lies in the folder of the base.
+fn is_read(path: &Path, inputs: &[&PathBuf], base: Option<&str>) -> bool {
+    let Ok(path) = path.canonicalize() else { return false };
+    let base = base.and_then(|base| Path::new(base).canonicalize().ok());
+    base.is_some_and(|base| path.starts_with(base))
+        || inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == path))
 }
 
 /// Writes a message to standard error. Where that is closed, the exit status still tells.

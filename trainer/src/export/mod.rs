@@ -55,7 +55,7 @@ const MAX_SENSITIVITY: f32 = 0.03;
 pub struct ExportConfig {
     /// Whether a text has one label or any number of them.
     pub problem_type: ProblemType,
-    /// The classifier abstains where, by the validation rows, less than this share of the answers is right; none: never.
+    /// The classifier abstains where, by rows that it has not learned from, less than this share of the answers is right; none: never.
     pub abstain_precision: Option<f64>,
     /// The graphs, the default first; at least one.
     pub variants: Vec<VariantKind>,
@@ -98,11 +98,22 @@ impl<'a> Evidence<'a> {
     }
 }
 
+/// What models like the one that is exported answer to rows that they have not seen.
+#[derive(Debug, Clone)]
+pub struct Unseen<'a> {
+    /// `[rows][classes]`
+    pub logits: Vec<Vec<f32>>,
+    /// Of each row.
+    pub labels: Vec<&'a [u32]>,
+}
+
 /// The rows that an export sees.
 #[derive(Debug, Clone)]
 pub struct ExportData<'a> {
     /// Those by which graphs are judged; on validation rows the answers are calibrated too.
     pub evidence: Evidence<'a>,
+    /// By what answers are calibrated where there are no validation rows.
+    pub unseen: Option<Unseen<'a>>,
     /// Those that are measured and used for nothing.
     pub test: Option<Evidence<'a>>,
     /// Texts by which the ranges of activations are found. Without any, int8 graphs have int8 weights and compute in
@@ -205,7 +216,7 @@ pub fn judge(
     VariantKind::check(&config.variants)?;
     // Graphs are tried outside of the bundle: what has not been judged is not in it.
     let scratch = Scratch::new()?;
-    let ExportData { evidence, test, calibration_texts } = data;
+    let ExportData { evidence, unseen, test, calibration_texts } = data;
     let judge = Judge { model, evidence, calibration_texts, config, scratch: scratch.path(), stop };
     let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
     let mut fp32 = judge.tried(VariantKind::CpuFp32, None, &trained)?;
@@ -231,10 +242,12 @@ pub fn judge(
     let kinds: Vec<VariantKind> = tried.iter().map(|tried| tried.kind).collect();
     let place = |kind: VariantKind| kinds.iter().position(|other| *other == kind).expect("every kind was tried");
     let default = place(config.variants[0]);
-    let mut decision = match (&evidence.labels, evidence.split) {
-        (Some(labels), "validation") => {
-            calibrate(config.problem_type, &tried[default].logits, labels, config.abstain_precision)
-        }
+    let calibrate = |logits: &[Vec<f32>], labels: &[&[u32]]| {
+        calibrate(config.problem_type, logits, labels, config.abstain_precision)
+    };
+    let mut decision = match (&evidence.labels, evidence.split, unseen) {
+        (Some(labels), "validation", _) => calibrate(&tried[default].logits, labels),
+        (.., Some(unseen)) => calibrate(&unseen.logits, &unseen.labels),
         _ => undecided(config.problem_type),
     };
     // Whoever runs the graph gets these scores: what would be left to do is in its last layer.

@@ -16,14 +16,20 @@ use super::{
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
 
-const ENVIRONMENT: &str = ".setup/venv-setfit";
-const PEERS: [&str; 5] =
-    ["setfit==1.2.0", "sentence-transformers==6.2.0", "transformers==5.24.0", "scikit-learn==1.9.1", TORCH];
+pub(super) const ENVIRONMENT: &str = ".setup/venv-setfit";
+pub(super) const PEERS: [&str; 6] = [
+    "setfit==1.2.0",
+    "sentence-transformers==6.2.0",
+    "transformers==5.24.0",
+    "scikit-learn==1.9.1",
+    "cleanlab==2.9.0",
+    TORCH,
+];
 const ROWS_OF_LABEL: [usize; 3] = [8, 16, 64];
 const DRAWS: u64 = 5;
 const TEST_ROWS: usize = 1000;
-const BASE: &str = "models/minilm";
-const MAX_LENGTH: &str = "128";
+pub(super) const BASE: &str = "models/minilm";
+pub(super) const MAX_LENGTH: &str = "128";
 
 /// The draws whose names have `part` in them.
 pub(crate) fn few(part: &str) -> Result<()> {
@@ -51,7 +57,7 @@ pub(crate) fn few(part: &str) -> Result<()> {
             let head = format!("| {name} | {} | {labels} |", rows.len());
             let rows: Vec<Vec<String>> = rows.into_iter().map(Labelled::into_cells).collect();
             let train = write_csv("few-train.csv", "text,label", &rows)?;
-            for method in ["frozen", "contrastive", "finetune"] {
+            for method in ["auto", "frozen", "contrastive", "finetune"] {
                 print(&head, &format!("nimbert, --method {method}"), nimbert(&train, rows.len(), &test, method)?);
             }
             for (way, name) in [("frozen", "sentence-transformers, logistic regression"), ("setfit", "SetFit")] {
@@ -67,7 +73,7 @@ fn print(head: &str, way: &str, (accuracy, seconds): (f64, f64)) {
 }
 
 /// What to learn from, and what to test on.
-fn rows_of(name: &str) -> Result<(Vec<Labelled>, Vec<Labelled>)> {
+pub(super) fn rows_of(name: &str) -> Result<(Vec<Labelled>, Vec<Labelled>)> {
     // All rows are of one table; the last ones are tested on.
     let of_one = |mut train: Vec<Labelled>| {
         let test = train.split_off(train.len().saturating_sub(TEST_ROWS));
@@ -103,17 +109,19 @@ fn nimbert(train: &str, rows: usize, test: &str, method: &str) -> Result<(f64, f
         ["fit", "--base", BASE, "--data", train, "--out", &bundle, "--method", method, "--max-length", MAX_LENGTH];
     let settings =
         ["--overwrite", "--no-checkpoint", "--test-size", "0", "--validation-size", "0", "--variants", "cpu-fp32"];
-    let mut settings = settings.to_vec();
-    // With its five epochs it would hardly have begun.
-    if method == "finetune" {
-        settings.extend(["--epochs", "20"]);
-    }
     let said = output(command(release_program("nimbert-train"), &fit).args(settings))?;
     let of_head = said.lines().find(|line| line.starts_with("regression")).map(|line| {
         let seconds = line.split(" s;").next().and_then(|line| line.rsplit(' ').next());
         seconds.and_then(|seconds| seconds.parse::<f64>().ok()).with_context(|| format!("no seconds in {line}"))
     });
     let mut seconds = of_head.transpose()?.unwrap_or(0.0);
+    // Where methods were compared, the table's last column is how long each took.
+    let is_header = |line: &&str| line.split_whitespace().take(2).eq(["method", "right"]);
+    let compared = said.lines().skip_while(|line| !is_header(line)).skip(1);
+    for line in compared.take_while(|line| line.starts_with(' ')) {
+        let last = line.trim_end_matches(['←', ' ']).rsplit(' ').next().unwrap_or_default();
+        seconds += last.parse::<f64>().with_context(|| format!("no seconds in {line}"))?;
+    }
     for line in fs::read_to_string(workspace(&format!("{bundle}.metrics.jsonl")))?.lines() {
         let record: Value = serde_json::from_str(line)?;
         seconds += record["rows_per_second"].as_f64().map_or(0.0, |rate| rows as f64 / rate);

@@ -16,7 +16,7 @@ use nimbert_trainer::{
     train::{Splits, TrainConfig},
 };
 
-use super::{Candidate, Trained, Work, method::EPOCHS, progress, splits, tell};
+use super::{super::progress, Candidate, Trained, Work, method::Method, splits, tell};
 
 /// What becomes the bundle, and the table that led to it.
 type Smaller = (Candidate, Judged, Option<Table>);
@@ -92,7 +92,7 @@ impl Work<'_> {
         let after = self.judge(&student)?;
         table.rows.push(row(&student, &after, None));
         table.chosen = Some(table.rows.len() - 1);
-        tell(&show(&table));
+        tell(&report::table(&table));
         Ok((student, after, Some(table)))
     }
 
@@ -105,7 +105,7 @@ impl Work<'_> {
         table.rows.push(row(&full, &full_judged, Some(tokenizer_bytes)));
         if size(&full_judged, tokenizer_bytes) <= bytes {
             table.chosen = Some(0);
-            tell(&show(&table));
+            tell(&report::table(&table));
             self.save_model(&full)?;
             return Ok((full, full_judged, Some(table)));
         }
@@ -143,7 +143,7 @@ impl Work<'_> {
             return Err(refusal.unwrap_or_else(|| too_small(bytes)).into());
         };
         table.chosen = Some(chosen);
-        tell(&show(&table));
+        tell(&report::table(&table));
         self.save_model(&student)?;
         Ok((student, judged, Some(table)))
     }
@@ -153,15 +153,15 @@ impl Work<'_> {
         let kept = kept_layers(&teacher.model.config, layers);
         let model = with_layers(&teacher.model, &kept)?;
         let teacher_model = teacher.model.for_inference();
-        let Candidate { tokenizer, examples, .. } = teacher;
-        let student = Candidate { model, tokenizer, examples };
+        let Candidate { load_report, tokenizer, examples, .. } = teacher;
+        let student = Candidate { model, load_report, tokenizer, examples, out_of_fold: None };
         let problem_type = self.export_config.problem_type;
         let config = DistillConfig::default();
         let teacher = Teacher { model: &teacher_model, layers: kept, problem_type, config };
         let checkpoints = self.student_checkpoints(layers, student.model.config.vocab_size);
         let rows = (&student.model, splits(&student.examples));
         // It learns from its teacher, as that one would have from labels.
-        let epochs = self.args.epochs.unwrap_or(EPOCHS);
+        let epochs = self.args.epochs(Method::Finetune, student.examples.train.len());
         let config = TrainConfig { epochs, contrast: None, ..self.train_config.clone() };
         let trained = self.train(rows, &config, Some(&teacher), checkpoints.as_ref())?;
         tell(&report::stage("observed", &report::observation(&trained.training.epochs)));
@@ -172,7 +172,7 @@ impl Work<'_> {
     /// Trains a table of token vectors by what the teacher says of the training rows. It leaves no checkpoint: all of it follows
     /// from the teacher's, in a part of the time.
     fn static_student(&self, teacher: Candidate) -> anyhow::Result<Candidate> {
-        let Candidate { model: teacher, tokenizer, examples } = teacher;
+        let Candidate { model: teacher, load_report, tokenizer, examples, .. } = teacher;
         let teacher = if self.compute.is_fused() { teacher } else { teacher.on(&self.compute)? };
         let counts = token_counts(&examples.train, teacher.config.vocab_size);
         let empty = self.open_tokenizer(&tokenizer)?.encode("")?;
@@ -213,7 +213,7 @@ impl Work<'_> {
         tell(&report::training_stage(&config, train.len()));
         let taught = Splits { train: &train, ..splits(&examples) };
         self.finish(self.train((&model, taught), &config, None, None)?)?;
-        Ok(Candidate { model, tokenizer, examples })
+        Ok(Candidate { model, load_report, tokenizer, examples, out_of_fold: None })
     }
 
     /// An error once the user has asked to stop.
@@ -267,15 +267,4 @@ fn row(candidate: &Candidate, judged: &Judged, tokenizer_bytes: Option<u64>) -> 
         share(judged.acceptance.shipped_accuracy),
         format!("{:.1}", shipped.milliseconds),
     ]
-}
-
-/// The table as text, the chosen row marked.
-fn show(table: &Table) -> String {
-    let line = |cells: &[String], mark: &str| {
-        let cells: String = cells.iter().map(|cell| format!("{cell:>12}")).collect();
-        report::stage("", &format!("{cells} {mark}"))
-    };
-    let rows = table.rows.iter().enumerate();
-    let rows = rows.map(|(index, row)| line(row, if table.chosen == Some(index) { "←" } else { "" }));
-    line(&table.header, "") + &rows.collect::<String>()
 }

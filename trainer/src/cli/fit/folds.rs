@@ -1,0 +1,316 @@
+//! Cross-validation: which `--method` is the best for a few rows, and how good a model is that learns from all of them.
+
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use nimbert::ProblemType;
+use nimbert_trainer::{
+    Error,
+    cross_validation::{Figure, Fold, Folds, OutOfFold},
+    dataloader::Example,
+    evaluate::predict,
+    features::Features,
+    html::Table,
+    loss::Target,
+    metrics::percent,
+    model::{ModelFolder, SequenceClassifier},
+    prepare::Source,
+    record::Record,
+    report,
+    train::{Job, Splits, TrainConfig, train},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    super::progress,
+    Work,
+    method::{Method, MethodArg, Methods},
+    tell,
+};
+
+/// With fewer training rows a label on average `--method auto` compares methods; with more, fine-tuning is the best or as good
+/// (benches/runs/2026-11-27-few.md).
+pub(super) const FEW_ROWS_A_LABEL: usize = 100;
+/// The folds of `--method auto`.
+const FOLDS: usize = 4;
+/// Standard deviations from which on a method that is right more often is taken for better than the one that usually is.
+const SIGNIFICANT: f64 = 2.0;
+
+/// A method, and what it gave.
+struct Trial {
+    method: Method,
+    answers: OutOfFold,
+    seconds: f64,
+}
+
+/// What a model learns by.
+pub(super) struct Chosen {
+    pub(super) method: Method,
+    /// What is answered to rows that were left out, if some were.
+    pub(super) answers: Option<OutOfFold>,
+    /// The methods that were compared, if some were.
+    pub(super) methods: Option<Table>,
+    /// Figures by fold of the one, if `--cross-validate` asks for them.
+    pub(super) figures: Option<Table>,
+}
+
+impl Work<'_> {
+    /// The best of the methods for these rows, by what each answers to rows that were left out. Of one method that is found out
+    /// where `--cross-validate` asks for it.
+    pub(super) fn choose(&self, folder: &ModelFolder, methods: &Methods, rows: &[Example]) -> anyhow::Result<Chosen> {
+        let compared = self.compared(methods)?;
+        let untried = Chosen { method: compared[0], answers: None, methods: None, figures: None };
+        let asked = self.args.cross_validate.map(usize::from);
+        if compared.len() == 1 && asked.is_none() {
+            return Ok(untried);
+        }
+        let targets: Vec<&Target> = rows.iter().map(|example| &example.target).collect();
+        let (problem_type, classes) = (self.train_config.loss.problem_type, self.sources.labels.len());
+        let folds = Folds::new(problem_type, &targets, classes, asked.unwrap_or(FOLDS), self.args.seed);
+        let Some(folds) = folds.filter(|folds| asked.is_none_or(|count| folds.count() == count)) else {
+            let Some(count) = asked else {
+                let (name, count) = (untried.method.name(), rows.len());
+                tell(&report::stage("", &format!("{name}: {count} rows are too few to try others by")));
+                return Ok(untried);
+            };
+            let expected = format!("{count} training rows for each of {classes} labels on average, or less folds");
+            let got = format!("{} rows", rows.len());
+            return Err(Error::Setting { setting: "--cross-validate", expected, got }.into());
+        };
+        let trials = self.trials(folder, &compared, rows, &folds)?;
+        let (chosen, table) = best(&trials, problem_type, &targets);
+        let is_choice = compared.len() > 1;
+        if is_choice {
+            tell(&report::table(&table));
+        }
+        let Some(Trial { method, answers, .. }) = trials.into_iter().nth(chosen) else {
+            unreachable!("one was chosen")
+        };
+        let figures = asked.map(|_| figures(&answers.figures(&self.sources.labels, problem_type, &targets)));
+        if let Some(figures) = &figures {
+            let by = if is_choice { ", which were also chosen by" } else { "" };
+            let how = format!("{}, {} folds of {} rows in all{by}", method.name(), folds.count(), rows.len());
+            tell(&report::stage("folds", &how));
+            tell(&report::table(figures));
+        }
+        Ok(Chosen { method, answers: Some(answers), methods: is_choice.then_some(table), figures })
+    }
+
+    /// Those of the methods that are tried: where rows are not few, fine-tuning alone.
+    fn compared(&self, methods: &Methods) -> Result<Vec<Method>, Error> {
+        let rows_a_label = self.sources.rows_a_label;
+        if self.args.method != MethodArg::Auto {
+            return Ok(methods.usable.clone());
+        }
+        if rows_a_label < FEW_ROWS_A_LABEL {
+            let names = methods.usable.iter().map(|method| method.name()).collect::<Vec<_>>().join(", ");
+            tell(&report::stage("method", &names));
+            for (method, reason) in &methods.left_out {
+                tell(&report::stage("", &format!("without {}: {reason}", method.name())));
+            }
+            return Ok(methods.usable.clone());
+        }
+        self.args.check_method(Method::Finetune)?;
+        let why = format!("finetune, for {FEW_ROWS_A_LABEL} rows a label or more ({rows_a_label})");
+        tell(&report::stage("method", &why));
+        Ok(vec![Method::Finetune])
+    }
+
+    /// Each method's answers; one that does not get to its end is left out if there are others.
+    fn trials(
+        &self,
+        folder: &ModelFolder,
+        compared: &[Method],
+        rows: &[Example],
+        folds: &Folds,
+    ) -> anyhow::Result<Vec<Trial>> {
+        if compared.len() > 1 {
+            let how =
+                format!("each by {} folds, which are answered by what was learned from the others", folds.count());
+            tell(&report::stage("", &how));
+        }
+        let (mut trials, mut failure) = (Vec::new(), None);
+        for &method in compared {
+            let began = Instant::now();
+            match self.answers(folder, method, rows, folds) {
+                Ok(answers) => trials.push(Trial { method, answers, seconds: began.elapsed().as_secs_f64() }),
+                // Another one may do.
+                Err(error) if is_of_method(&error) && compared.len() > 1 => {
+                    tell(&report::stage("", &format!("without {}: {error}", method.name())));
+                    failure = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match failure {
+            Some(error) if trials.is_empty() => Err(error),
+            _ => Ok(trials),
+        }
+    }
+
+    /// A line a training row: what it is answered by the model that has not seen it.
+    pub(super) fn out_of_fold_lines(&self, answers: &OutOfFold) -> String {
+        let targets: Vec<&Target> = self.sources.train.iter().map(|source| &source.target).collect();
+        let decision = answers.decision(self.train_config.loss.problem_type, &targets);
+        let names = |ids: &mut dyn Iterator<Item = usize>| ids.map(|id| &self.sources.labels[id]).collect::<Vec<_>>();
+        let line = |(row, source): (usize, &Source)| {
+            let scores = decision.scores(&answers.logits[row]);
+            let labels = names(&mut source.target.ids.iter().map(|&id| id as usize));
+            let answered = names(&mut decision.label_ids(&scores).into_iter());
+            let by_label: Map<String, Value> =
+                self.sources.labels.iter().zip(&scores).map(|(label, score)| (label.clone(), json!(score))).collect();
+            let dataset = &self.sources.datasets[source.dataset];
+            let at = self.sources.row(source);
+            let file = dataset.files[at.file].display().to_string();
+            let fold = answers.folds.of_row(row) + 1;
+            let line = json!({
+                "file": file, "line": at.line, "fold": fold, "labels": labels, "answer": answered, "scores": by_label
+            });
+            line.to_string() + "\n"
+        };
+        self.sources.train.iter().enumerate().map(line).collect()
+    }
+
+    /// What models that learn by `method` answer to rows that they have not seen.
+    fn answers(
+        &self,
+        folder: &ModelFolder,
+        method: Method,
+        rows: &[Example],
+        folds: &Folds,
+    ) -> anyhow::Result<OutOfFold> {
+        let config = self.args.encoder_config(method, &folder.config)?;
+        let labels = &self.sources.labels;
+        let (mut model, _) = SequenceClassifier::load(&folder.weights, config, labels, self.args.seed)?;
+        if let Some(layers) = self.args.frozen_layers() {
+            model.freeze(layers)?;
+        }
+        let features = method.has_linear_head().then(|| self.features(&model, rows)).transpose()?;
+        let untrained = model.parameters().snapshot()?;
+        let texts_of = |fold: Fold| match method {
+            Method::Frozen => 0,
+            _ => self.fold_config(method, fold.seen.len()).epochs * fold.seen.len(),
+        };
+        let bar = progress(folds.iter().map(texts_of).sum(), &format!("rows ({})", method.name()))?;
+        let answers = folds.answers(|fold| {
+            model.parameters().restore(&untrained)?;
+            self.answer(&model, method, rows, features.as_ref(), fold, &bar)
+        });
+        bar.finish_and_clear();
+        answers
+    }
+
+    /// The logits of the rows that a fold leaves out.
+    fn answer(
+        &self,
+        model: &SequenceClassifier,
+        method: Method,
+        rows: &[Example],
+        features: Option<&Features>,
+        fold: &Fold,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        if let Some(features) = features {
+            let targets: Vec<&Target> = fold.seen.iter().map(|&row| &rows[row].target).collect();
+            let solved = self.regression(&features.select(&fold.seen), &targets)?;
+            if method == Method::Frozen {
+                return Ok(solved.linear.logits(&features.select(&fold.unseen)));
+            }
+            model.set_linear_head(&solved.linear)?;
+        }
+        let seen: Vec<Example> = fold.seen.iter().map(|&row| rows[row].clone()).collect();
+        let config = self.fold_config(method, seen.len());
+        let splits = Splits { train: &seen, validation: &[], test: &[] };
+        let job = Job { splits, config: &config, teacher: None, checkpoints: None, compute: &self.compute };
+        let training = train(model, job, self.stop, |record| match record {
+            Record::Step(_) => bar.inc(config.step_rows().min(seen.len()) as u64),
+            Record::Epoch(_) => {}
+        })?;
+        if let Some(reason) = training.stopped {
+            return Err(reason.into());
+        }
+        let elsewhere = if self.compute.is_fused() { None } else { Some(model.on(&self.compute)?) };
+        let unseen = fold.unseen.iter().map(|&row| rows[row].windows.as_slice());
+        Ok(predict(elsewhere.as_ref().unwrap_or(model), unseen, config.batch_size)?)
+    }
+
+    /// As the model learns that ships, but for the choice of an epoch.
+    fn fold_config(&self, method: Method, rows: usize) -> TrainConfig {
+        TrainConfig { patience: None, ..self.config(method, rows) }
+    }
+}
+
+/// Whether it is the method that these rows and settings do not suit.
+fn is_of_method(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Diverged { .. } | Error::NothingTrained { .. }))
+}
+
+/// The first of the trials, or the one that is right most often of those which are so more often than it by more than chance. Rows
+/// without a weight do not count.
+fn best(trials: &[Trial], problem_type: ProblemType, targets: &[&Target]) -> (usize, Table) {
+    let counted = |trial: &Trial| -> Vec<bool> {
+        let hits = trial.answers.hits(problem_type, targets).into_iter().enumerate();
+        hits.filter(|(row, _)| trial.answers.folds.counts(*row)).map(|(_, is_hit)| is_hit).collect()
+    };
+    let hits: Vec<Vec<bool>> = trials.iter().map(counted).collect();
+    let right = |trial: usize| hits[trial].iter().filter(|is_hit| **is_hit).count();
+    let better = (1..trials.len()).rev().filter(|&trial| sign(&hits[trial], &hits[0]) >= SIGNIFICANT);
+    let chosen = better.max_by_key(|&trial| right(trial)).unwrap_or(0);
+    let row = |(index, trial): (usize, &Trial)| {
+        vec![
+            trial.method.name().to_owned(),
+            percent(Some(right(index) as f64 / hits[index].len().max(1) as f64)),
+            format!("{:.4}", trial.answers.loss(problem_type, targets)),
+            if index == 0 { "–".to_owned() } else { format!("{:+.1}", sign(&hits[index], &hits[0])) },
+            format!("{:.1}", trial.seconds),
+        ]
+    };
+    let rows = trials.iter().enumerate().map(row).collect();
+    let header = ["method", "right", "log loss", "sigmas", "seconds"].map(str::to_owned).to_vec();
+    (chosen, Table { header, rows, chosen: Some(chosen) })
+}
+
+/// By how many standard deviations one is right more often than another, as far as it is chance which of them is where they differ
+/// (McNemar's test).
+fn sign(one: &[bool], other: &[bool]) -> f64 {
+    let only = |one: &[bool], other: &[bool]| {
+        one.iter().zip(other).filter(|(is_hit, is_other)| **is_hit && !**is_other).count() as f64
+    };
+    let (for_one, for_other) = (only(one, other), only(other, one));
+    (for_one - for_other) / (for_one + for_other).sqrt().max(1.0)
+}
+
+fn figures(figures: &[Figure]) -> Table {
+    let row = |figure: &Figure| {
+        let deviation = figure.deviation.map_or("–".to_owned(), |deviation| format!("± {deviation:.4}"));
+        vec![figure.name.to_owned(), format!("{:.4}", figure.mean), deviation]
+    };
+    let header = ["figure", "mean", "deviation"].map(str::to_owned).to_vec();
+    Table { header, rows: figures.iter().map(row).collect(), chosen: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_chance_explains_decides_nothing() {
+        let hits = |right: usize| (0..40).map(|row| row < right).collect::<Vec<bool>>();
+        // Of four rows that only one of them knows, all four: two standard deviations.
+        assert_eq!(sign(&hits(20), &hits(16)), 2.0);
+        assert_eq!((sign(&hits(16), &hits(20)), sign(&hits(20), &hits(20))), (-2.0, 0.0));
+        let targets: Vec<nimbert_trainer::loss::Target> = (0..40).map(|_| [0].into()).collect();
+        let targets: Vec<&Target> = targets.iter().collect();
+        let folds = Folds::new(ProblemType::SingleLabel, &targets, 2, 2, 0).unwrap();
+        let trial = |method, right: usize| {
+            let logits = hits(right).into_iter().map(|is_hit| if is_hit { vec![1.0, 0.0] } else { vec![0.0, 1.0] });
+            Trial { method, answers: OutOfFold { folds: folds.clone(), logits: logits.collect() }, seconds: 1.0 }
+        };
+        let chosen = |rights: [usize; 3]| {
+            let methods = [Method::Contrastive, Method::Finetune, Method::Frozen].into_iter();
+            let trials: Vec<Trial> = methods.zip(rights).map(|(method, right)| trial(method, right)).collect();
+            best(&trials, ProblemType::SingleLabel, &targets).0
+        };
+        assert_eq!([[30, 33, 32], [30, 36, 38], [30, 36, 36], [30, 20, 10]].map(chosen), [0, 2, 1, 0]);
+    }
+}

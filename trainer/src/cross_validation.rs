@@ -1,0 +1,267 @@
+//! What is answered to rows by models that have not seen them: the rows are dealt out to folds, and each fold is answered by a model
+//! that has learned from the others.
+
+use nimbert::{Decision, ProblemType};
+use rand::seq::SliceRandom;
+
+use crate::{
+    calibrate::{row_loss, temperature},
+    loss::Target,
+    metrics::{Metrics, is_hit},
+    random::{Stream, generator},
+    split::rarest_labels,
+    train::undecided,
+};
+
+/// Which rows are answered together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folds {
+    count: usize,
+    of_row: Vec<usize>,
+    /// Whether the row has a weight.
+    counts: Vec<bool>,
+    /// Whether it has, and a model that has not seen it can know its label.
+    is_answerable: Vec<bool>,
+}
+
+/// A fold: what is learned from, and what is answered then. Both ascend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fold {
+    /// The rows of all other folds.
+    pub seen: Vec<usize>,
+    /// Its own.
+    pub unseen: Vec<usize>,
+}
+
+/// The answers to all rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutOfFold {
+    /// The folds.
+    pub folds: Folds,
+    /// `[rows][classes]`
+    pub logits: Vec<Vec<f32>>,
+}
+
+/// A figure over the folds in which it is defined.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    /// As the report calls it.
+    pub name: &'static str,
+    /// Of the folds.
+    pub mean: f64,
+    /// The folds' sample standard deviation; none of one fold.
+    pub deviation: Option<f64>,
+}
+
+impl Folds {
+    /// Deals out the rows, each label's evenly, at random: to `count` folds, or less where there are not that many rows with a weight
+    /// for each label on average. None where there are not two. Rows without a weight are dealt out by themselves.
+    pub fn new(
+        problem_type: ProblemType,
+        targets: &[&Target],
+        classes: usize,
+        count: usize,
+        seed: u64,
+    ) -> Option<Self> {
+        let counts: Vec<bool> = targets.iter().map(|target| target.weight > 0.0).collect();
+        let count = count.min(counts.iter().filter(|counts| **counts).count() / classes.max(1));
+        if count < 2 {
+            return None;
+        }
+        let labels: Vec<u32> = match problem_type {
+            ProblemType::SingleLabel => targets.iter().map(|target| target.id()).collect(),
+            ProblemType::MultiLabel => rarest_labels(targets.iter().copied(), classes),
+        };
+        let kind = |row: usize| (counts[row], labels[row]);
+        let mut order: Vec<usize> = (0..labels.len()).collect();
+        order.shuffle(&mut generator(seed, Stream::Folds));
+        order.sort_by_key(|&row| kind(row));
+        let mut of_row = vec![0; labels.len()];
+        // One after the other over all labels, so that the folds are of one size too.
+        order.iter().enumerate().for_each(|(place, &row)| of_row[row] = place % count);
+        let mut is_answerable = counts.clone();
+        if problem_type == ProblemType::SingleLabel {
+            for rows in order.chunk_by(|&a, &b| kind(a) == kind(b)) {
+                // They lie in folds one after the other: a label of two rows is in two.
+                is_answerable[rows[0]] &= rows.len() > 1;
+            }
+        }
+        Some(Self { count, of_row, counts, is_answerable })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Fold> + '_ {
+        (0..self.count).map(|fold| {
+            let (unseen, seen) = (0..self.of_row.len()).partition(|&row| self.of_row[row] == fold);
+            Fold { seen, unseen }
+        })
+    }
+
+    /// The fold of a row, counted from 0.
+    pub fn of_row(&self, row: usize) -> usize {
+        self.of_row[row]
+    }
+
+    /// Whether the row has a weight.
+    pub fn counts(&self, row: usize) -> bool {
+        self.counts[row]
+    }
+
+    /// Whether it has, and a model that has not seen the row can know its label: whether another row has it.
+    pub fn is_answerable(&self, row: usize) -> bool {
+        self.is_answerable[row]
+    }
+
+    /// The answers of what `learn` makes of each fold: the logits of what it has not seen, in order.
+    ///
+    /// # Errors
+    /// Those of `learn`.
+    pub fn answers<E>(&self, mut learn: impl FnMut(&Fold) -> Result<Vec<Vec<f32>>, E>) -> Result<OutOfFold, E> {
+        let mut logits = vec![Vec::new(); self.of_row.len()];
+        for fold in self.iter() {
+            let answers = learn(&fold)?;
+            fold.unseen.iter().zip(answers).for_each(|(&row, answer)| logits[row] = answer);
+        }
+        Ok(OutOfFold { folds: self.clone(), logits })
+    }
+}
+
+impl OutOfFold {
+    /// Which rows got just their labels.
+    pub fn hits(&self, problem_type: ProblemType, targets: &[&Target]) -> Vec<bool> {
+        let decision = undecided(problem_type);
+        self.logits.iter().zip(targets).map(|(logits, target)| is_hit(&decision, logits, &target.ids)).collect()
+    }
+
+    /// Their share. As in all figures, every row counts once, whatever its weight.
+    pub fn accuracy(&self, problem_type: ProblemType, targets: &[&Target]) -> f64 {
+        let hits = self.hits(problem_type, targets);
+        hits.iter().filter(|is_hit| **is_hit).count() as f64 / hits.len().max(1) as f64
+    }
+
+    /// Logits and labels of the rows whose label a model could know: what scores are calibrated by.
+    pub fn answerable<'a>(&self, targets: &[&'a Target]) -> (Vec<Vec<f32>>, Vec<&'a [u32]>) {
+        let rows = (0..targets.len()).filter(|&row| self.folds.is_answerable(row));
+        rows.map(|row| (self.logits[row].clone(), targets[row].ids.as_slice())).unzip()
+    }
+
+    /// How scores follow from logits: by the temperature that fits best.
+    pub fn decision(&self, problem_type: ProblemType, targets: &[&Target]) -> Decision {
+        let (logits, labels) = self.answerable(targets);
+        Decision { temperature: temperature(problem_type, &logits, &labels), ..undecided(problem_type) }
+    }
+
+    /// Every figure that is defined in some fold. Scores are those of [`OutOfFold::decision`].
+    pub fn figures(&self, labels: &[String], problem_type: ProblemType, targets: &[&Target]) -> Vec<Figure> {
+        type Of = fn(&Metrics) -> Option<f64>;
+        let decision = self.decision(problem_type, targets);
+        let of_fold = |Fold { unseen, .. }: Fold| {
+            let expected: Vec<&[u32]> = unseen.iter().map(|&row| targets[row].ids.as_slice()).collect();
+            let scores: Vec<Vec<f32>> = unseen.iter().map(|&row| decision.scores(&self.logits[row])).collect();
+            Metrics::new(labels, &decision, &expected, &scores)
+        };
+        let metrics: Vec<Metrics> = self.folds.iter().map(of_fold).collect();
+        let figures: [(&str, Of); 7] = [
+            ("accuracy", |metrics| Some(metrics.accuracy)),
+            ("macro F1", |metrics| metrics.macro_f1),
+            ("micro F1", |metrics| metrics.micro_f1),
+            ("weighted F1", |metrics| metrics.weighted_f1),
+            ("Matthews' correlation", |metrics| metrics.mcc),
+            ("ROC-AUC", |metrics| metrics.roc_auc),
+            ("calibration error", |metrics| Some(metrics.ece)),
+        ];
+        let figure = |(name, of): (&'static str, Of)| {
+            let values: Vec<f64> = metrics.iter().filter_map(of).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+            let deviation = (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
+            (!values.is_empty()).then_some(Figure { name, mean, deviation })
+        };
+        figures.into_iter().filter_map(figure).collect()
+    }
+
+    /// The mean negative log-likelihood of labels that can be known, after the best temperature: how much the scores say.
+    pub fn loss(&self, problem_type: ProblemType, targets: &[&Target]) -> f64 {
+        let temperature = f64::from(self.decision(problem_type, targets).temperature);
+        let (logits, labels) = self.answerable(targets);
+        let rows = logits.iter().zip(&labels);
+        let sum: f64 = rows.map(|(logits, labels)| row_loss(problem_type, logits, labels, temperature)).sum();
+        sum / labels.len().max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(labels: &[u32]) -> Vec<Target> {
+        labels.iter().map(|&label| [label].into()).collect()
+    }
+
+    #[test]
+    fn labels_are_dealt_out_evenly_and_every_row_is_answered_once() {
+        let targets = targets(&[0, 0, 0, 0, 0, 0, 1, 1, 1, 2]);
+        let targets: Vec<&Target> = targets.iter().collect();
+        let folds = Folds::new(ProblemType::SingleLabel, &targets, 3, 3, 0).unwrap();
+        for Fold { seen, unseen } in folds.iter() {
+            assert_eq!(unseen.iter().filter(|&&row| targets[row].id() == 0).count(), 2);
+            assert_eq!(unseen.iter().filter(|&&row| targets[row].id() == 1).count(), 1);
+            assert!(unseen.len() >= 3 && seen.len() + unseen.len() == 10);
+        }
+        // Nobody else has the last label.
+        assert!((0..10).all(|row| folds.is_answerable(row) == (row < 9)));
+        let answers =
+            folds.answers(|fold| -> Result<_, ()> { Ok(fold.unseen.iter().map(|&row| vec![row as f32]).collect()) });
+        assert_eq!(answers.unwrap().logits, (0..10).map(|row| vec![row as f32]).collect::<Vec<_>>());
+        // As many folds as labels have rows.
+        let folds = |rows| Folds::new(ProblemType::SingleLabel, &targets[..rows], 3, 5, 0).map(|folds| folds.count());
+        assert_eq!([3, 6, 10].map(folds), [None, Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn rows_without_a_weight_decide_nothing() {
+        let mut rows = targets(&[0, 0, 1, 1, 0, 1]);
+        rows[4..].iter_mut().for_each(|target| target.weight = 0.0);
+        let rows: Vec<&Target> = rows.iter().collect();
+        let folds = Folds::new(ProblemType::SingleLabel, &rows, 2, 2, 0).unwrap();
+        // Both folds have a row of each label that counts.
+        for Fold { unseen, .. } in folds.iter() {
+            let mut labels: Vec<u32> = unseen.iter().filter(|row| **row < 4).map(|&row| rows[row].id()).collect();
+            labels.sort_unstable();
+            assert_eq!(labels, [0, 1]);
+        }
+        let right = |row: usize| if rows[row].id() == 0 { vec![2.0, 0.0] } else { vec![0.0, 2.0] };
+        let mut logits: Vec<Vec<f32>> = (0..6).map(right).collect();
+        logits[4..].iter_mut().for_each(|logits| logits.reverse());
+        let answers = OutOfFold { folds, logits };
+        // They are wrong, which is seen in a figure, but neither in the temperature nor in the loss.
+        assert_eq!(answers.accuracy(ProblemType::SingleLabel, &rows), 4.0 / 6.0);
+        assert!(answers.loss(ProblemType::SingleLabel, &rows) < 0.2);
+        assert_eq!(Folds::new(ProblemType::SingleLabel, &rows, 2, 3, 0).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn figures_computed_by_hand() {
+        let targets = targets(&[0, 1, 0, 1]);
+        let targets: Vec<&Target> = targets.iter().collect();
+        let folds = Folds::new(ProblemType::SingleLabel, &targets, 2, 2, 0).unwrap();
+        let logits = [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 3.0]].map(Vec::from).into();
+        let answers = OutOfFold { folds, logits };
+        assert_eq!(answers.hits(ProblemType::SingleLabel, &targets), [true, true, false, true]);
+        assert_eq!(answers.accuracy(ProblemType::SingleLabel, &targets), 0.75);
+        let labels = ["a", "b"].map(String::from);
+        let figures = answers.figures(&labels, ProblemType::SingleLabel, &targets);
+        // One fold is all right, half of the other is.
+        let deviation = figures[0].deviation.unwrap();
+        assert!(figures[0].name == "accuracy" && figures[0].mean == 0.75, "{figures:?}");
+        assert!((deviation - 0.125f64.sqrt()).abs() < 1e-12, "{deviation}");
+        // Never worse than not to say anything.
+        let loss = answers.loss(ProblemType::SingleLabel, &targets);
+        assert!(loss > 0.3 && loss < 2.0f64.ln(), "{loss}");
+    }
+}

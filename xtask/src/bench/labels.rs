@@ -1,0 +1,117 @@
+//! `cargo xtask bench labels`: wrong labels that were planted, as `check --deep` and cleanlab find them.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{
+    FOLDER,
+    few::{BASE, ENVIRONMENT, MAX_LENGTH, PEERS, rows_of},
+    machine, write_csv,
+};
+use crate::{build, command, output, python, release_program, setup, workspace};
+
+const ROWS: usize = 1000;
+const SEEDS: u64 = 3;
+/// One row in so many gets a label that is not its own.
+const PLANTED: usize = 20;
+
+pub(crate) fn labels() -> Result<()> {
+    setup::setup()?;
+    build()?;
+    python::environment(ENVIRONMENT, &PEERS)?;
+    println!(
+        "{}; {}; base all-MiniLM-L6-v2; {ROWS} rows, one in {PLANTED} with a wrong label\n",
+        machine(),
+        PEERS.join(", ")
+    );
+    println!("| rows | seed | labels | way | average precision | seconds |");
+    println!("|---|--:|--:|---|--:|--:|");
+    for name in ["movies", "amazon", "bbc", "20newsgroups", "r8"] {
+        for seed in 0..SEEDS {
+            let planted = planted(name, seed)?;
+            let labels = planted.labels;
+            for (way, (believed, time)) in [("nimbert", planted.ours()?), ("cleanlab", planted.by_cleanlab()?)] {
+                let precision = average_precision(&believed, &planted.is_wrong);
+                println!("| {name} | {seed} | {labels} | {way} | {precision:.4} | {:.1} |", time.as_secs_f64());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows of which some have a wrong label.
+struct Planted {
+    data: String,
+    labels: usize,
+    is_wrong: Vec<bool>,
+}
+
+fn planted(name: &str, seed: u64) -> Result<Planted> {
+    let (mut rows, _) = rows_of(name)?;
+    let mut random = fastrand::Rng::with_seed(seed);
+    random.shuffle(&mut rows);
+    rows.truncate(ROWS);
+    let mut labels: Vec<String> = rows.iter().map(|row| row.label.clone()).collect();
+    labels.sort_unstable();
+    labels.dedup();
+    let mut is_wrong = vec![false; rows.len()];
+    for index in random.choose_multiple(0..rows.len(), rows.len() / PLANTED) {
+        let others: Vec<&String> = labels.iter().filter(|label| **label != rows[index].label).collect();
+        rows[index].label = others[random.usize(..others.len())].clone();
+        is_wrong[index] = true;
+    }
+    // A text a line, so that a row's number follows from its line.
+    let cells = rows.into_iter().map(|row| vec![row.text.split_whitespace().collect::<Vec<_>>().join(" "), row.label]);
+    let data = write_csv("labels.csv", "text,label", &cells.collect::<Vec<_>>())?;
+    Ok(Planted { data, labels: labels.len(), is_wrong })
+}
+
+impl Planted {
+    /// How far the label of each row is believed, and how long that took, loading included.
+    fn ours(&self) -> Result<(Vec<f64>, Duration)> {
+        let doubts = format!("{FOLDER}/doubts.csv");
+        let check =
+            ["check", "--data", &self.data, "--base", BASE, "--max-length", MAX_LENGTH, "--deep", "--overwrite"];
+        let began = Instant::now();
+        output(command(release_program("nimbert-train"), &check).args(["--doubts", &doubts]))?;
+        let time = began.elapsed();
+        let mut believed = vec![f64::NAN; self.is_wrong.len()];
+        for line in fs::read_to_string(workspace(&doubts))?.lines().skip(1) {
+            // file,line,label,suggested,belief,…
+            let fields: Vec<&str> = line.split(',').collect();
+            let row = fields[1].parse::<usize>()?.checked_sub(2).context("the header has no belief")?;
+            believed[row] = fields[4].parse()?;
+        }
+        ensure!(believed.iter().all(|belief| belief.is_finite()), "a row without a belief");
+        Ok((believed, time))
+    }
+
+    fn by_cleanlab(&self) -> Result<(Vec<f64>, Duration)> {
+        let script = ["benches/compare/labels.py", BASE, &self.data, MAX_LENGTH];
+        let printed = output(&mut command(python::program(ENVIRONMENT, "python"), &script))?;
+        let found: Value = serde_json::from_str(printed.lines().last().unwrap_or_default())?;
+        let scores =
+            found["scores"].as_array().context("no scores")?.iter().map(|score| score.as_f64().context("a score"));
+        let seconds = found["seconds"].as_f64().context("no seconds")?;
+        Ok((scores.collect::<Result<_>>()?, Duration::from_secs_f64(seconds)))
+    }
+}
+
+/// The mean, over the wrong rows, of the share of wrong rows among those that are believed no more than it.
+fn average_precision(believed: &[f64], is_wrong: &[bool]) -> f64 {
+    let mut order: Vec<usize> = (0..believed.len()).collect();
+    order.sort_by(|&a, &b| believed[a].total_cmp(&believed[b]));
+    let (mut found, mut sum) = (0, 0.0);
+    for (place, row) in order.into_iter().enumerate() {
+        if is_wrong[row] {
+            found += 1;
+            sum += f64::from(found) / (place + 1) as f64;
+        }
+    }
+    sum / f64::from(found.max(1))
+}
