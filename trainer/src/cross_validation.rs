@@ -187,8 +187,8 @@ impl OutOfFold {
 
     /// The mean negative log-likelihood of labels that can be known, after the best temperature: how much the scores say.
     pub fn loss(&self, problem_type: ProblemType, targets: &[&Target]) -> f64 {
-        let temperature = f64::from(self.decision(problem_type, targets).temperature);
         let (logits, labels) = self.answerable(targets);
+        let temperature = f64::from(temperature(problem_type, &logits, &labels));
         let rows = logits.iter().zip(&labels);
         let sum: f64 = rows.map(|(logits, labels)| row_loss(problem_type, logits, labels, temperature)).sum();
         sum / labels.len().max(1) as f64

@@ -362,9 +362,6 @@ fn mistakes(name: &str, [expected, predicted, score]: [&str; 3], mistakes: &[Mis
         let text = format!("<div class=\"text\" dir=\"auto\" tabindex=\"0\">{text}</div><small>{place}</small>");
         vec![text, escape(&mistake.expected), escape(&mistake.predicted), decimals(Some(mistake.score), 3)]
     };
-    if mistakes.is_empty() {
-        return String::new();
-    }
     let header = ["text", expected, predicted, score];
     let rows: Vec<Vec<String>> = mistakes.iter().map(row).collect();
     let note = "<p class=\"note\">A text that is cut shows in full when clicked.</p>\n";

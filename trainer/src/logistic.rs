@@ -105,21 +105,7 @@ impl LogisticRegression {
         let mut scored: Vec<Target> = targets.iter().copied().cloned().collect();
         let unanswerable = scored.iter_mut().enumerate().filter(|(row, _)| !folds.is_answerable(*row));
         unanswerable.for_each(|(_, target)| target.weight = 0.0);
-        let mut out_of_fold = vec![vec![Vec::new(); targets.len()]; STRENGTHS.len()];
-        for Fold { seen, unseen } in folds.iter() {
-            let seen_targets: Vec<&Target> = seen.iter().map(|&row| targets[row]).collect();
-            let (rows, unseen_features) =
-                (self.rows(&features.select(&seen), &seen_targets)?, features.select(&unseen));
-            let mut linear = None;
-            for (logits, strength) in out_of_fold.iter_mut().zip(STRENGTHS) {
-                on_step()?;
-                // The last one's solution is near.
-                let next = self.solve_from(linear.as_ref(), &rows, strength, ROUGH)?;
-                let answers = next.logits(&unseen_features);
-                unseen.iter().zip(answers).for_each(|(&row, of_row)| logits[row] = of_row);
-                linear = Some(next);
-            }
-        }
+        let mut out_of_fold = self.answers(features, targets, &folds, &STRENGTHS, &mut on_step)?;
         let loss =
             Loss { problem_type: self.problem_type, class_weights: self.class_weights.clone(), ..Loss::default() };
         let scored: Vec<&Target> = scored.iter().collect();
@@ -147,14 +133,37 @@ impl LogisticRegression {
         targets: &[&Target],
         folds: &Folds,
         strength: f64,
-        mut on_step: impl FnMut() -> Result<()>,
+        on_step: impl FnMut() -> Result<()>,
     ) -> Result<OutOfFold> {
-        folds.answers(|Fold { seen, unseen }| {
-            on_step()?;
+        let logits = self.answers(features, targets, folds, &[strength], on_step)?.swap_remove(0);
+        Ok(OutOfFold { folds: folds.clone(), logits })
+    }
+
+    /// The same by strength: `[strengths][rows][classes]`
+    fn answers(
+        &self,
+        features: &Features,
+        targets: &[&Target],
+        folds: &Folds,
+        strengths: &[f64],
+        mut on_step: impl FnMut() -> Result<()>,
+    ) -> Result<Vec<Vec<Vec<f32>>>> {
+        let mut out_of_fold = vec![vec![Vec::new(); targets.len()]; strengths.len()];
+        for Fold { seen, unseen } in folds.iter() {
             let seen_targets: Vec<&Target> = seen.iter().map(|&row| targets[row]).collect();
-            let rows = self.rows(&features.select(seen), &seen_targets)?;
-            Ok(self.solve_from(None, &rows, strength, ROUGH)?.logits(&features.select(unseen)))
-        })
+            let (rows, unseen_features) =
+                (self.rows(&features.select(&seen), &seen_targets)?, features.select(&unseen));
+            let mut linear = None;
+            for (logits, &strength) in out_of_fold.iter_mut().zip(strengths) {
+                on_step()?;
+                // The last one's solution is near.
+                let next = self.solve_from(linear.as_ref(), &rows, strength, ROUGH)?;
+                let answers = next.logits(&unseen_features);
+                unseen.iter().zip(answers).for_each(|(&row, of_row)| logits[row] = of_row);
+                linear = Some(next);
+            }
+        }
+        Ok(out_of_fold)
     }
 
     fn solve_from(

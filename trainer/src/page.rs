@@ -165,7 +165,7 @@ fn mistakes(sources: &Sources, held_out: &HeldOut<'_>) -> Vec<Mistake> {
         let row = sources.row(source);
         mistakes.push(Mistake {
             place: sources.place(source),
-            text: [Some(row.text.as_str()), row.pair.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ⏎ "),
+            text: row.shown(),
             expected: names(&mut expected.into_iter()),
             predicted: names(&mut predicted.into_iter()),
             score: f64::from(score),

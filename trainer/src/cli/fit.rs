@@ -352,32 +352,17 @@ impl Args {
     }
 
     /// Checks that report and metrics can be written, and overwrite nothing that is not to be replaced.
-    fn check_reports(&self) -> anyhow::Result<()> {
-        let unusable = |path: &Path, expected: &str, got: &str| {
-            let (path, expected, got) = (path.to_owned(), expected.to_owned(), got.to_owned());
-            Err(Error::Model { path, expected, got }.into())
-        };
-        let folder = self.report.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            return unusable(folder, "a folder for --report", "none");
-        }
-        if let Some(folder) = self.report.as_deref().filter(|path| path.is_dir()) {
-            return unusable(folder, "a file for --report", "a folder");
-        }
+    fn check_reports(&self) -> Result<(), Error> {
         let inputs: Vec<&PathBuf> = self.data.iter().chain(&self.validation_data).chain(&self.test_data).collect();
-        if let Some(report) = self.report.as_deref().filter(|path| super::is_read(path, &inputs, Some(&self.base))) {
-            return unusable(report, "another file than those that are read", "one of them");
+        if let Some(report) = &self.report {
+            super::check_output(report, "for --report", &inputs, Some(&self.base))?;
         }
         if self.export.overwrite || self.resume {
             return Ok(());
         }
         let out_of_fold = self.cross_validate.map(|_| self.out_of_fold_path());
-        for path in [self.report_path(), self.metrics_path()].into_iter().chain(out_of_fold) {
-            if path.exists() {
-                return unusable(&path, "no file yet", "a file; --overwrite replaces it");
-            }
-        }
-        Ok(())
+        let mut paths = [self.report_path(), self.metrics_path()].into_iter().chain(out_of_fold);
+        paths.try_for_each(|path| super::check_absent(&path))
     }
 
     /// What must be the same for a run to be resumed.

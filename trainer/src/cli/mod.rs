@@ -271,6 +271,33 @@ fn write_text(path: &Path, content: &str) -> Result<(), Error> {
     })
 }
 
+/// Checks that a file can be written, and is none of those that are read.
+fn check_output(path: &Path, purpose: &str, inputs: &[&PathBuf], base: Option<&str>) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(unusable(folder, format!("a folder {purpose}"), "none"));
+    }
+    if path.is_dir() {
+        return Err(unusable(path, format!("a file {purpose}"), "a folder"));
+    }
+    match is_read(path, inputs, base) {
+        true => Err(unusable(path, "another file than those that are read".to_owned(), "one of them")),
+        false => Ok(()),
+    }
+}
+
+/// Checks that nothing is replaced.
+fn check_absent(path: &Path) -> Result<(), Error> {
+    match path.exists() {
+        true => Err(unusable(path, "no file yet".to_owned(), "a file; --overwrite replaces it")),
+        false => Ok(()),
+    }
+}
+
+fn unusable(path: &Path, expected: String, got: &str) -> Error {
+    Error::Model { path: path.to_owned(), expected, got: got.to_owned() }
+}
+
 /// Whether a file that is to be written is one of those that are read, or lies in the folder of the base.
 fn is_read(path: &Path, inputs: &[&PathBuf], base: Option<&str>) -> bool {
     let Ok(path) = path.canonicalize() else { return false };

@@ -100,6 +100,13 @@ impl Default for Columns {
     }
 }
 
+impl Row {
+    /// The text, or both of a pair, for people to read.
+    pub fn shown(&self) -> String {
+        [Some(self.text.as_str()), self.pair.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ⏎ ")
+    }
+}
+
 impl<'a> From<&'a Row> for TextInput<'a> {
     fn from(row: &'a Row) -> Self {
         Self { text: &row.text, pair: row.pair.as_deref() }

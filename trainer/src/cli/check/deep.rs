@@ -18,7 +18,7 @@ use nimbert_trainer::{
 };
 
 use super::{
-    super::{is_read, progress, write_text},
+    super::{check_absent, check_output, progress, write_text},
     Args,
 };
 
@@ -27,23 +27,11 @@ const SHOWN: usize = 200;
 
 /// Checks before anything is read that what is asked for can be written, and replaces nothing.
 pub(super) fn check_targets(args: &Args) -> Result<(), Error> {
+    let inputs: Vec<&PathBuf> = args.data.iter().chain(&args.validation_data).chain(&args.test_data).collect();
     for path in [&args.doubts, &args.report].into_iter().flatten() {
-        let unusable = |expected: &str, got: &str| {
-            Err(Error::Model { path: path.clone(), expected: expected.to_owned(), got: got.to_owned() })
-        };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if folder.is_some_and(|folder| !folder.is_dir()) {
-            return unusable("a folder to write into", "none");
-        }
-        if path.is_dir() {
-            return unusable("a file to write", "a folder");
-        }
-        let inputs: Vec<&PathBuf> = args.data.iter().chain(&args.validation_data).chain(&args.test_data).collect();
-        if is_read(path, &inputs, args.base.as_deref()) {
-            return unusable("another file than those that are read", "one of them");
-        }
-        if path.exists() && !args.overwrite {
-            return unusable("no file yet", "a file; --overwrite replaces it");
+        check_output(path, "to write into", &inputs, args.base.as_deref())?;
+        if !args.overwrite {
+            check_absent(path)?;
         }
     }
     match (&args.doubts, &args.report) {
@@ -125,17 +113,12 @@ impl Judged<'_> {
         names.collect::<Vec<_>>().join(", ")
     }
 
-    fn text(&self, row: usize) -> String {
-        let row = &self.rows[row].row;
-        [Some(row.text.as_str()), row.pair.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ⏎ ")
-    }
-
     /// A table of all rows with a header.
     fn csv(&self) -> String {
         let line = |row: usize| {
             let (at, judgement) = (self.rows[row].place(), &self.errors.rows[row]);
             let (given, suggested) = (self.rows[row].row.labels.join(", "), self.suggested(row));
-            let cells = [at.file, given, suggested, self.text(row)].map(|cell| quoted(&cell));
+            let cells = [at.file, given, suggested, self.rows[row].row.shown()].map(|cell| quoted(&cell));
             let [file, given, suggested, text] = cells;
             let doubtful = if judgement.is_doubtful { "yes" } else { "no" };
             let belief = judgement.belief.map_or(String::new(), |belief| format!("{belief:.6}"));
@@ -153,7 +136,7 @@ impl Judged<'_> {
             (order.len() > SHOWN).then(|| format!("of {} doubtful rows the first {SHOWN} are shown", order.len()));
         let mistake = |&row: &usize| Mistake {
             place: self.rows[row].place().to_string(),
-            text: self.text(row),
+            text: self.rows[row].row.shown(),
             expected: self.rows[row].row.labels.join(", "),
             predicted: self.suggested(row),
             score: self.errors.rows[row].belief.unwrap_or(f64::NAN),

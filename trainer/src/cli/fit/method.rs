@@ -87,13 +87,12 @@ impl Args {
                         Err(reason) => methods.left_out.push((method, reason)),
                     }
                 }
-                return match (methods.usable.is_empty(), methods.left_out.pop()) {
-                    (true, Some((_, reason))) => Err(reason),
-                    (_, last) => {
-                        methods.left_out.extend(last);
-                        Ok(methods)
-                    }
-                };
+                if methods.usable.is_empty()
+                    && let Some((_, reason)) = methods.left_out.pop()
+                {
+                    return Err(reason);
+                }
+                return Ok(methods);
             }
         };
         self.check_method(asked)?;
