@@ -72,7 +72,8 @@ fn five_hundred_texts_get_the_same_answers_in_every_batch() {
     };
     let config = ExportConfig {
         problem_type: ProblemType::SingleLabel,
-        abstain_precision: None,
+        certainty: nimbert_trainer::calibrate::Certainty::default(),
+        distance: None,
         variants: vec![VariantKind::CpuInt8, VariantKind::CpuFp32],
         calibrations: vec![Calibration::MinMax],
         sensitivity: false,

@@ -338,7 +338,7 @@ fn calibration_comes_from_validation_rows_only() {
     assert_eq!((plain.manifest.temperature, plain.manifest.abstain_threshold), (1.0, None));
     let mut command = fit(&workspace(TINY_BERT), &other.path("data.csv"), &other.path("third"));
     finish(command.args(["--validation-size", "0", "--abstain-precision", "0.9"]))
-        .failure(2, &["--abstain-precision", "rows to find the score by"]);
+        .failure(2, &["--abstain-precision", "rows to find it by"]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use nimbert_trainer::{
 };
 
 /// Texts of very different lengths, with words that the tiny tokenizer does not know.
-const TEXTS: [&str; 6] = [
+pub(crate) const TEXTS: [&str; 6] = [
     "I love this movie!",
     "the plot is thin , the acting worse .",
     "",

@@ -2,6 +2,7 @@
 
 mod attack;
 mod bad_input;
+mod certainty;
 mod classify;
 mod end_to_end;
 mod explain;
@@ -18,5 +19,7 @@ mod real_files;
 mod reference;
 mod resume;
 mod runtime;
+mod suggest;
 mod trust;
+mod tune;
 mod vectors;

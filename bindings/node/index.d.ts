@@ -141,6 +141,18 @@ export type Prediction = {
      */
     abstained: boolean;
     /**
+     * The labels among which the right one is in as many cases as the bundle says, if it does.
+     */
+    set: string[] | null;
+    /**
+     * How far the text is from those of training, 1 being the mean of theirs, if the bundle says it.
+     */
+    distance: number | null;
+    /**
+     * Whether that is more than the bundle's threshold: the text is like nothing in training.
+     */
+    unknown: boolean;
+    /**
      * The most likely labels, best first: there if `topK` was given.
      */
     top?: {

@@ -71,6 +71,9 @@ const native = require('./native.js');
  * @property {string[]} labels The labels that hold: `label`, or, where a text has any number, those that reach their
  *   threshold.
  * @property {boolean} abstained Whether the classifier is unsure, and `label` a guess.
+ * @property {string[] | null} set The labels among which the right one is in as many cases as the bundle says, if it does.
+ * @property {number | null} distance How far the text is from those of training, 1 being the mean of theirs, if the bundle says it.
+ * @property {boolean} unknown Whether that is more than the bundle's threshold: the text is like nothing in training.
  * @property {{ label: string, score: number }[]} [top] The most likely labels, best first: there if `topK` was given.
  */
 
@@ -315,7 +318,17 @@ function predictionOf(answers, row, labels, blank, topK) {
     top.push({ label, score: scores[label] });
   }
   const { label, score } = top[0];
-  const prediction = { label, score, scores, logits, labels: holding, abstained: answers.abstained[row] !== 0 };
+  const prediction = {
+    label,
+    score,
+    scores,
+    logits,
+    labels: holding,
+    abstained: answers.abstained[row] !== 0,
+    set: answers.set.length ? labels.filter((_, id) => answers.set[begin + id]) : null,
+    distance: answers.distances.length ? answers.distances[row] : null,
+    unknown: answers.unknown[row] !== 0,
+  };
   return topK ? { ...prediction, top } : prediction;
 }
 

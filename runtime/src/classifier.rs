@@ -15,7 +15,7 @@ use crate::{
     graph::GraphFiles,
     library,
     memory::{RunMemory, resident_bytes},
-    prediction::{Decision, Prediction, mean_logits},
+    prediction::{Answer, Decision, Prediction},
     scheduler::{Scheduler, Settings, Shapes, Workers},
     session::{Session, SessionOptions, available_threads},
     tokenizer::{Encoding, TextInput, Tokenizer},
@@ -238,25 +238,25 @@ impl Classifier {
         let windows = self.tokenize(&inputs, options)?;
         let counts: Vec<usize> = windows.iter().map(Vec::len).collect();
         let tokenization = started.elapsed();
-        let (logits, times) = self.scheduler.logits(windows.into_iter().flatten().collect(), options)?;
+        let (answers, times) = self.scheduler.answers(windows.into_iter().flatten().collect(), options)?;
         let labels = self.labels();
-        if let Some(row) = logits.iter().find(|row| row.len() != labels.len()) {
+        if let Some(answer) = answers.iter().find(|answer| answer.logits.len() != labels.len()) {
             let expected = format!("{} logits a text, one for each label in config.json", labels.len());
-            return Err(Error::format(&self.bundle.path, expected, row.len().to_string()));
+            return Err(Error::format(&self.bundle.path, expected, answer.logits.len().to_string()));
         }
-        let mut logits = logits.into_iter();
-        let answer = |count| {
-            let logits = mean_logits(logits.by_ref().take(count));
-            match logits.iter().find(|logit| !logit.is_finite()) {
-                None => Ok(Prediction::from_logits(&logits, labels, &self.decision)),
+        let mut answers = answers.into_iter();
+        let predict = |count| {
+            let answer = Answer::mean(answers.by_ref().take(count));
+            match answer.logits.iter().chain(&answer.distance).find(|value| !value.is_finite()) {
+                None => Ok(Prediction::new(answer, labels, &self.decision)),
                 // No label follows from it.
                 Some(wrong) => {
-                    let message = format!("expected logits that are numbers, found {wrong}");
+                    let message = format!("expected logits and distances that are numbers, found {wrong}");
                     Err(Error::session(&self.bundle.path, message))
                 }
             }
         };
-        let predictions = counts.into_iter().map(answer).collect::<Result<_>>()?;
+        let predictions = counts.into_iter().map(predict).collect::<Result<_>>()?;
         Ok((predictions, Timing { tokenization, queue: times.queue, inference: times.inference }))
     }
 
@@ -371,14 +371,24 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
         memory,
         pad_token_id: bundle.config.pad_token_id,
     };
+    let (needs_distance, path) = (bundle.manifest.unknown.is_some(), bundle.store.path(&variant.file));
     let open = move |threads: Option<usize>| {
         let session = SessionOptions { threads: threads.or(session.threads), ..session.clone() };
-        match &source {
+        let session = match &source {
             Source::Read(graph) if is_cpu || session.gpu.allow_cpu => Session::of(graph, &session),
             Source::Read(graph) => open_placed(graph, &session),
             Source::Compiled { entry, bundle, variant, verifier } => {
                 Session::compiled(bundle, variant, entry, verifier, &session)
             }
+        }?;
+        // Without it no text would be unknown.
+        match needs_distance && !session.has_distance() {
+            true => Err(Error::format(
+                &path,
+                "a graph with the output distance, since nimbert.json has \"unknown\"",
+                "none",
+            )),
+            false => Ok(session),
         }
     };
     Scheduler::new(settings, workers, Box::new(open))

@@ -1,5 +1,6 @@
 //! What a classifier answers.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::config::ProblemType;
@@ -21,9 +22,42 @@ pub struct Prediction {
     pub labels: Vec<String>,
     /// Whether the score is under the bundle's threshold: the classifier is unsure, and `label` a guess.
     pub abstained: bool,
+    /// The labels among which the right one is in as many cases as the bundle says ([`Decision::coverage`]), in the order of
+    /// their ids; `label` is always one of them. None where the bundle says nothing of it.
+    pub set: Option<Vec<String>>,
+    /// How far the text is from those of training, 1 being the mean of theirs; none where the bundle says nothing of it.
+    pub distance: Option<f32>,
+    /// Whether that is more than the bundle's threshold: the text is like nothing in training, and `label` means nothing.
+    pub unknown: bool,
     problem_type: ProblemType,
     label_id: usize,
     label_ids: Vec<usize>,
+    set_ids: Option<Vec<usize>>,
+}
+
+/// What a graph gives for a text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// One a label.
+    pub logits: Vec<f32>,
+    /// How far the text is from those of training, if the graph says it.
+    pub distance: Option<f32>,
+}
+
+impl Answer {
+    /// A text's answer from those to its windows: the mean.
+    ///
+    /// # Panics
+    /// If there is no window.
+    pub fn mean(windows: impl IntoIterator<Item = Self>) -> Self {
+        let (mut distances, mut count) = (Some(0.0), 0.0);
+        let logits = mean_logits(windows.into_iter().map(|Self { logits, distance }| {
+            distances = distances.zip(distance).map(|(sum, distance)| sum + distance);
+            count += 1.0;
+            logits
+        }));
+        Self { logits, distance: distances.map(|sum: f32| sum / count) }
+    }
 }
 
 /// How logits become an answer. A bundle's is [`crate::Bundle::decision`].
@@ -37,6 +71,20 @@ pub struct Decision {
     pub abstain_threshold: Option<f32>,
     /// The score from which on each label holds; none: 0.5. For [`ProblemType::MultiLabel`] only.
     pub label_thresholds: Option<Vec<f32>>,
+    /// Which labels are in [`Prediction::set`]. For [`ProblemType::SingleLabel`] only.
+    pub coverage: Option<Coverage>,
+    /// The distance above which a text is [`Prediction::unknown`].
+    pub unknown_threshold: Option<f32>,
+}
+
+/// Sets of labels of which a share has the right one among them (Sadinle et al., "Least ambiguous set-valued classifiers with
+/// bounded error levels", 2019).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Coverage {
+    /// That share, between 0 and 1.
+    pub share: f64,
+    /// The score from which on each label is in the set, in the order of the ids.
+    pub thresholds: Vec<f32>,
 }
 
 /// The score from which on a label holds, where none was tuned.
@@ -60,24 +108,45 @@ impl Decision {
             ProblemType::MultiLabel => (0..scores.len()).filter(|&id| scores[id] >= threshold(id)).collect(),
         }
     }
+
+    /// The ids of the labels that are in [`Prediction::set`] under `scores`, ascending: the best, and all that reach their
+    /// threshold.
+    pub fn set_ids(&self, scores: &[f32]) -> Option<Vec<usize>> {
+        let Coverage { thresholds, .. } = self.coverage.as_ref()?;
+        let best = best(scores);
+        Some((0..scores.len()).filter(|&id| id == best || scores[id] >= thresholds[id]).collect())
+    }
+
+    /// Whether a text at that distance is [`Prediction::unknown`].
+    pub fn is_unknown(&self, distance: Option<f32>) -> bool {
+        distance.zip(self.unknown_threshold).is_some_and(|(distance, threshold)| distance > threshold)
+    }
 }
 
 impl Prediction {
-    /// The answer that `decision` makes of `logits`, one a label.
-    pub(crate) fn from_logits(logits: &[f32], labels: &[String], decision: &Decision) -> Self {
-        let scores = decision.scores(logits);
+    /// What `decision` makes of an answer, with a logit a label.
+    pub(crate) fn new(answer: Answer, labels: &[String], decision: &Decision) -> Self {
+        let Answer { logits, distance } = answer;
+        let distance = distance.filter(|_| decision.unknown_threshold.is_some());
+        let scores = decision.scores(&logits);
         let best = best(&scores);
         let label_ids = decision.label_ids(&scores);
+        let set_ids = decision.set_ids(&scores);
+        let names = |ids: &[usize]| ids.iter().map(|&id| labels[id].clone()).collect();
         Self {
             label: labels[best].clone(),
             score: scores[best],
-            labels: label_ids.iter().map(|&id| labels[id].clone()).collect(),
+            labels: names(&label_ids),
+            set: set_ids.as_deref().map(names),
+            distance,
+            unknown: decision.is_unknown(distance),
             abstained: decision.abstain_threshold.is_some_and(|threshold| scores[best] < threshold),
             scores: labels.iter().cloned().zip(scores).collect(),
-            logits: logits.to_vec(),
+            logits,
             problem_type: decision.problem_type,
             label_id: best,
             label_ids,
+            set_ids,
         }
     }
 
@@ -91,6 +160,11 @@ impl Prediction {
         &self.label_ids
     }
 
+    /// The ids of [`Prediction::set`], ascending.
+    pub fn set_ids(&self) -> Option<&[usize]> {
+        self.set_ids.as_deref()
+    }
+
     /// All labels' ids, the one with the highest score first.
     pub fn ranking(&self) -> Vec<usize> {
         let mut ids: Vec<usize> = (0..self.scores.len()).collect();
@@ -99,8 +173,9 @@ impl Prediction {
     }
 
     /// `{"label": …, "score": …, "scores": {…}}`, the form of `nimbert classify --json`. Where a text has any number of
-    /// labels, `labels` holds those that apply; `abstained` is there if the classifier is unsure. With `top_k`, `scores`
-    /// holds the k most likely labels only, best first.
+    /// labels, `labels` holds those that apply; `abstained` is there if the classifier is unsure, `unknown` if the text is like
+    /// nothing in training; `set` and `distance` where the bundle says so. With `top_k`, `scores` holds the k most likely labels
+    /// only, best first.
     pub fn to_json(&self, top_k: Option<usize>) -> Value {
         // Six digits are what a 32-bit probability carries; written as 64 bits it would show noise behind them.
         let round = |score: f32| json!((f64::from(score) * 1e6).round() / 1e6);
@@ -114,25 +189,34 @@ impl Prediction {
         if self.problem_type == ProblemType::MultiLabel {
             json.insert("labels".to_owned(), json!(self.labels));
         }
-        if self.abstained {
-            json.insert("abstained".to_owned(), json!(true));
+        if let Some(set) = &self.set {
+            json.insert("set".to_owned(), json!(set));
+        }
+        if let Some(distance) = self.distance {
+            json.insert("distance".to_owned(), round(distance));
+        }
+        for (name, is_so) in [("unknown", self.unknown), ("abstained", self.abstained)] {
+            if is_so {
+                json.insert(name.to_owned(), json!(true));
+            }
         }
         json.insert("scores".to_owned(), Value::Object(scores));
         Value::Object(json)
     }
 
-    /// What a person reads first: the label, all labels that hold (`none` if none does), or `unsure`. A label that is
-    /// called like one of these stands in quotes, and control characters are escaped.
+    /// What a person reads first: the label, all labels that hold (`none` if none does), `unsure` or `unknown`. A label that
+    /// is called like one of these stands in quotes, and control characters are escaped.
     pub fn summary(&self) -> String {
         let show = |label: &String| match label.as_str() {
-            "none" | "unsure" | "error" => format!("{label:?}"),
+            "none" | "unsure" | "unknown" | "error" => format!("{label:?}"),
             label if label.starts_with('"') => format!("{label:?}"),
             label => escaped(label),
         };
-        match (self.abstained, self.labels.is_empty()) {
-            (true, _) => "unsure".to_owned(),
-            (false, true) => "none".to_owned(),
-            (false, false) => self.labels.iter().map(show).collect::<Vec<_>>().join(", "),
+        match (self.unknown, self.abstained, self.labels.is_empty()) {
+            (true, ..) => "unknown".to_owned(),
+            (_, true, _) => "unsure".to_owned(),
+            (.., true) => "none".to_owned(),
+            (.., false) => self.labels.iter().map(show).collect::<Vec<_>>().join(", "),
         }
     }
 
@@ -202,13 +286,49 @@ mod tests {
         temperature: 1.0,
         abstain_threshold: None,
         label_thresholds: None,
+        coverage: None,
+        unknown_threshold: None,
     };
+
+    fn predict(logits: &[f32], labels: &[String], decision: &Decision) -> Prediction {
+        Prediction::new(Answer { logits: logits.to_vec(), distance: None }, labels, decision)
+    }
+
+    #[test]
+    fn a_set_has_the_best_label_and_those_that_reach_their_thresholds() {
+        let labels = ["a", "b", "c"].map(String::from);
+        // Of the logits 2, 1, 0: 0.665, 0.245, 0.090
+        let set = |thresholds: [f32; 3]| {
+            let coverage = Some(Coverage { share: 0.9, thresholds: thresholds.to_vec() });
+            let prediction = predict(&[2.0, 1.0, 0.0], &labels, &Decision { coverage, ..SINGLE });
+            assert_eq!(prediction.to_json(None)["set"], json!(prediction.set));
+            prediction.set_ids().unwrap().to_vec()
+        };
+        assert_eq!(set([0.2; 3]), [0, 1]);
+        assert_eq!(set([0.9, 0.9, 0.05]), [0, 2]);
+        assert_eq!(predict(&[2.0, 1.0, 0.0], &labels, &SINGLE).set, None);
+    }
+
+    #[test]
+    fn a_distant_text_is_unknown() {
+        let labels = ["unknown", "b"].map(String::from);
+        let decision = Decision { unknown_threshold: Some(1.5), abstain_threshold: Some(0.9), ..SINGLE };
+        let answer = |distances: [f32; 2]| {
+            let windows = distances.map(|distance| Answer { logits: vec![5.0, 0.0], distance: Some(distance) });
+            Prediction::new(Answer::mean(windows), &labels, &decision)
+        };
+        assert_eq!(answer([1.0, 2.1]).summary(), "unknown");
+        assert_eq!(answer([1.0, 2.1]).to_json(None)["unknown"], true);
+        let near = answer([1.0, 2.0]);
+        assert_eq!((near.summary().as_str(), near.distance), ("\"unknown\"", Some(1.5)));
+        assert_eq!((near.to_json(None)["distance"].as_f64(), near.to_json(None).get("unknown")), (Some(1.5), None));
+    }
 
     #[test]
     fn unsure_under_the_threshold() {
         let labels = ["a", "b"].map(String::from);
         let decision = Decision { abstain_threshold: Some(0.8), ..SINGLE };
-        let predict = |logits: &[f32]| Prediction::from_logits(logits, &labels, &decision);
+        let predict = |logits: &[f32]| predict(logits, &labels, &decision);
         assert_eq!(predict(&[0.0, 1.0]).summary(), "unsure");
         assert_eq!(predict(&[0.0, 1.0]).to_json(None)["abstained"], true);
         assert_eq!(predict(&[0.0, 2.0]).summary(), "b");
@@ -220,23 +340,23 @@ mod tests {
         let decision =
             Decision { problem_type: ProblemType::MultiLabel, label_thresholds: Some(vec![0.5, 0.9, 0.2]), ..SINGLE };
         // sigmoid(1) = 0.731, sigmoid(-1) = 0.269
-        let prediction = Prediction::from_logits(&[1.0, 1.0, -1.0], &labels, &decision);
+        let prediction = predict(&[1.0, 1.0, -1.0], &labels, &decision);
         assert_eq!((prediction.labels.as_slice(), prediction.label.as_str()), (&["a".into(), "c".into()][..], "a"));
         assert_eq!(prediction.to_json(None)["labels"], json!(["a", "c"]));
-        assert_eq!(Prediction::from_logits(&[-9.0, -9.0, -9.0], &labels, &decision).summary(), "none");
+        assert_eq!(predict(&[-9.0, -9.0, -9.0], &labels, &decision).summary(), "none");
     }
 
     #[test]
     fn labels_are_told_from_answers_and_control_characters_are_escaped() {
         let labels = ["none", "a\u{1b}[31m\tb"].map(String::from);
-        let summary = |logits: &[f32]| Prediction::from_logits(logits, &labels, &SINGLE).summary();
+        let summary = |logits: &[f32]| predict(logits, &labels, &SINGLE).summary();
         assert_eq!((summary(&[1.0, 0.0]).as_str(), summary(&[0.0, 1.0]).as_str()), ("\"none\"", "a\\u{1b}[31m\\tb"));
     }
 
     #[test]
     fn json_has_scores_by_label_and_top_k_sorts() {
         let labels = ["a", "b", "c"].map(String::from);
-        let prediction = Prediction::from_logits(&[0.0, 2.0, 1.0], &labels, &SINGLE);
+        let prediction = predict(&[0.0, 2.0, 1.0], &labels, &SINGLE);
         assert_eq!(prediction.label, "b");
         let json = prediction.to_json(Some(2));
         assert_eq!(json["scores"].as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "c"]);

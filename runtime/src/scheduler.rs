@@ -25,6 +25,7 @@ use crate::{
     call::CallOptions,
     error::{Error, Result},
     memory::RunMemory,
+    prediction::Answer,
     session::{AfterRun, Session},
     tokenizer::Encoding,
 };
@@ -181,7 +182,7 @@ struct Call {
 }
 
 struct Progress {
-    logits: Vec<Vec<f32>>,
+    answers: Vec<Option<Answer>>,
     missing: usize,
     error: Option<Error>,
     started: Option<Instant>,
@@ -226,12 +227,12 @@ impl Scheduler {
         Ok(())
     }
 
-    /// The logits of each encoding, in order.
+    /// What is answered to each encoding, in order.
     ///
     /// # Errors
     /// [`Error::QueueFull`], [`Error::MemoryLimit`] before anything is run; [`Error::Cancelled`],
     /// [`Error::DeadlinePassed`]; what a run gives.
-    pub(crate) fn logits(&self, encodings: Vec<Encoding>, options: CallOptions<'_>) -> Result<(Vec<Vec<f32>>, Times)> {
+    pub(crate) fn answers(&self, encodings: Vec<Encoding>, options: CallOptions<'_>) -> Result<(Vec<Answer>, Times)> {
         let since = Instant::now();
         let settings = &self.shared.settings;
         if let Some((memory, available)) = settings.memory
@@ -244,7 +245,7 @@ impl Scheduler {
             }
         }
         let progress = Progress {
-            logits: vec![Vec::new(); encodings.len()],
+            answers: vec![None; encodings.len()],
             missing: encodings.len(),
             error: None,
             started: None,
@@ -439,28 +440,24 @@ fn joined(waiting: &VecDeque<Job>, settings: &Settings) -> Joined {
 /// Runs a batch and answers each of its jobs.
 fn run(session: &mut Session, batch: &Batch, jobs: Vec<Job>, after: AfterRun) {
     let started = Instant::now();
-    let logits = session.run_and(after, batch);
+    let answers = session.answers_and(after, batch);
     let ended = Instant::now();
     #[cfg(feature = "tracing")]
     tracing::trace!(rows = batch.rows, columns = batch.columns, time = ?(ended - started), "batch run");
-    for (row, job) in jobs.into_iter().enumerate() {
-        let logits = match &logits {
-            Ok(logits) => {
-                let labels = logits.len() / batch.rows;
-                Ok(logits[row * labels..][..labels].to_vec())
-            }
-            Err(error) => Err(error.duplicate()),
-        };
-        job.answer(logits, started, ended);
+    match answers {
+        Ok(answers) => {
+            jobs.into_iter().zip(answers).for_each(|(job, answer)| job.answer(Ok(answer), started, ended));
+        }
+        Err(error) => jobs.into_iter().for_each(|job| job.answer(Err(error.duplicate()), started, ended)),
     }
 }
 
 impl Job {
-    fn answer(mut self, logits: Result<Vec<f32>>, started: Instant, ended: Instant) {
+    fn answer(mut self, answer: Result<Answer>, started: Instant, ended: Instant) {
         self.is_answered = true;
         let mut progress = self.call.lock();
-        match logits {
-            Ok(logits) => progress.logits[self.index] = logits,
+        match answer {
+            Ok(answer) => progress.answers[self.index] = Some(answer),
             Err(error) => progress.error = Some(error),
         }
         progress.missing -= 1;
@@ -492,7 +489,7 @@ impl Call {
         shared: &Shared,
         options: CallOptions<'_>,
         since: Instant,
-    ) -> Result<(Vec<Vec<f32>>, Times)> {
+    ) -> Result<(Vec<Answer>, Times)> {
         let mut progress = self.lock();
         loop {
             if let Some(error) = progress.error.take() {
@@ -503,7 +500,8 @@ impl Call {
             if progress.missing == 0 {
                 let (started, ended) = (progress.started.unwrap_or(since), progress.ended.unwrap_or(since));
                 let times = Times { queue: started - since, inference: ended - started };
-                return Ok((std::mem::take(&mut progress.logits), times));
+                let answers = std::mem::take(&mut progress.answers).into_iter();
+                return Ok((answers.map(|answer| answer.expect("none is missing")).collect(), times));
             }
             let left = options.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
@@ -543,7 +541,8 @@ mod tests {
     }
 
     fn waiting(lengths: &[usize]) -> VecDeque<Job> {
-        let progress = Progress { logits: Vec::new(), missing: lengths.len(), error: None, started: None, ended: None };
+        let progress =
+            Progress { answers: Vec::new(), missing: lengths.len(), error: None, started: None, ended: None };
         let call = Arc::new(Call { progress: Mutex::new(progress), done: Condvar::new() });
         let job = |(index, &length): (usize, &usize)| Job {
             encoding: encoding(length),
@@ -649,7 +648,7 @@ mod tests {
         });
         assert!(worker.join().is_err() && !scheduler.is_healthy());
         assert!(matches!(call.lock().error, Some(Error::Session { .. })));
-        let refused = scheduler.logits(vec![encoding(3)], CallOptions::default());
+        let refused = scheduler.answers(vec![encoding(3)], CallOptions::default());
         assert!(matches!(refused, Err(Error::Session { .. })));
     }
 

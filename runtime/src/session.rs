@@ -27,11 +27,16 @@ use crate::{
     graph::{GraphFiles, Operators},
     library,
     placement::Placement,
+    prediction::Answer,
     processor::has_bf16_products,
 };
 
 /// ONNX Runtime's name for [`SessionOptions::fast_math`].
 const FAST_MATH: &str = "mlas.enable_gemm_fastmath_arm64_bfloat16";
+
+/// The outputs of a graph.
+pub(crate) const LOGITS: &str = "logits";
+pub(crate) const DISTANCE: &str = "distance";
 
 /// How a session is made. [`SessionOptions::default`] is right for a desktop: the CPU, all cores.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,7 +73,7 @@ pub fn available_threads() -> usize {
 }
 
 /// A loaded graph with the inputs `input_ids`, `attention_mask` and, where the model has it, `token_type_ids`
-/// (`int64 [batch, sequence]`), and the output `logits` (`float [batch, labels]`).
+/// (`int64 [batch, sequence]`), and the outputs `logits` (`float [batch, labels]`) and perhaps `distance` (`float [batch, 1]`).
 #[derive(Debug)]
 pub struct Session {
     inner: LoadedSession,
@@ -158,7 +163,7 @@ impl Session {
             return Err(Error::format(&self.path, expected, inputs.join(", ")));
         }
         let outputs: Vec<&str> = self.inner.get().outputs().iter().map(|output| output.name()).collect();
-        if !outputs.contains(&"logits") {
+        if !outputs.contains(&LOGITS) {
             return Err(Error::format(&self.path, "a graph with the output logits", outputs.join(", ")));
         }
         Ok(())
@@ -174,17 +179,48 @@ impl Session {
     /// # Errors
     /// [`Error::Session`] if the run fails, [`Error::Format`] if the graph's logits are not `[rows, labels]` floats.
     pub fn run(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        self.run_and(AfterRun::KeepMemory, batch)
+        let logits = self.run_outputs_and(AfterRun::KeepMemory, batch, &[LOGITS])?.remove(0);
+        self.check_logits(batch, &logits)?;
+        Ok(logits.values)
+    }
+
+    /// Runs the graph: an answer a row.
+    ///
+    /// # Errors
+    /// Those of [`Session::run`].
+    pub fn answers(&mut self, batch: &Batch) -> Result<Vec<Answer>> {
+        self.answers_and(AfterRun::KeepMemory, batch)
     }
 
     /// Runs the graph, and says what happens to the memory that it needed.
-    pub(crate) fn run_and(&mut self, after: AfterRun, batch: &Batch) -> Result<Vec<f32>> {
-        let logits = self.run_outputs_and(after, batch, &["logits"])?.remove(0);
+    pub(crate) fn answers_and(&mut self, after: AfterRun, batch: &Batch) -> Result<Vec<Answer>> {
+        let names = if self.has_distance() { &[LOGITS, DISTANCE][..] } else { &[LOGITS] };
+        let mut outputs = self.run_outputs_and(after, batch, names)?.into_iter();
+        let (logits, distances) = (outputs.next().expect("the first of them"), outputs.next());
+        self.check_logits(batch, &logits)?;
+        if let Some(wrong) = distances.as_ref().filter(|distances| distances.shape != [batch.rows, 1]) {
+            let expected = format!("distances of shape [{}, 1]", batch.rows);
+            return Err(Error::format(&self.path, expected, format!("{:?}", wrong.shape)));
+        }
+        let labels = logits.shape[1];
+        let answer = |row: usize| Answer {
+            logits: logits.values[row * labels..][..labels].to_vec(),
+            distance: distances.as_ref().map(|distances| distances.values[row]),
+        };
+        Ok((0..batch.rows).map(answer).collect())
+    }
+
+    fn check_logits(&self, batch: &Batch, logits: &Output) -> Result<()> {
         if logits.shape.len() != 2 || logits.shape[0] != batch.rows {
             let expected = format!("logits of shape [{}, labels]", batch.rows);
             return Err(Error::format(&self.path, expected, format!("{:?}", logits.shape)));
         }
-        Ok(logits.values)
+        Ok(())
+    }
+
+    /// Whether the graph says how far a text is from those of training.
+    pub fn has_distance(&self) -> bool {
+        self.inner.get().outputs().iter().any(|output| output.name() == DISTANCE)
     }
 
     /// Runs the graph and returns the outputs of those names, which must be floats.

@@ -1,6 +1,8 @@
 //! The digests of a changed bundle, as anybody can compute them who is not asked for a signature. Written from FORMAT.md,
 //! not from the code that reads them.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 /// Stands in place of the manifest's own digest while that is computed.
@@ -22,8 +24,21 @@ pub fn seal_manifest(manifest: &mut [u8], place: usize) {
 
 /// The manifest of a bundle of which the file `name` has other content.
 pub fn manifest_with(manifest: &[u8], name: &str, content: &[u8]) -> Vec<u8> {
+    changed(manifest, |value| {
+        value["files"][name] = json!({ "bytes": content.len(), "sha256": nimbert::sha256(content) });
+    })
+}
+
+/// Changes the manifest of the bundle in a folder.
+pub fn change_manifest(bundle: &Path, change: impl FnOnce(&mut Value)) {
+    let path = bundle.join("nimbert.json");
+    let manifest = std::fs::read(&path).expect("the bundle's manifest");
+    std::fs::write(path, changed(&manifest, change)).expect("a bundle in a temporary folder");
+}
+
+fn changed(manifest: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let mut value: Value = serde_json::from_slice(manifest).expect("the unchanged manifest");
-    value["files"][name] = json!({ "bytes": content.len(), "sha256": nimbert::sha256(content) });
+    change(&mut value);
     let has_digest = value["manifest_sha256"].is_string();
     if has_digest {
         value["manifest_sha256"] = json!(ZEROS);
@@ -42,7 +57,7 @@ fn find(content: &[u8], part: &str) -> Option<usize> {
 }
 
 /// Replaces a file of the bundle in `folder`, and lists what it is now.
-pub fn replace(folder: &std::path::Path, name: &str, content: &[u8]) {
+pub fn replace(folder: &Path, name: &str, content: &[u8]) {
     let manifest = folder.join("nimbert.json");
     let before = std::fs::read(&manifest).expect("a manifest");
     std::fs::write(folder.join(name), content).expect("the bundle can be written");

@@ -23,7 +23,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         let Case { problem_type, labels, expected, scores, label_thresholds } = serde_json::from_str(&line?)?;
-        let decision = Decision { problem_type, temperature: 1.0, abstain_threshold: None, label_thresholds };
+        let decision = Decision {
+            problem_type,
+            temperature: 1.0,
+            abstain_threshold: None,
+            label_thresholds,
+            coverage: None,
+            unknown_threshold: None,
+        };
         let expected: Vec<&[u32]> = expected.iter().map(Vec::as_slice).collect();
         writeln!(out, "{}", serde_json::to_string(&Metrics::new(&labels, &decision, &expected, &scores))?)?;
     }

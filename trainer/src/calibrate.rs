@@ -2,26 +2,121 @@
 //! and one for each label where a text may have several. All are fitted on validation rows, or on what models that have not seen
 //! the training rows answer to them; test rows judge them.
 
-use nimbert::{Decision, ProblemType, prediction::DEFAULT_THRESHOLD};
+use nimbert::{
+    Decision, ProblemType,
+    prediction::{Answer, Coverage, DEFAULT_THRESHOLD},
+};
 
-/// Fits everything that follows from logits of rows that were not learned from, and their label ids. `abstain_precision` is the share of
-/// the answers that has to be right where the classifier does not abstain; none: it never abstains.
-pub fn calibrate(
-    problem_type: ProblemType,
-    logits: &[Vec<f32>],
-    expected: &[&[u32]],
-    abstain_precision: Option<f64>,
-) -> Decision {
+use crate::train::undecided;
+
+/// What a classifier is to say of its answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Certainty {
+    /// The share of the answers that has to be right where it does not abstain; none: it never abstains.
+    pub abstain_precision: Option<f64>,
+    /// The share of the texts whose right label is to be in a set of labels; none: there are no sets.
+    pub coverage: Option<f64>,
+    /// Whether that is so of the texts of each label.
+    pub coverage_by_label: bool,
+    /// The share of texts like those of training that may be taken for unknown; none: no text is unknown.
+    pub unknown_rate: Option<f64>,
+}
+
+/// A share by which distances of the same text may differ.
+const ROUNDING: f32 = 1e-3;
+/// And scores, by so much.
+const SCORE_ROUNDING: f32 = 1e-5;
+
+/// Answers to rows that were not learned from.
+#[derive(Debug, Clone)]
+pub struct Unseen<'a> {
+    /// `[rows][classes]`
+    pub logits: Vec<Vec<f32>>,
+    /// The ids of each row.
+    pub labels: Vec<&'a [u32]>,
+    /// From the rows that were learned from, of each row; empty where distances are not asked for.
+    pub distances: Vec<f32>,
+}
+
+/// How far what was asked for holds of rows that nothing was fitted to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Kept {
+    /// The share of the rows whose label is in their set, and how many labels a set has on average.
+    pub coverage: Option<(f64, f64)>,
+    /// The share that is taken for unknown.
+    pub unknown: Option<f64>,
+}
+
+/// How far it holds of `answers` to rows of these label ids; nothing is said where there are no rows.
+pub fn kept(decision: &Decision, answers: &[Answer], expected: &[&[u32]]) -> Kept {
+    let rows = answers.len() as f64;
+    if answers.is_empty() {
+        return Kept { coverage: None, unknown: None };
+    }
+    let sets = answers.iter().map(|answer| decision.set_ids(&decision.scores(&answer.logits)));
+    let sets: Option<Vec<Vec<usize>>> = sets.collect();
+    let coverage = sets.map(|sets| {
+        let holds = |(set, ids): &(&Vec<usize>, &&[u32])| ids.iter().all(|id| set.contains(&(*id as usize)));
+        let covered = sets.iter().zip(expected).filter(holds).count() as f64;
+        (covered / rows, sets.iter().map(Vec::len).sum::<usize>() as f64 / rows)
+    });
+    let unknown = decision
+        .unknown_threshold
+        .map(|_| answers.iter().filter(|answer| decision.is_unknown(answer.distance)).count() as f64 / rows);
+    Kept { coverage, unknown }
+}
+
+/// The rows that it takes at least to find what a share of them exceeds.
+pub fn least_rows(share: f64) -> usize {
+    (1.0 / share - 1.0 - 1e-9).ceil().max(1.0) as usize
+}
+
+/// Fits everything that follows from answers to rows that were not learned from.
+pub fn calibrate(problem_type: ProblemType, unseen: &Unseen<'_>, certainty: Certainty) -> Decision {
+    let Unseen { logits, labels: expected, distances } = unseen;
     let temperature = temperature(problem_type, logits, expected);
-    let mut decision = Decision { problem_type, temperature, abstain_threshold: None, label_thresholds: None };
+    let mut decision = Decision { temperature, ..undecided(problem_type) };
     let scores: Vec<Vec<f32>> = logits.iter().map(|logits| decision.scores(logits)).collect();
     if problem_type == ProblemType::MultiLabel {
         let labels = logits.first().map_or(0, Vec::len);
         decision.label_thresholds = Some((0..labels).map(|id| label_threshold(id, &scores, expected)).collect());
     }
     decision.abstain_threshold =
-        abstain_precision.and_then(|precision| abstain_threshold(&decision, &scores, expected, precision));
+        certainty.abstain_precision.and_then(|precision| abstain_threshold(&decision, &scores, expected, precision));
+    decision.coverage = certainty.coverage.map(|share| coverage(&scores, expected, share, certainty.coverage_by_label));
+    decision.unknown_threshold = certainty.unknown_rate.and_then(|rate| {
+        let most = -exceeded(distances.iter().map(|distance| -distance).collect(), 1.0 - rate);
+        // Texts that say the same as that row are as far away, up to rounding.
+        let threshold = most + ROUNDING * most.max(1.0);
+        // Of too few rows there is none.
+        threshold.is_finite().then_some(threshold)
+    });
     decision
+}
+
+/// What at least so large a share of further values like these are not below (the split conformal quantile: Vovk et al.,
+/// "Algorithmic Learning in a Random World", 2005); less than all of them where they are too few.
+fn exceeded(mut values: Vec<f32>, share: f64) -> f32 {
+    values.sort_by(f32::total_cmp);
+    let below = ((values.len() + 1) as f64 * (1.0 - share) + 1e-9).floor() as usize;
+    below.checked_sub(1).map_or(f32::NEG_INFINITY, |index| values[index.min(values.len() - 1)])
+}
+
+/// The score that the right label of at least the share reaches: of all rows, or for each label of its own. Where a label's rows
+/// are too few, it is in every set.
+fn coverage(scores: &[Vec<f32>], expected: &[&[u32]], share: f64, by_label: bool) -> Coverage {
+    let labels = scores.first().map_or(0, Vec::len);
+    let of_rows = |is_counted: &dyn Fn(usize) -> bool| {
+        let right = scores.iter().zip(expected).map(|(scores, ids)| (ids[0] as usize, scores[ids[0] as usize]));
+        let right = right.filter(|(id, _)| is_counted(*id)).map(|(_, score)| score).collect();
+        // Rows that say the same have the same score, up to rounding.
+        (exceeded(right, share) - SCORE_ROUNDING).max(0.0)
+    };
+    let thresholds = match by_label {
+        true => (0..labels).map(|label| of_rows(&|id| id == label)).collect(),
+        false => vec![of_rows(&|_| true); labels],
+    };
+    Coverage { share, thresholds }
 }
 
 /// The temperature with the least negative log-likelihood (Guo et al., arXiv 1706.04599), from 1/20 to 20. Rows that are
@@ -132,17 +227,49 @@ mod tests {
 
     #[test]
     fn abstains_under_the_lowest_score_that_keeps_the_precision() {
-        let decision = Decision {
-            problem_type: ProblemType::SingleLabel,
-            temperature: 1.0,
-            abstain_threshold: None,
-            label_thresholds: None,
-        };
+        let decision = undecided(ProblemType::SingleLabel);
         let scores = [0.9f32, 0.8, 0.7, 0.6].map(|score| vec![score, 1.0 - score]);
         let expected: [&[u32]; 4] = [&[0], &[0], &[1], &[0]];
         let threshold = |precision| abstain_threshold(&decision, &scores, &expected, precision);
         assert_eq!((threshold(1.0), threshold(0.75), threshold(0.7)), (Some(0.8), Some(0.6), Some(0.6)));
         assert_eq!(abstain_threshold(&decision, &scores[2..3], &expected[2..3], 0.5), None);
+    }
+
+    #[test]
+    fn sets_have_the_right_label_as_often_as_was_asked() {
+        // The right label's scores are 0.1 to 0.9.
+        let score = |row: usize| (row % 9 + 1) as f32 / 10.0;
+        let scores: Vec<Vec<f32>> = (0..9).map(|row| vec![score(row), 1.0 - score(row)]).collect();
+        let expected = vec![&[0][..]; 9];
+        // Of ten values the tenth may be the lowest: the share 0.9 is nothing less than all nine, 0.8 may miss the lowest.
+        let thresholds = |share, by_label| {
+            let thresholds = coverage(&scores, &expected, share, by_label).thresholds;
+            thresholds.into_iter().map(|threshold| (threshold * 1e3).round() / 1e3).collect::<Vec<f32>>()
+        };
+        assert_eq!(thresholds(0.9, false), [0.1, 0.1]);
+        assert_eq!(thresholds(0.8, false), [0.2, 0.2]);
+        assert_eq!(thresholds(0.95, false), [0.0, 0.0]);
+        // No row has the second label.
+        assert_eq!(thresholds(0.8, true), [0.2, 0.0]);
+        assert_eq!([0.05, 0.1, 0.02, 0.5].map(least_rows), [19, 9, 49, 1]);
+    }
+
+    #[test]
+    fn as_many_rows_are_unknown_as_was_asked() {
+        let unseen = |rows: usize| Unseen {
+            logits: vec![vec![1.0, 0.0]; rows],
+            labels: vec![&[0][..]; rows],
+            distances: (0..rows).map(|row| ((row * 7) % rows) as f32).collect(),
+        };
+        let threshold = |rows, rate| {
+            let certainty = Certainty { unknown_rate: Some(rate), ..Certainty::default() };
+            calibrate(ProblemType::SingleLabel, &unseen(rows), certainty).unknown_threshold
+        };
+        // One of the hundred that they are with the next one is above.
+        let exact = [0.01, 0.1].map(|rate| threshold(99, rate).unwrap());
+        assert_eq!(exact.map(f32::floor), [98.0, 89.0]);
+        assert!(exact[1] > 89.0);
+        assert_eq!(threshold(9, 0.01), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use nimbert::{Decision, ProblemType};
 use rand::seq::SliceRandom;
 
 use crate::{
-    calibrate::{row_loss, temperature},
+    calibrate::{Unseen, row_loss, temperature},
     loss::Target,
     metrics::{Metrics, is_hit},
     random::{Stream, generator},
@@ -40,6 +40,8 @@ pub struct OutOfFold {
     pub folds: Folds,
     /// `[rows][classes]`
     pub logits: Vec<Vec<f32>>,
+    /// Of each row from those that its fold has seen; empty where that was not asked for.
+    pub distances: Vec<f32>,
 }
 
 /// A figure over the folds in which it is defined.
@@ -127,7 +129,7 @@ impl Folds {
             let answers = learn(&fold)?;
             fold.unseen.iter().zip(answers).for_each(|(&row, answer)| logits[row] = answer);
         }
-        Ok(OutOfFold { folds: self.clone(), logits })
+        Ok(OutOfFold { folds: self.clone(), logits, distances: Vec::new() })
     }
 }
 
@@ -144,15 +146,24 @@ impl OutOfFold {
         hits.iter().filter(|is_hit| **is_hit).count() as f64 / hits.len().max(1) as f64
     }
 
-    /// Logits and labels of the rows whose label a model could know: what scores are calibrated by.
-    pub fn answerable<'a>(&self, targets: &[&'a Target]) -> (Vec<Vec<f32>>, Vec<&'a [u32]>) {
-        let rows = (0..targets.len()).filter(|&row| self.folds.is_answerable(row));
-        rows.map(|row| (self.logits[row].clone(), targets[row].ids.as_slice())).unzip()
+    /// How many rows have a label that a model could know.
+    pub fn answerable_rows(&self) -> usize {
+        (0..self.logits.len()).filter(|&row| self.folds.is_answerable(row)).count()
+    }
+
+    /// The answers to the rows whose label a model could know: what scores are calibrated by.
+    pub fn answerable<'a>(&self, targets: &[&'a Target]) -> Unseen<'a> {
+        let rows: Vec<usize> = (0..targets.len()).filter(|&row| self.folds.is_answerable(row)).collect();
+        Unseen {
+            logits: rows.iter().map(|&row| self.logits[row].clone()).collect(),
+            labels: rows.iter().map(|&row| targets[row].ids.as_slice()).collect(),
+            distances: rows.iter().filter_map(|&row| self.distances.get(row)).copied().collect(),
+        }
     }
 
     /// How scores follow from logits: by the temperature that fits best.
     pub fn decision(&self, problem_type: ProblemType, targets: &[&Target]) -> Decision {
-        let (logits, labels) = self.answerable(targets);
+        let Unseen { logits, labels, .. } = self.answerable(targets);
         Decision { temperature: temperature(problem_type, &logits, &labels), ..undecided(problem_type) }
     }
 
@@ -187,12 +198,27 @@ impl OutOfFold {
 
     /// The mean negative log-likelihood of labels that can be known, after the best temperature: how much the scores say.
     pub fn loss(&self, problem_type: ProblemType, targets: &[&Target]) -> f64 {
-        let (logits, labels) = self.answerable(targets);
-        let temperature = f64::from(temperature(problem_type, &logits, &labels));
-        let rows = logits.iter().zip(&labels);
-        let sum: f64 = rows.map(|(logits, labels)| row_loss(problem_type, logits, labels, temperature)).sum();
-        sum / labels.len().max(1) as f64
+        let Unseen { logits, labels, .. } = self.answerable(targets);
+        log_loss(problem_type, &logits, &labels)
     }
+}
+
+/// The share of `logits` that give just their rows' labels, and the mean negative log-likelihood of these, after the best temperature.
+/// Rows without a weight do not count.
+pub fn judge(problem_type: ProblemType, logits: &[Vec<f32>], targets: &[&Target]) -> (f64, f64) {
+    let decision = undecided(problem_type);
+    let counted = logits.iter().zip(targets).filter(|(_, target)| target.weight > 0.0);
+    let (logits, labels): (Vec<Vec<f32>>, Vec<&[u32]>) =
+        counted.map(|(logits, target)| (logits.clone(), target.ids.as_slice())).unzip();
+    let hits = logits.iter().zip(&labels).filter(|(logits, labels)| is_hit(&decision, logits, labels)).count();
+    (hits as f64 / labels.len().max(1) as f64, log_loss(problem_type, &logits, &labels))
+}
+
+fn log_loss(problem_type: ProblemType, logits: &[Vec<f32>], labels: &[&[u32]]) -> f64 {
+    let temperature = f64::from(temperature(problem_type, logits, labels));
+    let rows = logits.iter().zip(labels);
+    let sum: f64 = rows.map(|(logits, labels)| row_loss(problem_type, logits, labels, temperature)).sum();
+    sum / labels.len().max(1) as f64
 }
 
 #[cfg(test)]
@@ -238,7 +264,7 @@ mod tests {
         let right = |row: usize| if rows[row].id() == 0 { vec![2.0, 0.0] } else { vec![0.0, 2.0] };
         let mut logits: Vec<Vec<f32>> = (0..6).map(right).collect();
         logits[4..].iter_mut().for_each(|logits| logits.reverse());
-        let answers = OutOfFold { folds, logits };
+        let answers = OutOfFold { folds, logits, distances: Vec::new() };
         // They are wrong, which is seen in a figure, but neither in the temperature nor in the loss.
         assert_eq!(answers.accuracy(ProblemType::SingleLabel, &rows), 4.0 / 6.0);
         assert!(answers.loss(ProblemType::SingleLabel, &rows) < 0.2);
@@ -251,7 +277,7 @@ mod tests {
         let targets: Vec<&Target> = targets.iter().collect();
         let folds = Folds::new(ProblemType::SingleLabel, &targets, 2, 2, 0).unwrap();
         let logits = [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 3.0]].map(Vec::from).into();
-        let answers = OutOfFold { folds, logits };
+        let answers = OutOfFold { folds, logits, distances: Vec::new() };
         assert_eq!(answers.hits(ProblemType::SingleLabel, &targets), [true, true, false, true]);
         assert_eq!(answers.accuracy(ProblemType::SingleLabel, &targets), 0.75);
         let labels = ["a", "b"].map(String::from);

@@ -1,6 +1,10 @@
 //! Predictions of a model as it was trained (by candle) and of a graph as it is shipped (by ONNX Runtime).
 
-use nimbert::{Batch, Encoding, Session, batch::length_sorted, prediction::mean_logits};
+use nimbert::{
+    Batch, Encoding, Session,
+    batch::length_sorted,
+    prediction::{Answer, mean_logits},
+};
 
 use crate::{dataloader::PackedBatch, error::Result, model::SequenceClassifier};
 
@@ -23,7 +27,30 @@ pub fn predict<'a>(
     Ok(average(texts, logits))
 }
 
-/// Logits of each text from a graph, in order, through the runtime's own batching.
+/// What a graph answers to each text, in order, through the runtime's own batching.
+///
+/// # Errors
+/// [`crate::Error::Runtime`].
+pub fn answer<'a>(
+    session: &mut Session,
+    texts: impl IntoIterator<Item = &'a [Encoding]> + Clone,
+    pad_token_id: u32,
+    batch_size: usize,
+) -> Result<Vec<Answer>> {
+    let windows: Vec<&Encoding> = texts.clone().into_iter().flatten().collect();
+    let lengths: Vec<usize> = windows.iter().map(|window| window.input_ids.len()).collect();
+    let mut answers = vec![None; windows.len()];
+    for indices in length_sorted(&lengths, batch_size) {
+        let batch = Batch::pad(indices.iter().map(|&index| windows[index]), pad_token_id);
+        for (index, answer) in indices.into_iter().zip(session.answers(&batch)?) {
+            answers[index] = Some(answer);
+        }
+    }
+    let mut answers = answers.into_iter().map(|answer| answer.expect("every window is in a batch"));
+    Ok(texts.into_iter().map(|text| Answer::mean(answers.by_ref().take(text.len()))).collect())
+}
+
+/// The logits of [`answer`].
 ///
 /// # Errors
 /// [`crate::Error::Runtime`].
@@ -33,17 +60,8 @@ pub fn predict_session<'a>(
     pad_token_id: u32,
     batch_size: usize,
 ) -> Result<Vec<Vec<f32>>> {
-    let windows: Vec<&Encoding> = texts.clone().into_iter().flatten().collect();
-    let lengths: Vec<usize> = windows.iter().map(|window| window.input_ids.len()).collect();
-    let mut logits = vec![Vec::new(); windows.len()];
-    for indices in length_sorted(&lengths, batch_size) {
-        let batch = Batch::pad(indices.iter().map(|&index| windows[index]), pad_token_id);
-        let flat = session.run(&batch)?;
-        for (&index, row) in indices.iter().zip(flat.chunks_exact(flat.len() / indices.len())) {
-            logits[index] = row.to_vec();
-        }
-    }
-    Ok(average(texts, logits))
+    let answers = answer(session, texts, pad_token_id, batch_size)?;
+    Ok(answers.into_iter().map(|answer| answer.logits).collect())
 }
 
 /// Each text's logits from those of all windows.

@@ -45,22 +45,32 @@ impl Features {
             }
             let mut vectors = vectors.into_iter();
             for example in examples {
-                let mut sum = vec![0.0; width];
-                for vector in vectors.by_ref().take(example.windows.len()) {
-                    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-                    let share = 1.0 / (length * example.windows.len() as f32);
-                    sum.iter_mut().zip(&vector).for_each(|(sum, x)| *sum += x * share);
-                }
-                values.extend(sum);
+                let count = example.windows.len();
+                values.extend(of_text(vectors.by_ref().take(count), width, count));
             }
             on_read(examples.len())?;
         }
         Ok(Self { values, width })
     }
 
+    /// Those of texts of which so many windows are, one after the other, in `vectors`.
+    pub(crate) fn of_windows(vectors: Vec<Vec<f32>>, counts: impl IntoIterator<Item = usize>, width: usize) -> Self {
+        let mut vectors = vectors.into_iter();
+        let of_text = |count| of_text(vectors.by_ref().take(count), width, count);
+        Self { values: counts.into_iter().flat_map(of_text).collect(), width }
+    }
+
     /// The number of texts.
     pub fn rows(&self) -> usize {
         self.values.len() / self.width
+    }
+
+    /// The same vectors, each of length 1.
+    #[must_use]
+    pub fn normalized(&self) -> Self {
+        let vectors = self.values.chunks_exact(self.width);
+        let values = vectors.flat_map(|vector| of_text(std::iter::once(vector.to_vec()), self.width, 1)).collect();
+        Self { values, width: self.width }
     }
 
     /// The vector of a text.
@@ -79,4 +89,15 @@ impl Features {
         let tensor = Tensor::from_slice(&self.values, (self.rows(), self.width), &Device::Cpu)?;
         Ok(tensor.to_dtype(DType::F64)?)
     }
+}
+
+/// The mean of a text's windows, each of length 1.
+fn of_text(windows: impl Iterator<Item = Vec<f32>>, width: usize, count: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; width];
+    for vector in windows {
+        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+        let share = 1.0 / (length * count as f32);
+        sum.iter_mut().zip(&vector).for_each(|(sum, x)| *sum += x * share);
+    }
+    sum
 }

@@ -2,6 +2,8 @@
 //! no script and nothing to fetch, so it looks the same in ten years and offline. Every text from the data is escaped.
 //! A section without data is left out.
 
+use crate::suggest::CurvePoint;
+
 /// Everything a report shows. Shares (accuracy, precision, ...) lie between 0 and 1.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -17,6 +19,8 @@ pub struct Page {
     pub learning_rate: Vec<(f64, f64)>,
     /// Loss and accuracy by epoch.
     pub epochs: Vec<EpochPoint>,
+    /// What suggested labels are worth.
+    pub labelling: Vec<CurvePoint>,
     /// Figures by label.
     pub labels: Vec<LabelRow>,
     /// Which label was taken for which.
@@ -150,6 +154,7 @@ pub fn render(page: &Page) -> String {
         ("methods", "Methods", comparison("Methods", page.methods.as_ref())),
         ("training", "Training", training(page)),
         ("folds", "Cross-validation", comparison("Cross-validation", page.cross_validation.as_ref())),
+        ("labelling", "Labelling", labelling(&page.labelling)),
         ("labels", "Labels", labels(&page.labels)),
         ("confusion", "Confusion", page.confusion.as_ref().map(confusion).unwrap_or_default()),
         ("calibration", "Calibration", calibration(&page.reliability, page.ece)),
@@ -240,6 +245,17 @@ fn accuracy_chart(epochs: &[EpochPoint]) -> String {
         series("test", "test", |epoch| epoch.test),
     ];
     line_chart("Accuracy by epoch, %", "epoch", Axis::percent, &series, "")
+}
+
+fn labelling(curve: &[CurvePoint]) -> String {
+    let series = |name: &str, class, share: fn(&CurvePoint) -> f64| {
+        let points = curve.iter().map(|point| (point.labels as f64, share(point) * 100.0)).collect();
+        Series { name: name.to_owned(), class, points }
+    };
+    let series =
+        [series("random", "train", |point| point.random), series("suggested", "validation", |point| point.suggested)];
+    let chart = line_chart("Accuracy by labelled rows, %", "labelled rows", Axis::percent, &series, "");
+    wrap("<div class=\"grid\">\n", &chart, "</div>\n")
 }
 
 fn epoch_table(epochs: &[EpochPoint]) -> String {
@@ -765,6 +781,10 @@ mod tests {
             |label: &str| LabelRow { label: label.to_owned(), f1: Some(0.9), support: 10, ..LabelRow::default() };
         let epoch = |epoch| EpochPoint { epoch, loss: 0.5, train: 0.8, validation: Some(0.7), test: Some(f64::NAN) };
         Page {
+            labelling: vec![
+                CurvePoint { labels: 10, random: 0.5, suggested: 0.6 },
+                CurvePoint { labels: 20, random: 0.6, suggested: 0.7 },
+            ],
             title: "Sentiment".to_owned(),
             subtitle: "bert-tiny on reviews".to_owned(),
             summary: vec![pair("accuracy", "88.1 %")],
@@ -813,10 +833,12 @@ mod tests {
     #[test]
     fn sections_follow_the_data() {
         let (full, empty) = (render(&full()), render(&Page::default()));
-        for id in "warnings training labels confusion calibration mistakes variants candidates settings".split(' ') {
+        for id in
+            "warnings training labelling labels confusion calibration mistakes variants candidates settings".split(' ')
+        {
             assert!(full.contains(&format!("<section id=\"{id}\"")), "{id}");
         }
-        assert_eq!(full.matches("<svg").count(), 4);
+        assert_eq!(full.matches("<svg").count(), 5);
         assert!(empty.contains("<h1>Training report</h1>") && !empty.contains("<section") && !empty.contains("<nav"));
     }
 

@@ -76,7 +76,7 @@ const VOTES: f64 = 0.5;
 const ODDS: f64 = 8.0;
 /// Texts from this cosine on say nearly the same, and from the second on just the same: an encoder that ignores case cannot tell
 /// them apart.
-const NEAR: f32 = 0.95;
+pub(crate) const NEAR: f32 = 0.95;
 const SAME: f32 = 1.0 - 1e-5;
 /// Labels are alike up to this share, if both have so many rows.
 const ALIKE: f64 = 0.6;

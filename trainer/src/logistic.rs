@@ -119,7 +119,7 @@ impl LogisticRegression {
         Ok(CrossValidated {
             linear: self.solve(features, targets, STRENGTHS[best])?,
             strength: STRENGTHS[best],
-            out_of_fold: Some(OutOfFold { folds, logits: out_of_fold.swap_remove(best) }),
+            out_of_fold: Some(OutOfFold { folds, logits: out_of_fold.swap_remove(best), distances: Vec::new() }),
         })
     }
 
@@ -136,7 +136,7 @@ impl LogisticRegression {
         on_step: impl FnMut() -> Result<()>,
     ) -> Result<OutOfFold> {
         let logits = self.answers(features, targets, folds, &[strength], on_step)?.swap_remove(0);
-        Ok(OutOfFold { folds: folds.clone(), logits })
+        Ok(OutOfFold { folds: folds.clone(), logits, distances: Vec::new() })
     }
 
     /// The same by strength: `[strengths][rows][classes]`

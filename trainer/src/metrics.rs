@@ -216,13 +216,7 @@ pub fn percent(share: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SINGLE: Decision = Decision {
-        problem_type: ProblemType::SingleLabel,
-        temperature: 1.0,
-        abstain_threshold: None,
-        label_thresholds: None,
-    };
+    use crate::train::undecided;
 
     fn close(a: f64, b: f64) -> bool {
         (a - b).abs() < 1e-9
@@ -233,7 +227,8 @@ mod tests {
         let labels = ["a", "b", "c"].map(String::from);
         let expected: [&[u32]; 6] = [&[0], &[0], &[0], &[1], &[1], &[2]];
         let scores = |id: usize| (0..3).map(|i| if i == id { 0.8 } else { 0.1 }).collect::<Vec<f32>>();
-        let metrics = Metrics::new(&labels, &SINGLE, &expected, &[0, 0, 1, 1, 0, 0].map(scores));
+        let metrics =
+            Metrics::new(&labels, &undecided(ProblemType::SingleLabel), &expected, &[0, 0, 1, 1, 0, 0].map(scores));
         assert_eq!(metrics.confusion, Some(vec![vec![2, 1, 0], vec![1, 1, 0], vec![1, 0, 0]]));
         assert!(close(metrics.accuracy, 0.5) && close(metrics.micro_f1.unwrap(), 0.5));
         // a: precision 2/4, recall 2/3, F1 4/7; b: 1/2, 1/2, 1/2; c: never predicted.
@@ -258,7 +253,7 @@ mod tests {
     #[test]
     fn several_labels_a_row() {
         let labels = ["a", "b"].map(String::from);
-        let decision = Decision { problem_type: ProblemType::MultiLabel, ..SINGLE };
+        let decision = Decision { problem_type: ProblemType::MultiLabel, ..undecided(ProblemType::SingleLabel) };
         let expected: [&[u32]; 3] = [&[0, 1], &[], &[1]];
         let metrics = Metrics::new(&labels, &decision, &expected, &[vec![0.9, 0.2], vec![0.1, 0.1], vec![0.6, 0.7]]);
         // Row 2 alone is exact. Hits 2 of 3 labels, 3 chosen.
@@ -270,14 +265,14 @@ mod tests {
     fn what_is_not_defined_is_none() {
         let labels = ["a", "b", "c"].map(String::from);
         let sure = |id: usize| (0..3).map(|other| if other == id { 0.8 } else { 0.1 }).collect::<Vec<f32>>();
-        let metrics = Metrics::new(&labels, &SINGLE, &[&[0], &[0]], &[sure(0), sure(1)]);
+        let metrics = Metrics::new(&labels, &undecided(ProblemType::SingleLabel), &[&[0], &[0]], &[sure(0), sure(1)]);
         // c is neither there nor predicted; b is predicted in vain.
         let f1: Vec<Option<f64>> = metrics.labels.iter().map(|label| label.f1).collect();
         assert_eq!(f1, [Some(2.0 / 3.0), Some(0.0), None]);
         assert!(close(metrics.macro_f1.unwrap(), 1.0 / 3.0));
         assert_eq!((metrics.mcc, metrics.labels[1].recall, metrics.labels[2].precision), (None, None, None));
         let none: [&[u32]; 2] = [&[], &[]];
-        let decision = Decision { problem_type: ProblemType::MultiLabel, ..SINGLE };
+        let decision = Decision { problem_type: ProblemType::MultiLabel, ..undecided(ProblemType::SingleLabel) };
         let metrics = Metrics::new(&labels, &decision, &none, &[vec![0.1; 3], vec![0.2; 3]]);
         assert_eq!(
             (metrics.micro_f1, metrics.macro_f1, metrics.weighted_f1, metrics.accuracy),

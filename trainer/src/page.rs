@@ -3,6 +3,7 @@
 use nimbert::Decision;
 
 use crate::{
+    calibrate::{Kept, kept},
     cross_validation::OutOfFold,
     export::{Judged, VariantFigures},
     html::{Confusion, EpochPoint, LabelRow, Mistake, Page, ReliabilityBin, Table, VariantRow},
@@ -62,6 +63,14 @@ pub fn page(run: Run<'_>) -> Page {
     ];
     summary.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), figure(Some(mcc)))));
     summary.extend(metrics.roc_auc.map(|auc| ("ROC-AUC".to_owned(), format!("{auc:.4}"))));
+    if let Some(answers) = &judged.test_answers {
+        let Kept { coverage, unknown } = kept(&judged.decision, answers, &expected);
+        if let Some((share, size)) = coverage {
+            summary.push(("sets with the right label (test)".to_owned(), percent(Some(share))));
+            summary.push(("labels a set (test)".to_owned(), format!("{size:.2}")));
+        }
+        summary.extend(unknown.map(|share| ("taken for unknown (test)".to_owned(), percent(Some(share)))));
+    }
     summary.push(("graph".to_owned(), format!("{:.1} MB {}", shipped.bytes as f64 / 1e6, shipped.kind)));
     let threshold = |id: usize| judged.decision.label_thresholds.as_ref().map(|thresholds| f64::from(thresholds[id]));
     let labels = metrics.labels.iter().enumerate().map(|(id, label)| LabelRow {
@@ -84,6 +93,7 @@ pub fn page(run: Run<'_>) -> Page {
         loss: steps(run.records, |step| f64::from(step.loss)),
         learning_rate: steps(run.records, |step| step.learning_rate),
         epochs: epochs(run.records),
+        labelling: Vec::new(),
         labels: labels.collect(),
         confusion: metrics.confusion.map(|counts| Confusion { labels: sources.labels.clone(), counts }),
         reliability: reliability(decision, &expected, &held_out.scores)
@@ -106,7 +116,8 @@ pub fn page(run: Run<'_>) -> Page {
 /// answered without having seen the rows.
 fn held_out<'a>(run: &Run<'a>) -> HeldOut<'a> {
     let Run { sources, judged, .. } = run;
-    let (split, rows, logits) = match (&judged.test_logits, judged.acceptance.split.as_str(), run.out_of_fold) {
+    let test = judged.test_answers.as_ref().map(|answers| answers.iter().map(|answer| answer.logits.clone()).collect());
+    let (split, rows, logits) = match (&test, judged.acceptance.split.as_str(), run.out_of_fold) {
         (Some(logits), ..) => ("test", &sources.test, logits),
         (None, "validation", _) => ("validation", &sources.validation, &judged.logits),
         (None, _, Some(answers)) => ("cross-validated", &sources.train, &answers.logits),

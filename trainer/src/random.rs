@@ -14,6 +14,7 @@ pub(crate) enum Stream {
     Dropout = 3,
     Folds = 4,
     Variations = 5,
+    Suggest = 6,
 }
 
 /// The generator of `stream` under `seed`.

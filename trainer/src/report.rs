@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
-use nimbert::{Batch, Bundle, Encoding, Manifest, Tokenizer};
+use nimbert::{Batch, Bundle, Encoding, Manifest, Tokenizer, bundle::Unknown, prediction::Coverage};
 
 use crate::{
+    calibrate::Kept,
     dataloader::Example,
     export::{Judged, Sensitivity},
     html::{Table, decimals},
@@ -244,6 +245,20 @@ pub fn observation(epochs: &[EpochRecord]) -> String {
     }
 }
 
+fn extremes(values: &[f32]) -> (f32, f32) {
+    values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), value| (least.min(*value), most.max(*value)))
+}
+
+/// How far what the bundle says of its answers holds of test rows.
+pub fn kept_stage(kept: Kept, rows: usize) -> String {
+    let sets = kept.coverage.map(|(share, size)| {
+        format!("{} of sets have the right label, {size:.2} labels each on average", percent(Some(share)))
+    });
+    let unknown = kept.unknown.map(|share| format!("{} taken for unknown", percent(Some(share))));
+    let both: Vec<String> = sets.into_iter().chain(unknown).collect();
+    if both.is_empty() { String::new() } else { stage("", &format!("of {rows} test rows: {}", both.join("; "))) }
+}
+
 /// What was measured before packing, and what was packed.
 pub fn bundle_stages(bundle: &Bundle) -> String {
     let acceptance = &bundle.manifest.acceptance;
@@ -264,6 +279,29 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
         ),
         false => String::new(),
     };
+    let Manifest { coverage, unknown, .. } = &bundle.manifest;
+    let sets = coverage.iter().map(|Coverage { share, thresholds }| {
+        let (least, most) = extremes(thresholds);
+        let scores = if least == most { format!("{least:.3}") } else { format!("{least:.3} to {most:.3}") };
+        let always: Vec<&str> = bundle
+            .config
+            .labels
+            .iter()
+            .zip(thresholds)
+            .filter(|(_, threshold)| **threshold == 0.0)
+            .map(|(label, _)| label.as_str())
+            .collect();
+        let always = match always.is_empty() {
+            true => String::new(),
+            false => format!("; too few rows to leave them out of any set: {}", always.join(", ")),
+        };
+        stage("sets", &format!("labels with a score from {scores}, for {} of cases{always}", percent(Some(*share))))
+    });
+    let unknown = unknown.iter().map(|Unknown { rate, threshold }| {
+        let how = format!("distances above {threshold:.3}, as {} of texts like these have", percent(Some(*rate)));
+        stage("unknown", &how)
+    });
+    let certainty: String = sets.chain(unknown).collect();
     [
         stage(
             "export",
@@ -283,6 +321,7 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
             ),
         ),
         calibrated,
+        certainty,
         stage(
             "bundle",
             &format!(

@@ -499,7 +499,14 @@ fn epochs_without_gain(epochs: &[EpochRecord]) -> usize {
 
 /// How logits are read while nothing has been calibrated.
 pub(crate) fn undecided(problem_type: ProblemType) -> Decision {
-    Decision { problem_type, temperature: 1.0, abstain_threshold: None, label_thresholds: None }
+    Decision {
+        problem_type,
+        temperature: 1.0,
+        abstain_threshold: None,
+        label_thresholds: None,
+        coverage: None,
+        unknown_threshold: None,
+    }
 }
 
 fn evaluate(

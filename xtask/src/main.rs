@@ -56,6 +56,9 @@ cargo xtask COMMAND
   bench edge       what ships with one core and 256 MB: start, memory, a file (Linux, as root)
   bench size       how small the movie classifier can be made (minutes)
   bench labels     planted wrong labels, as `check --deep` and cleanlab find them (minutes; needs PyPI)
+  bench suggest    labels that `suggest` saves, beside rows drawn at random (minutes)
+  bench unknown    texts of labels that were not trained on, and sets of labels, beside what was asked for (half an hour);
+                   with texts or sets behind it, that part only
   bench few        few labelled rows, beside SetFit and logistic regression on sentence-transformers' features (a day; needs
                    PyPI); with a word behind it, such as bbc-8 or bbc-8-0, the draws with that in their names
   bench student    the student without attention beside its teacher, TF-IDF and Model2Vec (half an hour; needs PyPI)
@@ -110,6 +113,9 @@ fn main() -> ExitCode {
         ["bench", "size"] => bench::size(),
         ["bench", "student"] => bench::student(),
         ["bench", "labels"] => bench::labels(),
+        ["bench", "suggest"] => bench::suggest(),
+        ["bench", "unknown"] => bench::unknown(None),
+        ["bench", "unknown", part] => bench::unknown(Some(part)),
         ["bench", "few"] => bench::few(""),
         ["bench", "few", part] => bench::few(part),
         [] | ["help" | "--help" | "-h"] => {

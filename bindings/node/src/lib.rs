@@ -74,6 +74,12 @@ pub struct Answers {
     pub ranking: Uint32Array,
     /// 1 if the classifier is unsure, or else 0.
     pub abstained: Uint8Array,
+    /// Whether each label is in the set, row by row; empty where the bundle has no sets.
+    pub set: Uint8Array,
+    /// By row; empty where the bundle has no distances.
+    pub distances: Float32Array,
+    /// By row: 1 where the text is like nothing in training.
+    pub unknown: Uint8Array,
 }
 
 /// A bundle that is being opened.
@@ -216,6 +222,13 @@ impl Answers {
             row
         });
         let ranking = predictions.iter().flat_map(|prediction| prediction.ranking().into_iter().take(ranked));
+        let set = predictions.iter().filter_map(|prediction| {
+            let mut row = vec![0; prediction.scores.len()];
+            prediction.set_ids()?.iter().for_each(|&id| row[id] = 1);
+            Some(row)
+        });
+        let distances = predictions.iter().filter_map(|prediction| prediction.distance);
+        let unknown = predictions.iter().map(|prediction| u8::from(prediction.unknown));
         let abstained = predictions.iter().map(|prediction| u8::from(prediction.abstained));
         Self {
             scores: Float32Array::new(scores.collect()),
@@ -223,6 +236,9 @@ impl Answers {
             holds: Uint8Array::new(holds.collect()),
             ranking: Uint32Array::new(ranking.map(|id| id as u32).collect()),
             abstained: Uint8Array::new(abstained.collect()),
+            set: Uint8Array::new(set.flatten().collect()),
+            distances: Float32Array::new(distances.collect()),
+            unknown: Uint8Array::new(unknown.collect()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 const assert = require('node:assert');
 const { readFileSync } = require('node:fs');
+const path = require('node:path');
 const { pathToFileURL } = require('node:url');
 const { after, before, test } = require('node:test');
 
@@ -53,6 +54,23 @@ test('label, score, scores, logits, labels and top agree', async () => {
   }
   assert.strictEqual((await classifier.classify('dull', { topK: 1 })).top.length, 1);
   assert.ok(!('top' in (await classifier.classify('dull'))));
+});
+
+test('what only some bundles say', async () => {
+  const { set, distance, unknown } = await classifier.classify('dull');
+  assert.deepStrictEqual([set, distance, unknown], [null, null, false]);
+  const bundle = path.join(path.dirname(BUNDLE), 'bundle-certain');
+  const manifest = JSON.parse(readFileSync(path.join(bundle, 'nimbert.json'), 'utf8'));
+  const certain = await Classifier.open(bundle);
+  const predictions = await certain.classifyBatch(['great acting', 'terrible , a great plot']);
+  assert.deepStrictEqual(predictions.map((prediction) => prediction.unknown), [true, false]);
+  for (const prediction of predictions) {
+    assert.strictEqual(prediction.unknown, prediction.distance > manifest.unknown.threshold);
+    const [threshold] = manifest.coverage.thresholds;
+    const reaches = (label) => label === prediction.label || prediction.scores[label] >= threshold;
+    assert.deepStrictEqual(prediction.set, certain.labels.filter(reaches));
+  }
+  await certain.close();
 });
 
 test('answers are plain data', async () => {

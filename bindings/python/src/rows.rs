@@ -30,9 +30,9 @@ impl Rows {
     /// The fields of a `Prediction` in Python.
     fn row<'py>(&self, py: Python<'py>, index: usize) -> PyResult<Bound<'py, PyTuple>> {
         let row = &self.predictions[index];
-        let Prediction { label, score, labels, abstained, logits, .. } = row;
+        let Prediction { label, score, labels, abstained, logits, set, distance, unknown, .. } = row;
         let scores = row.scores.iter().into_py_dict(py)?;
-        (label, score, labels, abstained, scores, logits).into_pyobject(py)
+        (label, score, labels, abstained, scores, logits, set, distance, unknown).into_pyobject(py)
     }
 
     /// What `__arrow_c_stream__` returns.
@@ -48,6 +48,8 @@ impl Rows {
     fn batch(&self) -> RecordBatch {
         let rows = &self.predictions;
         let mut labels = ListBuilder::new(StringBuilder::new());
+        let mut sets = ListBuilder::new(StringBuilder::new());
+        rows.iter().for_each(|row| sets.append_option(row.set.as_ref().map(|set| set.iter().map(Some))));
         rows.iter().for_each(|row| labels.append_value(row.labels.iter().map(Some)));
         let scores = self.labels.iter().enumerate().map(|(id, label)| -> (FieldRef, ArrayRef) {
             let scores = rows.iter().map(|row| row.scores[id].1);
@@ -55,12 +57,15 @@ impl Rows {
             let field = Field::new(escaped(label), DataType::Float32, false);
             (Arc::new(field), Arc::new(Float32Array::from_iter_values(scores)))
         });
-        let columns: [(&str, ArrayRef); 5] = [
+        let columns: [(&str, ArrayRef); 8] = [
             ("label", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.label)))),
             ("score", Arc::new(Float32Array::from_iter_values(rows.iter().map(|row| row.score)))),
             ("labels", Arc::new(labels.finish())),
             ("abstained", Arc::new(rows.iter().map(|row| row.abstained).collect::<BooleanArray>())),
             ("scores", Arc::new(StructArray::from(scores.collect::<Vec<_>>()))),
+            ("set", Arc::new(sets.finish())),
+            ("distance", Arc::new(rows.iter().map(|row| row.distance).collect::<Float32Array>())),
+            ("unknown", Arc::new(rows.iter().map(|row| row.unknown).collect::<BooleanArray>())),
         ];
         RecordBatch::try_from_iter(columns).expect("columns of one length")
     }

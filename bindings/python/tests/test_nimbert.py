@@ -123,6 +123,22 @@ class Answers(TestCase):
             self.assertEqual(prediction.abstained, expected.get("abstained", False))
             self.assertEqual(prediction.labels, expected.get("labels", [expected["label"]]))
 
+    def test_what_only_some_bundles_say(self):
+        for prediction in self.classifier.classify(FEW):
+            self.assertEqual((prediction.set, prediction.distance, prediction.unknown), (None, None, False))
+        bundle, texts = BUNDLE.parent / "bundle-certain", ["great acting", "terrible , a great plot"]
+        predictions = nimbert.Classifier(bundle).classify(texts)
+        for prediction, expected in zip(predictions, answers_of_program(bundle, texts)):
+            self.assertEqual(prediction.set, expected["set"])
+            self.assertAlmostEqual(prediction.distance, expected["distance"], delta=1e-3)
+            self.assertEqual(prediction.unknown, expected.get("unknown", False))
+        self.assertEqual([prediction.unknown for prediction in predictions], [True, False])
+        if pyarrow:
+            table = pyarrow.table(predictions)
+            self.assertEqual(table["set"].to_pylist(), [prediction.set for prediction in predictions])
+            self.assertEqual(table["unknown"].to_pylist(), [True, False])
+            self.assertEqual(table["distance"].to_pylist(), [prediction.distance for prediction in predictions])
+
     def test_one_text_and_the_same_among_many(self):
         many = self.classifier.classify(FEW)
         self.assertSame([self.classifier.classify(text) for text in FEW], list(many))
@@ -476,7 +492,7 @@ class Arrow(TestCase):
         predictions = self.classifier.classify(FEW)
         table = pyarrow.table(predictions)
         table.validate(full=True)
-        self.assertEqual(table.column_names, ["label", "score", "labels", "abstained", "scores"])
+        self.assertEqual(table.column_names, ["label", "score", "labels", "abstained", "scores", "set", "distance", "unknown"])
         self.assertEqual(table["scores"].type.names, self.classifier.labels)
         rows = [{**prediction.to_dict(), "scores": prediction.scores} for prediction in predictions]
         rows = [{name: row[name] for name in table.column_names} for row in rows]

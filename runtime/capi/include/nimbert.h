@@ -288,6 +288,20 @@ typedef struct nimbert_prediction {
     const size_t *held;
     /* How many; where a text has any number of labels, that may be 0. */
     size_t held_count;
+
+    /*
+     * The ids of the labels among which the right one is in as many cases as the bundle says, ascending: never
+     * empty. NULL where the bundle says nothing of it.
+     */
+    const size_t *set;
+    size_t set_count;
+    /* Whether the text is like nothing in training, by the bundle's threshold: label means nothing then. */
+    bool unknown;
+    /*
+     * How far it is from the texts of training, 1 being the mean of theirs; NaN where the bundle says nothing
+     * of it.
+     */
+    float distance;
 } nimbert_prediction;
 
 /*

@@ -127,6 +127,13 @@ public:
     View<float> logits() const noexcept { return {raw_->logits, raw_->label_count}; }
     View<std::size_t> ranking() const noexcept { return {raw_->ranking, raw_->label_count}; }
     View<std::size_t> held() const noexcept { return {raw_->held, raw_->held_count}; }
+    /* Empty where the bundle says nothing of it. */
+    View<std::size_t> set() const noexcept { return {raw_->set, raw_->set_count}; }
+    bool unknown() const noexcept { return raw_->unknown; }
+    std::optional<float> distance() const noexcept {
+        if (raw_->distance != raw_->distance) return std::nullopt;
+        return raw_->distance;
+    }
 
 private:
     const nimbert_prediction *raw_;

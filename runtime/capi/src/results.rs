@@ -29,9 +29,13 @@ struct Answer {
     ranking: *const usize,
     held: *const usize,
     held_count: usize,
+    set: *const usize,
+    set_count: usize,
+    unknown: bool,
+    distance: f32,
 }
 
-type Arrays = ([Vec<f32>; 2], [Vec<usize>; 2]);
+type Arrays = ([Vec<f32>; 2], [Vec<usize>; 3]);
 
 /// The answers of one call, and what they point to.
 pub(crate) struct Results {
@@ -50,6 +54,8 @@ impl Results {
         let answer = |prediction: Prediction| {
             let (label_id, held, ranking) =
                 (prediction.label_id(), prediction.label_ids().to_vec(), prediction.ranking());
+            let set = prediction.set_ids().map(<[usize]>::to_vec);
+            let (set_pointer, set) = (set.as_ref().map_or(ptr::null(), |set| set.as_ptr()), set.unwrap_or_default());
             let scores: Vec<f32> = prediction.scores.iter().map(|(_, score)| *score).collect();
             let answer = Answer {
                 label: labels[label_id].as_ptr(),
@@ -63,9 +69,13 @@ impl Results {
                 ranking: ranking.as_ptr(),
                 held: held.as_ptr(),
                 held_count: held.len(),
+                set: set_pointer,
+                set_count: set.len(),
+                unknown: prediction.unknown,
+                distance: prediction.distance.unwrap_or(f32::NAN),
             };
             // What a vector holds stays where it is when the vector is moved.
-            (answer, ([scores, prediction.logits], [ranking, held]))
+            (answer, ([scores, prediction.logits], [ranking, held, set]))
         };
         let (answers, arrays) = predictions.into_iter().map(answer).unzip();
         Self { answers, _arrays: arrays, _labels: Arc::clone(labels) }

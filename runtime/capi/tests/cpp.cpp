@@ -64,6 +64,20 @@ static void results_are_iterated(const nimbert::Classifier &classifier) {
     CHECK(code_of([&] { classifier.classify({std::string_view(), std::string_view()}); }) == pair);
 }
 
+static void some_bundles_say_more(const std::string &folder, const nimbert::Classifier &classifier) {
+    const nimbert::Results plain = classifier.classify("great");
+    CHECK(plain[0].set().size() == 0 && !plain[0].distance() && !plain[0].unknown());
+    const nimbert::Classifier certain(folder + "/../bundle-certain");
+    const nimbert::Results results = certain.classify_batch({"great acting", "terrible , a great plot"});
+    CHECK(results[0].unknown() && !results[1].unknown());
+    CHECK(*results[0].distance() > *results[1].distance());
+    for (const nimbert::Prediction &prediction : results) {
+        bool has_label = false;
+        for (std::size_t id : prediction.set()) has_label = has_label || id == prediction.label_id();
+        CHECK(has_label);
+    }
+}
+
 static void objects_move(const std::string &folder) {
     nimbert::Classifier first(folder);
     nimbert_classifier *handle = first.handle();
@@ -132,6 +146,7 @@ int main(int argc, char **argv) {
     const nimbert::Classifier classifier(folder, nimbert::Options().set("threads", "2"));
     errors_are_exceptions(folder, classifier);
     results_are_iterated(classifier);
+    some_bundles_say_more(folder, classifier);
     objects_move(folder);
     calls_are_waited_for(classifier);
     callbacks_get_outcomes(folder);

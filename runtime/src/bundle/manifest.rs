@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     file::{is_sha256, parse_distinct, sha256},
     precision::Precision,
+    prediction::Coverage,
     processor::Requirement,
     tokenizer::TruncationSide,
 };
@@ -57,6 +58,12 @@ pub struct Manifest {
     /// None: 0.5 for all.
     #[serde(default)]
     pub label_thresholds: Option<Vec<f32>>,
+    /// Which labels are in the set that has the right one in so many cases; only where a text has one label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
+    /// From what distance on a text is like nothing in training; then the graphs have the output `distance`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Unknown>,
     /// What the export measured before it packed the bundle.
     pub acceptance: Acceptance,
     /// Where the model comes from.
@@ -117,6 +124,7 @@ impl Manifest {
     fn validate(&self, path: &Path) -> Result<()> {
         let fail = |expected: &str, got: String| Err(Error::format(path, expected, got));
         let Self { files, variants, temperature, folded_temperature, abstain_threshold, label_thresholds, .. } = self;
+        let Self { coverage, unknown, .. } = self;
         for (name, entry) in files {
             let mut components = Path::new(name).components();
             let is_plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
@@ -146,12 +154,27 @@ impl Manifest {
                 return fail("a temperature above 0", temperature.to_string());
             }
         }
-        let thresholds = label_thresholds.iter().flatten().chain(abstain_threshold);
+        let shares = [coverage.as_ref().map(|coverage| coverage.share), unknown.as_ref().map(|unknown| unknown.rate)];
+        if let Some(wrong) = shares.into_iter().flatten().find(|share| !(0.0..=1.0).contains(share)) {
+            return fail("a share from 0 to 1", wrong.to_string());
+        }
+        let of_sets = coverage.iter().flat_map(|coverage| &coverage.thresholds);
+        let thresholds = label_thresholds.iter().flatten().chain(abstain_threshold).chain(of_sets);
+        let thresholds = thresholds.chain(unknown.as_ref().map(|unknown| &unknown.threshold));
         if let Some(wrong) = thresholds.copied().find(|threshold| !threshold.is_finite()) {
             return fail("a threshold that is a number", wrong.to_string());
         }
         Ok(())
     }
+}
+
+/// From what distance on a text is like nothing in training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Unknown {
+    /// The share of texts like those of training that is further away.
+    pub rate: f64,
+    /// The distance.
+    pub threshold: f32,
 }
 
 /// Compares the manifest's bytes with the digest that stands in them.

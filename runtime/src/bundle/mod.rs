@@ -11,7 +11,7 @@ mod write;
 
 pub(crate) use self::verify::Verifier;
 pub use self::{
-    manifest::{Acceptance, FORMAT_VERSION, FileEntry, Manifest, Provenance, Variant},
+    manifest::{Acceptance, FORMAT_VERSION, FileEntry, Manifest, Provenance, Unknown, Variant},
     read::Bundle,
     sign::{PublicKey, SIGNATURE},
     verify::Verify,

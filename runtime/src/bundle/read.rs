@@ -9,7 +9,7 @@ use std::{
 use super::{CONFIG, FileEntry, MANIFEST, Manifest, PublicKey, SIGNATURE, TOKENIZER, Variant, Verifier, Verify, sign};
 use crate::{
     archive::Archive,
-    config::ModelConfig,
+    config::{ModelConfig, ProblemType},
     device::Device,
     error::{Error, Result},
     file::{MAX_JSON_BYTES, sha256},
@@ -109,6 +109,15 @@ impl Bundle {
         if let Some(thresholds) = label_thresholds.as_ref().filter(|thresholds| thresholds.len() != labels) {
             return fail(&format!("{labels} label_thresholds, one for each label"), thresholds.len().to_string());
         }
+        if let Some(coverage) = &self.manifest.coverage {
+            if self.config.problem_type != ProblemType::SingleLabel {
+                return fail("a coverage only where a text has one label", "any number of labels".to_owned());
+            }
+            let count = coverage.thresholds.len();
+            if count != labels {
+                return fail(&format!("{labels} thresholds of the coverage, one for each label"), count.to_string());
+            }
+        }
         if labels < 2 {
             return fail("at least two labels in config.json", labels.to_string());
         }
@@ -122,6 +131,8 @@ impl Bundle {
             temperature: self.manifest.temperature,
             abstain_threshold: self.manifest.abstain_threshold,
             label_thresholds: self.manifest.label_thresholds.clone(),
+            coverage: self.manifest.coverage.clone(),
+            unknown_threshold: self.manifest.unknown.as_ref().map(|unknown| unknown.threshold),
         }
     }
 
@@ -156,6 +167,14 @@ impl Bundle {
         }
         files.into_iter().for_each(|(name, entry, note)| verifier.remember(&self.store, &name, entry, note));
         Ok(graph)
+    }
+
+    /// Copies a graph's files into `folder`, compared with their digests and checked; its path there.
+    ///
+    /// # Errors
+    /// [`Error::Checksum`], [`Error::Format`], [`Error::Io`].
+    pub fn extract_graph(&self, variant: &Variant, folder: &Path) -> Result<PathBuf> {
+        self.copy_graph(variant, &Verifier::new(Verify::Always, None), Operators::Known, folder)
     }
 
     /// Copies a graph and its large tensors into `folder`: what was copied is compared, whatever `verifier` says, and checked:

@@ -20,7 +20,7 @@ use super::{
     input::{Columns, KeepColumns, Rows, Skipped, Text},
     interrupt,
     output::{Format, Output},
-    table::{Answer, Table},
+    table::{Answer, Extra, Table},
 };
 
 /// Texts that are read, classified and written together: enough that those of one length meet, and memory stays bounded
@@ -33,14 +33,15 @@ const SHOWN_BAD_ROWS: u64 = 10;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without --json a line of output is: label, tab, score, tab, the text with its line breaks written as \\n. The label is \
-unsure under the bundle's threshold; where a text may have several labels, those that hold, or none. (A label that is \
+unknown where the text is like nothing in training, and unsure where the score is too low, both by the bundle's thresholds; where a text may have several labels, those that hold, or none. (A label that is \
 called so stands in quotes.)
 
 With --json, or to a .jsonl file, it is one object:
   {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}
 
-A .csv file gets the columns text, label (nothing if unsure or none), score, the score of each label, abstained (for a \
-bundle with a threshold), then those of the input; so does a .parquet or .arrow file (a build with the feature parquet). \
+A .csv file gets the columns text, label (nothing if unknown, unsure or none), score, the score of each label, of what the \
+bundle is made for: set (the labels that have the right one among them in so many cases), distance (from the texts of training), \
+unknown, abstained; then those of the input; so does a .parquet or .arrow file (a build with the feature parquet). \
 A column of the input that is called like one of these gets input_ before its name.
 
 With --on-error skip a row that cannot be read is a line too, so that line N of the output belongs to row N: \
@@ -163,7 +164,7 @@ impl Args {
         let extension = self.output.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         let table = |kept: Vec<(String, Kind)>| Table {
             labels: classifier.labels().to_vec(),
-            may_abstain: classifier.bundle().decision().abstain_threshold.is_some(),
+            extras: Extra::of(&classifier.bundle().decision()),
             // Under that name it is the first column already.
             kept: kept.into_iter().filter(|(name, _)| *name != self.text_column).collect(),
             has_errors: self.on_error == OnError::Skip,

@@ -102,7 +102,7 @@ impl Columns {
     pub(super) fn new(file: File, kind: FileKind, table: &Table) -> io::Result<Self> {
         let mut columns = vec![Column::of(Kind::Text), Column::of(Kind::Text), Column::Score(Vec::new())];
         columns.extend(table.labels.iter().map(|_| Column::Score(Vec::new())));
-        columns.extend(table.may_abstain.then(|| Column::of(Kind::Boolean)));
+        columns.extend(table.extras.iter().map(|extra| Column::of(extra.kind())));
         columns.extend(table.kept.iter().map(|(_, kind)| Column::of(*kind)));
         columns.extend(table.has_errors.then(|| Column::of(Kind::Text)));
         let fields = table.columns().into_iter().zip(&columns).enumerate();
@@ -133,9 +133,7 @@ impl Columns {
                 push(Some(&label_cell(prediction).into()));
                 push(Some(&prediction.score.into()));
                 prediction.scores.iter().for_each(|(_, score)| push(Some(&(*score).into())));
-                if self.table.may_abstain {
-                    push(Some(&prediction.abstained.into()));
-                }
+                self.table.extras.iter().for_each(|extra| push(Some(&extra.value(prediction))));
                 self.table.kept.iter().for_each(|(name, _)| push(text.kept.get(name)));
                 if self.table.has_errors {
                     push(None);

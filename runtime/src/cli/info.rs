@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use nimbert::{Batch, Bundle, Device, Session, SessionOptions, TruncationSide};
+use nimbert::{Batch, Bundle, Device, Session, SessionOptions, TruncationSide, bundle::Unknown, prediction::Coverage};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -76,6 +76,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         acceptance.shipped_max_logit_difference,
         acceptance.label_agreement * 100.0
     )?;
+    if let Some(Unknown { rate, threshold }) = &manifest.unknown {
+        writeln!(
+            out,
+            "unknown      distances above {threshold:.3}, as {} of texts like those of training have",
+            percent(Some(*rate))
+        )?;
+    }
+    if let Some(Coverage { share, .. }) = &manifest.coverage {
+        writeln!(out, "sets         of labels, which have the right one in {} of cases", percent(Some(*share)))?;
+    }
     match args.device {
         None => Ok(()),
         Some(Device::Auto) => anyhow::bail!("expected --device cpu, cuda or tensorrt, found auto"),

@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(count(&json, "{}\n{}\n{\"la"), (2, 6));
         assert_eq!(count(&json, ""), (0, 0));
         let labels = vec!["a".to_owned(), "b".to_owned()];
-        let csv = Format::Csv(Table { labels, may_abstain: false, kept: Vec::new(), has_errors: false });
+        let csv = Format::Csv(Table { labels, extras: Vec::new(), kept: Vec::new(), has_errors: false });
         let header = csv.header().unwrap();
         assert_eq!(header, "text,label,score,score a,score b\n");
         let bytes = header.len() as u64;

@@ -2,22 +2,77 @@
 //! could not be read.
 
 use nimbert::{
-    Prediction,
+    Decision, Prediction,
     rows::{Kind, Value, text},
 };
 use serde_json::Map;
 
 use super::input::{Skipped, Text};
 
-/// The columns text, label, score, the score of each label, whether the classifier is unsure where it may be, what is
-/// carried through, and what is wrong with a row where such rows are skipped.
+/// The columns text, label, score, the score of each label, what else the bundle says of a text, what is carried through, and
+/// what is wrong with a row where such rows are skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) labels: Vec<String>,
-    pub(super) may_abstain: bool,
+    pub(super) extras: Vec<Extra>,
     /// Names of the input, and what they hold.
     pub(super) kept: Vec<(String, Kind)>,
     pub(super) has_errors: bool,
+}
+
+/// What only some bundles say of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extra {
+    Set,
+    Distance,
+    Unknown,
+    Abstained,
+}
+
+impl Extra {
+    const ALL: [Self; 4] = [Self::Set, Self::Distance, Self::Unknown, Self::Abstained];
+
+    /// Those of a bundle, in the order of their columns.
+    pub(super) fn of(decision: &Decision) -> Vec<Self> {
+        let is_said = |extra: &Self| match extra {
+            Self::Set => decision.coverage.is_some(),
+            Self::Distance | Self::Unknown => decision.unknown_threshold.is_some(),
+            Self::Abstained => decision.abstain_threshold.is_some(),
+        };
+        Self::ALL.into_iter().filter(is_said).collect()
+    }
+
+    /// The column, and the key in JSON.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Set => "set",
+            Self::Distance => "distance",
+            Self::Unknown => "unknown",
+            Self::Abstained => "abstained",
+        }
+    }
+
+    /// What the column holds.
+    #[cfg(feature = "parquet")]
+    pub(super) const fn kind(self) -> Kind {
+        match self {
+            Self::Set => Kind::Text,
+            Self::Distance => Kind::Number,
+            Self::Unknown | Self::Abstained => Kind::Boolean,
+        }
+    }
+
+    /// The column's value, to six digits.
+    pub(super) fn value(self, prediction: &Prediction) -> Value {
+        match self {
+            Self::Set => prediction.set.as_ref().map_or(Value::Null, |set| set.join(", ").into()),
+            Self::Distance => {
+                prediction.distance.map_or(Value::Null, |distance| ((f64::from(distance) * 1e6).round() / 1e6).into())
+            }
+            Self::Unknown => prediction.unknown.into(),
+            Self::Abstained => prediction.abstained.into(),
+        }
+    }
 }
 
 /// What is written of a row.
@@ -29,7 +84,7 @@ pub(super) enum Answer<'a> {
 }
 
 /// The keys of a result in JSON, by which nothing else may be called.
-const JSON_KEYS: [&str; 6] = ["label", "score", "labels", "scores", "abstained", "error"];
+const JSON_KEYS: [&str; 9] = ["label", "score", "labels", "scores", "set", "distance", "unknown", "abstained", "error"];
 
 /// What a column of the input is called beside those that are taken.
 fn carried_name(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
@@ -53,8 +108,8 @@ impl Table {
     /// The columns before those that are carried through.
     fn own_columns(&self) -> Vec<String> {
         let scores = self.labels.iter().map(|label| format!("score {label}"));
-        let abstained = self.may_abstain.then(|| "abstained".to_owned());
-        ["text", "label", "score"].map(str::to_owned).into_iter().chain(scores).chain(abstained).collect()
+        let extras = self.extras.iter().map(|extra| extra.name().to_owned());
+        ["text", "label", "score"].map(str::to_owned).into_iter().chain(scores).chain(extras).collect()
     }
 
     /// All columns in order.
@@ -79,7 +134,7 @@ impl Table {
             Answer::Classified(text, prediction) => {
                 cells.extend([text.text.clone(), label_cell(prediction), format!("{:.6}", prediction.score)]);
                 cells.extend(prediction.scores.iter().map(|(_, score)| format!("{score:.6}")));
-                cells.extend(self.may_abstain.then(|| prediction.abstained.to_string()));
+                cells.extend(self.extras.iter().map(|extra| plain(&extra.value(prediction))));
                 let cell = |(name, _): &(String, Kind)| text.kept.get(name).map_or(String::new(), plain);
                 cells.extend(self.kept.iter().map(cell));
                 cells.extend(self.has_errors.then(String::new));
@@ -94,9 +149,9 @@ impl Table {
     }
 }
 
-/// The labels that hold; nothing where the classifier is unsure, or where none does.
+/// The labels that hold; nothing where the text is unknown or the classifier unsure, or where none does.
 pub(super) fn label_cell(prediction: &Prediction) -> String {
-    if prediction.abstained { String::new() } else { prediction.labels.join(", ") }
+    if prediction.unknown || prediction.abstained { String::new() } else { prediction.labels.join(", ") }
 }
 
 /// A value as a cell: strings as they are, what is missing as nothing, anything else as JSON writes it.
@@ -123,7 +178,8 @@ mod tests {
     #[test]
     fn what_is_carried_through_overwrites_nothing() {
         let kept = ["id", "label", "input_label", "text"].map(|name| (name.to_owned(), Kind::Text)).to_vec();
-        let table = Table { labels: vec!["a".to_owned()], may_abstain: true, kept, has_errors: true };
+        let extras = vec![Extra::Abstained];
+        let table = Table { labels: vec!["a".to_owned()], extras, kept, has_errors: true };
         let columns = "text,label,score,score a,abstained,id,input_input_label,input_label,input_text,error";
         assert_eq!(table.columns().join(","), columns);
     }

@@ -10,13 +10,13 @@ use super::{
     tensors::{DataFile, is_data_type},
     types::{Type, ValueInfo},
 };
+use crate::session::{DISTANCE, LOGITS};
 
 /// The versions of ONNX's operators that the table of operators knows.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=26;
 /// What a classifier may read; the first two it must.
 const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 const NEEDED_INPUTS: usize = 2;
-const OUTPUT: &str = "logits";
 /// `TensorProto.DataType`.
 const FLOAT: i32 = 1;
 const INT64: i32 = 7;
@@ -154,10 +154,13 @@ fn check_outputs(graph: &Graph) -> Result<(), Fault> {
     for output in &graph.outputs {
         let (elem_type, rank) = tensor_type(output)?;
         ensure(found.insert(output.name), "every output once", || format!("{:?} found twice", output.name))?;
-        let is_right = output.name != OUTPUT || elem_type == FLOAT && rank.is_none_or(|rank| rank == 2);
-        ensure(is_right, "logits as a matrix of floats", || format!("the type {elem_type}, axes: {rank:?}"))?;
+        let is_read = [LOGITS, DISTANCE].contains(&output.name);
+        let is_right = !is_read || elem_type == FLOAT && rank.is_none_or(|rank| rank == 2);
+        ensure(is_right, &format!("{} as a matrix of floats", output.name), || {
+            format!("the type {elem_type}, axes: {rank:?}")
+        })?;
     }
-    ensure(found.contains(OUTPUT), "an output logits", || format!("{found:?}"))
+    ensure(found.contains(LOGITS), "an output logits", || format!("{found:?}"))
 }
 
 /// The type of a tensor's elements and how many axes it has, where that is said.

@@ -6,10 +6,11 @@ use std::{
 };
 
 use indicatif::ProgressBar;
-use nimbert::{Classifier, Options, SessionOptions};
+use nimbert::{Classifier, Options, SessionOptions, prediction::Answer};
 use nimbert_trainer::{
+    calibrate::kept,
     dataset::{Dataset, left_out},
-    metrics::Metrics,
+    metrics::{Metrics, percent},
     report::figure,
 };
 
@@ -47,21 +48,30 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
     let bar = ProgressBar::new(dataset.rows.len() as u64);
     let mut scores = Vec::with_capacity(dataset.rows.len());
-    let mut abstained = 0;
+    let (mut abstained, mut answers) = (0, Vec::with_capacity(dataset.rows.len()));
     for rows in dataset.rows.chunks(WINDOW) {
         for prediction in classifier.classify_batch(rows)? {
             abstained += usize::from(prediction.abstained);
             scores.push(prediction.scores.iter().map(|(_, score)| *score).collect());
+            answers.push(Answer { logits: prediction.logits, distance: prediction.distance });
         }
         bar.inc(rows.len() as u64);
     }
     bar.finish_and_clear();
     let expected: Vec<&[u32]> = targets.iter().map(|target| target.ids.as_slice()).collect();
     let metrics = Metrics::new(labels, &decision, &expected, &scores);
+    let kept = kept(&decision, &answers, &expected);
     let mut out = io::stdout().lock();
     if args.json {
         let mut json = serde_json::to_value(&metrics)?;
         json["abstained"] = abstained.into();
+        if let Some(share) = kept.unknown {
+            json["unknown"] = share.into();
+        }
+        if let Some((share, size)) = kept.coverage {
+            json["coverage"] = share.into();
+            json["labels_a_set"] = size.into();
+        }
         json["skipped"] = dataset.skipped.len().into();
         json["counting"] = args.columns.counting().into();
         return Ok(writeln!(out, "{json}")?);
@@ -77,6 +87,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     left_out(&dataset.skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
     if decision.abstain_threshold.is_some() {
         writeln!(out, "unsure of {abstained} rows, which are counted by the best guess")?;
+    }
+    if let Some((share, size)) = kept.coverage {
+        let (share, labels) = (percent(Some(share)), labels.len());
+        writeln!(out, "sets of labels: {share} have the right one, {size:.2} of {labels} labels each on average")?;
+    }
+    if let Some(share) = kept.unknown {
+        let share = percent(Some(share));
+        writeln!(out, "{share} of the rows taken for unknown, which are counted by the best guess")?;
     }
     writeln!(out, "{:<24}{:>10}{:>10}{:>10}{:>10}", "label", "precision", "recall", "F1", "rows")?;
     for label in &metrics.labels {

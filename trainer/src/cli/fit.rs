@@ -3,12 +3,17 @@
 mod folds;
 mod method;
 mod smaller;
+pub(super) mod tune;
+mod unknown;
 
 use std::{
     cell::RefCell,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use candle_core::DType;
@@ -19,11 +24,12 @@ use nimbert::{
 };
 use nimbert_trainer::{
     Error,
+    calibrate::kept,
     checkpoint::CheckpointConfig,
     compress::{self, Compressed, parse_size, trim_vocabulary},
     compute::Compute,
     cross_validation::OutOfFold,
-    export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, Unseen, judge, pack, save_model},
+    export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
     html, hub,
     loss::{Loss, Target, balanced_weights},
     model::{EncoderConfig, HeadKind, LoadReport, ModelFolder, SequenceClassifier},
@@ -44,7 +50,7 @@ use serde_json::{Map, Value, json};
 use folds::{Chosen, FEW_ROWS_A_LABEL};
 use method::{Method, MethodArg, Methods, PoolingArg};
 
-#[derive(clap::Args, Serialize)]
+#[derive(Clone, clap::Args, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(after_help = "\
 Examples:
@@ -117,9 +123,9 @@ pub(super) struct Args {
     /// The highest learning rate [default: 0.0001]
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// The learning rate of each layer is this much of the one above it
-    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
-    layer_decay: f64,
+    /// The learning rate of each layer is this much of the one above it [default: 1]
+    #[arg(long, value_name = "FACTOR")]
+    layer_decay: Option<f64>,
     /// Share of the steps in which the learning rate rises
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     warmup_ratio: f64,
@@ -193,6 +199,21 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE")]
     #[serde(skip)]
     abstain_precision: Option<f64>,
+    /// Answer with a set of labels, besides the best one, that has the right one in this share of cases, such as 0.95: by
+    /// validation rows or cross-validation (conformal prediction)
+    #[arg(long, value_name = "SHARE")]
+    #[serde(skip)]
+    coverage: Option<f64>,
+    /// Have that share of the cases of each label
+    #[arg(long, requires = "coverage")]
+    #[serde(skip)]
+    coverage_by_label: bool,
+    /// Say of a text that is like nothing in training that it is unknown: by its distance from the training rows in what the
+    /// encoder says of them, above that which this share of the validation rows, or of those left out by cross-validation, has,
+    /// such as 0.02
+    #[arg(long, value_name = "SHARE")]
+    #[serde(skip)]
+    unknown_rate: Option<f64>,
     /// Go on from the checkpoint of a run that was stopped, if there is one
     #[arg(long)]
     #[serde(skip)]
@@ -277,7 +298,7 @@ impl Args {
             batch_size: self.batch_size,
             gradient_accumulation: self.gradient_accumulation,
             learning_rate: self.learning_rate.unwrap_or(1e-4),
-            layer_decay: self.layer_decay,
+            layer_decay: self.layer_decay.unwrap_or(1.0),
             warmup_ratio: self.warmup_ratio,
             curve: match self.schedule {
                 CurveArg::Linear => Curve::Linear,
@@ -372,13 +393,16 @@ impl Args {
     }
 
     /// What matters only behind the trained model: a run that is resumed may ask for something else.
-    fn settings_behind_training(&self) -> [(String, Value); 4] {
+    fn settings_behind_training(&self) -> [(String, Value); 7] {
         let student = self.student.map(|StudentArg::Static| "static");
         let settings = [
             ("--layers", json!(self.layers)),
             ("--student", json!(student)),
             ("--target-size", json!(self.target_size)),
             ("--abstain-precision", json!(self.abstain_precision)),
+            ("--coverage", json!(self.coverage)),
+            ("--coverage-by-label", json!(self.coverage_by_label.then_some(true))),
+            ("--unknown-rate", json!(self.unknown_rate)),
         ];
         settings.map(|(name, value)| (name.to_owned(), value))
     }
@@ -389,8 +413,8 @@ fn splits(examples: &Examples) -> Splits<'_> {
 }
 
 /// What `fit` works with from beginning to end.
-struct Work<'a> {
-    args: &'a Args,
+struct Work {
+    args: Args,
     sources: Sources,
     method: Method,
     train_config: TrainConfig,
@@ -400,7 +424,7 @@ struct Work<'a> {
     truncation_side: TruncationSide,
     /// Where tokenizers of trimmed models lie.
     scratch: Scratch,
-    stop: &'a AtomicBool,
+    stop: Arc<AtomicBool>,
     /// Where the run leaves its state; none: nowhere.
     checkpoints: Option<CheckpointConfig>,
     /// Checkpoints of the smaller models that learn from the trained one.
@@ -423,37 +447,59 @@ struct Trained {
     records: Vec<Record>,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let stride = args.stride()?;
-    let export_config = export_config(args)?;
-    // Whatever is wrong with a setting is told before anything is read.
-    args.train_config(Method::Finetune, 0).validate()?;
-    let compute = args.compute()?;
-    let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
-    check_save_model(args)?;
-    args.check_reports()?;
-    // Before interrupts are caught: one during a download ends it.
-    let base = hub::resolve(&args.base, args.revision.as_deref(), io::stderr().is_terminal())?;
-    let stop = super::stop_on_interrupt()?;
+/// Everything that is read before something is learned.
+struct Prepared {
+    work: Work,
+    folder: ModelFolder,
+    methods: Methods,
+    examples: Examples,
+    /// What the check of the data has found.
+    warnings: Vec<String>,
+}
 
-    let folder = ModelFolder::open(&base)?;
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    check_settings(args)?;
+    // Before interrupts are caught: one during a download ends it.
+    let base = resolve(args)?;
+    fit(args, &base, &super::stop_on_interrupt()?)
+}
+
+/// The folder of the base model, downloaded if it is a name on the hub.
+fn resolve(args: &Args) -> Result<PathBuf, Error> {
+    hub::resolve(&args.base, args.revision.as_deref(), io::stderr().is_terminal())
+}
+
+/// Whatever is wrong with a setting is told before anything is read.
+fn check_settings(args: &Args) -> anyhow::Result<()> {
+    args.stride()?;
+    export_config(args)?;
+    args.train_config(Method::Finetune, 0).validate()?;
+    args.compute()?;
+    args.target_size.as_deref().map(parse_size).transpose()?;
+    check_save_model(args)?;
+    Ok(args.check_reports()?)
+}
+
+/// Reads base and rows, and says what they are.
+fn prepare(args: &Args, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<Prepared> {
+    let stride = args.stride()?;
+    let folder = ModelFolder::open(base)?;
     let methods = args.methods(&folder.config)?;
     let data_config = args.data_config(&methods);
     let tokenizer = folder.open_tokenizer(args.max_length, stride)?;
     let sources = read(&data_config)?;
     let train_config = args.train_config(methods.usable[0], sources.train.len());
-    let scratch = Scratch::new()?;
     let mut work = Work {
-        args,
+        args: args.clone(),
         sources,
         method: methods.usable[0],
         train_config,
-        compute,
-        export_config,
+        compute: args.compute()?,
+        export_config: export_config(args)?,
         stride,
         truncation_side: folder.truncation_side,
-        scratch,
-        stop: &stop,
+        scratch: Scratch::new()?,
+        stop: Arc::clone(stop),
         checkpoints: None,
         student_checkpoints: RefCell::default(),
     };
@@ -469,7 +515,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     // In the report they stand with the warnings: what figures are of, and what was left out.
     warnings.extend(args.columns.counting().into_iter().chain(work.sources.notes.clone()));
     tell(&report::example(&work.sources, &examples, &tokenizer, folder.config.pad_token_id));
+    Ok(Prepared { work, folder, methods, examples, warnings })
+}
 
+/// From the rows to the bundle.
+fn fit(args: &Args, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
+    let Prepared { mut work, folder, methods, examples, mut warnings } = prepare(args, base, stop)?;
     let load = |method: Method| {
         let config = args.encoder_config(method, &folder.config)?;
         SequenceClassifier::load(&folder.weights, config, &work.sources.labels, args.seed)
@@ -484,11 +536,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         let (setting, expected) = ("--patience", "validation rows to judge by (--validation-size)".to_owned());
         return Err(Error::Setting { setting, expected, got: "none".to_owned() }.into());
     }
+    let validation = candidate.examples.validation.len();
+    work.check_rows(validation, Some(candidate.examples.train.len()))?;
     let Chosen { method, answers, methods, figures } = work.choose(&folder, &methods, &candidate.examples.train)?;
     if method.has_linear_head() != work.method.has_linear_head() {
         (candidate.model, candidate.load_report) = load(method)?;
     }
     candidate.out_of_fold = answers;
+    work.check_rows(validation, candidate.out_of_fold.as_ref().map(OutOfFold::answerable_rows))?;
     work.method = method;
     work.train_config = work.config(method, candidate.examples.train.len());
     if let (Some(answers), Some(_)) = (&candidate.out_of_fold, args.cross_validate) {
@@ -539,13 +594,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         judged: &judged,
         warnings: &warnings,
         ladder: ladder.as_ref(),
-        settings: &work.all_settings(&base),
+        settings: &work.all_settings(base),
     };
     let metrics: String = records.iter().map(json_line).collect();
     let contents = Contents {
         tokenizer: candidate.tokenizer.clone(),
         max_length: args.max_length,
-        stride,
+        stride: work.stride,
         truncation_side: folder.truncation_side,
         pairs: Some(args.columns.has_pairs()),
         provenance: Provenance {
@@ -556,11 +611,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         },
     };
     let report = html::render(&page(run));
+    let kept = judged.test_answers.as_ref().map(|answers| {
+        let expected: Vec<&[u32]> = work.sources.test.iter().map(|source| source.target.ids.as_slice()).collect();
+        report::kept_stage(kept(&judged.decision, answers, &expected), answers.len())
+    });
     if let Some(folder) = &args.tensorboard {
         tensorboard::write(folder, &records)?;
     }
-    let bundle = pack(&candidate.model, judged, &contents, &work.export_config, &args.export.out, &stop)?;
+    let bundle = pack(&candidate.model, judged, &contents, &work.export_config, &args.export.out, stop)?;
     tell(&report::bundle_stages(&bundle));
+    tell(&kept.unwrap_or_default());
     // Beside the bundle: they hold texts that were trained on, or tell of them, which is not to be shipped.
     for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
         write(&path, &content)?;
@@ -591,20 +651,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 fn export_config(args: &Args) -> anyhow::Result<ExportConfig> {
     // A run that goes on replaces what it packed when it was stopped.
     let mut config = args.export.config(args.columns.problem_type(), args.max_length, args.resume)?;
-    if let Some(precision) = args.abstain_precision {
-        let refuse = |expected: &str, got: String| {
-            Err(Error::Setting { setting: "--abstain-precision", expected: expected.to_owned(), got })
-        };
-        if !(0.0..=1.0).contains(&precision) {
-            refuse("a share from 0 to 1", precision.to_string())?;
-        }
-        let is_blind = args.validation_size == Some(0.0) && args.validation_data.is_empty();
-        if is_blind && (args.cross_validate.is_none() || args.is_smaller()) {
-            let expected = "rows to find the score by (--validation-size, --validation-data or --cross-validate)";
-            refuse(expected, "none".to_owned())?;
-        }
-        config.abstain_precision = Some(precision);
-    }
+    config.certainty = args.certainty()?;
     Ok(config)
 }
 
@@ -633,7 +680,7 @@ fn is_saved_model(folder: &Path) -> bool {
 }
 
 /// The weights that `--class-weights` names, in the order of the labels' ids.
-fn class_weights(text: &str, work: &Work<'_>) -> Result<Vec<f32>, Error> {
+fn class_weights(text: &str, work: &Work) -> Result<Vec<f32>, Error> {
     let labels = &work.sources.labels;
     if text == "balanced" {
         let rows = work.sources.train.iter().map(|source| source.target.ids.as_slice());
@@ -657,7 +704,7 @@ fn class_weights(text: &str, work: &Work<'_>) -> Result<Vec<f32>, Error> {
     }
 }
 
-impl Work<'_> {
+impl Work {
     /// How the model learns from `rows` rows by a method.
     fn config(&self, method: Method, rows: usize) -> TrainConfig {
         TrainConfig { loss: self.train_config.loss.clone(), ..self.args.train_config(method, rows) }
@@ -665,7 +712,7 @@ impl Work<'_> {
 
     /// Checks that no run is forgotten that was stopped.
     fn check_checkpoint(&self) -> Result<(), Error> {
-        let (args, path) = (self.args, self.args.checkpoint_path());
+        let (args, path) = (&self.args, self.args.checkpoint_path());
         let is_of_no_concern = args.no_checkpoint || args.resume || args.export.overwrite;
         if is_of_no_concern || args.method == MethodArg::Frozen || !path.exists() {
             return Ok(());
@@ -676,7 +723,7 @@ impl Work<'_> {
 
     /// Where the run leaves its state. One that is there already is resumed, or replaced where that was asked for.
     fn main_checkpoints(&self, folder: &ModelFolder) -> anyhow::Result<Option<CheckpointConfig>> {
-        let args = self.args;
+        let args = &self.args;
         if args.no_checkpoint {
             return Ok(None);
         }
@@ -692,18 +739,24 @@ impl Work<'_> {
         if args.resume && !path.exists() {
             tell(&report::stage("resume", "no checkpoint: from the beginning"));
         }
-        let mut settings = args.settings();
+        let settings = self.identity(folder)?;
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let every_steps = args.checkpoint_every.map(|steps| steps as usize);
+        Ok(Some(CheckpointConfig { path, every_steps, resume: args.resume, settings: Value::Object(settings) }))
+    }
+
+    /// All that what is learned follows from.
+    fn identity(&self, folder: &ModelFolder) -> anyhow::Result<Map<String, Value>> {
+        let mut settings = self.args.settings();
         settings.insert("--method in effect".to_owned(), self.method.name().into());
         settings.insert("the weights of --base".to_owned(), folder.weights_sha256()?.into());
         let files = self.sources.datasets.iter().flat_map(|dataset| &dataset.files);
         for file in files {
             settings.insert(format!("the content of {}", file.display()), nimbert::sha256_file(file)?.into());
         }
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        let every_steps = args.checkpoint_every.map(|steps| steps as usize);
-        Ok(Some(CheckpointConfig { path, every_steps, resume: args.resume, settings: Value::Object(settings) }))
+        Ok(settings)
     }
 
     /// The same for a model of so many layers and tokens that learns from the trained one. What led to the trained one
@@ -761,7 +814,7 @@ impl Work<'_> {
         let mut records = Vec::new();
         tell(&report::epoch_header());
         let job = Job { splits, config, teacher, checkpoints, compute: &self.compute };
-        let result = train(model, job, self.stop, |record| {
+        let result = train(model, job, &self.stop, |record| {
             match record {
                 Record::Step(step) => {
                     bar.set_message(format!("loss {:.3}", step.loss));
@@ -797,7 +850,8 @@ impl Work<'_> {
 
     fn judge_as(&self, candidate: &Candidate, storage: Storage) -> Result<Judged, Error> {
         let Candidate { model, examples, out_of_fold, .. } = candidate;
-        let mut config = ExportConfig { storage, ..self.export_config.clone() };
+        let distance = self.distance(model, examples.train.iter())?;
+        let mut config = ExportConfig { storage, distance, ..self.export_config.clone() };
         if storage == Storage::Packed {
             // Packing is meant to lose something. Of several models the most accurate is taken as it ships, and the table
             // shows what each has lost.
@@ -811,14 +865,11 @@ impl Work<'_> {
                 Some(_) => Evidence::new("train", &examples.train),
                 None => evidence(examples),
             },
-            unseen: unseen.map(|answers| {
-                let (logits, labels) = answers.answerable(&targets);
-                Unseen { logits, labels }
-            }),
+            unseen: unseen.map(|answers| answers.answerable(&targets)),
             test: (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test)),
             calibration_texts: examples.train.iter().map(|example| example.windows.as_slice()).collect(),
         };
-        let judged = judge(model, &data, &config, self.stop)?;
+        let judged = judge(model, &data, &config, &self.stop)?;
         tell(&report::quantization_stages(&judged, config.sensitivity));
         Ok(judged)
     }

@@ -7,6 +7,7 @@ mod export;
 mod fit;
 mod pack;
 mod sign;
+mod suggest;
 mod trace;
 
 use std::{
@@ -21,12 +22,16 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbert::{ProblemType, rows::ReadOptions};
+use nimbert::{ProblemType, Tokenizer, rows::ReadOptions};
 use nimbert_trainer::{
     Error,
-    dataset::{Columns, OnMissing},
+    dataloader::Example,
+    dataset::{Columns, Dataset, OnMissing},
     export::VariantKind,
+    features::Features,
+    model::{ModelFolder, Pooling, SequenceClassifier},
     onnx::Calibration,
+    prepare::encode_all,
     scratch::write_whole,
 };
 
@@ -42,6 +47,7 @@ Examples:
   nimbert-train evaluate reviews-bundle --data more-reviews.csv --json
   nimbert-train trace reviews-bundle \"I love this movie!\"
   nimbert-train export some-hugging-face-folder --out bundle
+  nimbert-train suggest reviews-bundle --unlabelled more.csv --out to-label.csv
   nimbert-train pack reviews-bundle --out reviews.nimbert
   nimbert-train keygen
   nimbert-train sign reviews-bundle --key nimbert.key"
@@ -65,6 +71,10 @@ enum Command {
     Export(export::Args),
     /// Pack a bundle as one file
     Pack(pack::Args),
+    /// Find the settings of a fit by trying some on parts of the rows, and fit with the best
+    Tune(Box<fit::tune::TuneArgs>),
+    /// Choose the texts to label next: what a bundle is unsure of, and what is unlike the others
+    Suggest(suggest::Args),
     /// Show what each layer of a model or bundle makes of a text
     Trace(trace::Args),
     /// Make a pair of keys for signing bundles
@@ -74,7 +84,7 @@ enum Command {
 }
 
 /// The columns of a data file, and how labels are read.
-#[derive(clap::Args, serde::Serialize)]
+#[derive(Clone, clap::Args, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct ColumnArgs {
     /// Column (or key) of the text
@@ -134,7 +144,7 @@ impl ColumnArgs {
         Columns {
             text: self.text_column.clone(),
             pair: self.text_pair_column.clone(),
-            label: self.label_column.clone(),
+            label: Some(self.label_column.clone()),
             problem_type,
             separator: self.label_separator,
             label_columns: self.label_columns.clone(),
@@ -162,7 +172,7 @@ impl ColumnArgs {
 }
 
 /// How a bundle is written.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 struct ExportArgs {
     /// The bundle to be made: a folder, which must be absent or empty, or one file, whose name ends with .nimbert
     #[arg(long, value_name = "DIR|FILE.nimbert")]
@@ -232,7 +242,8 @@ impl ExportArgs {
         nimbert::load_library(self.ort_lib.as_deref())?;
         Ok(nimbert_trainer::export::ExportConfig {
             problem_type,
-            abstain_precision: None,
+            certainty: nimbert_trainer::calibrate::Certainty::default(),
+            distance: None,
             storage: nimbert_trainer::onnx::Storage::Bytes,
             max_tokens: Some(max_tokens),
             variants: self.variants()?,
@@ -259,9 +270,40 @@ fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 /// A bar for long work, which indicatif draws on standard error if that is a terminal.
-fn progress(len: usize, what: &str) -> anyhow::Result<ProgressBar> {
-    let style = ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {what}, {{eta}} left"))?;
-    Ok(ProgressBar::new(len as u64).with_style(style))
+fn progress(len: usize, what: &str) -> ProgressBar {
+    let template = format!("{{bar:30}} {{pos}}/{{len}} {what}, {{eta}} left");
+    ProgressBar::new(len as u64).with_style(ProgressStyle::with_template(&template).expect("names of indicatif"))
+}
+
+/// What the base's encoder says of all rows, and the rows as it reads them.
+fn features_of(
+    datasets: &[&Dataset],
+    labels: &[String],
+    folder: &ModelFolder,
+    tokenizer: &Tokenizer,
+) -> anyhow::Result<(Vec<Example>, Features)> {
+    let config = folder.config.with_linear_head(Pooling::Mean)?;
+    let (model, _) = SequenceClassifier::load(&folder.weights, config, labels, 0)?;
+    let mut examples = Vec::new();
+    for dataset in datasets {
+        let windows = encode_all(tokenizer, dataset, &model.config)?.into_iter();
+        examples.extend(windows.zip(dataset.targets(labels)?).map(|(windows, target)| Example { windows, target }));
+    }
+    let bar = progress(examples.len(), "rows read");
+    let features = Features::of(&model, &examples, |count| {
+        bar.inc(count as u64);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    Ok((examples, features))
+}
+
+/// A field of CSV.
+fn quoted(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
 }
 
 /// Writes a text file as a whole.
@@ -337,6 +379,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Trace(args) => trace::run(&args),
         Command::Pack(args) => pack::run(&args),
         Command::Keygen(args) => sign::keygen(&args),
+        Command::Tune(args) => fit::tune::run(&args),
+        Command::Suggest(args) => suggest::run(&args),
         Command::Sign(args) => sign::run(&args),
     };
     match result {

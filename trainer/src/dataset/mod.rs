@@ -67,8 +67,8 @@ pub struct Columns {
     pub text: String,
     /// The second texts, where the task is to classify pairs.
     pub pair: Option<String>,
-    /// The labels, where one column has their names.
-    pub label: String,
+    /// The labels, where one column has their names; none, and no `label_columns`: rows have no labels.
+    pub label: Option<String>,
     /// A column for each label instead: with 0 and 1 where a row may have any number of labels, else with shares that sum
     /// to 1. Empty: `label`.
     pub label_columns: Vec<String>,
@@ -89,7 +89,7 @@ impl Default for Columns {
         Self {
             text: "text".to_owned(),
             pair: None,
-            label: "label".to_owned(),
+            label: Some("label".to_owned()),
             label_columns: Vec::new(),
             weight: None,
             problem_type: ProblemType::SingleLabel,
@@ -361,14 +361,14 @@ impl FileReader<'_> {
             }
         }
         let (labels, option) = match columns.label_columns.as_slice() {
-            [] => (std::slice::from_ref(&columns.label), "--label-column"),
+            [] => (columns.label.as_slice(), "--label-column"),
             labels => (labels, "--label-columns"),
         };
         for label in labels {
             expect(label, option)?;
             wanted.push(label.clone());
         }
-        let class_names = reader.class_names(&columns.label).map(<[String]>::to_vec);
+        let class_names = columns.label.as_ref().and_then(|label| reader.class_names(label)).map(<[String]>::to_vec);
         let mut width = reader.columns().map_or(0, <[String]>::len);
         for row in reader.rows(Some(wanted)) {
             let row = row.map_err(|error| self.rows_error(error))?;
@@ -426,9 +426,10 @@ impl FileReader<'_> {
             }
         };
         let (mut shares, mut listed) = (None, None);
-        let labels = match (columns.label_columns.is_empty(), columns.problem_type) {
-            (true, problem_type) => {
-                let value = field(&columns.label, "--label-column")?;
+        let labels = match (&columns.label, columns.problem_type) {
+            (None, _) if columns.label_columns.is_empty() => Vec::new(),
+            (Some(label), problem_type) if columns.label_columns.is_empty() => {
+                let value = field(label, "--label-column")?;
                 let named = class_names.map(|names| with_names(value, names)).transpose();
                 let named = named.map_err(|error| unusable(error, "a label"))?;
                 let value = named.as_ref().unwrap_or(value);
@@ -446,7 +447,7 @@ impl FileReader<'_> {
                     }
                 }
             }
-            (false, ProblemType::MultiLabel) => {
+            (_, ProblemType::MultiLabel) => {
                 let mut labels = Vec::new();
                 for column in &columns.label_columns {
                     let value = field(column, "--label-columns")?;
@@ -457,7 +458,7 @@ impl FileReader<'_> {
                 }
                 labels
             }
-            (false, ProblemType::SingleLabel) => {
+            (_, ProblemType::SingleLabel) => {
                 let mut values = Vec::new();
                 for column in &columns.label_columns {
                     let value = field(column, "--label-columns")?;

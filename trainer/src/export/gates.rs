@@ -33,6 +33,11 @@ pub const BATCH_TOLERANCE: f32 = 1e-4;
 /// the device computes as one; in 11 bits, or before a quantization, that moves a logit by more.
 pub const FOREIGN_BATCH_TOLERANCE: f32 = 1e-2;
 
+/// A share by which a distance may differ with the texts beside it, of it or of 1; and of graphs that are made for other devices.
+pub const DISTANCE_TOLERANCE: f32 = 1e-3;
+/// See [`DISTANCE_TOLERANCE`].
+pub const FOREIGN_DISTANCE_TOLERANCE: f32 = 5e-2;
+
 /// What can be done about a graph that computes something else: it is a fault of this program, or numbers that are too
 /// large for the format.
 const FAULT: &str = "this should not happen: please report it with the base model's name";
@@ -135,6 +140,22 @@ fn within(tolerance: f32, check: String, comparison: &Comparison, pair: Pair<'_>
 pub(super) fn batch_invariance(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>) -> Result<()> {
     let tolerance = if kind.execution_provider() == "cpu" { BATCH_TOLERANCE } else { FOREIGN_BATCH_TOLERANCE };
     within(tolerance, format!("{kind} in batches against single texts"), comparison, pair, advice(kind))
+}
+
+/// Distances of texts in batches are those of single texts: each within [`DISTANCE_TOLERANCE`].
+pub(super) fn distances(kind: VariantKind, in_batches: &[f32], single: &[f32]) -> Result<()> {
+    let tolerance = if kind.execution_provider() == "cpu" { DISTANCE_TOLERANCE } else { FOREIGN_DISTANCE_TOLERANCE };
+    // NaN is not near.
+    let is_near = |(a, b): &(&f32, &f32)| (*a - *b).abs() <= tolerance * b.max(1.0);
+    match in_batches.iter().zip(single).find(|pair| !is_near(pair)) {
+        None => Ok(()),
+        Some((got, expected)) => Err(Error::Gate {
+            check: format!("{kind} in batches against single texts"),
+            expected: format!("the distance {expected}, within {tolerance:.0e} of it"),
+            got: got.to_string(),
+            advice: advice(kind),
+        }),
+    }
 }
 
 /// The graph must be as accurate as fp32. One row more or less is no evidence, however few rows there are.

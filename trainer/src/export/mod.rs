@@ -15,15 +15,18 @@ use std::{
 use nimbert::{
     Batch, Decision, Encoding, ProblemType, Session, SessionOptions, TruncationSide,
     bundle::{
-        Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, MODEL, Manifest, Provenance, TOKENIZER, Variant,
+        Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, MODEL, Manifest, Provenance, TOKENIZER, Unknown,
+        Variant,
     },
+    prediction::Answer,
 };
 
 use crate::{
-    calibrate::calibrate,
+    calibrate::{Certainty, Unseen, calibrate},
     dataloader::Example,
     error::{Error, Result},
-    evaluate::{predict, predict_session},
+    evaluate::{answer, predict},
+    mahalanobis::Mahalanobis,
     metrics::{count_hits, percent},
     model::{SequenceClassifier, WEIGHTS},
     onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
@@ -33,7 +36,8 @@ use crate::{
 
 pub use calibration::Sensitivity;
 pub use gates::{
-    BATCH_TOLERANCE, FOREIGN_BATCH_TOLERANCE, FP16_TOLERANCE, FP32_TOLERANCE, INT8_TOLERANCE, operator_counts,
+    BATCH_TOLERANCE, DISTANCE_TOLERANCE, FOREIGN_BATCH_TOLERANCE, FOREIGN_DISTANCE_TOLERANCE, FP16_TOLERANCE,
+    FP32_TOLERANCE, INT8_TOLERANCE, operator_counts,
 };
 use tokenizer_config::{TokenizerSettings, tokenizer_config};
 pub use triton::{MODEL_NAME as TRITON_MODEL_NAME, pack_triton};
@@ -55,8 +59,10 @@ const MAX_SENSITIVITY: f32 = 0.03;
 pub struct ExportConfig {
     /// Whether a text has one label or any number of them.
     pub problem_type: ProblemType,
-    /// The classifier abstains where, by rows that it has not learned from, less than this share of the answers is right; none: never.
-    pub abstain_precision: Option<f64>,
+    /// What the classifier is to say of its answers, by rows that it has not learned from.
+    pub certainty: Certainty,
+    /// How far a text is from those of training; none: the graphs do not say it.
+    pub distance: Option<Mahalanobis>,
     /// The graphs, the default first; at least one.
     pub variants: Vec<VariantKind>,
     /// How the ranges of activations are found; of several methods, the one whose int8 graph is nearest to fp32 on the
@@ -98,21 +104,12 @@ impl<'a> Evidence<'a> {
     }
 }
 
-/// What models like the one that is exported answer to rows that they have not seen.
-#[derive(Debug, Clone)]
-pub struct Unseen<'a> {
-    /// `[rows][classes]`
-    pub logits: Vec<Vec<f32>>,
-    /// Of each row.
-    pub labels: Vec<&'a [u32]>,
-}
-
 /// The rows that an export sees.
 #[derive(Debug, Clone)]
 pub struct ExportData<'a> {
     /// Those by which graphs are judged; on validation rows the answers are calibrated too.
     pub evidence: Evidence<'a>,
-    /// By what answers are calibrated where there are no validation rows.
+    /// By what answers are calibrated where there are no validation rows: what models like this one answer.
     pub unseen: Option<Unseen<'a>>,
     /// Those that are measured and used for nothing.
     pub test: Option<Evidence<'a>>,
@@ -159,8 +156,8 @@ pub struct Judged {
     pub in_fp32: Vec<String>,
     /// The default graph's logits of the evidence.
     pub logits: Vec<Vec<f32>>,
-    /// The default graph's logits of the test rows, if there are any.
-    pub test_logits: Option<Vec<Vec<f32>>>,
+    /// The default graph's answers to the test rows, if there are any.
+    pub test_answers: Option<Vec<Answer>>,
 }
 
 impl Judged {
@@ -194,6 +191,8 @@ struct Tried {
     graph: ModelProto,
     session: Session,
     logits: Vec<Vec<f32>>,
+    /// Empty where the graph says none.
+    distances: Vec<f32>,
     comparison: Comparison,
     hits: Option<usize>,
 }
@@ -242,13 +241,17 @@ pub fn judge(
     let kinds: Vec<VariantKind> = tried.iter().map(|tried| tried.kind).collect();
     let place = |kind: VariantKind| kinds.iter().position(|other| *other == kind).expect("every kind was tried");
     let default = place(config.variants[0]);
-    let calibrate = |logits: &[Vec<f32>], labels: &[&[u32]]| {
-        calibrate(config.problem_type, logits, labels, config.abstain_precision)
+    let validated = match (&evidence.labels, evidence.split) {
+        (Some(labels), "validation") => {
+            let Tried { logits, distances, .. } = &tried[default];
+            Some(Unseen { logits: logits.clone(), labels: labels.clone(), distances: distances.clone() })
+        }
+        _ => None,
     };
-    let mut decision = match (&evidence.labels, evidence.split, unseen) {
-        (Some(labels), "validation", _) => calibrate(&tried[default].logits, labels),
-        (.., Some(unseen)) => calibrate(&unseen.logits, &unseen.labels),
-        _ => undecided(config.problem_type),
+    let unseen = validated.as_ref().or(unseen.as_ref());
+    let mut decision = match unseen {
+        Some(unseen) => calibrate(config.problem_type, unseen, config.certainty),
+        None => undecided(config.problem_type),
     };
     // Whoever runs the graph gets these scores: what would be left to do is in its last layer.
     let temperature = std::mem::replace(&mut decision.temperature, 1.0);
@@ -261,7 +264,8 @@ pub fn judge(
     for variant in &mut tried {
         variants.push(judge.figures(variant)?);
     }
-    let test_logits = test.as_ref().map(|test| judge.logits(&mut tried[default].session, &test.texts)).transpose()?;
+    let answers = |test: &Evidence<'_>| judge.answers(&mut tried[default].session, &test.texts);
+    let test_answers = test.as_ref().map(answers).transpose()?;
     let (fp32, shipped) = (&tried[0], &tried[default]);
     let difference = compare(&shipped.logits, &fp32.logits);
     let acceptance = Acceptance {
@@ -289,7 +293,7 @@ pub fn judge(
         sensitivity,
         in_fp32,
         logits,
-        test_logits,
+        test_answers,
     })
 }
 
@@ -330,8 +334,12 @@ impl Judge<'_> {
     }
 
     fn logits(&self, session: &mut Session, texts: &[&[Encoding]]) -> Result<Vec<Vec<f32>>> {
+        Ok(self.answers(session, texts)?.into_iter().map(|answer| answer.logits).collect())
+    }
+
+    fn answers(&self, session: &mut Session, texts: &[&[Encoding]]) -> Result<Vec<Answer>> {
         self.check_stop()?;
-        predict_session(session, texts.iter().copied(), self.model.config.pad_token_id, BATCH_SIZE)
+        answer(session, texts.iter().copied(), self.model.config.pad_token_id, BATCH_SIZE)
     }
 
     /// Builds a graph and tries it.
@@ -341,11 +349,13 @@ impl Judge<'_> {
 
     fn tried_graph(&self, kind: VariantKind, graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
         let mut session = self.session(&graph, kind.name())?;
-        let logits = self.logits(&mut session, &self.evidence.texts)?;
+        let answers = self.answers(&mut session, &self.evidence.texts)?.into_iter();
+        let (logits, distances): (Vec<_>, Vec<_>) = answers.map(|answer| (answer.logits, answer.distance)).unzip();
+        let distances = distances.into_iter().flatten().collect();
         let comparison = compare(&logits, reference);
         let hits = self.evidence.labels.as_ref();
         let hits = hits.map(|labels| count_hits(&undecided(self.config.problem_type), &logits, labels.iter().copied()));
-        Ok(Tried { kind, graph, session, logits, comparison, hits })
+        Ok(Tried { kind, graph, session, logits, distances, comparison, hits })
     }
 
     /// Everything that a graph must pass. `fp32_hits` are those of the fp32 graph; none where this is it.
@@ -382,10 +392,15 @@ impl Judge<'_> {
     /// Its answers in batches must be those of single texts.
     fn invariance_gate(&self, tried: &mut Tried) -> Result<()> {
         let texts = &self.evidence.texts[..self.evidence.texts.len().min(INVARIANCE_TEXTS)];
-        let single = predict_session(&mut tried.session, texts.iter().copied(), self.model.config.pad_token_id, 1)?;
+        let single = answer(&mut tried.session, texts.iter().copied(), self.model.config.pad_token_id, 1)?;
+        let (logits, distances): (Vec<_>, Vec<_>) =
+            single.into_iter().map(|answer| (answer.logits, answer.distance)).unzip();
         let in_batches = &tried.logits[..texts.len()];
-        let pair = gates::Pair { logits: in_batches, reference: &single, split: self.evidence.split };
-        gates::batch_invariance(tried.kind, &compare(in_batches, &single), pair)
+        let pair = gates::Pair { logits: in_batches, reference: &logits, split: self.evidence.split };
+        gates::batch_invariance(tried.kind, &compare(in_batches, &logits), pair)?;
+        let distances: Vec<f32> = distances.into_iter().flatten().collect();
+        let in_batches = tried.distances.get(..texts.len()).unwrap_or_default();
+        gates::distances(tried.kind, in_batches, &distances)
     }
 
     /// What was observed of all activations; without the costly ones, without many, or without any, where the graph would be
@@ -502,7 +517,9 @@ pub fn pack(
         temperature: judged.decision.temperature,
         folded_temperature: (judged.temperature != 1.0).then_some(judged.temperature),
         abstain_threshold: judged.decision.abstain_threshold,
+        unknown: unknown(&judged.decision, config.certainty),
         label_thresholds: judged.decision.label_thresholds,
+        coverage: judged.decision.coverage,
         acceptance: judged.acceptance,
         provenance: contents.provenance.clone(),
         manifest_sha256: None,
@@ -526,6 +543,12 @@ pub fn pack(
     writer.write("README.md", model_card(model, &manifest))?;
     check_stop(stop)?;
     Ok(writer.finish(manifest)?)
+}
+
+/// What the manifest says of unknown texts.
+fn unknown(decision: &Decision, certainty: Certainty) -> Option<Unknown> {
+    let (rate, threshold) = certainty.unknown_rate.zip(decision.unknown_threshold)?;
+    Some(Unknown { rate, threshold })
 }
 
 /// The files of [`save_model`], sorted.
@@ -628,7 +651,8 @@ mod tests {
         let texts: Vec<&[Encoding]> = encodings.iter().map(std::slice::from_ref).collect();
         let config = ExportConfig {
             problem_type: ProblemType::SingleLabel,
-            abstain_precision: None,
+            certainty: Certainty::default(),
+            distance: None,
             variants: vec![VariantKind::CpuInt8],
             calibrations,
             sensitivity: false,

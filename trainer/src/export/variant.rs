@@ -130,6 +130,7 @@ impl VariantKind {
             storage: config.storage,
             temperature,
             max_tokens: config.max_tokens,
+            distance: config.distance.as_ref(),
         })?;
         match self.precision() {
             Precision::Fp16 => onnx::to_fp16(graph),

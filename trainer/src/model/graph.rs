@@ -41,7 +41,8 @@ pub(crate) struct GraphNodes {
 
 impl SequenceClassifier {
     /// The graph: inputs `input_ids`, `attention_mask` and, where the encoder has token types, `token_type_ids`
-    /// (`int64 [batch, sequence]`), output `logits` (`float [batch, labels]`).
+    /// (`int64 [batch, sequence]`), outputs `logits` (`float [batch, labels]`) and, with [`GraphConfig::distance`], `distance`
+    /// (`float [batch, 1]`).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -79,6 +80,9 @@ impl SequenceClassifier {
         self.head.graph(&mut exporter, config.temperature)?;
         let labels = Axis::Size(self.labels.len());
         exporter.builder.output("logits", DataType::Float, &[Axis::Named("batch"), labels]);
+        if config.distance.is_some() {
+            exporter.builder.output("distance", DataType::Float, &[Axis::Named("batch"), Axis::Size(1)]);
+        }
         Ok(exporter.finish())
     }
 

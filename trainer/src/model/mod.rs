@@ -12,7 +12,7 @@ mod gradients;
 mod graph;
 mod parameters;
 
-pub(crate) use blocks::scaled;
+pub(crate) use blocks::{HEAD_INPUT, scaled};
 pub(crate) use classifier::of_texts;
 pub use classifier::{Encoded, Output, SequenceClassifier};
 pub use config::{

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     error::Result,
+    mahalanobis::Mahalanobis,
     ops::{Activation, GELU_CUBIC, ROOT_TWO_OVER_PI},
 };
 
@@ -104,6 +105,8 @@ pub struct GraphConfig<'a> {
     pub temperature: f32,
     /// The most tokens of a text, if it is less than the model's: tables of angles end there.
     pub max_tokens: Option<usize>,
+    /// How far a text is from those of training, if the graph is to say it.
+    pub distance: Option<&'a Mahalanobis>,
 }
 
 impl GraphConfig<'_> {
@@ -115,6 +118,7 @@ impl GraphConfig<'_> {
         storage: Storage::Bytes,
         temperature: 1.0,
         max_tokens: None,
+        distance: None,
     };
 }
 

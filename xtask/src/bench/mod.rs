@@ -8,8 +8,10 @@ mod graphs;
 mod labels;
 mod runtime;
 mod student;
+mod suggest;
 mod tasks;
 mod train;
+mod unknown;
 
 use std::{
     fs,
@@ -31,8 +33,10 @@ pub(crate) use graphs::{graphs, graphs_of_shapes};
 pub(crate) use labels::labels;
 pub(crate) use runtime::{Server, runtime, serving_program};
 pub(crate) use student::student;
+pub(crate) use suggest::suggest;
 pub(crate) use tasks::tasks;
 pub(crate) use train::{train, train_shapes};
+pub(crate) use unknown::unknown;
 
 /// The peers' versions.
 const TORCH: &str = "torch==2.15.0";
@@ -254,9 +258,14 @@ pub(crate) fn movie_rows(seed: u64) -> Result<Vec<Vec<String>>> {
 pub(crate) fn write_csv(name: &str, header: &str, rows: &[Vec<String>]) -> Result<String> {
     let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));
     let line = |row: &Vec<String>| row.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n";
+    write_file(name, &format!("{header}\n{}", rows.iter().map(line).collect::<String>()))
+}
+
+/// Writes a file of a benchmark; its path from the workspace.
+fn write_file(name: &str, content: &str) -> Result<String> {
     let path = format!("{FOLDER}/{name}");
     fs::create_dir_all(workspace(FOLDER))?;
-    fs::write(workspace(&path), format!("{header}\n{}", rows.iter().map(line).collect::<String>()))?;
+    fs::write(workspace(&path), content)?;
     Ok(path)
 }
 

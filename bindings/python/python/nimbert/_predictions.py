@@ -26,6 +26,12 @@ class Prediction(NamedTuple):
     """The score of each label, in the order of the labels' ids. Where a text has one label they sum to 1."""
     logits: list[float]
     """What the model gave for each label, in the same order: scores before softmax, or sigmoid."""
+    set: list[str] | None
+    """The labels among which the right one is in as many cases as the bundle says; ``None`` where it says nothing of it."""
+    distance: float | None
+    """How far the text is from those of training, 1 being the mean of theirs; ``None`` where the bundle says nothing of it."""
+    unknown: bool
+    """Whether that is more than the bundle's threshold: the text is like nothing in training, and ``label`` means nothing."""
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """The ``k`` most likely labels and their scores, best first."""
@@ -40,8 +46,9 @@ class Predictions:
     """The answers of one call, in the order of its texts: a sequence of :class:`Prediction`, and an Arrow table.
 
     ``pyarrow.table(predictions)`` and ``polars.DataFrame(predictions)`` have the columns ``label`` (string), ``score``
-    (float32), ``labels`` (list of strings), ``abstained`` (bool) and ``scores``, a struct of a float32 for each label,
-    in the order of the labels' ids. Objects are made only of the rows that are looked at.
+    (float32), ``labels`` (list of strings), ``abstained`` (bool), ``scores``, a struct of a float32 for each label, in
+    the order of the labels' ids, ``set`` (list of strings, or null), ``distance`` (float32, or null) and ``unknown`` (bool).
+    Objects are made only of the rows that are looked at.
     """
 
     __slots__ = ("_rows",)

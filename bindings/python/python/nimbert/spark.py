@@ -22,13 +22,22 @@ from . import Classifier, Options
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_TYPES = {"label": "string", "score": "float", "labels": "array<string>", "abstained": "boolean"}
+_TYPES = {
+    "label": "string",
+    "score": "float",
+    "labels": "array<string>",
+    "abstained": "boolean",
+    "set": "array<string>",
+    "distance": "float",
+    "unknown": "boolean",
+}
 
 
 def classify(
     frame: DataFrame, path: str, column: str, columns: Sequence[str] = ("label", "score"), **options: Unpack[Options]
 ) -> DataFrame:
-    """``frame`` with ``columns`` of the predictions for the texts of ``column``: label, score, labels or abstained.
+    """``frame`` with ``columns`` of the predictions for the texts of ``column``: label, score, labels, abstained,
+    set, distance or unknown.
 
     ``path`` is the bundle as the workers see it, or the name of a file that ``SparkContext.addFile`` sends to them.
     ``options`` are those of :class:`nimbert.Classifier`; ``threads``, where not given, is ``spark.task.cpus``.

@@ -6,19 +6,16 @@ use nimbert::Tokenizer;
 use nimbert_trainer::{
     Error,
     check::{CheckInput, CheckRow, Finding, check_labels},
-    dataloader::Example,
     dataset::Dataset,
-    features::Features,
     html::{self, Mistake, Page},
     label_errors::{LabelErrors, label_errors, steps},
     logistic::LogisticRegression,
     loss::Target,
-    model::{ModelFolder, Pooling, SequenceClassifier},
-    prepare::encode_all,
+    model::ModelFolder,
 };
 
 use super::{
-    super::{check_absent, check_output, progress, write_text},
+    super::{check_absent, check_output, features_of, progress, quoted, write_text},
     Args,
 };
 
@@ -61,23 +58,11 @@ pub(super) fn check_deep(
     let further: Vec<String> = further.into_iter().cloned().collect();
     labels.extend(further);
 
-    let config = folder.config.with_linear_head(Pooling::Mean)?;
-    let (model, _) = SequenceClassifier::load(&folder.weights, config, &labels, 0)?;
-    let mut examples = Vec::new();
-    for dataset in datasets {
-        let windows = encode_all(tokenizer, dataset, &model.config)?.into_iter();
-        examples.extend(windows.zip(dataset.targets(&labels)?).map(|(windows, target)| Example { windows, target }));
-    }
-    let bar = progress(examples.len(), "rows read")?;
-    let features = Features::of(&model, &examples, |count| {
-        bar.inc(count as u64);
-        Ok(())
-    })?;
-    bar.finish_and_clear();
+    let (examples, features) = features_of(datasets, &labels, folder, tokenizer)?;
     let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
     let task =
         LogisticRegression { problem_type: args.columns.problem_type(), classes: labels.len(), class_weights: None };
-    let bar = progress(steps(targets.len()), "steps of judging")?;
+    let bar = progress(steps(targets.len()), "steps of judging");
     let errors = label_errors(&task, &features, &targets, 0, || {
         bar.inc(1);
         Ok(())
@@ -150,13 +135,5 @@ impl Judged<'_> {
             doubts: order.iter().take(SHOWN).map(mistake).collect(),
             ..Page::default()
         }
-    }
-}
-
-/// A field of CSV.
-fn quoted(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
     }
 }

@@ -54,7 +54,7 @@ pub(super) struct Chosen {
     pub(super) figures: Option<Table>,
 }
 
-impl Work<'_> {
+impl Work {
     /// The best of the methods for these rows, by what each answers to rows that were left out. Of one method that is found out
     /// where `--cross-validate` asks for it.
     pub(super) fn choose(&self, folder: &ModelFolder, methods: &Methods, rows: &[Example]) -> anyhow::Result<Chosen> {
@@ -191,17 +191,26 @@ impl Work<'_> {
             Method::Frozen => 0,
             _ => self.fold_config(method, fold.seen.len()).epochs * fold.seen.len(),
         };
-        let bar = progress(folds.iter().map(texts_of).sum(), &format!("rows ({})", method.name()))?;
-        let answers = folds.answers(|fold| {
+        let bar = progress(folds.iter().map(texts_of).sum(), &format!("rows ({})", method.name()));
+        let mut distances = self.export_config.certainty.unknown_rate.map(|_| vec![0.0; rows.len()]);
+        let answers = folds.answers(|fold| -> anyhow::Result<_> {
             model.parameters().restore(&untrained)?;
-            self.answer(&model, method, rows, features.as_ref(), fold, &bar)
+            let logits = self.answer(&model, method, rows, features.as_ref(), fold, &bar)?;
+            if let Some(distances) = &mut distances {
+                let [seen, unseen] = [&fold.seen, &fold.unseen].map(|of| of.iter().map(|&row| &rows[row]));
+                if let Some(distance) = self.distance(&model, seen)? {
+                    let of_unseen = self.distances(&distance, &model, unseen)?;
+                    fold.unseen.iter().zip(of_unseen).for_each(|(&row, of_row)| distances[row] = of_row);
+                }
+            }
+            Ok(logits)
         });
         bar.finish_and_clear();
-        answers
+        Ok(OutOfFold { distances: distances.unwrap_or_default(), ..answers? })
     }
 
     /// The logits of the rows that a fold leaves out.
-    fn answer(
+    pub(super) fn answer(
         &self,
         model: &SequenceClassifier,
         method: Method,
@@ -222,7 +231,7 @@ impl Work<'_> {
         let config = self.fold_config(method, seen.len());
         let splits = Splits { train: &seen, validation: &[], test: &[] };
         let job = Job { splits, config: &config, teacher: None, checkpoints: None, compute: &self.compute };
-        let training = train(model, job, self.stop, |record| match record {
+        let training = train(model, job, &self.stop, |record| match record {
             Record::Step(_) => bar.inc(config.step_rows().min(seen.len()) as u64),
             Record::Epoch(_) => {}
         })?;
@@ -235,13 +244,13 @@ impl Work<'_> {
     }
 
     /// As the model learns that ships, but for the choice of an epoch.
-    fn fold_config(&self, method: Method, rows: usize) -> TrainConfig {
+    pub(super) fn fold_config(&self, method: Method, rows: usize) -> TrainConfig {
         TrainConfig { patience: None, ..self.config(method, rows) }
     }
 }
 
 /// Whether it is the method that these rows and settings do not suit.
-fn is_of_method(error: &anyhow::Error) -> bool {
+pub(super) fn is_of_method(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Diverged { .. } | Error::NothingTrained { .. }))
 }
 
@@ -304,7 +313,11 @@ mod tests {
         let folds = Folds::new(ProblemType::SingleLabel, &targets, 2, 2, 0).unwrap();
         let trial = |method, right: usize| {
             let logits = hits(right).into_iter().map(|is_hit| if is_hit { vec![1.0, 0.0] } else { vec![0.0, 1.0] });
-            Trial { method, answers: OutOfFold { folds: folds.clone(), logits: logits.collect() }, seconds: 1.0 }
+            Trial {
+                method,
+                answers: OutOfFold { folds: folds.clone(), logits: logits.collect(), distances: Vec::new() },
+                seconds: 1.0,
+            }
         };
         let chosen = |rights: [usize; 3]| {
             let methods = [Method::Contrastive, Method::Finetune, Method::Frozen].into_iter();

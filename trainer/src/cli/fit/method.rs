@@ -44,7 +44,7 @@ pub(super) struct Methods {
     pub(super) left_out: Vec<(Method, Error)>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum PoolingArg {
     Mean,
@@ -127,7 +127,7 @@ impl Args {
                     ("--freeze-layers", self.freeze_layers.is_some()),
                     ("--batch-size", self.batch_size != 32),
                     ("--gradient-accumulation", self.gradient_accumulation != 1),
-                    ("--layer-decay", self.layer_decay != 1.0),
+                    ("--layer-decay", self.layer_decay.is_some()),
                     ("--warmup-ratio", self.warmup_ratio != 0.1),
                     ("--schedule", !matches!(self.schedule, CurveArg::Linear)),
                     ("--weight-decay", self.weight_decay != 0.01),
@@ -178,7 +178,7 @@ impl Args {
     }
 }
 
-impl Work<'_> {
+impl Work {
     /// What is in effect where nothing was said.
     pub(super) fn effective_settings(&self, config: &TrainConfig) -> Vec<(String, Value)> {
         let pooling = self.method.has_linear_head();
@@ -223,9 +223,9 @@ impl Work<'_> {
     }
 
     /// What the encoder says of the rows, with a progress bar.
-    pub(super) fn features(&self, model: &SequenceClassifier, rows: &[Example]) -> anyhow::Result<Features> {
+    pub(super) fn features(&self, model: &SequenceClassifier, rows: &[Example]) -> Result<Features, Error> {
         let elsewhere = if self.compute.is_fused() { None } else { Some(model.on(&self.compute)?) };
-        let bar = progress(rows.len(), "rows")?;
+        let bar = progress(rows.len(), "rows");
         let features = Features::of(elsewhere.as_ref().unwrap_or(model), rows, |count| {
             bar.inc(count as u64);
             self.check_stop("the encoder's reading of the training rows")

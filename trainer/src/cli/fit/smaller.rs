@@ -28,7 +28,7 @@ const TEACHER_ROWS: usize = 256;
 /// Fewer words than this are little more than single characters.
 const SMALLEST_VOCABULARY: usize = 3000;
 
-impl Work<'_> {
+impl Work {
     /// Checks before training that the model can be made as small as was asked for.
     pub(super) fn check_smaller(&self, full: &Candidate, target_size: Option<usize>) -> anyhow::Result<()> {
         let all = full.model.config.layers.len();
@@ -179,7 +179,7 @@ impl Work<'_> {
         let static_config = StaticConfig::of(&teacher.config, self.args.seed);
         let (words, width) = (teacher.config.vocab_size, static_config.width);
         tell(&report::stage("student", &format!("static: {words} tokens, each read alone → {words} × {width}")));
-        let bar = progress(words, "tokens")?;
+        let bar = progress(words, "tokens");
         let model = static_model(&teacher, &empty, &counts, static_config, |count| {
             bar.inc(count as u64);
             self.check_stop("the reading of the vocabulary")
@@ -189,7 +189,7 @@ impl Work<'_> {
         let variations = static_model::variations(&examples.train, &empty, self.args.seed);
         let count = variations.len();
         tell(&report::stage("", &format!("learns from {} rows and {count} variations of them", examples.train.len())));
-        let bar = progress(examples.train.len() + count, "rows")?;
+        let bar = progress(examples.train.len() + count, "rows");
         let ask = |rows: &[Example]| -> anyhow::Result<Vec<Vec<f32>>> {
             let mut said = Vec::with_capacity(rows.len());
             for rows in rows.chunks(TEACHER_ROWS) {

@@ -36,7 +36,7 @@ struct Dense {
 const LEAST: f64 = 1e-12;
 
 /// What the head reads, in the graph.
-const INPUT: &str = "head/input";
+pub(crate) const INPUT: &str = "head/input";
 
 impl Head {
     /// Reads the head, and makes anew what is missing, from the generator of `loader`.
@@ -89,15 +89,16 @@ impl Head {
         self.dense.as_ref().map_or(0, |dense| usize::from(dense.norm.is_some()))
     }
 
-    /// The nodes from [`Self::graph_input`] to `logits`, divided by `temperature`.
+    /// The nodes from [`Self::graph_input`] to `logits`, divided by `temperature`, and to `distance`, if it is asked for.
     pub(in crate::model) fn graph(&self, exporter: &mut Exporter<'_>, temperature: f32) -> Result<()> {
         let mut output = self.output.affine()?;
+        let mut unit = None;
         let x = match &self.dense {
             None => {
                 // Of vectors of length 1, whose mean square is 1 / width.
                 let width = output.weight.dim(0)?;
                 output.weight = (&output.weight * (width as f64).sqrt())?;
-                unit_graph(exporter, width)?
+                unit.insert(unit_graph(exporter, width)?).clone()
             }
             Some(Dense { linear, activation, norm }) => {
                 let Affine { weight, bias } = exporter.corrected(linear.affine()?, INPUT)?;
@@ -113,6 +114,10 @@ impl Head {
             output = output.scaled(1.0 / f64::from(temperature))?;
         }
         exporter.affine("logits", "logits", &x, &output)?;
+        if let Some(distance) = exporter.config.distance {
+            let unit = unit.map_or_else(|| unit_graph(exporter, distance.width()), Ok)?;
+            distance.graph(exporter, &unit)?;
+        }
         Ok(())
     }
 }

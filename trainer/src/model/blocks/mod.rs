@@ -15,6 +15,6 @@ pub(super) use batch::{Answers, BatchContext};
 pub(super) use distances::DistanceTable;
 pub(super) use embeddings::Embeddings;
 pub(super) use head::Head;
-pub(crate) use head::scaled;
+pub(crate) use head::{INPUT as HEAD_INPUT, scaled};
 pub(super) use layer::Layer;
 pub(super) use norm::Norm;

@@ -1,0 +1,139 @@
+//! `nimbert-train tune`: settings that are tried on folds.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use nimbert_tests::{Dir, base, finish, program, small_csv};
+
+/// Of a tiny BERT, with six settings.
+fn tune(dir: &Dir, data: &Path) -> Command {
+    let mut command = program("nimbert-train");
+    command.args([
+        "tune",
+        "--max-accuracy-drop",
+        "100",
+        "--trials",
+        "6",
+        "--max-length",
+        "32",
+        "--cross-validate",
+        "3",
+    ]);
+    command.arg("--base").arg(base("bert")).arg("--data").arg(data).arg("--out").arg(dir.path("tuned"));
+    command
+}
+
+fn trials(dir: &Dir) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir.path("tuned.tune")).map(|entries| entries.flatten().map(|entry| entry.path()));
+    let mut trials: Vec<PathBuf> = entries.map(Iterator::collect).unwrap_or_default();
+    trials.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    trials.sort();
+    trials
+}
+
+/// The command that it prints, without its quotes.
+fn command(output: &str) -> Vec<String> {
+    let line = output.lines().find_map(|line| line.strip_prefix("command     nimbert-train ")).expect(output);
+    line.split(' ').map(|argument| argument.trim_matches('\'').to_owned()).collect()
+}
+
+fn cross_validated(output: &str) -> &str {
+    output.lines().find(|line| line.trim_start().starts_with("accuracy  ")).expect(output).trim()
+}
+
+#[test]
+fn a_killed_run_goes_on_and_its_command_gives_the_same_bundle() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(60));
+    let mut killed = tune(&dir, &data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while trials(&dir).len() < 2 && killed.try_wait().unwrap().is_none() {
+        sleep(Duration::from_millis(5));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let before = trials(&dir);
+    assert!(!before.is_empty() && !dir.path("tuned").exists());
+    let modified = |paths: &[PathBuf]| -> Vec<_> {
+        paths.iter().map(|path| fs::metadata(path).unwrap().modified().unwrap()).collect()
+    };
+    let times = modified(&before);
+    // Its trials are taken as they are: another time limit would leave them alone too.
+    let stopped = finish(tune(&dir, &data).args(["--shard", "1/1"])).success();
+    assert!(stopped.contains(&format!("{} trials are there already", before.len())), "{stopped}");
+    assert_eq!(modified(&before), times);
+    let output = finish(&mut tune(&dir, &data)).success();
+    // Everything was tried: 6 settings on one fold, of which two and perhaps the default go on.
+    assert!(!output.contains("of 6, fold"), "{output}");
+    assert!(!dir.path("tuned.tune").exists() && dir.path("tuned.tuning.html").exists());
+    assert!(output.contains(" settings") && output.contains("log loss"), "{output}");
+
+    let again = command(&output).into_iter().map(|argument| match argument.strip_suffix("/tuned") {
+        Some(folder) => format!("{folder}/again"),
+        None => argument,
+    });
+    let again = finish(program("nimbert-train").args(again)).success();
+    assert_eq!(cross_validated(&output), cross_validated(&again));
+    let graph = |name: &str| fs::read(dir.path(name).join("model.onnx")).unwrap();
+    assert_eq!(graph("tuned"), graph("again"));
+}
+
+#[test]
+fn shards_share_the_work() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(48));
+    let shard = |part: &str| {
+        finish(tune(&dir, &data).args(["--shard", part, "--method", "finetune", "--epochs", "1"])).success()
+    };
+    let first = shard("1/2");
+    assert!(first.contains("waiting     3 trials of other shards"), "{first}");
+    assert_eq!(trials(&dir).len(), 3);
+    let second = shard("2/2");
+    assert!(second.contains("3 trials are there already"), "{second}");
+    // In turn, until each rung is complete; none of them fits.
+    let mut done = false;
+    for _ in 0..4 {
+        done |= ["1/2", "2/2"].map(shard).iter().any(|output| output.contains("without --shard goes on"));
+    }
+    assert!(done && !dir.path("tuned").exists());
+    let output = finish(tune(&dir, &data).args(["--method", "finetune", "--epochs", "1"])).success();
+    assert!(!output.contains("of 6, fold") && dir.path("tuned").exists(), "{output}");
+    let command = command(&output);
+    let count = |name: &str| command.iter().filter(|argument| *argument == name).count();
+    assert_eq!(["--method", "--epochs", "--base", "--cross-validate", "--trials"].map(count), [1, 1, 1, 1, 0]);
+}
+
+#[test]
+fn time_that_is_up_ends_in_a_fit_and_broken_trials_are_named() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(48));
+    finish(tune(&dir, &data).args(["--budget", "0s"])).failure(2, &["time for a trial at least"]);
+    finish(tune(&dir, &data).args(["--shard", "1/1", "--method", "frozen"])).success();
+    let trials = trials(&dir);
+    // Of the frozen encoder there are only two poolings.
+    assert!(trials.len() <= 6, "{trials:?}");
+    fs::write(&trials[0], "{\"logits\": []").unwrap();
+    finish(tune(&dir, &data).args(["--method", "frozen"])).failure(2, &["remove the file to try again"]);
+    fs::remove_file(&trials[0]).unwrap();
+    let output = finish(tune(&dir, &data).args(["--method", "frozen", "--budget", "0s"])).success();
+    assert!(output.contains("the time is up"), "{output}");
+}
+
+#[test]
+fn what_cannot_be_tuned_is_refused() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(48));
+    for (arguments, expected) in [
+        (&["--budget", "20"][..], "90s, 20m or 2h"),
+        (&["--shard", "3/2"], "1/4, the first of four"),
+        (&["--patience", "2"], "folds have no rows to judge epochs by"),
+        (&["--trials", "1"], "--trials"),
+    ] {
+        finish(tune(&dir, &data).args(arguments)).failure(2, &[expected]);
+    }
+    assert!(!dir.path("tuned.tune").exists());
+}

@@ -1,0 +1,117 @@
+//! `--unknown-rate`, `--coverage` and `--abstain-precision`: what a bundle says of its answers.
+
+use nimbert::ProblemType;
+use nimbert_trainer::{
+    Error,
+    calibrate::{Certainty, least_rows},
+    dataloader::Example,
+    mahalanobis::Mahalanobis,
+    model::SequenceClassifier,
+};
+
+use super::{Args, Work};
+
+impl Args {
+    /// What the bundle is to say of its answers.
+    pub(super) fn certainty(&self) -> Result<Certainty, Error> {
+        let shares = [
+            ("--abstain-precision", self.abstain_precision, true),
+            ("--coverage", self.coverage, false),
+            ("--unknown-rate", self.unknown_rate, false),
+        ];
+        let is_blind = self.validation_size == Some(0.0) && self.validation_data.is_empty();
+        let is_blind = is_blind && (self.cross_validate.is_none() || self.is_smaller());
+        for (setting, share, may_be_all) in shares {
+            let Some(share) = share else { continue };
+            let refuse =
+                |expected: &str, got: String| Err(Error::Setting { setting, expected: expected.to_owned(), got });
+            match may_be_all {
+                true if !(0.0..=1.0).contains(&share) => refuse("a share from 0 to 1", share.to_string())?,
+                false if !(share > 0.0 && share < 1.0) => refuse("a share between 0 and 1", share.to_string())?,
+                _ => {}
+            }
+            if is_blind {
+                let expected = "rows to find it by (--validation-size, --validation-data or --cross-validate)";
+                refuse(expected, "none".to_owned())?;
+            }
+        }
+        if self.coverage.is_some() && self.columns.problem_type() == ProblemType::MultiLabel {
+            let (setting, expected) = ("--coverage", "rows of one label".to_owned());
+            return Err(Error::Setting { setting, expected, got: "--multi-label".to_owned() });
+        }
+        Ok(Certainty {
+            abstain_precision: self.abstain_precision,
+            coverage: self.coverage,
+            coverage_by_label: self.coverage_by_label,
+            unknown_rate: self.unknown_rate,
+        })
+    }
+}
+
+impl Work {
+    /// Checks that there are rows enough to find by them what a small share of texts exceeds. Where there are no validation rows,
+    /// `cross_validated` have answers, or may come to have them; none: there are no folds.
+    pub(super) fn check_rows(&self, validation: usize, cross_validated: Option<usize>) -> Result<(), Error> {
+        let Certainty { abstain_precision, coverage, unknown_rate, .. } = self.export_config.certainty;
+        // What folds answer is said of the model with all its layers.
+        let cross_validated = cross_validated.filter(|_| !self.args.is_smaller());
+        let rows = if validation > 0 { Some(validation) } else { cross_validated };
+        let shares = [
+            ("--abstain-precision", abstain_precision.map(|_| 1.0)),
+            ("--coverage", coverage.map(|share| 1.0 - share)),
+            ("--unknown-rate", unknown_rate),
+        ];
+        for (setting, share) in shares {
+            let Some(least) = share.map(least_rows).filter(|least| rows.is_none_or(|rows| *least > rows)) else {
+                continue;
+            };
+            let expected = format!("at least {least} rows to find it by (--validation-size, --cross-validate)");
+            let got = rows.map_or("none, and no folds".to_owned(), |rows| rows.to_string());
+            return Err(Error::Setting { setting, expected, got });
+        }
+        Ok(())
+    }
+
+    /// How far a text is from the rows that the model has learned from; none: that is not asked for.
+    pub(super) fn distance<'a>(
+        &self,
+        model: &SequenceClassifier,
+        rows: impl Iterator<Item = &'a Example>,
+    ) -> Result<Option<Mahalanobis>, Error> {
+        if self.export_config.certainty.unknown_rate.is_none() {
+            return Ok(None);
+        }
+        // Each window for itself, as the graph has them. A row without a weight was not learned from.
+        let windows = windows(rows.filter(|row| row.target.weight > 0.0));
+        let label = |window: &Example| match self.export_config.problem_type {
+            ProblemType::SingleLabel => vec![window.target.id()],
+            ProblemType::MultiLabel => window.target.ids.clone(),
+        };
+        let labels: Vec<Vec<u32>> = windows.iter().map(label).collect();
+        let labels: Vec<&[u32]> = labels.iter().map(Vec::as_slice).collect();
+        Ok(Some(Mahalanobis::fit(&self.features(model, &windows)?, &labels, self.export_config.problem_type)?))
+    }
+
+    /// That of each of `rows`: the mean of its windows'.
+    pub(super) fn distances<'a>(
+        &self,
+        distance: &Mahalanobis,
+        model: &SequenceClassifier,
+        rows: impl Iterator<Item = &'a Example> + Clone,
+    ) -> Result<Vec<f32>, Error> {
+        let mut of_windows = distance.distances(&self.features(model, &windows(rows.clone()))?)?.into_iter();
+        let mean = |row: &Example| {
+            let count = row.windows.len();
+            of_windows.by_ref().take(count).sum::<f32>() / count as f32
+        };
+        Ok(rows.map(mean).collect())
+    }
+}
+
+/// Each window as a row of its own.
+fn windows<'a>(rows: impl Iterator<Item = &'a Example>) -> Vec<Example> {
+    let alone = |row: &'a Example| {
+        row.windows.iter().map(|window| Example { windows: vec![window.clone()], target: row.target.clone() })
+    };
+    rows.flat_map(alone).collect()
+}

@@ -1,0 +1,266 @@
+//! `nimbert-train suggest`: the texts to label next, as a file to fill in; and what that would have saved, by rows that are labelled.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+};
+
+use nimbert::{
+    Bundle, Decision,
+    rows::{ReadOptions, Reader},
+};
+use nimbert_trainer::{
+    Error,
+    dataset::{Columns, Dataset, Row, left_out},
+    embed::{Embedded, Embedder},
+    html::{self, Page, Table},
+    hub,
+    logistic::LogisticRegression,
+    loss::Target,
+    metrics::percent,
+    model::ModelFolder,
+    report,
+    suggest::{CurvePoint, Pool, Simulation, labels_for_the_same, uncertainty},
+};
+
+use super::{check_absent, check_output, features_of, progress, quoted, write_text};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  nimbert-train suggest reviews-bundle --unlabelled more.csv --out to-label.csv
+  nimbert-train suggest reviews-bundle --unlabelled more.csv --data reviews.csv \\
+      --count 100 --out to-label.csv
+  nimbert-train fit --base models/minilm --data reviews.csv to-label.csv --out better-bundle
+  nimbert-train suggest --simulate --base models/minilm --data reviews.csv --report curve.html
+
+The file that is written has a row for each text, the most useful first: the text, an empty label to fill in, and what the bundle \
+says of it (nimbert_label, nimbert_score), which fit does not read.")]
+pub(super) struct Args {
+    /// The bundle that is to become better: a folder, or a .nimbert file
+    #[arg(required_unless_present = "simulate", conflicts_with = "simulate")]
+    bundle: Option<PathBuf>,
+    /// Texts without labels: .csv or .tsv with a header, .jsonl or .json, or .parquet; also as .gz or .zst
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "simulate", conflicts_with = "simulate")]
+    unlabelled: Vec<PathBuf>,
+    /// Rows that are labelled already: nothing that says nearly the same is suggested
+    #[arg(long, value_name = "FILE", num_args = 1.., required_if_eq("simulate", "true"))]
+    data: Vec<PathBuf>,
+    /// How many texts; of a simulation, at once
+    #[arg(long, default_value_t = 50, value_name = "TEXTS", value_parser = clap::value_parser!(u32).range(1..))]
+    count: u32,
+    /// The file to be made, whose name ends with .csv
+    #[arg(long, value_name = "FILE", required_unless_present = "simulate", conflicts_with = "simulate")]
+    out: Option<PathBuf>,
+    /// Replace files that are already there
+    #[arg(long)]
+    overwrite: bool,
+    /// Show instead what suggestions are worth: rows of --data are labelled one batch after the other, drawn at random or as
+    /// suggested, and logistic regression on what --base says of them is tested on the others
+    #[arg(long, requires = "base")]
+    simulate: bool,
+    /// The base model of a simulation: a Hugging Face folder, or the name of a model on the hub
+    #[arg(long, value_name = "DIR|NAME", requires = "simulate")]
+    base: Option<String>,
+    /// Texts of a simulation are cut to this many tokens, special ones included
+    #[arg(long, default_value_t = 128, value_name = "TOKENS", requires = "simulate")]
+    max_length: usize,
+    /// Also draw the simulation's curve into this page
+    #[arg(long, value_name = "FILE", requires = "simulate")]
+    report: Option<PathBuf>,
+    /// What is drawn at random follows from it
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    columns: super::ColumnArgs,
+    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
+    #[arg(long, value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+}
+
+/// Batches of labels in a simulation, and how often it is repeated.
+const ROUNDS: usize = 7;
+const REPETITIONS: u64 = 5;
+
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let inputs: Vec<&PathBuf> = args.unlabelled.iter().chain(&args.data).collect();
+    for path in [&args.out, &args.report].into_iter().flatten() {
+        check_output(path, "to write into", &inputs, args.base.as_deref())?;
+        if !args.overwrite {
+            check_absent(path)?;
+        }
+    }
+    match (&args.bundle, &args.out) {
+        (Some(bundle), Some(out)) => suggest(args, bundle, out),
+        _ => simulate(args),
+    }
+}
+
+/// Writes the texts to label.
+fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
+    if !out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
+        let (setting, expected) = ("--out", "a file whose name ends with .csv".to_owned());
+        return Err(Error::Setting { setting, expected, got: out.display().to_string() }.into());
+    }
+    if std::path::absolute(out)?.starts_with(std::path::absolute(bundle)?) {
+        let (setting, expected) = ("--out", "a place outside of the bundle, which holds no text".to_owned());
+        return Err(Error::Setting { setting, expected, got: out.display().to_string() }.into());
+    }
+    nimbert::load_library(args.ort_lib.as_deref())?;
+    let bundle = Bundle::open(bundle)?;
+    let decision = bundle.decision();
+    let columns = args.columns.columns_of(decision.problem_type);
+    let unlabelled = Dataset::open(
+        &args.unlabelled,
+        &Columns { label: None, label_columns: Vec::new(), weight: None, ..columns.clone() },
+    )?;
+    if let Some(pairs) = bundle.manifest.pairs.filter(|pairs| *pairs != args.columns.has_pairs()) {
+        let texts = |pairs| if pairs { "pairs of texts" } else { "single texts" }.to_owned();
+        let (setting, expected, got) = ("--text-pair-column", texts(pairs), texts(!pairs));
+        return Err(Error::Setting { setting, expected, got }.into());
+    }
+    if columns.read != ReadOptions::default() {
+        super::message("what is written is UTF-8 with commas: fit reads it beside files that are so too");
+    }
+    for path in &args.unlabelled {
+        let reader = Reader::open_any(path, &columns.read)?;
+        let has = |name: &&String| reader.columns().is_some_and(|columns| columns.contains(name));
+        if let Some(label) = columns.label_columns.iter().chain(&columns.label).find(has) {
+            super::message(&format!(
+                "{}: the column {label} is not read; rows with labels belong to --data",
+                path.display()
+            ));
+        }
+    }
+    let labelled = match args.data.is_empty() {
+        true => None,
+        false => Some(Dataset::open(&args.data, &columns)?),
+    };
+    for dataset in [Some(&unlabelled), labelled.as_ref()].into_iter().flatten() {
+        left_out(&dataset.skipped).iter().for_each(|line| super::message(line));
+        dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
+    }
+    let mut embedder = Embedder::open(&bundle, args.ort_lib.clone())?;
+    let bar = progress(unlabelled.rows.len() + labelled.as_ref().map_or(0, |dataset| dataset.rows.len()), "texts");
+    let mut read = |dataset: &Dataset| {
+        let texts: Vec<&Row> = dataset.rows.iter().collect();
+        embedder.read(&texts, |count| {
+            bar.inc(count as u64);
+            Ok(())
+        })
+    };
+    let Embedded { features, logits } = read(&unlabelled)?;
+    let labelled = labelled.as_ref().map(&mut read).transpose()?.map(|embedded| embedded.features);
+    bar.finish_and_clear();
+    let unsure: Vec<f32> = logits.iter().map(|logits| uncertainty(&decision, logits)).collect();
+    let pool = Pool { features: &features, uncertainty: &unsure, labelled: labelled.as_ref() };
+    let count = args.count as usize;
+    let chosen = pool.suggest(count, args.seed)?;
+    if chosen.is_empty() {
+        let expected = "a text that does not say nearly the same as one that is labelled".to_owned();
+        let (path, got) = (args.unlabelled[0].clone(), "none".to_owned());
+        return Err(Error::Data { path, line: None, column: None, expected, got }.into());
+    }
+    let sheet = Sheet { columns: &columns, labels: &bundle.config.labels, decision: &decision };
+    let lines = chosen.iter().map(|&row| sheet.line(&unlabelled.rows[row], &logits[row]));
+    let content: String = std::iter::once(sheet.header()).chain(lines).collect();
+    write_text(out, &content)?;
+    let mut stdout = io::stdout();
+    let (texts, all) = (chosen.len(), unlabelled.rows.len());
+    write!(stdout, "{}", report::stage("to label", &format!("{texts} of {all} texts, in {}", out.display())))?;
+    if texts < count.min(all) {
+        write!(
+            stdout,
+            "{}",
+            report::stage("", &format!("not {count}: the others say nearly the same as these, or as labelled ones"))
+        )?;
+    }
+    Ok(())
+}
+
+/// The file to fill in.
+struct Sheet<'a> {
+    columns: &'a Columns,
+    labels: &'a [String],
+    decision: &'a Decision,
+}
+
+impl Sheet<'_> {
+    /// Those that are to be filled in.
+    fn label_columns(&self) -> &[String] {
+        match self.columns.label_columns.as_slice() {
+            [] => self.columns.label.as_slice(),
+            columns => columns,
+        }
+    }
+
+    fn header(&self) -> String {
+        let texts = std::iter::once(&self.columns.text).chain(&self.columns.pair);
+        let own = ["nimbert_label", "nimbert_score"].map(str::to_owned);
+        line(texts.chain(self.label_columns()).cloned().chain(own))
+    }
+
+    fn line(&self, row: &Row, logits: &[f32]) -> String {
+        let scores = self.decision.scores(logits);
+        let said: Vec<&str> = self.decision.label_ids(&scores).into_iter().map(|id| self.labels[id].as_str()).collect();
+        let most = scores.into_iter().fold(0.0, f32::max);
+        let texts = std::iter::once(&row.text).chain(&row.pair).cloned();
+        let empty = self.label_columns().iter().map(|_| String::new());
+        line(texts.chain(empty).chain([said.join(", "), format!("{most:.6}")]))
+    }
+}
+
+fn line(cells: impl Iterator<Item = String>) -> String {
+    cells.map(|cell| quoted(&cell)).collect::<Vec<_>>().join(",") + "\n"
+}
+
+/// Prints the curve, and draws it where that is asked for.
+fn simulate(args: &Args) -> anyhow::Result<()> {
+    let base = args.base.as_deref().expect("clap asks for it");
+    let folder = ModelFolder::open(&hub::resolve(base, None, io::stderr().is_terminal())?)?;
+    let tokenizer = folder.open_tokenizer(args.max_length, None)?;
+    let dataset = Dataset::open(&args.data, &args.columns.columns())?;
+    left_out(&dataset.skipped).iter().for_each(|line| super::message(line));
+    dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
+    let labels = dataset.labels()?;
+    let simulation =
+        Simulation { count: args.count as usize, rounds: ROUNDS, repetitions: REPETITIONS, seed: args.seed };
+    let least = simulation.least_rows();
+    if dataset.rows.len() < least {
+        let expected = format!("at least {least} rows to draw {} from, or a smaller --count", simulation.labels());
+        return Err(Error::Setting { setting: "--simulate", expected, got: dataset.rows.len().to_string() }.into());
+    }
+    let (examples, features) = features_of(&[&dataset], &labels, &folder, &tokenizer)?;
+    let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
+    let task =
+        LogisticRegression { problem_type: args.columns.problem_type(), classes: labels.len(), class_weights: None };
+    let bar = progress(simulation.steps(), "steps of labelling");
+    let curve = simulation.run(&task, &features, &targets, || {
+        bar.inc(1);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    let row = |point: &CurvePoint| {
+        let [random, suggested] = [point.random, point.suggested].map(|share| percent(Some(share)));
+        vec![point.labels.to_string(), random, suggested]
+    };
+    let header = ["labels", "drawn at random", "suggested"].map(str::to_owned).to_vec();
+    let table = Table { header, rows: curve.iter().map(row).collect(), chosen: None };
+    let most = curve.last().map_or(0, |point| point.labels);
+    let saved = match labels_for_the_same(&curve) {
+        Some(labels) => format!("{labels:.0} suggested labels do what {most} drawn at random do"),
+        None => format!("{most} suggested labels do less than as many drawn at random"),
+    };
+    write!(io::stdout(), "{}{}", report::table(&table), report::stage("saved", &saved))?;
+    let Some(path) = &args.report else { return Ok(()) };
+    let counts = [("rows", dataset.rows.len()), ("labels", labels.len())];
+    let page = Page {
+        title: "Labels to save".to_owned(),
+        subtitle: format!("{}: logistic regression on what {base} says of the texts", dataset.name()),
+        summary: counts.map(|(name, count)| (name.to_owned(), count.to_string())).to_vec(),
+        warnings: vec![saved],
+        labelling: curve,
+        ..Page::default()
+    };
+    Ok(write_text(path, &html::render(&page))?)
+}
