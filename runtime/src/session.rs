@@ -34,9 +34,10 @@ use crate::{
 /// ONNX Runtime's name for [`SessionOptions::fast_math`].
 const FAST_MATH: &str = "mlas.enable_gemm_fastmath_arm64_bfloat16";
 
-/// The outputs of a graph.
-pub(crate) const LOGITS: &str = "logits";
-pub(crate) const DISTANCE: &str = "distance";
+/// The graph's output with a logit a label.
+pub const LOGITS: &str = "logits";
+/// The graph's output that says how far a text is from those of training; not every graph has it.
+pub const DISTANCE: &str = "distance";
 
 /// How a session is made. [`SessionOptions::default`] is right for a desktop: the CPU, all cores.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use nimbert::{
-    Batch, Bundle, Device, Encoding, Session, SessionOptions, TextInput, Tokenizer, batch::length_sorted,
-    prediction::mean_logits,
+    Bundle, Device, Encoding, Session, SessionOptions, TextInput, Tokenizer, prediction::mean_logits, session::LOGITS,
 };
 
 use crate::{
     error::{Error, Result},
+    evaluate::in_batches,
     features::Features,
     model::HEAD_INPUT,
     onnx,
@@ -74,18 +74,13 @@ impl Embedder {
     ) -> Result<Embedded> {
         let windows = texts.iter().map(|&text| self.tokenizer.windows(text)).collect::<nimbert::Result<Vec<_>>>()?;
         let flat: Vec<&Encoding> = windows.iter().flatten().collect();
-        let lengths: Vec<usize> = flat.iter().map(|window| window.input_ids.len()).collect();
-        let mut said = vec![(Vec::new(), Vec::new()); flat.len()];
-        for indices in length_sorted(&lengths, BATCH_SIZE) {
-            let batch = Batch::pad(indices.iter().map(|&index| flat[index]), self.pad_token_id);
-            let outputs = self.session.run_outputs(&batch, &["logits", HEAD_INPUT])?;
-            let mut rows = outputs.iter().map(|output| output.values.chunks_exact(output.values.len() / indices.len()));
+        let said = in_batches(&flat, self.pad_token_id, BATCH_SIZE, |batch| {
+            let outputs = self.session.run_outputs(batch, &[LOGITS, HEAD_INPUT])?;
+            on_read(batch.rows)?;
+            let mut rows = outputs.iter().map(|output| output.values.chunks_exact(output.values.len() / batch.rows));
             let (Some(logits), Some(vectors)) = (rows.next(), rows.next()) else { unreachable!("two were asked for") };
-            for (&index, (logits, vector)) in indices.iter().zip(logits.zip(vectors)) {
-                said[index] = (logits.to_vec(), vector.to_vec());
-            }
-            on_read(indices.len())?;
-        }
+            Ok(logits.zip(vectors).map(|(logits, vector)| (logits.to_vec(), vector.to_vec())).collect())
+        })?;
         let (logits, vectors): (Vec<Vec<f32>>, Vec<Vec<f32>>) = said.into_iter().unzip();
         if let Some(wrong) = logits.iter().chain(&vectors).flatten().find(|value| !value.is_finite()) {
             return Err(Error::Tensor(candle_core::Error::Msg(format!("the bundle's graph gives {wrong} for a text"))));

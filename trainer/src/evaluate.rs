@@ -38,16 +38,26 @@ pub fn answer<'a>(
     batch_size: usize,
 ) -> Result<Vec<Answer>> {
     let windows: Vec<&Encoding> = texts.clone().into_iter().flatten().collect();
+    let mut answers = in_batches(&windows, pad_token_id, batch_size, |batch| Ok(session.answers(batch)?))?.into_iter();
+    Ok(texts.into_iter().map(|text| Answer::mean(answers.by_ref().take(text.len()))).collect())
+}
+
+/// What `run` gives for each window of batches of like lengths, in the order of `windows`.
+pub(crate) fn in_batches<T>(
+    windows: &[&Encoding],
+    pad_token_id: u32,
+    batch_size: usize,
+    mut run: impl FnMut(&Batch) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
     let lengths: Vec<usize> = windows.iter().map(|window| window.input_ids.len()).collect();
-    let mut answers = vec![None; windows.len()];
+    let mut results: Vec<Option<T>> = windows.iter().map(|_| None).collect();
     for indices in length_sorted(&lengths, batch_size) {
         let batch = Batch::pad(indices.iter().map(|&index| windows[index]), pad_token_id);
-        for (index, answer) in indices.into_iter().zip(session.answers(&batch)?) {
-            answers[index] = Some(answer);
+        for (index, result) in indices.into_iter().zip(run(&batch)?) {
+            results[index] = Some(result);
         }
     }
-    let mut answers = answers.into_iter().map(|answer| answer.expect("every window is in a batch"));
-    Ok(texts.into_iter().map(|text| Answer::mean(answers.by_ref().take(text.len()))).collect())
+    Ok(results.into_iter().map(|result| result.expect("every window is in a batch")).collect())
 }
 
 /// The logits of [`answer`].

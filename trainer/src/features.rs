@@ -18,6 +18,8 @@ pub struct Features {
     pub width: usize,
 }
 
+/// Rows whose products with all others are computed at once.
+pub(crate) const BLOCK: usize = 512;
 /// Texts that are encoded at once.
 const BATCH: usize = 32;
 
@@ -85,9 +87,9 @@ impl Features {
         Self { values, width: self.width }
     }
 
+    /// `f32 [rows, width]`
     pub(crate) fn tensor(&self) -> Result<Tensor> {
-        let tensor = Tensor::from_slice(&self.values, (self.rows(), self.width), &Device::Cpu)?;
-        Ok(tensor.to_dtype(DType::F64)?)
+        Ok(Tensor::from_slice(&self.values, (self.rows(), self.width), &Device::Cpu)?)
     }
 }
 
@@ -100,4 +102,21 @@ fn of_text(windows: impl Iterator<Item = Vec<f32>>, width: usize, count: usize) 
         sum.iter_mut().zip(&vector).for_each(|(sum, x)| *sum += x * share);
     }
     sum
+}
+
+/// Tells `take` of each row of `vectors` its products with all rows of `others`, both `f32 [rows, width]`; `on_block` is told of each
+/// [`BLOCK`] of them before, and an error of its own ends the work.
+pub(crate) fn products(
+    vectors: &Tensor,
+    others: &Tensor,
+    mut on_block: impl FnMut() -> Result<()>,
+    mut take: impl FnMut(usize, &[f32]),
+) -> Result<()> {
+    let (rows, others) = (vectors.dim(0)?, others.t()?);
+    for start in (0..rows).step_by(BLOCK) {
+        on_block()?;
+        let block = vectors.narrow(0, start, BLOCK.min(rows - start))?.matmul(&others)?.to_vec2::<f32>()?;
+        (start..).zip(&block).for_each(|(row, products)| take(row, products));
+    }
+    Ok(())
 }

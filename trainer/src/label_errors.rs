@@ -12,7 +12,7 @@ use nimbert::ProblemType;
 use crate::{
     cross_validation::{Folds, OutOfFold},
     error::Result,
-    features::Features,
+    features::{BLOCK, Features, products},
     logistic::LogisticRegression,
     loss::Target,
     train::undecided,
@@ -76,13 +76,11 @@ const VOTES: f64 = 0.5;
 const ODDS: f64 = 8.0;
 /// Texts from this cosine on say nearly the same, and from the second on just the same: an encoder that ignores case cannot tell
 /// them apart.
-pub(crate) const NEAR: f32 = 0.95;
+const NEAR: f32 = 0.95;
 const SAME: f32 = 1.0 - 1e-5;
 /// Labels are alike up to this share, if both have so many rows.
 const ALIKE: f64 = 0.6;
 const ALIKE_ROWS: usize = 10;
-/// Rows whose cosines with all others are computed at once.
-const BLOCK: usize = 512;
 /// No probability is taken for less.
 const LEAST: f64 = 1e-9;
 
@@ -148,29 +146,24 @@ fn votes(
     let rows = features.rows();
     let all = Tensor::from_vec(centred(features), (rows, features.width), &Device::Cpu)?;
     let (mut votes, mut near) = (Vec::with_capacity(rows), Vec::new());
-    for start in (0..rows).step_by(BLOCK) {
-        on_step()?;
-        let block = all.narrow(0, start, BLOCK.min(rows - start))?;
-        let cosines = block.matmul(&all.t()?)?.to_vec2::<f32>()?;
-        for (first, cosines) in (start..).zip(&cosines) {
-            let mut shares = vec![0.0; classes];
-            let mut sum = 0.0;
-            let mut nearest: Option<NearRows> = None;
-            for (second, &cosine) in cosines.iter().enumerate().filter(|(second, _)| *second != first) {
-                let vote = (SHARPNESS * f64::from(cosine)).exp() * f64::from(targets[second].weight);
-                sum += vote;
-                targets[second].ids.iter().for_each(|&id| shares[id as usize] += vote);
-                let is_near = second > first && (NEAR..SAME).contains(&cosine);
-                let is_nearest = is_near && nearest.is_none_or(|nearest| nearest.cosine < cosine);
-                if is_nearest && targets[first].ids != targets[second].ids {
-                    nearest = Some(NearRows { first, second, cosine });
-                }
+    products(&all, &all, on_step, |first, cosines| {
+        let mut shares = vec![0.0; classes];
+        let mut sum = 0.0;
+        let mut nearest: Option<NearRows> = None;
+        for (second, &cosine) in cosines.iter().enumerate().filter(|(second, _)| *second != first) {
+            let vote = (SHARPNESS * f64::from(cosine)).exp() * f64::from(targets[second].weight);
+            sum += vote;
+            targets[second].ids.iter().for_each(|&id| shares[id as usize] += vote);
+            let is_near = second > first && (NEAR..SAME).contains(&cosine);
+            let is_nearest = is_near && nearest.is_none_or(|nearest| nearest.cosine < cosine);
+            if is_nearest && targets[first].ids != targets[second].ids {
+                nearest = Some(NearRows { first, second, cosine });
             }
-            shares.iter_mut().for_each(|share| *share /= sum.max(LEAST));
-            votes.push(shares);
-            near.extend(nearest);
         }
-    }
+        shares.iter_mut().for_each(|share| *share /= sum.max(LEAST));
+        votes.push(shares);
+        near.extend(nearest);
+    })?;
     near.sort_by(|a, b| b.cosine.total_cmp(&a.cosine));
     Ok((votes, near))
 }

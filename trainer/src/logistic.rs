@@ -3,7 +3,7 @@
 //! It minimizes what scikit-learn's `LogisticRegression` does, `C · Σ loss + ½ ‖W‖²` with free biases; the loss is that of
 //! [`Loss`], with weights of rows and labels, shares, and any number of labels a row.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use nimbert::ProblemType;
 
 use crate::{
@@ -215,7 +215,7 @@ impl LogisticRegression {
         let weights: Vec<f64> = targets.iter().zip(wanted.chunks_exact_mut(classes)).flat_map(of_row).collect();
         let columns = weights.len() / targets.len().max(1);
         Ok(Rows {
-            x: features.tensor()?,
+            x: features.tensor()?.to_dtype(DType::F64)?,
             wanted: Tensor::from_vec(wanted, (targets.len(), classes), &Device::Cpu)?,
             weights: Tensor::from_vec(weights, (targets.len(), columns), &Device::Cpu)?,
         })

@@ -8,7 +8,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
-use nimbert::ProblemType;
+use nimbert::{ProblemType, session::DISTANCE};
 
 use crate::{
     error::Result,
@@ -27,8 +27,6 @@ const LEAST_VARIANCE: f64 = 1e-5;
 const LEAST_DISTANCE: f64 = 1e-2;
 /// Rows whose products are summed at once.
 const BLOCK: usize = 1024;
-/// The graph's output, as the runtime knows it.
-const OUTPUT: &str = "distance";
 
 /// How far a feature vector is from those that it was fitted to: 1 is the mean of their distances, unless they are all but the same.
 ///
@@ -78,15 +76,13 @@ impl Mahalanobis {
             *sum += row(index);
             *count += 1.0;
         }
+        let present: Vec<usize> = (0..classes).filter(|&class| sums[class].1 > 0.0).collect();
         let mean = sums.iter().map(|(sum, _)| sum).sum::<DVector<f64>>() / rows as f64;
         let means: Vec<DVector<f64>> = sums.into_iter().map(|(sum, count)| sum / f64::max(count, 1.0)).collect();
         let average = (0..rows).map(|index| (row(index) - &mean).norm_squared()).sum::<f64>() / (rows * width) as f64;
         let least = (LEAST_SHARE * average).max(LEAST_VARIANCE / width as f64);
         let inverse = Inverse::of(&|index| row(index) - &means[class(index)], rows, width, least);
         // xᵀPx − 2 xᵀPm + mᵀPm, of which the first is the same for all. A label that no row has is no mean.
-        let mut present: Vec<usize> = (0..rows).map(class).collect();
-        present.sort_unstable();
-        present.dedup();
         let means: Vec<&DVector<f64>> = present.iter().map(|&class| &means[class]).collect();
         let products: Vec<DVector<f64>> = means.iter().map(|mean| inverse.product(mean)).collect();
         let offsets: Vec<f64> = means.iter().zip(&products).map(|(mean, product)| -mean.dot(product) / 2.0).collect();
@@ -131,7 +127,7 @@ impl Mahalanobis {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn distances(&self, features: &Features) -> Result<Vec<f32>> {
-        let x = (features.tensor()?.to_dtype(DType::F32)? * self.scale)?;
+        let x = (features.tensor()? * self.scale)?;
         let nearest = x.matmul(&self.slopes)?.broadcast_add(&self.offsets)?.argmax(1)?;
         let y = (x - self.means.index_select(&nearest, 0)?)?;
         let distances = (y.sqr()?.sum(1)? - y.matmul(&self.directions)?.sqr()?.sum(1)?)?;
@@ -141,7 +137,7 @@ impl Mahalanobis {
     /// The nodes from `unit`, vectors of length 1 `[batch, width]`, to the output `distance` `[batch, 1]`.
     pub(crate) fn graph(&self, exporter: &mut Exporter<'_>, unit: &str) -> Result<()> {
         let b = &mut exporter.builder;
-        let name = |part: &str| format!("{OUTPUT}/{part}");
+        let name = |part: &str| format!("{DISTANCE}/{part}");
         let scale = b.scalar(&name("scale"), self.scale as f32);
         let constants = [
             ("means", &self.means),
@@ -168,7 +164,7 @@ impl Mahalanobis {
         let (all, taken) = (square("all", &y), square("taken", &along));
         let rest = b.node(&name("rest"), "Sub", &[&all, &taken], vec![]);
         // Where nothing is left, rounding may leave less.
-        b.node(OUTPUT, "Relu", &[&rest], vec![]);
+        b.node(DISTANCE, "Relu", &[&rest], vec![]);
         Ok(())
     }
 }

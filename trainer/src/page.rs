@@ -3,7 +3,7 @@
 use nimbert::Decision;
 
 use crate::{
-    calibrate::{Kept, kept},
+    calibrate::Kept,
     cross_validation::OutOfFold,
     export::{Judged, VariantFigures},
     html::{Confusion, EpochPoint, LabelRow, Mistake, Page, ReliabilityBin, Table, VariantRow},
@@ -25,6 +25,8 @@ pub struct Run<'a> {
     pub records: &'a [Record],
     /// The graphs.
     pub judged: &'a Judged,
+    /// How far what the bundle says of its answers holds of test rows, if there are any.
+    pub kept: Option<Kept>,
     /// What the check of the data has found.
     pub warnings: &'a [String],
     /// The methods that were compared, and which one it is.
@@ -63,8 +65,7 @@ pub fn page(run: Run<'_>) -> Page {
     ];
     summary.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), figure(Some(mcc)))));
     summary.extend(metrics.roc_auc.map(|auc| ("ROC-AUC".to_owned(), format!("{auc:.4}"))));
-    if let Some(answers) = &judged.test_answers {
-        let Kept { coverage, unknown } = kept(&judged.decision, answers, &expected);
+    if let Some(Kept { coverage, unknown }) = run.kept {
         if let Some((share, size)) = coverage {
             summary.push(("sets with the right label (test)".to_owned(), percent(Some(share))));
             summary.push(("labels a set (test)".to_owned(), format!("{size:.2}")));

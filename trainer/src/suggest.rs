@@ -5,13 +5,12 @@
 //! with the nearest texts (Settles and Craven, "An analysis of active learning strategies for sequence labeling tasks", 2008), and the
 //! distance to the nearest text that is labelled or chosen (Sener and Savarese, arXiv 1708.00489).
 
-use candle_core::Tensor;
 use nimbert::{Decision, ProblemType};
 use rand::seq::{SliceRandom, index::sample};
 
 use crate::{
     error::Result,
-    features::Features,
+    features::{Features, products},
     logistic::LogisticRegression,
     loss::Target,
     metrics::is_hit,
@@ -25,8 +24,6 @@ const NEAREST: usize = 100;
 /// Texts from this cosine on are taken for the same. Not less: a classifier that was trained draws what it says of the texts of a label
 /// together, however they differ.
 const SAME: f32 = 0.999;
-/// Rows whose cosines are computed at once.
-const BLOCK: usize = 512;
 /// scikit-learn's `C` of the simulation's regression: that of few rows.
 const STRENGTH: f64 = 10.0;
 
@@ -94,18 +91,24 @@ impl Pool<'_> {
         let references = sample(&mut generator(seed, Stream::Suggest), rows, rows.min(REFERENCES)).into_vec();
         let near = references.len().div_ceil(NEAREST);
         let mut density = Vec::with_capacity(rows);
-        cosines(self.features, &self.features.select(&references), |row, cosines| {
-            let mut others: Vec<f32> = cosines
-                .iter()
-                .zip(&references)
-                .filter(|(_, other)| **other != row)
-                .map(|(cosine, _)| *cosine)
-                .collect();
-            let near = near.min(others.len());
-            others.sort_unstable_by(|a, b| b.total_cmp(a));
-            // Of one text alone there is nothing to say.
-            density.push(if near == 0 { 1.0 } else { others[..near].iter().sum::<f32>().max(0.0) / near as f32 });
-        })?;
+        let (all, some) = (self.features.tensor()?, self.features.select(&references).tensor()?);
+        products(
+            &all,
+            &some,
+            || Ok(()),
+            |row, cosines| {
+                let mut others: Vec<f32> = cosines
+                    .iter()
+                    .zip(&references)
+                    .filter(|(_, other)| **other != row)
+                    .map(|(cosine, _)| *cosine)
+                    .collect();
+                let near = near.min(others.len());
+                others.sort_unstable_by(|a, b| b.total_cmp(a));
+                // Of one text alone there is nothing to say.
+                density.push(if near == 0 { 1.0 } else { others[..near].iter().sum::<f32>().max(0.0) / near as f32 });
+            },
+        )?;
         Ok(density)
     }
 }
@@ -113,20 +116,9 @@ impl Pool<'_> {
 /// The highest cosine of each row with one of `others`.
 fn nearest(features: &Features, others: &Features) -> Result<Vec<f32>> {
     let mut nearest = Vec::with_capacity(features.rows());
-    cosines(features, others, |_, cosines| nearest.push(cosines.iter().copied().fold(0.0, f32::max)))?;
+    let most = |_, cosines: &[f32]| nearest.push(cosines.iter().copied().fold(0.0, f32::max));
+    products(&features.tensor()?, &others.tensor()?, || Ok(()), most)?;
     Ok(nearest)
-}
-
-/// Tells `take` of each row its cosines with all of `others`.
-fn cosines(features: &Features, others: &Features, mut take: impl FnMut(usize, &[f32])) -> Result<()> {
-    let single = |features: &Features| -> Result<Tensor> { Ok(features.tensor()?.to_dtype(candle_core::DType::F32)?) };
-    let others = single(others)?.t()?;
-    for start in (0..features.rows()).step_by(BLOCK) {
-        let rows: Vec<usize> = (start..features.rows().min(start + BLOCK)).collect();
-        let block = single(&features.select(&rows))?.matmul(&others)?.to_vec2::<f32>()?;
-        block.iter().zip(rows).for_each(|(cosines, row)| take(row, cosines));
-    }
-    Ok(())
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -216,17 +216,14 @@ impl Answers {
     fn new(predictions: &[Prediction], ranked: usize) -> Self {
         let scores = predictions.iter().flat_map(|prediction| prediction.scores.iter().map(|(_, score)| *score));
         let logits = predictions.iter().flat_map(|prediction| prediction.logits.iter().copied());
-        let holds = predictions.iter().flat_map(|prediction| {
+        let row = |prediction: &Prediction, ids: &[usize]| {
             let mut row = vec![0; prediction.scores.len()];
-            prediction.label_ids().iter().for_each(|&id| row[id] = 1);
+            ids.iter().for_each(|&id| row[id] = 1);
             row
-        });
+        };
+        let holds = predictions.iter().flat_map(|prediction| row(prediction, prediction.label_ids()));
         let ranking = predictions.iter().flat_map(|prediction| prediction.ranking().into_iter().take(ranked));
-        let set = predictions.iter().filter_map(|prediction| {
-            let mut row = vec![0; prediction.scores.len()];
-            prediction.set_ids()?.iter().for_each(|&id| row[id] = 1);
-            Some(row)
-        });
+        let set = predictions.iter().filter_map(|prediction| Some(row(prediction, prediction.set_ids()?)));
         let distances = predictions.iter().filter_map(|prediction| prediction.distance);
         let unknown = predictions.iter().map(|prediction| u8::from(prediction.unknown));
         let abstained = predictions.iter().map(|prediction| u8::from(prediction.abstained));

@@ -8,7 +8,7 @@ use std::{
 use nimbert::{Encoding, ProblemType, TruncationSide, bundle::Provenance};
 use nimbert_trainer::{
     dataloader::Example,
-    dataset::{Dataset, left_out},
+    dataset::Dataset,
     export::{Contents, Evidence, ExportData, TRITON_MODEL_NAME, judge, pack, pack_triton},
     hub,
     model::{ModelFolder, SequenceClassifier},
@@ -86,8 +86,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         true => synthetic(vocab_size, max_length),
         false => {
             let dataset = Dataset::open(&args.data, &args.columns.columns_of(problem_type))?;
-            left_out(&dataset.skipped).iter().for_each(|line| super::message(line));
-            dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
+            super::remark(&dataset);
             let rows = encode_all(&tokenizer, &dataset, &model.config)?.into_iter().zip(dataset.targets(&labels)?);
             rows.map(|(windows, target)| Example { windows, target }).collect()
         }

@@ -585,7 +585,12 @@ fn fit(args: &Args, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
             (candidate, judged?, None)
         }
     };
+    let kept = judged.test_answers.as_ref().map(|answers| {
+        let expected: Vec<&[u32]> = work.sources.test.iter().map(|source| source.target.ids.as_slice()).collect();
+        kept(&judged.decision, answers, &expected)
+    });
     let run = Run {
+        kept,
         methods: methods.as_ref(),
         out_of_fold: candidate.out_of_fold.as_ref(),
         cross_validation: figures.as_ref(),
@@ -611,16 +616,12 @@ fn fit(args: &Args, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
         },
     };
     let report = html::render(&page(run));
-    let kept = judged.test_answers.as_ref().map(|answers| {
-        let expected: Vec<&[u32]> = work.sources.test.iter().map(|source| source.target.ids.as_slice()).collect();
-        report::kept_stage(kept(&judged.decision, answers, &expected), answers.len())
-    });
     if let Some(folder) = &args.tensorboard {
         tensorboard::write(folder, &records)?;
     }
     let bundle = pack(&candidate.model, judged, &contents, &work.export_config, &args.export.out, stop)?;
     tell(&report::bundle_stages(&bundle));
-    tell(&kept.unwrap_or_default());
+    tell(&kept.map(|kept| report::kept_stage(kept, work.sources.test.len())).unwrap_or_default());
     // Beside the bundle: they hold texts that were trained on, or tell of them, which is not to be shipped.
     for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
         write(&path, &content)?;

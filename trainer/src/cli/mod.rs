@@ -26,7 +26,7 @@ use nimbert::{ProblemType, Tokenizer, rows::ReadOptions};
 use nimbert_trainer::{
     Error,
     dataloader::Example,
-    dataset::{Columns, Dataset, OnMissing},
+    dataset::{Columns, Dataset, OnMissing, left_out},
     export::VariantKind,
     features::Features,
     model::{ModelFolder, Pooling, SequenceClassifier},
@@ -267,6 +267,12 @@ fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
         message("stopping at the next step (once more: at once)");
     })?;
     Ok(stop)
+}
+
+/// Says what was left out of a data set, and what in it looks like a mistake.
+fn remark(dataset: &Dataset) {
+    left_out(&dataset.skipped).iter().for_each(|line| message(line));
+    dataset.doubt().iter().for_each(|doubt| message(&format!("warning: {doubt}")));
 }
 
 /// A bar for long work, which indicatif draws on standard error if that is a terminal.

@@ -11,7 +11,7 @@ use nimbert::{
 };
 use nimbert_trainer::{
     Error,
-    dataset::{Columns, Dataset, Row, left_out},
+    dataset::{Columns, Dataset, Row},
     embed::{Embedded, Embedder},
     html::{self, Page, Table},
     hub,
@@ -23,7 +23,7 @@ use nimbert_trainer::{
     suggest::{CurvePoint, Pool, Simulation, labels_for_the_same, uncertainty},
 };
 
-use super::{check_absent, check_output, features_of, progress, quoted, write_text};
+use super::{check_absent, check_output, features_of, progress, quoted, remark, write_text};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -137,8 +137,7 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
         false => Some(Dataset::open(&args.data, &columns)?),
     };
     for dataset in [Some(&unlabelled), labelled.as_ref()].into_iter().flatten() {
-        left_out(&dataset.skipped).iter().for_each(|line| super::message(line));
-        dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
+        remark(dataset);
     }
     let mut embedder = Embedder::open(&bundle, args.ort_lib.clone())?;
     let bar = progress(unlabelled.rows.len() + labelled.as_ref().map_or(0, |dataset| dataset.rows.len()), "texts");
@@ -220,8 +219,7 @@ fn simulate(args: &Args) -> anyhow::Result<()> {
     let folder = ModelFolder::open(&hub::resolve(base, None, io::stderr().is_terminal())?)?;
     let tokenizer = folder.open_tokenizer(args.max_length, None)?;
     let dataset = Dataset::open(&args.data, &args.columns.columns())?;
-    left_out(&dataset.skipped).iter().for_each(|line| super::message(line));
-    dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
+    remark(&dataset);
     let labels = dataset.labels()?;
     let simulation =
         Simulation { count: args.count as usize, rounds: ROUNDS, repetitions: REPETITIONS, seed: args.seed };

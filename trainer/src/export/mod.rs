@@ -349,9 +349,7 @@ impl Judge<'_> {
 
     fn tried_graph(&self, kind: VariantKind, graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
         let mut session = self.session(&graph, kind.name())?;
-        let answers = self.answers(&mut session, &self.evidence.texts)?.into_iter();
-        let (logits, distances): (Vec<_>, Vec<_>) = answers.map(|answer| (answer.logits, answer.distance)).unzip();
-        let distances = distances.into_iter().flatten().collect();
+        let (logits, distances) = parts(self.answers(&mut session, &self.evidence.texts)?);
         let comparison = compare(&logits, reference);
         let hits = self.evidence.labels.as_ref();
         let hits = hits.map(|labels| count_hits(&undecided(self.config.problem_type), &logits, labels.iter().copied()));
@@ -393,12 +391,10 @@ impl Judge<'_> {
     fn invariance_gate(&self, tried: &mut Tried) -> Result<()> {
         let texts = &self.evidence.texts[..self.evidence.texts.len().min(INVARIANCE_TEXTS)];
         let single = answer(&mut tried.session, texts.iter().copied(), self.model.config.pad_token_id, 1)?;
-        let (logits, distances): (Vec<_>, Vec<_>) =
-            single.into_iter().map(|answer| (answer.logits, answer.distance)).unzip();
+        let (logits, distances) = parts(single);
         let in_batches = &tried.logits[..texts.len()];
         let pair = gates::Pair { logits: in_batches, reference: &logits, split: self.evidence.split };
         gates::batch_invariance(tried.kind, &compare(in_batches, &logits), pair)?;
-        let distances: Vec<f32> = distances.into_iter().flatten().collect();
         let in_batches = tried.distances.get(..texts.len()).unwrap_or_default();
         gates::distances(tried.kind, in_batches, &distances)
     }
@@ -478,6 +474,13 @@ impl Judge<'_> {
         times.sort_by(f64::total_cmp);
         Ok(times.get(times.len() / 2).copied().unwrap_or(f64::NAN))
     }
+}
+
+/// Logits, and distances, of which there are none where the graph says none.
+fn parts(answers: Vec<Answer>) -> (Vec<Vec<f32>>, Vec<f32>) {
+    let (logits, distances): (Vec<_>, Vec<_>) =
+        answers.into_iter().map(|answer| (answer.logits, answer.distance)).unzip();
+    (logits, distances.into_iter().flatten().collect())
 }
 
 /// Writes judged graphs and everything else that a bundle holds to `out`, unless `stop` is true.

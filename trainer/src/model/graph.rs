@@ -17,6 +17,7 @@
 //! column a head and not one a token.
 
 use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
+use nimbert::session::{DISTANCE, LOGITS};
 
 use super::{
     blocks::{Answers, Head, Texts},
@@ -79,9 +80,9 @@ impl SequenceClassifier {
         }
         self.head.graph(&mut exporter, config.temperature)?;
         let labels = Axis::Size(self.labels.len());
-        exporter.builder.output("logits", DataType::Float, &[Axis::Named("batch"), labels]);
+        exporter.builder.output(LOGITS, DataType::Float, &[Axis::Named("batch"), labels]);
         if config.distance.is_some() {
-            exporter.builder.output("distance", DataType::Float, &[Axis::Named("batch"), Axis::Size(1)]);
+            exporter.builder.output(DISTANCE, DataType::Float, &[Axis::Named("batch"), Axis::Size(1)]);
         }
         Ok(exporter.finish())
     }

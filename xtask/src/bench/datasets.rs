@@ -18,6 +18,18 @@ impl Labelled {
     pub(super) fn into_cells(self) -> Vec<String> {
         vec![self.text, self.label]
     }
+
+    /// The text on one line.
+    pub(super) fn on_one_line(self) -> Self {
+        Self { text: self.text.split_whitespace().collect::<Vec<_>>().join(" "), ..self }
+    }
+}
+
+/// How many rows each label has.
+pub(super) fn label_counts(rows: &[Labelled]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    rows.iter().for_each(|row| *counts.entry(row.label.clone()).or_default() += 1);
+    counts
 }
 
 /// The topics of the BBC's news.

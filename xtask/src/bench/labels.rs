@@ -66,7 +66,7 @@ fn planted(name: &str, seed: u64) -> Result<Planted> {
         is_wrong[index] = true;
     }
     // A text a line, so that a row's number follows from its line.
-    let cells = rows.into_iter().map(|row| vec![row.text.split_whitespace().collect::<Vec<_>>().join(" "), row.label]);
+    let cells = rows.into_iter().map(|row| row.on_one_line().into_cells());
     let data = write_csv("labels.csv", "text,label", &cells.collect::<Vec<_>>())?;
     Ok(Planted { data, labels: labels.len(), is_wrong })
 }

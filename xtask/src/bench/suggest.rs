@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{
-    datasets::Labelled,
+    datasets::{Labelled, label_counts},
     few::{BASE, rows_of},
     machine, write_csv,
 };
@@ -19,8 +19,8 @@ pub(crate) fn suggest() -> Result<()> {
         let (mut rows, _) = rows_of(name)?;
         rows.truncate(ROWS);
         // `suggest` refuses a label of one row, as `fit` does.
-        let all = rows.clone();
-        rows.retain(|row| all.iter().filter(|other| other.label == row.label).count() > 1);
+        let counts = label_counts(&rows);
+        rows.retain(|row| counts[&row.label] > 1);
         let cells: Vec<Vec<String>> = rows.into_iter().map(Labelled::into_cells).collect();
         let data = write_csv("suggest.csv", "text,label", &cells)?;
         println!("{name}, {} rows", cells.len());

@@ -1,13 +1,11 @@
 //! `cargo xtask bench unknown`: texts of labels that a classifier was not trained on, and sets of labels, beside what was asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{
     FOLDER,
-    datasets::Labelled,
+    datasets::{Labelled, label_counts},
     few::{BASE, MAX_LENGTH, rows_of},
     machine, write_csv, write_file,
 };
@@ -74,7 +72,7 @@ fn shuffled(name: &str, seed: u64) -> Result<(Vec<Labelled>, fastrand::Rng)> {
     let (mut rows, test) = rows_of(name)?;
     rows.extend(test);
     // A text a line.
-    rows.iter_mut().for_each(|row| row.text = row.text.split_whitespace().collect::<Vec<_>>().join(" "));
+    let mut rows: Vec<Labelled> = rows.into_iter().map(Labelled::on_one_line).collect();
     rows.retain(|row| !row.text.is_empty());
     let mut random = fastrand::Rng::with_seed(seed);
     random.shuffle(&mut rows);
@@ -84,15 +82,13 @@ fn shuffled(name: &str, seed: u64) -> Result<(Vec<Labelled>, fastrand::Rng)> {
 /// Half of the labels are trained on, and the others are strangers.
 fn strangers(name: &str, seed: u64) -> Result<()> {
     let (rows, mut random) = shuffled(name, seed)?;
-    let mut labels: Vec<String> =
-        rows.iter().map(|row| row.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let mut labels: Vec<String> = label_counts(&rows).into_keys().collect();
     random.shuffle(&mut labels);
     labels.truncate(labels.len() / 2);
     let (mut known, mut strange): (Vec<Labelled>, Vec<Labelled>) =
         rows.into_iter().partition(|row| labels.contains(&row.label));
     let mut test = known.split_off(TRAIN.min(known.len() * 2 / 3));
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    known.iter().for_each(|row| *counts.entry(row.label.clone()).or_default() += 1);
+    let mut counts = label_counts(&known);
     counts.retain(|_, count| *count >= LEAST);
     [&mut known, &mut test].into_iter().for_each(|rows| rows.retain(|row| counts.contains_key(&row.label)));
     test.truncate(TEST);

@@ -65,17 +65,15 @@ impl Work {
             return Ok(untried);
         }
         let targets: Vec<&Target> = rows.iter().map(|example| &example.target).collect();
-        let (problem_type, classes) = (self.train_config.loss.problem_type, self.sources.labels.len());
-        let folds = Folds::new(problem_type, &targets, classes, asked.unwrap_or(FOLDS), self.args.seed);
-        let Some(folds) = folds.filter(|folds| asked.is_none_or(|count| folds.count() == count)) else {
-            let Some(count) = asked else {
-                let (name, count) = (untried.method.name(), rows.len());
-                tell(&report::stage("", &format!("{name}: {count} rows are too few to try others by")));
-                return Ok(untried);
-            };
-            let expected = format!("{count} training rows for each of {classes} labels on average, or less folds");
-            let got = format!("{} rows", rows.len());
-            return Err(Error::Setting { setting: "--cross-validate", expected, got }.into());
+        let problem_type = self.train_config.loss.problem_type;
+        let folds = match asked {
+            Some(count) => Some(self.asked_folds(&targets, count)?),
+            None => self.folds(&targets, FOLDS),
+        };
+        let Some(folds) = folds else {
+            let (name, count) = (untried.method.name(), rows.len());
+            tell(&report::stage("", &format!("{name}: {count} rows are too few to try others by")));
+            return Ok(untried);
         };
         let trials = self.trials(folder, &compared, rows, &folds)?;
         let (chosen, table) = best(&trials, problem_type, &targets);
@@ -94,6 +92,21 @@ impl Work {
             tell(&report::table(figures));
         }
         Ok(Chosen { method, answers: Some(answers), methods: is_choice.then_some(table), figures })
+    }
+
+    /// So many folds, or less where rows are few; none where there are not two.
+    fn folds(&self, targets: &[&Target], count: usize) -> Option<Folds> {
+        let (problem_type, classes) = (self.train_config.loss.problem_type, self.sources.labels.len());
+        Folds::new(problem_type, targets, classes, count, self.args.seed)
+    }
+
+    /// The folds of `--cross-validate`: just so many.
+    pub(super) fn asked_folds(&self, targets: &[&Target], count: usize) -> Result<Folds, Error> {
+        self.folds(targets, count).filter(|folds| folds.count() == count).ok_or_else(|| {
+            let classes = self.sources.labels.len();
+            let expected = format!("{count} training rows for each of {classes} labels on average, or less folds");
+            Error::Setting { setting: "--cross-validate", expected, got: format!("{} rows", targets.len()) }
+        })
     }
 
     /// Those of the methods that are tried: where rows are not few, fine-tuning alone.
@@ -179,19 +192,13 @@ impl Work {
         rows: &[Example],
         folds: &Folds,
     ) -> anyhow::Result<OutOfFold> {
-        let config = self.args.encoder_config(method, &folder.config)?;
-        let labels = &self.sources.labels;
-        let (mut model, _) = SequenceClassifier::load(&folder.weights, config, labels, self.args.seed)?;
-        if let Some(layers) = self.args.frozen_layers() {
-            model.freeze(layers)?;
-        }
+        let model = self.untrained(folder, method)?;
         let features = method.has_linear_head().then(|| self.features(&model, rows)).transpose()?;
         let untrained = model.parameters().snapshot()?;
-        let texts_of = |fold: Fold| match method {
-            Method::Frozen => 0,
-            _ => self.fold_config(method, fold.seen.len()).epochs * fold.seen.len(),
-        };
-        let bar = progress(folds.iter().map(texts_of).sum(), &format!("rows ({})", method.name()));
+        let bar = progress(
+            folds.iter().map(|fold| self.fold_texts(method, &fold)).sum(),
+            &format!("rows ({})", method.name()),
+        );
         let mut distances = self.export_config.certainty.unknown_rate.map(|_| vec![0.0; rows.len()]);
         let answers = folds.answers(|fold| -> anyhow::Result<_> {
             model.parameters().restore(&untrained)?;
@@ -207,6 +214,24 @@ impl Work {
         });
         bar.finish_and_clear();
         Ok(OutOfFold { distances: distances.unwrap_or_default(), ..answers? })
+    }
+
+    /// The model that learns by `method`, before it does.
+    pub(super) fn untrained(&self, folder: &ModelFolder, method: Method) -> Result<SequenceClassifier, Error> {
+        let config = self.args.encoder_config(method, &folder.config)?;
+        let (mut model, _) = SequenceClassifier::load(&folder.weights, config, &self.sources.labels, self.args.seed)?;
+        if let Some(layers) = self.args.frozen_layers() {
+            model.freeze(layers)?;
+        }
+        Ok(model)
+    }
+
+    /// The texts that are learned from for a fold, each as often as it is read.
+    pub(super) fn fold_texts(&self, method: Method, fold: &Fold) -> usize {
+        match method {
+            Method::Frozen => 0,
+            _ => self.fold_config(method, fold.seen.len()).epochs * fold.seen.len(),
+        }
     }
 
     /// The logits of the rows that a fold leaves out.
@@ -244,7 +269,7 @@ impl Work {
     }
 
     /// As the model learns that ships, but for the choice of an epoch.
-    pub(super) fn fold_config(&self, method: Method, rows: usize) -> TrainConfig {
+    fn fold_config(&self, method: Method, rows: usize) -> TrainConfig {
         TrainConfig { patience: None, ..self.config(method, rows) }
     }
 }

@@ -12,12 +12,11 @@ use std::{
 use clap::Parser;
 use nimbert_trainer::{
     Error,
-    cross_validation::{Fold, Folds, judge},
+    cross_validation::{Fold, judge},
     features::Features,
     html::{self, Page, Table},
     loss::Target,
     metrics::percent,
-    model::SequenceClassifier,
     report,
 };
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
@@ -268,14 +267,7 @@ impl<'a> Tuning<'a> {
     fn new(args: &'a TuneArgs, bases: Vec<Prepared>, began: Instant) -> anyhow::Result<Self> {
         let Prepared { work, examples, .. } = &bases[0];
         let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
-        let (problem_type, classes) = (work.train_config.loss.problem_type, work.sources.labels.len());
-        let count = usize::from(work.args.cross_validate.expect("it was set"));
-        let folds = Folds::new(problem_type, &targets, classes, count, args.fit.seed);
-        let Some(folds) = folds.filter(|folds| folds.count() == count) else {
-            let expected = format!("{count} training rows for each of {classes} labels on average, or less folds");
-            let got = format!("{} rows", targets.len());
-            return Err(Error::Setting { setting: "--cross-validate", expected, got }.into());
-        };
+        let folds = work.asked_folds(&targets, work.args.cross_validate.expect("it was set").into())?;
         let usual = (0..bases.len())
             .flat_map(|base| bases[base].methods.usable.iter().map(move |&method| Candidate::usual(base, method)));
         let mut candidates: Vec<Candidate> = usual.collect();
@@ -477,12 +469,7 @@ impl<'a> Tuning<'a> {
         work.method = candidate.method;
         let rows = &examples.train;
         let mut answer = || -> anyhow::Result<Vec<Vec<f32>>> {
-            let config = work.args.encoder_config(candidate.method, &folder.config)?;
-            let (mut model, _) =
-                SequenceClassifier::load(&folder.weights, config, &work.sources.labels, work.args.seed)?;
-            if let Some(layers) = work.args.frozen_layers() {
-                model.freeze(layers)?;
-            }
+            let model = work.untrained(folder, candidate.method)?;
             let features = match candidate.method.has_linear_head() {
                 false => None,
                 true => {
@@ -493,11 +480,7 @@ impl<'a> Tuning<'a> {
                     })
                 }
             };
-            let seen = self.folds[fold].seen.len();
-            let texts = match candidate.method {
-                Method::Frozen => 0,
-                _ => work.fold_config(candidate.method, seen).epochs * seen,
-            };
+            let texts = work.fold_texts(candidate.method, &self.folds[fold]);
             let bar = progress(texts, &format!("rows ({})", candidate.shown()));
             let answers = work.answer(&model, candidate.method, rows, features, &self.folds[fold], &bar);
             bar.finish_and_clear();
