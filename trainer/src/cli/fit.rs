@@ -457,11 +457,20 @@ struct Prepared {
     warnings: Vec<String>,
 }
 
+/// What follows from the arguments alone.
+#[derive(Clone)]
+struct Settings {
+    stride: Option<usize>,
+    export_config: ExportConfig,
+    compute: Compute,
+    target_size: Option<usize>,
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    check_settings(args)?;
+    let settings = settings(args)?;
     // Before interrupts are caught: one during a download ends it.
     let base = resolve(args)?;
-    fit(args, &base, &super::stop_on_interrupt()?)
+    fit(args, settings, &base, &super::stop_on_interrupt()?)
 }
 
 /// The folder of the base model, downloaded if it is a name on the hub.
@@ -470,19 +479,19 @@ fn resolve(args: &Args) -> Result<PathBuf, Error> {
 }
 
 /// Whatever is wrong with a setting is told before anything is read.
-fn check_settings(args: &Args) -> anyhow::Result<()> {
-    args.stride()?;
-    export_config(args)?;
+fn settings(args: &Args) -> anyhow::Result<Settings> {
+    let (stride, export_config) = (args.stride()?, export_config(args)?);
     args.train_config(Method::Finetune, 0).validate()?;
-    args.compute()?;
-    args.target_size.as_deref().map(parse_size).transpose()?;
+    let compute = args.compute()?;
+    let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
     check_save_model(args)?;
-    Ok(args.check_reports()?)
+    args.check_reports()?;
+    Ok(Settings { stride, export_config, compute, target_size })
 }
 
 /// Reads base and rows, and says what they are.
-fn prepare(args: &Args, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<Prepared> {
-    let stride = args.stride()?;
+fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<Prepared> {
+    let Settings { stride, export_config, compute, .. } = settings;
     let folder = ModelFolder::open(base)?;
     let methods = args.methods(&folder.config)?;
     let data_config = args.data_config(&methods);
@@ -494,8 +503,8 @@ fn prepare(args: &Args, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<P
         sources,
         method: methods.usable[0],
         train_config,
-        compute: args.compute()?,
-        export_config: export_config(args)?,
+        compute,
+        export_config,
         stride,
         truncation_side: folder.truncation_side,
         scratch: Scratch::new()?,
@@ -519,9 +528,9 @@ fn prepare(args: &Args, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<P
 }
 
 /// From the rows to the bundle.
-fn fit(args: &Args, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
-    let Prepared { mut work, folder, methods, examples, mut warnings } = prepare(args, base, stop)?;
+fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    let target_size = settings.target_size;
+    let Prepared { mut work, folder, methods, examples, mut warnings } = prepare(args, settings, base, stop)?;
     let load = |method: Method| {
         let config = args.encoder_config(method, &folder.config)?;
         SequenceClassifier::load(&folder.weights, config, &work.sources.labels, args.seed)

@@ -25,10 +25,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::{Cli, Command, progress, write_text},
-    Args, Prepared, check_settings, fit,
+    Args, Prepared, fit,
     folds::is_of_method,
     method::{Method, MethodArg, PoolingArg},
-    prepare, resolve, tell,
+    prepare, resolve, settings, tell,
 };
 
 #[derive(clap::Args)]
@@ -162,7 +162,7 @@ struct Tuning<'a> {
 pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let began = Instant::now();
     let given = &args.fit;
-    check_settings(given)?;
+    let settings = settings(given)?;
     if given.patience.is_some() {
         let expected = "--epochs, or neither: folds have no rows to judge epochs by".to_owned();
         return Err(Error::Setting { setting: "--patience", expected, got: "it".to_owned() }.into());
@@ -176,7 +176,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let bases: Vec<Args> = std::iter::once(&given.base).chain(&args.further_bases).map(of_base).collect();
     let folders = bases.iter().map(resolve).collect::<Result<Vec<PathBuf>, Error>>()?;
     let stop = super::super::stop_on_interrupt()?;
-    let prepared = bases.iter().zip(&folders).map(|(args, folder)| prepare(args, folder, &stop));
+    let prepared = bases.iter().zip(&folders).map(|(args, folder)| prepare(args, settings.clone(), folder, &stop));
     let mut tuning = Tuning::new(args, prepared.collect::<anyhow::Result<_>>()?, began)?;
     let Some(best) = tuning.best()? else { return Ok(()) };
     let table = tuning.table(best)?;
@@ -186,7 +186,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let folder = tuning.folder.clone();
     drop(tuning);
     let Command::Fit(chosen) = Cli::try_parse_from(&command)?.command else { unreachable!("it is a fit") };
-    fit(&chosen, &resolve(&chosen)?, &stop)?;
+    fit(&chosen, settings, &resolve(&chosen)?, &stop)?;
     let page = Page { title: "Tuning".to_owned(), subtitle: shown(&command), ladder: Some(table), ..Page::default() };
     super::write(&given.beside_bundle("tuning.html"), &html::render(&page))?;
     // What led to the bundle is in the page.
