@@ -2,7 +2,7 @@
 
 use nimbert::{
     CallOptions, Classifier, Options, TextInput,
-    explain::{Attribution, EXACT_WORDS},
+    explain::{Attribution, EXACT_WORDS, Explained},
 };
 use nimbert_tests::{Dir, finish, program, tiny_bundle};
 use serde_json::Value;
@@ -58,7 +58,9 @@ fn a_weight_is_what_the_text_loses_without_the_word() {
         assert!((weight - (value(LONG) - value(without))).abs() < 1e-4, "{word}: {weight}");
     }
     // Of two words, exactly: half of what each adds alone, and half of what it adds to the other.
-    let two = classifier.explain("great plot", Some(label), Attribution::Auto, CallOptions::default()).unwrap();
+    let two = classifier
+        .explain("great plot", Explained { label: Some(label), task: None }, Attribution::Auto, CallOptions::default())
+        .unwrap();
     let [great, plot, both, none] = ["great", "plot", "great plot", ""].map(value);
     let expected = [(great - none + both - plot) / 2.0, (plot - none + both - great) / 2.0];
     for (word, expected) in two.words.iter().zip(expected) {
@@ -66,7 +68,7 @@ fn a_weight_is_what_the_text_loses_without_the_word() {
     }
     // Both texts of a pair have words; the tiny bundle does not say that it reads single ones.
     let pair = TextInput { text: "great plot", pair: Some("thin acting") };
-    let found = classifier.explain(pair, None, Attribution::Auto, CallOptions::default()).unwrap();
+    let found = classifier.explain(pair, Explained::default(), Attribution::Auto, CallOptions::default()).unwrap();
     assert_eq!(found.words.iter().map(|word| word.is_of_pair).collect::<Vec<_>>(), [false, false, true, true]);
     assert!(found.words.len() <= EXACT_WORDS && found.attribution == Attribution::Shapley);
 }

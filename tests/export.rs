@@ -98,6 +98,7 @@ fn five_hundred_texts_get_the_same_answers_in_every_batch() {
         },
         truncation_side: TruncationSide::Right,
         pairs: None,
+        reference: None,
     };
     let bundle = pack(&model, judged, &contents, &config, &dir.path("bundle"), &stop).unwrap();
     for variant in &bundle.manifest.variants {

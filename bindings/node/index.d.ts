@@ -153,6 +153,14 @@ export type Prediction = {
      */
     unknown: boolean;
     /**
+     * What the task is called that this is the answer to; null where the bundle has only one.
+     */
+    task: string | null;
+    /**
+     * The answers to the bundle's other tasks, by their names.
+     */
+    further: Record<string, Prediction>;
+    /**
      * The most likely labels, best first: there if `topK` was given.
      */
     top?: {
@@ -190,11 +198,17 @@ export class Classifier {
      */
     private constructor();
     /**
-     * Label names in the order of their ids.
+     * Label names in the order of their ids; of a bundle with several tasks, the first one's.
      * @readonly
      * @type {readonly string[]}
      */
     readonly labels: readonly string[];
+    /**
+     * The labels of each task by its name, of a bundle with several; else empty.
+     * @readonly
+     * @type {Readonly<Record<string, readonly string[]>>}
+     */
+    readonly tasks: Readonly<Record<string, readonly string[]>>;
     /**
      * Where the graph runs: `cpu`, `cuda`, `cuda:1`, `tensorrt`, ….
      * @readonly

@@ -74,6 +74,8 @@ const native = require('./native.js');
  * @property {string[] | null} set The labels among which the right one is in as many cases as the bundle says, if it does.
  * @property {number | null} distance How far the text is from those of training, 1 being the mean of theirs, if the bundle says it.
  * @property {boolean} unknown Whether that is more than the bundle's threshold: the text is like nothing in training.
+ * @property {string | null} task What the task is called that this is the answer to; null where the bundle has only one.
+ * @property {Record<string, Prediction>} further The answers to the bundle's other tasks, by their names.
  * @property {{ label: string, score: number }[]} [top] The most likely labels, best first: there if `topK` was given.
  */
 
@@ -125,6 +127,8 @@ class Classifier {
   }
 
   #native;
+  /** @type {ReturnType<typeof taskOf>[]} */
+  #tasks;
   #calls = 0;
   /** @type {Promise<void> | undefined} */
   #closed;
@@ -136,12 +140,21 @@ class Classifier {
   constructor(opened) {
     if (!(opened instanceof native.Classifier)) throw new TypeError('a classifier is made by Classifier.open');
     this.#native = opened;
+    this.#tasks = opened.tasks.map(taskOf);
     /**
-     * Label names in the order of their ids.
+     * Label names in the order of their ids; of a bundle with several tasks, the first one's.
      * @readonly
      * @type {readonly string[]}
      */
-    this.labels = Object.freeze(opened.labels);
+    this.labels = this.#tasks[0].labels;
+    /**
+     * The labels of each task by its name, of a bundle with several; else empty.
+     * @readonly
+     * @type {Readonly<Record<string, readonly string[]>>}
+     */
+    this.tasks = Object.freeze(
+      Object.fromEntries(this.#tasks.filter(({ name }) => name !== null).map(({ name, labels }) => [String(name), labels])),
+    );
     /**
      * Where the graph runs: `cpu`, `cuda`, `cuda:1`, `tensorrt`, ….
      * @readonly
@@ -229,10 +242,13 @@ class Classifier {
       let answers;
       [call, answers] = this.#native.submit(texts, { timeoutMs, truncation: truncation && String(truncation), topK });
       answers = await answers;
-      const blank = Object.fromEntries(this.labels.map((label) => [label, NaN]));
       /** @type {Prediction[]} */
       const predictions = [];
-      await sliced(inputs, signal, (_, row) => predictions.push(predictionOf(answers, row, this.labels, blank, topK)));
+      await sliced(inputs, signal, (_, row) => {
+        const [first, ...further] = this.#tasks.map((task, index) => predictionOf(answers[index], row, task, topK));
+        if (further.length) first.further = Object.fromEntries(further.map((other) => [String(other.task), other]));
+        predictions.push(first);
+      });
       return predictions;
     } catch (error) {
       signal?.throwIfAborted();
@@ -293,15 +309,24 @@ function pairOf(input) {
 }
 
 /**
- * One input's row of what the library answered for all.
+ * What the library answers texts by; `blank` has a score for every label: to copy it is four times faster than to make it anew.
+ * @param {{ name?: string, labels: string[] }} task
+ * @returns {{ name: string | null, labels: readonly string[], blank: Record<string, number> }}
+ */
+function taskOf({ name, labels }) {
+  const blank = Object.fromEntries(labels.map((label) => [label, NaN]));
+  return { name: name ?? null, labels: Object.freeze(labels), blank };
+}
+
+/**
+ * One input's row of what the library answered to a task for all.
  * @param {any} answers
  * @param {number} row
- * @param {readonly string[]} labels
- * @param {Record<string, number>} blank A score for every label: to copy it is four times faster than to make it anew.
+ * @param {ReturnType<typeof taskOf>} task
  * @param {number} [topK]
  * @returns {Prediction}
  */
-function predictionOf(answers, row, labels, blank, topK) {
+function predictionOf(answers, row, { name, labels, blank }, topK) {
   const begin = row * labels.length;
   const scores = { ...blank };
   // Of its final size, as it is not if it grows.
@@ -328,6 +353,8 @@ function predictionOf(answers, row, labels, blank, topK) {
     set: answers.set.length ? labels.filter((_, id) => answers.set[begin + id]) : null,
     distance: answers.distances.length ? answers.distances[row] : null,
     unknown: answers.unknown[row] !== 0,
+    task: name,
+    further: {},
   };
   return topK ? { ...prediction, top } : prediction;
 }

@@ -15,7 +15,7 @@ use crate::{
     graph::GraphFiles,
     library,
     memory::{RunMemory, resident_bytes},
-    prediction::{Answer, Decision, Prediction},
+    prediction::{Answer, Prediction, Task},
     scheduler::{Scheduler, Settings, Shapes, Workers},
     session::{Session, SessionOptions, available_threads},
     tokenizer::{Encoding, TextInput, Tokenizer},
@@ -95,7 +95,7 @@ pub enum Parallelism {
 pub struct Classifier {
     bundle: Bundle,
     tokenizer: Tokenizer,
-    decision: Decision,
+    tasks: Vec<Task>,
     scheduler: Scheduler,
     device: Device,
     fallbacks: Vec<Error>,
@@ -148,9 +148,9 @@ impl Classifier {
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let Opened { scheduler, device, fallbacks } = opened?;
-        let decision = bundle.decision();
+        let tasks = bundle.tasks();
         let (threads, process) = (options.session.threads.unwrap_or_else(available_threads), std::process::id());
-        Ok(Self { bundle, tokenizer, decision, scheduler, device, fallbacks, threads, process })
+        Ok(Self { bundle, tokenizer, tasks, scheduler, device, fallbacks, threads, process })
     }
 
     /// The bundle that was opened.
@@ -158,7 +158,12 @@ impl Classifier {
         &self.bundle
     }
 
-    /// Label names in the order of their ids.
+    /// What it decides of each text: one task, or several that share one run.
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// Label names in the order of their ids; of several tasks, the first one's.
     pub fn labels(&self) -> &[String] {
         &self.bundle.config.labels
     }
@@ -239,16 +244,20 @@ impl Classifier {
         let counts: Vec<usize> = windows.iter().map(Vec::len).collect();
         let tokenization = started.elapsed();
         let (answers, times) = self.scheduler.answers(windows.into_iter().flatten().collect(), options)?;
-        let labels = self.labels();
-        if let Some(answer) = answers.iter().find(|answer| answer.logits.len() != labels.len()) {
-            let expected = format!("{} logits a text, one for each label in config.json", labels.len());
-            return Err(Error::format(&self.bundle.path, expected, answer.logits.len().to_string()));
+        let expected = || self.tasks.iter().map(|task| task.labels.len());
+        let found =
+            |answer: &Answer| [&answer.logits].into_iter().chain(&answer.further).map(Vec::len).collect::<Vec<_>>();
+        if let Some(wrong) = answers.iter().map(found).find(|found| !expected().eq(found.iter().copied())) {
+            let counts = |counts: Vec<usize>| counts.iter().map(usize::to_string).collect::<Vec<_>>().join(" + ");
+            let expected = format!("{} logits a text, one for each label of each task", counts(expected().collect()));
+            return Err(Error::format(&self.bundle.path, expected, counts(wrong)));
         }
         let mut answers = answers.into_iter();
         let predict = |count| {
             let answer = Answer::mean(answers.by_ref().take(count));
-            match answer.logits.iter().chain(&answer.distance).find(|value| !value.is_finite()) {
-                None => Ok(Prediction::new(answer, labels, &self.decision)),
+            let values = answer.logits.iter().chain(answer.further.iter().flatten()).chain(&answer.distance);
+            match values.copied().find(|value| !value.is_finite()) {
+                None => Ok(Prediction::new(answer, &self.tasks)),
                 // No label follows from it.
                 Some(wrong) => {
                     let message = format!("expected logits and distances that are numbers, found {wrong}");
@@ -372,6 +381,7 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
         pad_token_id: bundle.config.pad_token_id,
     };
     let (needs_distance, path) = (bundle.manifest.unknown.is_some(), bundle.store.path(&variant.file));
+    let tasks = 1 + bundle.manifest.further_tasks.len();
     let open = move |threads: Option<usize>| {
         let session = SessionOptions { threads: threads.or(session.threads), ..session.clone() };
         let session = match &source {
@@ -381,6 +391,10 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
                 Session::compiled(bundle, variant, entry, verifier, &session)
             }
         }?;
+        if session.tasks() != tasks {
+            let expected = format!("a graph with logits for {tasks} tasks, as nimbert.json says");
+            return Err(Error::format(&path, expected, session.tasks().to_string()));
+        }
         // Without it no text would be unknown.
         match needs_distance && !session.has_distance() {
             true => Err(Error::format(

@@ -14,7 +14,7 @@ use crate::{
     classifier::Classifier,
     config::ProblemType,
     error::{Error, Result},
-    prediction::Prediction,
+    prediction::{Prediction, Task},
     tokenizer::{TextInput, Truncation, TruncationSide},
 };
 
@@ -30,6 +30,15 @@ pub enum Attribution {
     /// Shapley values: exact up to [`EXACT_WORDS`] words, by 2ⁿ runs; of longer texts over [`ORDERS`] orders of the words, by as many
     /// runs a word, with the same sum.
     Shapley,
+}
+
+/// What is to be explained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Explained<'a> {
+    /// The answer to which task; none: to the first.
+    pub task: Option<&'a str>,
+    /// Why which label; none: the one that the text gets.
+    pub label: Option<&'a str>,
 }
 
 /// The most words of which all subsets are run.
@@ -53,7 +62,7 @@ pub struct Word {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// The answer for the whole text.
+    /// The answer for the whole text, to the task that is explained.
     pub prediction: Prediction,
     /// The id of the label that is explained.
     pub label_id: usize,
@@ -77,28 +86,48 @@ const BATCH_BYTES: usize = 1 << 20;
 type Place = (bool, Range<usize>);
 
 impl Classifier {
-    /// Attributes the answer for a text, or a pair of texts, to its words: for `label`, or for the one that it gets. A word is what
+    /// Attributes the answer for a text, or a pair of texts, to its words: for a label, or for the one that it gets. A word is what
     /// stands between white space, signs and, in scripts without spaces, characters. Texts with words left out are put into the
     /// queue by the hundred, as calls of their own are.
     ///
     /// # Errors
-    /// Those of [`Classifier::classify_with`]; [`Error::Setting`] for a label that the bundle has not.
+    /// Those of [`Classifier::classify_with`]; [`Error::Setting`] for a label or a task that the bundle has not.
     pub fn explain<'a>(
         &self,
         input: impl Into<TextInput<'a>>,
-        label: Option<&str>,
+        of: Explained<'_>,
         attribution: Attribution,
         options: CallOptions<'_>,
     ) -> Result<Explanation> {
         let input = input.into();
-        let prediction = self.classify_with([input], options)?.0.remove(0);
-        let labels = self.labels();
-        let label_id = match label {
+        let named = |name: &str, expected: String, got: &str| Error::Setting {
+            name: name.to_owned(),
+            expected,
+            got: got.to_owned(),
+        };
+        let tasks = self.tasks();
+        let task = of.task.map_or(Ok(0), |name| {
+            tasks.iter().position(|task| task.name.as_deref() == Some(name)).ok_or_else(|| {
+                let names: Vec<&str> = tasks.iter().filter_map(|task| task.name.as_deref()).collect();
+                let names = if names.is_empty() {
+                    "none: the bundle has one without a name".to_owned()
+                } else {
+                    names.join(", ")
+                };
+                named("task", format!("one of the bundle's tasks: {names}"), name)
+            })
+        })?;
+        let Task { labels, .. } = &tasks[task];
+        let mut prediction = self.classify_with([input], options)?.0.remove(0);
+        if let Some(further) = task.checked_sub(1) {
+            prediction = prediction.further.swap_remove(further);
+        }
+        let label_id = match of.label {
             None => prediction.label_id(),
-            Some(name) => labels.iter().position(|label| label == name).ok_or_else(|| {
-                let expected = format!("one of the bundle's labels: {}", labels.join(", "));
-                Error::Setting { name: "label".to_owned(), expected, got: name.to_owned() }
-            })?,
+            Some(name) => labels
+                .iter()
+                .position(|label| label == name)
+                .ok_or_else(|| named("label", format!("one of the bundle's labels: {}", labels.join(", ")), name))?,
         };
         let all = |text: &'a str, is_of_pair: bool| words(text).map(move |range| (is_of_pair, range));
         let mut places: Vec<Place> =
@@ -106,7 +135,7 @@ impl Classifier {
         let (input, read) = self.read_part(input, &places, options)?;
         let unread = places.len() - read.len();
         places = places.drain(read).collect();
-        let value_of = |prediction: &Prediction| self.explained(prediction, label_id);
+        let value_of = |prediction: &Prediction| explained(&tasks[task], prediction, label_id);
         let bytes = input.text.len() + input.pair.map_or(0, str::len);
         let batch = (BATCH_BYTES / bytes.max(1)).clamp(1, BATCH);
         let mut run = |subsets: &mut dyn Iterator<Item = Vec<bool>>| -> Result<Vec<f64>> {
@@ -118,7 +147,8 @@ impl Classifier {
                     return Ok(values);
                 }
                 let texts = texts.iter().map(|(text, pair)| TextInput { text, pair: pair.as_deref() });
-                values.extend(self.classify_with(texts, options)?.0.iter().map(value_of));
+                let predictions = self.classify_with(texts, options)?.0;
+                values.extend(predictions.iter().filter_map(|prediction| prediction.tasks().nth(task)).map(value_of));
             }
         };
         let count = places.len();
@@ -140,15 +170,6 @@ impl Classifier {
         let words = places.into_iter().zip(attributions);
         let words = words.map(|((is_of_pair, range), attribution)| Word { range, is_of_pair, attribution }).collect();
         Ok(Explanation { prediction, label_id, value, base_value, words, unread, attribution })
-    }
-
-    fn explained(&self, prediction: &Prediction, label_id: usize) -> f64 {
-        let logits = &prediction.logits;
-        let mean = match self.bundle().config.problem_type {
-            ProblemType::SingleLabel => logits.iter().map(|logit| f64::from(*logit)).sum::<f64>() / logits.len() as f64,
-            ProblemType::MultiLabel => 0.0,
-        };
-        f64::from(logits[label_id]) - mean
     }
 
     /// The part of a text that is read, and which of its words lie in it: where words are left out, no others are to come in from
@@ -188,6 +209,16 @@ impl Classifier {
         let read = if is_right { 0..low } else { count - low..count };
         Ok((TextInput { text: if is_right { part(low) } else { input.text }, pair: None }, read))
     }
+}
+
+/// What is explained of an answer.
+fn explained(task: &Task, prediction: &Prediction, label_id: usize) -> f64 {
+    let logits = &prediction.logits;
+    let mean = match task.decision.problem_type {
+        ProblemType::SingleLabel => logits.iter().map(|logit| f64::from(*logit)).sum::<f64>() / logits.len() as f64,
+        ProblemType::MultiLabel => 0.0,
+    };
+    f64::from(logits[label_id]) - mean
 }
 
 /// Where the words of a text stand.

@@ -49,6 +49,7 @@ mod scheduler;
 pub mod session;
 mod settings;
 mod store;
+pub mod summary;
 pub mod tokenizer;
 
 pub use background::{Background, BackgroundOptions, OwnedInput, Pending};
@@ -64,7 +65,7 @@ pub use graph::Operators;
 pub use hidden::HiddenFolder;
 pub use library::{LIBRARY_VARIABLE, TELEMETRY_VARIABLE, load_library};
 pub use precision::Precision;
-pub use prediction::{Decision, Prediction};
+pub use prediction::{Decision, Prediction, Task};
 pub use processor::Requirement;
 pub use session::{Session, SessionOptions};
 pub use settings::{SETTINGS, parse_size};

@@ -29,17 +29,34 @@ pub struct Prediction {
     pub distance: Option<f32>,
     /// Whether that is more than the bundle's threshold: the text is like nothing in training, and `label` means nothing.
     pub unknown: bool,
+    /// What the task is called that this is the answer to, where the bundle has several.
+    pub task: Option<String>,
+    /// The answers to the bundle's other tasks, in its order.
+    pub further: Vec<Prediction>,
     problem_type: ProblemType,
     label_id: usize,
     label_ids: Vec<usize>,
     set_ids: Option<Vec<usize>>,
 }
 
+/// What a classifier decides of each text. Most have one task; several share one encoder and one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// What it is called, where there are several.
+    pub name: Option<String>,
+    /// Label names in the order of their ids.
+    pub labels: Vec<String>,
+    /// How its logits become an answer.
+    pub decision: Decision,
+}
+
 /// What a graph gives for a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// One a label.
+    /// One a label of the first task.
     pub logits: Vec<f32>,
+    /// Those of each further task.
+    pub further: Vec<Vec<f32>>,
     /// How far the text is from those of training, if the graph says it.
     pub distance: Option<f32>,
 }
@@ -50,13 +67,25 @@ impl Answer {
     /// # Panics
     /// If there is no window.
     pub fn mean(windows: impl IntoIterator<Item = Self>) -> Self {
-        let (mut distances, mut count) = (Some(0.0), 0.0);
-        let logits = mean_logits(windows.into_iter().map(|Self { logits, distance }| {
-            distances = distances.zip(distance).map(|(sum, distance)| sum + distance);
+        let mut windows = windows.into_iter();
+        let mut mean = windows.next().expect("a text has a window at least");
+        let mut count = 1.0;
+        for mut window in windows {
+            mean.values().zip(window.values()).for_each(|(sum, value)| *sum += *value);
             count += 1.0;
-            logits
-        }));
-        Self { logits, distance: distances.map(|sum: f32| sum / count) }
+        }
+        mean.values().for_each(|value| *value /= count);
+        mean
+    }
+
+    /// The logits of all tasks, one task after the other.
+    pub fn all_logits(self) -> Vec<f32> {
+        let Self { logits, further, .. } = self;
+        if further.is_empty() { logits } else { [logits, further.concat()].concat() }
+    }
+
+    fn values(&mut self) -> impl Iterator<Item = &mut f32> {
+        self.logits.iter_mut().chain(self.further.iter_mut().flatten()).chain(&mut self.distance)
     }
 }
 
@@ -124,9 +153,22 @@ impl Decision {
 }
 
 impl Prediction {
-    /// What `decision` makes of an answer, with a logit a label.
-    pub(crate) fn new(answer: Answer, labels: &[String], decision: &Decision) -> Self {
-        let Answer { logits, distance } = answer;
+    /// What each task makes of an answer, with a logit for each of its labels: the first one's prediction, which has the others'.
+    ///
+    /// # Panics
+    /// If there is no task.
+    pub fn new(answer: Answer, tasks: &[Task]) -> Self {
+        let Answer { logits, further, distance } = answer;
+        let mut predictions = tasks
+            .iter()
+            .zip(std::iter::once(logits).chain(further))
+            .map(|(task, logits)| Self::of(task, logits, distance));
+        let first = predictions.next().expect("a classifier has a task");
+        Self { further: predictions.collect(), ..first }
+    }
+
+    fn of(task: &Task, logits: Vec<f32>, distance: Option<f32>) -> Self {
+        let Task { name, labels, decision } = task;
         let distance = distance.filter(|_| decision.unknown_threshold.is_some());
         let scores = decision.scores(&logits);
         let best = best(&scores);
@@ -143,6 +185,8 @@ impl Prediction {
             abstained: decision.abstain_threshold.is_some_and(|threshold| scores[best] < threshold),
             scores: labels.iter().cloned().zip(scores).collect(),
             logits,
+            task: name.clone(),
+            further: Vec::new(),
             problem_type: decision.problem_type,
             label_id: best,
             label_ids,
@@ -165,6 +209,16 @@ impl Prediction {
         self.set_ids.as_deref()
     }
 
+    /// This answer, and those to the other tasks.
+    pub fn tasks(&self) -> impl Iterator<Item = &Prediction> {
+        std::iter::once(self).chain(&self.further)
+    }
+
+    /// The answer to the task of that name, be it the first one or a further one.
+    pub fn of_task(&self, name: &str) -> Option<&Prediction> {
+        self.tasks().find(|prediction| prediction.task.as_deref() == Some(name))
+    }
+
     /// All labels' ids, the one with the highest score first.
     pub fn ranking(&self) -> Vec<usize> {
         let mut ids: Vec<usize> = (0..self.scores.len()).collect();
@@ -175,7 +229,8 @@ impl Prediction {
     /// `{"label": …, "score": …, "scores": {…}}`, the form of `nimbert classify --json`. Where a text has any number of
     /// labels, `labels` holds those that apply; `abstained` is there if the classifier is unsure, `unknown` if the text is like
     /// nothing in training; `set` and `distance` where the bundle says so. With `top_k`, `scores` holds the k most likely labels
-    /// only, best first.
+    /// only, best first. Of a bundle with several tasks, `task` is the first one's name, and `further` has such an object for each
+    /// other one, by its name.
     pub fn to_json(&self, top_k: Option<usize>) -> Value {
         // Six digits are what a 32-bit probability carries; written as 64 bits it would show noise behind them.
         let round = |score: f32| json!((f64::from(score) * 1e6).round() / 1e6);
@@ -184,6 +239,7 @@ impl Prediction {
             Some(k) => self.top(k).into_iter().map(|(label, score)| (label.to_owned(), round(score))).collect(),
         };
         let mut json = Map::new();
+        json.extend(self.task.iter().map(|task| ("task".to_owned(), json!(task))));
         json.insert("label".to_owned(), json!(self.label));
         json.insert("score".to_owned(), round(self.score));
         if self.problem_type == ProblemType::MultiLabel {
@@ -201,6 +257,10 @@ impl Prediction {
             }
         }
         json.insert("scores".to_owned(), Value::Object(scores));
+        if !self.further.is_empty() {
+            let of_task = |prediction: &Self| Some((prediction.task.clone()?, prediction.to_json(top_k)));
+            json.insert("further".to_owned(), Value::Object(self.further.iter().filter_map(of_task).collect()));
+        }
         Value::Object(json)
     }
 
@@ -290,8 +350,36 @@ mod tests {
         unknown_threshold: None,
     };
 
+    fn task(labels: &[String], decision: &Decision) -> Task {
+        Task { name: None, labels: labels.to_vec(), decision: decision.clone() }
+    }
+
     fn predict(logits: &[f32], labels: &[String], decision: &Decision) -> Prediction {
-        Prediction::new(Answer { logits: logits.to_vec(), distance: None }, labels, decision)
+        let answer = Answer { logits: logits.to_vec(), further: Vec::new(), distance: None };
+        Prediction::new(answer, &[task(labels, decision)])
+    }
+
+    #[test]
+    fn several_tasks_have_an_answer_each() {
+        let [topic, tone] = [("topic", ["sport", "music"]), ("tone", ["calm", "angry"])]
+            .map(|(name, labels)| Task { name: Some(name.to_owned()), ..task(&labels.map(String::from), &SINGLE) });
+        // Of two windows: 1, 0 and 0, 2.
+        let window = |first: f32, further: f32| Answer {
+            logits: vec![first, 0.0],
+            further: vec![vec![0.0, further]],
+            distance: None,
+        };
+        let answer = Answer::mean([window(2.0, 1.0), window(0.0, 3.0)]);
+        assert_eq!(answer.clone().all_logits(), [1.0, 0.0, 0.0, 2.0]);
+        let prediction = Prediction::new(answer, &[topic, tone]);
+        assert_eq!((prediction.label.as_str(), prediction.further[0].label.as_str()), ("sport", "angry"));
+        assert_eq!(prediction.of_task("tone"), Some(&prediction.further[0]));
+        assert_eq!((prediction.of_task("topic"), prediction.of_task("age")), (Some(&prediction), None));
+        let json = prediction.to_json(None);
+        assert_eq!(
+            (&json["task"], &json["label"], &json["further"]["tone"]["label"]),
+            (&"topic".into(), &"sport".into(), &"angry".into())
+        );
     }
 
     #[test]
@@ -314,8 +402,12 @@ mod tests {
         let labels = ["unknown", "b"].map(String::from);
         let decision = Decision { unknown_threshold: Some(1.5), abstain_threshold: Some(0.9), ..SINGLE };
         let answer = |distances: [f32; 2]| {
-            let windows = distances.map(|distance| Answer { logits: vec![5.0, 0.0], distance: Some(distance) });
-            Prediction::new(Answer::mean(windows), &labels, &decision)
+            let windows = distances.map(|distance| Answer {
+                logits: vec![5.0, 0.0],
+                further: Vec::new(),
+                distance: Some(distance),
+            });
+            Prediction::new(Answer::mean(windows), &[task(&labels, &decision)])
         };
         assert_eq!(answer([1.0, 2.1]).summary(), "unknown");
         assert_eq!(answer([1.0, 2.1]).to_json(None)["unknown"], true);

@@ -36,6 +36,11 @@ const FAST_MATH: &str = "mlas.enable_gemm_fastmath_arm64_bfloat16";
 
 /// The graph's output with a logit a label.
 pub const LOGITS: &str = "logits";
+/// The graph's output with a logit a label of a task, by its place among the bundle's: `logits`, `logits_1`, `logits_2`.
+pub fn logits_of(task: usize) -> String {
+    if task == 0 { LOGITS.to_owned() } else { format!("{LOGITS}_{task}") }
+}
+
 /// The graph's output that says how far a text is from those of training; not every graph has it.
 pub const DISTANCE: &str = "distance";
 
@@ -74,7 +79,8 @@ pub fn available_threads() -> usize {
 }
 
 /// A loaded graph with the inputs `input_ids`, `attention_mask` and, where the model has it, `token_type_ids`
-/// (`int64 [batch, sequence]`), and the outputs `logits` (`float [batch, labels]`) and perhaps `distance` (`float [batch, 1]`).
+/// (`int64 [batch, sequence]`), and the outputs `logits` (`float [batch, labels]`), of each further task `logits_1` and so on ([`logits_of`]), and perhaps `distance`
+/// (`float [batch, 1]`).
 #[derive(Debug)]
 pub struct Session {
     inner: LoadedSession,
@@ -195,18 +201,25 @@ impl Session {
 
     /// Runs the graph, and says what happens to the memory that it needed.
     pub(crate) fn answers_and(&mut self, after: AfterRun, batch: &Batch) -> Result<Vec<Answer>> {
-        let names = if self.has_distance() { &[LOGITS, DISTANCE][..] } else { &[LOGITS] };
-        let mut outputs = self.run_outputs_and(after, batch, names)?.into_iter();
-        let (logits, distances) = (outputs.next().expect("the first of them"), outputs.next());
-        self.check_logits(batch, &logits)?;
+        let tasks = self.tasks();
+        let mut names: Vec<String> = (0..tasks).map(logits_of).collect();
+        names.extend(self.has_distance().then(|| DISTANCE.to_owned()));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut outputs = self.run_outputs_and(after, batch, &names)?;
+        let distances = outputs.drain(tasks..).next();
+        outputs.iter().try_for_each(|logits| self.check_logits(batch, logits))?;
         if let Some(wrong) = distances.as_ref().filter(|distances| distances.shape != [batch.rows, 1]) {
             let expected = format!("distances of shape [{}, 1]", batch.rows);
             return Err(Error::format(&self.path, expected, format!("{:?}", wrong.shape)));
         }
-        let labels = logits.shape[1];
-        let answer = |row: usize| Answer {
-            logits: logits.values[row * labels..][..labels].to_vec(),
-            distance: distances.as_ref().map(|distances| distances.values[row]),
+        let answer = |row: usize| {
+            let mut logits =
+                outputs.iter().map(|Output { shape, values }| values[row * shape[1]..][..shape[1]].to_vec());
+            Answer {
+                logits: logits.next().expect("a graph has logits"),
+                further: logits.collect(),
+                distance: distances.as_ref().map(|distances| distances.values[row]),
+            }
         };
         Ok((0..batch.rows).map(answer).collect())
     }
@@ -221,7 +234,16 @@ impl Session {
 
     /// Whether the graph says how far a text is from those of training.
     pub fn has_distance(&self) -> bool {
-        self.inner.get().outputs().iter().any(|output| output.name() == DISTANCE)
+        self.has_output(DISTANCE)
+    }
+
+    /// How many tasks it has logits for.
+    pub fn tasks(&self) -> usize {
+        (1..).find(|task| !self.has_output(&logits_of(*task))).expect("a graph has not all outputs")
+    }
+
+    fn has_output(&self, name: &str) -> bool {
+        self.inner.get().outputs().iter().any(|output| output.name() == name)
     }
 
     /// Runs the graph and returns the outputs of those names, which must be floats.

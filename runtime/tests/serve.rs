@@ -55,14 +55,22 @@ impl Server {
     }
 
     fn predict(&self, body: &Value) -> (u16, Value) {
-        let (status, body) = self.request(&post(&body.to_string(), ""));
+        self.ask("/predict", body)
+    }
+
+    fn ask(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, body) = self.request(&post_to(path, &body.to_string(), ""));
         (status, serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 }
 
 fn post(body: &str, headers: &str) -> String {
+    post_to("/predict", body, headers)
+}
+
+fn post_to(path: &str, body: &str, headers: &str) -> String {
     format!(
-        "POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}\
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -113,6 +121,45 @@ fn predict_has_the_form_of_text_embeddings_inference() {
     for part in ["tokenization", "queue", "inference"] {
         assert!(metrics.contains(&format!("nimbert_{part}_seconds_count 4")), "{metrics}");
     }
+}
+
+#[test]
+fn classify_says_all_that_the_bundle_does() {
+    let of_bundle = |name: &str| {
+        let mut command = common::nimbert_of("serve", &common::workspace(&format!("tests/data/{name}")));
+        command.args(["--listen", "127.0.0.1:0"]);
+        Server::spawn(command)
+    };
+    let server = of_bundle("bundle-tasks");
+    let texts = json!({ "inputs": [["great plot and plot 2"], ["terrible films and films 1"]] });
+    let (status, answers) = server.ask("/classify", &texts);
+    assert_eq!((status, &answers[0]["task"], &answers[0]["label"]), (200, &json!("stars"), &json!("10")));
+    assert_eq!(answers[1]["further"]["mood"]["label"], "terrible");
+    // Those of the first task, as ever.
+    let (_, scores) = server.predict(&texts);
+    assert_eq!((&scores[0][0]["label"], scores[0].as_array().unwrap().len()), (&json!("10"), 3));
+    let one = json!({ "inputs": "great plot and plot 2", "parameters": { "top_k": 1 } });
+    assert_eq!(server.ask("/classify", &one).1[0]["scores"].as_object().unwrap().len(), 1);
+    assert_eq!(server.ask("/classify", &json!({ "inputs": "a", "raw_scores": true })).0, 422);
+    let (_, metrics) = server.get("/metrics");
+    for line in [
+        "nimbert_requests_total{status=\"422\"} 1",
+        "nimbert_labels_total{task=\"stars\",label=\"10\"} 3",
+        "nimbert_labels_total{task=\"mood\",label=\"terrible\"} 2",
+        "nimbert_scores_count{task=\"mood\"} 5",
+        "nimbert_unsure_total{task=\"mood\"} 0",
+        "nimbert_unknown_total 0",
+        // 21 characters, and 26.
+        "nimbert_text_characters_sum 115",
+        "nimbert_drift{figure=\"mood labels\"} ",
+    ] {
+        assert!(metrics.contains(line), "no {line} in {metrics}");
+    }
+    let (_, answer) = of_bundle("bundle-certain").ask("/classify", &json!({ "inputs": "great acting" }));
+    assert_eq!(
+        (&answer["unknown"], answer["set"].is_array(), answer["distance"].is_number()),
+        (&json!(true), true, true)
+    );
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub struct Unseen<'a> {
 /// How far what was asked for holds of rows that nothing was fitted to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Kept {
+    /// The rows.
+    pub rows: usize,
     /// The share of the rows whose label is in their set, and how many labels a set has on average.
     pub coverage: Option<(f64, f64)>,
     /// The share that is taken for unknown.
@@ -49,10 +51,10 @@ pub struct Kept {
 
 /// How far it holds of `answers` to rows of these label ids; nothing is said where there are no rows.
 pub fn kept(decision: &Decision, answers: &[Answer], expected: &[&[u32]]) -> Kept {
-    let rows = answers.len() as f64;
     if answers.is_empty() {
-        return Kept { coverage: None, unknown: None };
+        return Kept { rows: 0, coverage: None, unknown: None };
     }
+    let rows = answers.len() as f64;
     let sets = answers.iter().map(|answer| decision.set_ids(&decision.scores(&answer.logits)));
     let sets: Option<Vec<Vec<usize>>> = sets.collect();
     let coverage = sets.map(|sets| {
@@ -63,7 +65,7 @@ pub fn kept(decision: &Decision, answers: &[Answer], expected: &[&[u32]]) -> Kep
     let unknown = decision
         .unknown_threshold
         .map(|_| answers.iter().filter(|answer| decision.is_unknown(answer.distance)).count() as f64 / rows);
-    Kept { coverage, unknown }
+    Kept { rows: answers.len(), coverage, unknown }
 }
 
 /// The rows that it takes at least to find what a share of them exceeds.
@@ -74,6 +76,10 @@ pub fn least_rows(share: f64) -> usize {
 /// Fits everything that follows from answers to rows that were not learned from.
 pub fn calibrate(problem_type: ProblemType, unseen: &Unseen<'_>, certainty: Certainty) -> Decision {
     let Unseen { logits, labels: expected, distances } = unseen;
+    if logits.is_empty() {
+        // Nothing follows from no rows.
+        return undecided(problem_type);
+    }
     let temperature = temperature(problem_type, logits, expected);
     let mut decision = Decision { temperature, ..undecided(problem_type) };
     let scores: Vec<Vec<f32>> = logits.iter().map(|logits| decision.scores(logits)).collect();
@@ -105,7 +111,7 @@ fn exceeded(mut values: Vec<f32>, share: f64) -> f32 {
 /// The score that the right label of at least the share reaches: of all rows, or for each label of its own. Where a label's rows
 /// are too few, it is in every set.
 fn coverage(scores: &[Vec<f32>], expected: &[&[u32]], share: f64, by_label: bool) -> Coverage {
-    let labels = scores.first().map_or(0, Vec::len);
+    let labels = scores[0].len();
     let of_rows = |is_counted: &dyn Fn(usize) -> bool| {
         let right = scores.iter().zip(expected).map(|(scores, ids)| (ids[0] as usize, scores[ids[0] as usize]));
         let right = right.filter(|(id, _)| is_counted(*id)).map(|(_, score)| score).collect();

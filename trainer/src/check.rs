@@ -35,6 +35,8 @@ pub struct CheckInput<'a> {
     pub label_columns: Vec<String>,
     /// Numbers that stood there in another way than they were read, such as 1.0 for 1.
     pub respelled: BTreeMap<String, String>,
+    /// What labels of each task begin with, where there are several; else empty.
+    pub tasks: Vec<String>,
 }
 
 /// A row, where it stands, and what the tokenizer makes of it.
@@ -117,7 +119,7 @@ pub fn check(input: &CheckInput<'_>) -> Vec<Finding> {
     let groups = same_texts(input);
     [
         duplicate(&groups),
-        conflicting_labels(&groups),
+        conflicting_labels(input, &groups),
         leak(&groups),
         empty_text(input),
         imbalance(input),
@@ -169,6 +171,23 @@ impl<'a> CheckInput<'a> {
     pub fn all(&self) -> impl Iterator<Item = (Option<&'static str>, &CheckRow<'a>)> {
         let held_out = self.held_out.iter().flat_map(|(split, rows)| rows.iter().map(|row| (Some(*split), row)));
         self.train.iter().map(|row| (None, row)).chain(held_out)
+    }
+
+    /// Two rows of one text whose labels exclude each other: of several tasks, those of one that both have a label of.
+    fn conflict<'b, 'c>(&self, group: &'b [Member<'c>]) -> Option<[&'b Member<'c>; 2]> {
+        if self.tasks.is_empty() {
+            let other = group.iter().find(|member| member.labels != group[0].labels)?;
+            return Some([&group[0], other]);
+        }
+        self.tasks.iter().find_map(|prefix| {
+            let label = |member: &'b Member<'c>| {
+                let label = member.labels.iter().find(|label| label.starts_with(prefix.as_str()))?;
+                Some((member, *label))
+            };
+            let mut labelled = group.iter().filter_map(label);
+            let (first, label) = labelled.next()?;
+            labelled.find(|(_, other)| *other != label).map(|(other, _)| [first, other])
+        })
     }
 
     /// Number of training rows by label.
@@ -274,14 +293,12 @@ fn duplicate(groups: &[Vec<Member<'_>>]) -> Option<Finding> {
 }
 
 /// A text with different labels, wherever its rows are.
-fn conflicting_labels(groups: &[Vec<Member<'_>>]) -> Option<Finding> {
-    let conflicts: Vec<_> =
-        groups.iter().filter(|group| group.iter().any(|member| member.labels != group[0].labels)).collect();
+fn conflicting_labels(input: &CheckInput<'_>, groups: &[Vec<Member<'_>>]) -> Option<Finding> {
+    let conflicts: Vec<_> = groups.iter().filter(|group| input.conflict(group).is_some()).collect();
     let rows: Vec<_> = conflicts.iter().flat_map(|group| group.iter().map(|member| member.row)).collect();
     let example = |group: &&Vec<Member<'_>>| {
-        let other = group.iter().find(|member| member.labels != group[0].labels).unwrap_or(&group[0]);
         let side = |member: &Member<'_>| format!("{} is {}", member.row.place(), names(&member.labels));
-        format!("{} but {}", side(&group[0]), side(other))
+        input.conflict(group).map_or(String::new(), |pair| pair.map(side).join(" but "))
     };
     let message = format!(
         "{} different labels, in {}: {}",
@@ -326,7 +343,16 @@ fn empty_text(input: &CheckInput<'_>) -> Option<Finding> {
 
 /// Labels of very different numbers of training rows.
 fn imbalance(input: &CheckInput<'_>) -> Option<Finding> {
-    let counts = input.train_counts();
+    if input.tasks.is_empty() {
+        return imbalance_of(input, "");
+    }
+    input.tasks.iter().find_map(|task| imbalance_of(input, task))
+}
+
+/// The same of labels that begin so.
+fn imbalance_of(input: &CheckInput<'_>, prefix: &str) -> Option<Finding> {
+    let mut counts = input.train_counts();
+    counts.retain(|label, _| label.starts_with(prefix));
     let (most, largest) = counts.iter().max_by_key(|(_, count)| **count)?;
     let small: Vec<_> = counts.iter().filter(|(_, count)| *count * IMBALANCE <= *largest).collect();
     let (least, smallest) = small.iter().min_by_key(|(_, count)| **count)?;
@@ -588,6 +614,7 @@ mod tests {
             multi_label: false,
             label_columns: Vec::new(),
             respelled: BTreeMap::new(),
+            tasks: Vec::new(),
         }
     }
 

@@ -197,7 +197,9 @@ fn rebuild(
     // The head fits, whatever labels the base's config.json names.
     let config = config.with_labels(&model.labels);
     let path = config.path.with_file_name(bundle::CONFIG);
+    let tasks = model.tasks.clone();
     let (model, report) = SequenceClassifier::from_tensors(&path, tensors, config, &model.labels, 0)?;
+    let model = model.with_tasks(tasks);
     report.expect_trained()?;
     Ok(model)
 }

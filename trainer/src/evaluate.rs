@@ -60,7 +60,7 @@ pub(crate) fn in_batches<T>(
     Ok(results.into_iter().map(|result| result.expect("every window is in a batch")).collect())
 }
 
-/// The logits of [`answer`].
+/// The logits of [`answer`], of all tasks.
 ///
 /// # Errors
 /// [`crate::Error::Runtime`].
@@ -71,7 +71,7 @@ pub fn predict_session<'a>(
     batch_size: usize,
 ) -> Result<Vec<Vec<f32>>> {
     let answers = answer(session, texts, pad_token_id, batch_size)?;
-    Ok(answers.into_iter().map(|answer| answer.logits).collect())
+    Ok(answers.into_iter().map(Answer::all_logits).collect())
 }
 
 /// Each text's logits from those of all windows.

@@ -23,8 +23,8 @@ pub struct Page {
     pub labelling: Vec<CurvePoint>,
     /// Figures by label.
     pub labels: Vec<LabelRow>,
-    /// Which label was taken for which.
-    pub confusion: Option<Confusion>,
+    /// Which label was taken for which, of each task whose rows have one.
+    pub confusion: Vec<Confusion>,
     /// Accuracy by confidence, a bin each.
     pub reliability: Vec<ReliabilityBin>,
     /// Expected calibration error.
@@ -156,7 +156,7 @@ pub fn render(page: &Page) -> String {
         ("folds", "Cross-validation", comparison("Cross-validation", page.cross_validation.as_ref())),
         ("labelling", "Labelling", labelling(&page.labelling)),
         ("labels", "Labels", labels(&page.labels)),
-        ("confusion", "Confusion", page.confusion.as_ref().map(confusion).unwrap_or_default()),
+        ("confusion", "Confusion", concat(&page.confusion, confusion)),
         ("calibration", "Calibration", calibration(&page.reliability, page.ece)),
         ("mistakes", "Mistakes", mistakes("Mistakes", ["expected", "predicted", "score"], &page.mistakes)),
         ("doubts", "Doubtful labels", mistakes("Doubtful labels", ["label", "looks like", "belief"], &page.doubts)),
@@ -792,10 +792,10 @@ mod tests {
             learning_rate: vec![(0.0, 0.0), (1.0, 5e-5), (2.0, f64::NAN)],
             epochs: (1..4).map(epoch).collect(),
             labels: ["good", "bad"].map(label).to_vec(),
-            confusion: Some(Confusion {
+            confusion: vec![Confusion {
                 labels: ["good", "bad"].map(String::from).to_vec(),
                 counts: vec![vec![9, 1], vec![2, 8]],
-            }),
+            }],
             reliability: vec![ReliabilityBin { confidence: 0.9, accuracy: 0.8, count: 20 }],
             ece: Some(0.1),
             mistakes: vec![Mistake { text: "<script>alert('x')</script>\0".to_owned(), ..Mistake::default() }],

@@ -43,6 +43,7 @@ pub mod sign;
 pub mod split;
 pub mod static_model;
 pub mod suggest;
+pub mod tasks;
 pub mod tensorboard;
 pub mod trace;
 pub mod train;

@@ -107,7 +107,7 @@ impl Metrics {
             weighted_f1: (sum(&support) > 0).then(|| weighted / sum(&support) as f64),
             mcc: confusion.as_ref().and_then(|confusion| matthews(confusion)),
             roc_auc: if labels.len() == 2 { second() } else { None },
-            ece: calibration_error(&reliability(decision, expected, scores)),
+            ece: calibration_error(&reliability(&confidences(decision, expected, scores))),
             rows: expected.len(),
             labels: by_label,
             confusion,
@@ -119,11 +119,11 @@ fn share(part: usize, whole: usize) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-/// Groups predictions by score. One label a row: the best score, and whether its label is right. Any number: every score,
-/// and whether its label holds.
-pub fn reliability(decision: &Decision, expected: &[&[u32]], scores: &[Vec<f32>]) -> Vec<ReliabilityBin> {
+/// How sure of what it is, and whether it is so. One label a row: the best score, and whether its label is right. Any number: every
+/// score, and whether its label holds.
+pub fn confidences(decision: &Decision, expected: &[&[u32]], scores: &[Vec<f32>]) -> Vec<(f64, bool)> {
     let holds = |expected: &[u32], id: usize| expected.contains(&(id as u32));
-    let pairs: Vec<(f64, bool)> = match decision.problem_type {
+    match decision.problem_type {
         ProblemType::SingleLabel => {
             let best = |(scores, expected): (&Vec<f32>, &&[u32])| {
                 let id = argmax(scores) as usize;
@@ -136,10 +136,14 @@ pub fn reliability(decision: &Decision, expected: &[&[u32]], scores: &[Vec<f32>]
             .zip(expected)
             .flat_map(|(scores, expected)| (0..scores.len()).map(|id| (f64::from(scores[id]), holds(expected, id))))
             .collect(),
-    };
+    }
+}
+
+/// Groups [`confidences`] by score.
+pub fn reliability(confidences: &[(f64, bool)]) -> Vec<ReliabilityBin> {
     let bin = |index: usize| {
         let of_bin = |score: f64| ((score * BINS as f64) as usize).min(BINS - 1) == index;
-        let members: Vec<&(f64, bool)> = pairs.iter().filter(|(score, _)| of_bin(*score)).collect();
+        let members: Vec<&(f64, bool)> = confidences.iter().filter(|(score, _)| of_bin(*score)).collect();
         ReliabilityBin {
             confidence: members.iter().map(|(score, _)| score).sum::<f64>() / members.len().max(1) as f64,
             accuracy: share(members.iter().filter(|(_, right)| *right).count(), members.len()).unwrap_or(0.0),
@@ -150,7 +154,7 @@ pub fn reliability(decision: &Decision, expected: &[&[u32]], scores: &[Vec<f32>]
 }
 
 /// The mean distance of the bins from the diagonal, each as often as it has members.
-fn calibration_error(bins: &[ReliabilityBin]) -> f64 {
+pub fn calibration_error(bins: &[ReliabilityBin]) -> f64 {
     let total: usize = bins.iter().map(|bin| bin.count).sum();
     let distance = |bin: &ReliabilityBin| bin.count as f64 * (bin.confidence - bin.accuracy).abs();
     bins.iter().map(distance).sum::<f64>() / total.max(1) as f64
@@ -186,15 +190,6 @@ fn roc_auc(scores: &[f32], positive: &[bool]) -> Option<f64> {
         below += without;
     }
     (positives > 0 && negatives > 0).then(|| wins / (positives * negatives) as f64)
-}
-
-/// How many rows get just their labels by their logits.
-pub(crate) fn count_hits<'a>(
-    decision: &Decision,
-    logits: &[Vec<f32>],
-    labels: impl IntoIterator<Item = &'a [u32]>,
-) -> usize {
-    logits.iter().zip(labels).filter(|(logits, labels)| is_hit(decision, logits, labels)).count()
 }
 
 /// Whether a row gets just its labels by its logits.

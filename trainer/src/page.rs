@@ -1,16 +1,17 @@
 //! Fills the training report from what a run has left.
 
-use nimbert::Decision;
+use nimbert::{Decision, prediction::Answer};
 
 use crate::{
     calibrate::Kept,
     cross_validation::OutOfFold,
-    export::{Judged, VariantFigures},
+    export::{Calibrated, Judged, VariantFigures},
     html::{Confusion, EpochPoint, LabelRow, Mistake, Page, ReliabilityBin, Table, VariantRow},
-    metrics::{Metrics, percent, reliability},
+    metrics::{LabelMetrics, Metrics, calibration_error, confidences, percent, reliability},
     prepare::{Source, Sources},
     record::{Record, StepRecord},
     report::figure,
+    tasks::{TaskLabels, TaskRows},
 };
 
 /// Mistakes that the report shows.
@@ -25,8 +26,8 @@ pub struct Run<'a> {
     pub records: &'a [Record],
     /// The graphs.
     pub judged: &'a Judged,
-    /// How far what the bundle says of its answers holds of test rows, if there are any.
-    pub kept: Option<Kept>,
+    /// How far what the bundle says of its answers holds of test rows, if there are any: by task.
+    pub kept: &'a [Kept],
     /// What the check of the data has found.
     pub warnings: &'a [String],
     /// The methods that were compared, and which one it is.
@@ -45,63 +46,75 @@ pub struct Run<'a> {
 struct HeldOut<'a> {
     split: &'static str,
     rows: &'a [Source],
+    /// Those that some row has a label of.
+    tasks: Vec<OfTask<'a>>,
+}
+
+/// A task's part of them.
+struct OfTask<'a> {
+    task: &'a TaskLabels,
+    /// Names of its labels, as the labels of all tasks are called.
+    labels: &'a [String],
+    rows: TaskRows,
     decision: Decision,
     scores: Vec<Vec<f32>>,
+    metrics: Metrics,
 }
 
 /// The report of a run.
 pub fn page(run: Run<'_>) -> Page {
     let Run { sources, judged, .. } = run;
     let held_out = held_out(&run);
-    let decision = &held_out.decision;
-    let expected: Vec<&[u32]> = held_out.rows.iter().map(|source| source.target.ids.as_slice()).collect();
-    let metrics = Metrics::new(&sources.labels, decision, &expected, &held_out.scores);
     let (shipped, split) = (judged.shipped(), held_out.split);
-    let mut summary = vec![
-        (format!("accuracy ({split})"), percent(Some(metrics.accuracy))),
-        (format!("macro F1 ({split})"), figure(metrics.macro_f1)),
-        (format!("micro F1 ({split})"), figure(metrics.micro_f1)),
-        (format!("weighted F1 ({split})"), figure(metrics.weighted_f1)),
-    ];
-    summary.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), figure(Some(mcc)))));
-    summary.extend(metrics.roc_auc.map(|auc| ("ROC-AUC".to_owned(), format!("{auc:.4}"))));
-    if let Some(Kept { coverage, unknown }) = run.kept {
+    let mut summary: Vec<(String, String)> =
+        held_out.tasks.iter().flat_map(|of_task| figures(of_task, split)).collect();
+    for (task, Kept { coverage, unknown, .. }) in sources.tasks.iter().zip(run.kept) {
+        let of = prefix(task);
         if let Some((share, size)) = coverage {
-            summary.push(("sets with the right label (test)".to_owned(), percent(Some(share))));
-            summary.push(("labels a set (test)".to_owned(), format!("{size:.2}")));
+            summary.push((format!("{of}sets with the right label (test)"), percent(Some(*share))));
+            summary.push((format!("{of}labels a set (test)"), format!("{size:.2}")));
         }
         summary.extend(unknown.map(|share| ("taken for unknown (test)".to_owned(), percent(Some(share)))));
     }
     summary.push(("graph".to_owned(), format!("{:.1} MB {}", shipped.bytes as f64 / 1e6, shipped.kind)));
-    let threshold = |id: usize| judged.decision.label_thresholds.as_ref().map(|thresholds| f64::from(thresholds[id]));
-    let labels = metrics.labels.iter().enumerate().map(|(id, label)| LabelRow {
-        label: label.label.clone(),
-        precision: label.precision,
-        recall: label.recall,
-        f1: label.f1,
-        support: label.support,
-        threshold: threshold(id),
-    });
+    let label_rows = |of_task: &OfTask<'_>| {
+        let thresholds = of_task.decision.label_thresholds.clone();
+        let row = |(id, label): (usize, &LabelMetrics)| LabelRow {
+            label: label.label.clone(),
+            precision: label.precision,
+            recall: label.recall,
+            f1: label.f1,
+            support: label.support,
+            threshold: thresholds.as_ref().map(|thresholds| f64::from(thresholds[id])),
+        };
+        of_task.metrics.labels.iter().enumerate().map(row).collect::<Vec<_>>()
+    };
+    let confusion = |of_task: &OfTask<'_>| {
+        let counts = of_task.metrics.confusion.clone()?;
+        Some(Confusion { labels: of_task.labels.to_vec(), counts })
+    };
+    let of_task = |of_task: &OfTask<'_>| confidences(&of_task.decision, &of_task.rows.ids(), &of_task.scores);
+    let bins = reliability(&held_out.tasks.iter().flat_map(of_task).collect::<Vec<_>>());
     Page {
         title: "Training report".to_owned(),
         subtitle: format!(
             "{}: {} labels, {} {split} rows",
             sources.datasets[0].name(),
             sources.labels.len(),
-            metrics.rows
+            held_out.rows.len()
         ),
         summary,
         loss: steps(run.records, |step| f64::from(step.loss)),
         learning_rate: steps(run.records, |step| step.learning_rate),
         epochs: epochs(run.records),
         labelling: Vec::new(),
-        labels: labels.collect(),
-        confusion: metrics.confusion.map(|counts| Confusion { labels: sources.labels.clone(), counts }),
-        reliability: reliability(decision, &expected, &held_out.scores)
+        labels: held_out.tasks.iter().flat_map(label_rows).collect(),
+        confusion: held_out.tasks.iter().filter_map(confusion).collect(),
+        ece: Some(calibration_error(&bins)),
+        reliability: bins
             .into_iter()
             .map(|bin| ReliabilityBin { confidence: bin.confidence, accuracy: bin.accuracy, count: bin.count })
             .collect(),
-        ece: Some(metrics.ece),
         mistakes: mistakes(sources, &held_out),
         doubts: Vec::new(),
         warnings: run.warnings.to_vec(),
@@ -113,26 +126,53 @@ pub fn page(run: Run<'_>) -> Page {
     }
 }
 
+/// What stands before a figure of a task; nothing where there is one only.
+fn prefix(task: &TaskLabels) -> String {
+    task.name.as_ref().map_or(String::new(), |name| format!("{name}: "))
+}
+
+/// The figures of a task.
+fn figures(OfTask { task, metrics, .. }: &OfTask<'_>, split: &str) -> Vec<(String, String)> {
+    let mut figures = vec![
+        (format!("accuracy ({split})"), percent(Some(metrics.accuracy))),
+        (format!("macro F1 ({split})"), figure(metrics.macro_f1)),
+        (format!("micro F1 ({split})"), figure(metrics.micro_f1)),
+        (format!("weighted F1 ({split})"), figure(metrics.weighted_f1)),
+    ];
+    figures.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), figure(Some(mcc)))));
+    figures.extend(metrics.roc_auc.map(|auc| ("ROC-AUC".to_owned(), format!("{auc:.4}"))));
+    figures.into_iter().map(|(name, value)| (prefix(task) + &name, value)).collect()
+}
+
 /// The test rows; without any, the rows by which the graph was judged, if it has not learned from them; else what models like it
 /// answered without having seen the rows.
 fn held_out<'a>(run: &Run<'a>) -> HeldOut<'a> {
     let Run { sources, judged, .. } = run;
-    let test = judged.test_answers.as_ref().map(|answers| answers.iter().map(|answer| answer.logits.clone()).collect());
+    let test = judged.test_answers.as_ref();
+    let logits = |answers: &[Answer]| answers.iter().cloned().map(Answer::all_logits).collect::<Vec<_>>();
+    let (test, judged_logits) = (test.map(|answers| logits(answers)), logits(&judged.answers));
     let (split, rows, logits) = match (&test, judged.acceptance.split.as_str(), run.out_of_fold) {
         (Some(logits), ..) => ("test", &sources.test, logits),
-        (None, "validation", _) => ("validation", &sources.validation, &judged.logits),
+        (None, "validation", _) => ("validation", &sources.validation, &judged_logits),
         (None, _, Some(answers)) => ("cross-validated", &sources.train, &answers.logits),
-        _ => ("training", &sources.train, &judged.logits),
+        _ => ("training", &sources.train, &judged_logits),
     };
-    // The graph's own logits are divided by its temperature already. Thresholds that were found by these very rows would flatter.
-    let decision = match split {
-        "cross-validated" => {
-            Decision { temperature: judged.temperature, label_thresholds: None, ..judged.decision.clone() }
+    let expected: Vec<&[u32]> = rows.iter().map(|source| source.target.ids.as_slice()).collect();
+    let of_tasks = sources.tasks.iter().zip(sources.tasks.rows(logits, &expected)).zip(&judged.calibrated);
+    let of_task = |((task, rows), calibrated): ((&'a TaskLabels, TaskRows), &Calibrated)| {
+        let mut decision = calibrated.decision.clone();
+        if split == "cross-validated" {
+            // The graph's own logits are divided by its temperature already. Thresholds that were found by these very rows would
+            // flatter.
+            decision = Decision { temperature: calibrated.temperature, label_thresholds: None, ..decision };
         }
-        _ => judged.decision.clone(),
+        let scores: Vec<Vec<f32>> = rows.logits.iter().map(|logits| decision.scores(logits)).collect();
+        let labels = &sources.labels[task.ids.clone()];
+        let metrics = Metrics::new(labels, &decision, &rows.ids(), &scores);
+        OfTask { task, labels, rows, decision, scores, metrics }
     };
-    let scores = logits.iter().map(|logits| decision.scores(logits)).collect();
-    HeldOut { split, rows, decision, scores }
+    let tasks = of_tasks.map(of_task).filter(|of_task| !of_task.rows.rows.is_empty()).collect();
+    HeldOut { split, rows, tasks }
 }
 
 fn steps(records: &[Record], figure: fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
@@ -159,29 +199,31 @@ fn epochs(records: &[Record]) -> Vec<EpochPoint> {
 
 /// Wrong answers, the most confident first: where the labels of the data may be what is wrong.
 fn mistakes(sources: &Sources, held_out: &HeldOut<'_>) -> Vec<Mistake> {
-    let names = |ids: &mut dyn Iterator<Item = usize>| {
-        let names: Vec<&str> = ids.map(|id| sources.labels[id].as_str()).collect();
-        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-    };
     let mut mistakes = Vec::new();
-    for (source, scores) in held_out.rows.iter().zip(&held_out.scores) {
-        let predicted = held_out.decision.label_ids(scores);
-        let expected: Vec<usize> = source.target.ids.iter().map(|&id| id as usize).collect();
-        if predicted == expected {
-            continue;
+    for OfTask { labels, rows, decision, scores, .. } in &held_out.tasks {
+        let names = |ids: &[usize]| match ids {
+            [] => "none".to_owned(),
+            ids => ids.iter().map(|&id| labels[id].as_str()).collect::<Vec<_>>().join(", "),
+        };
+        for ((&row, expected), scores) in rows.rows.iter().zip(&rows.labels).zip(scores) {
+            let predicted = decision.label_ids(scores);
+            let expected: Vec<usize> = expected.iter().map(|&id| id as usize).collect();
+            if predicted == expected {
+                continue;
+            }
+            // How sure the classifier is of what is wrong: of a label that it gave, or that it withheld.
+            let confidence = |id: &usize| if predicted.contains(id) { scores[*id] } else { 1.0 - scores[*id] };
+            let differs = |id: &usize| predicted.contains(id) != expected.contains(id);
+            let score = (0..scores.len()).filter(differs).map(|id| confidence(&id)).fold(0.0, f32::max);
+            let source = &held_out.rows[row];
+            mistakes.push(Mistake {
+                place: sources.place(source),
+                text: sources.row(source).shown(),
+                expected: names(&expected),
+                predicted: names(&predicted),
+                score: f64::from(score),
+            });
         }
-        // How sure the classifier is of what is wrong: of a label that it gave, or that it withheld.
-        let confidence = |id: &usize| if predicted.contains(id) { scores[*id] } else { 1.0 - scores[*id] };
-        let differs = |id: &usize| predicted.contains(id) != expected.contains(id);
-        let score = (0..scores.len()).filter(differs).map(|id| confidence(&id)).fold(0.0, f32::max);
-        let row = sources.row(source);
-        mistakes.push(Mistake {
-            place: sources.place(source),
-            text: row.shown(),
-            expected: names(&mut expected.into_iter()),
-            predicted: names(&mut predicted.into_iter()),
-            score: f64::from(score),
-        });
     }
     mistakes.sort_by(|a, b| b.score.total_cmp(&a.score));
     mistakes.truncate(MISTAKES);

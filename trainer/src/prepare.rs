@@ -13,6 +13,7 @@ use crate::{
     model::EncoderConfig,
     random::{Stream, generator},
     split::{rarest_labels, stratified},
+    tasks::Tasks,
 };
 
 /// Where labelled texts come from, and how they are divided.
@@ -47,6 +48,8 @@ pub struct Sources {
     pub datasets: Vec<Dataset>,
     /// Label names by id.
     pub labels: Vec<String>,
+    /// What is decided by them.
+    pub tasks: Tasks,
     /// What is learned from.
     pub train: Vec<Source>,
     /// What the best epoch is chosen by; may be empty.
@@ -132,9 +135,11 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
     dataset.write_numbers_in_one_way();
     let labels = dataset.labels()?;
     let targets = dataset.targets(&labels)?;
+    let names: Vec<String> = config.columns.tasks.iter().map(|task| task.name.clone()).collect();
+    let tasks = Tasks::of(&names, &labels);
     let classes = match config.columns.problem_type {
-        ProblemType::SingleLabel => targets.iter().map(Target::id).collect(),
-        ProblemType::MultiLabel => rarest_labels(&targets, labels.len()),
+        ProblemType::SingleLabel if tasks.is_single() => targets.iter().map(Target::id).collect(),
+        _ => rarest_labels(&targets, labels.len()),
     };
     let mut rng = generator(config.seed, Stream::Split);
     let mut notes = Vec::new();
@@ -176,10 +181,30 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         let expected = "a weight above 0 in some row that is trained on (--seed picks others)";
         return Err(Error::setting("--weight-column", expected, "none"));
     }
+    if !tasks.is_single() {
+        for task in tasks.iter() {
+            let name = task.name.as_deref().unwrap_or_default();
+            let lacking = datasets.iter().map(|dataset| dataset.without_label(name)).sum::<usize>();
+            if lacking > 0 {
+                notes.push(format!("{lacking} rows have no label of the task {name}"));
+            }
+            let (_, learned) = task.targets(train.iter().map(|source| &source.target));
+            let is_learned = |id: &usize| learned.iter().any(|target| target.id() as usize == id - task.ids.start);
+            let unseen: Vec<&str> =
+                task.ids.clone().filter(|id| !is_learned(id)).map(|id| labels[id].as_str()).collect();
+            if unseen.len() == task.ids.len() {
+                let expected = format!("training rows with a label of the task {name} (--seed picks others)");
+                return Err(Error::setting("--task", expected, "none"));
+            }
+            if !unseen.is_empty() {
+                notes.push(format!("no training row has {}: it is never answered", unseen.join(", ")));
+            }
+        }
+    }
     for dataset in &datasets {
         notes.extend(left_out(&dataset.skipped));
     }
-    Ok(Sources { datasets, labels, train, validation, test, rows_a_label, notes })
+    Ok(Sources { datasets, labels, tasks, train, validation, test, rows_a_label, notes })
 }
 
 /// Tokenizes what was read. A text is a row of the graph that is trained with all its windows, so their number bounds the

@@ -3,7 +3,11 @@
 
 use std::path::PathBuf;
 
-use nimbert::{Batch, Bundle, Encoding, Manifest, Tokenizer, bundle::Unknown, prediction::Coverage};
+use nimbert::{
+    Batch, Bundle, Encoding, Manifest, Task, Tokenizer,
+    bundle::{FurtherTask, Unknown},
+    prediction::Coverage,
+};
 
 use crate::{
     calibrate::Kept,
@@ -137,16 +141,17 @@ fn weights(model: &SequenceClassifier) -> String {
     }
 }
 
-/// How the head was found where the encoder stays as it is, or before it learns: by which C, how many folds found it, and the share
+/// How the head of a task was found where the encoder stays as it is, or before it learns: by which C, how many folds found it, and the share
 /// of the rows that were answered rightly by a head that had not seen them.
-pub fn head_stage(strength: f64, folds: Option<(usize, f64)>, rows: usize, seconds: f64) -> String {
+pub fn head_stage(task: Option<&str>, strength: f64, folds: Option<(usize, f64)>, rows: usize, seconds: f64) -> String {
+    let of = task.map_or(String::new(), |task| format!("{task}: "));
     let how = match folds {
         Some((folds, accuracy)) => {
             format!("C {strength} by {folds} folds: {} of the rows that were left out", percent(Some(accuracy)))
         }
         None => format!("C {strength}: too few rows to choose it by"),
     };
-    stage("regression", &format!("logistic, on what the encoder says of {rows} rows, in {seconds:.1} s; {how}"))
+    stage("regression", &format!("{of}logistic, on what the encoder says of {rows} rows, in {seconds:.1} s; {how}"))
 }
 
 /// What training is about to do.
@@ -249,14 +254,20 @@ fn extremes(values: &[f32]) -> (f32, f32) {
     values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), value| (least.min(*value), most.max(*value)))
 }
 
-/// How far what the bundle says of its answers holds of test rows.
-pub fn kept_stage(kept: Kept, rows: usize) -> String {
+/// How far what the bundle says of its answers holds of test rows; `task` is named where there are several.
+pub fn kept_stage(task: Option<&str>, kept: Kept) -> String {
+    let rows = kept.rows;
     let sets = kept.coverage.map(|(share, size)| {
         format!("{} of sets have the right label, {size:.2} labels each on average", percent(Some(share)))
     });
     let unknown = kept.unknown.map(|share| format!("{} taken for unknown", percent(Some(share))));
     let both: Vec<String> = sets.into_iter().chain(unknown).collect();
-    if both.is_empty() { String::new() } else { stage("", &format!("of {rows} test rows: {}", both.join("; "))) }
+    let of_task = task.map_or(String::new(), |task| format!("{task}, "));
+    if both.is_empty() {
+        String::new()
+    } else {
+        stage("", &format!("{of_task}of {rows} test rows: {}", both.join("; ")))
+    }
 }
 
 /// What was measured before packing, and what was packed.
@@ -279,23 +290,22 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
         ),
         false => String::new(),
     };
-    let Manifest { coverage, unknown, .. } = &bundle.manifest;
-    let sets = coverage.iter().map(|Coverage { share, thresholds }| {
-        let (least, most) = extremes(thresholds);
+    let further = bundle.manifest.further_tasks.iter().filter(|_| is_calibrated);
+    let further: String = further.map(calibrated_stage).collect();
+    let unknown = &bundle.manifest.unknown;
+    let sets = bundle.tasks().into_iter().filter_map(|Task { name, labels, decision }| {
+        let Coverage { share, thresholds } = decision.coverage?;
+        let (least, most) = extremes(&thresholds);
         let scores = if least == most { format!("{least:.3}") } else { format!("{least:.3} to {most:.3}") };
-        let always: Vec<&str> = bundle
-            .config
-            .labels
-            .iter()
-            .zip(thresholds)
-            .filter(|(_, threshold)| **threshold == 0.0)
-            .map(|(label, _)| label.as_str())
-            .collect();
+        let always = labels.iter().zip(&thresholds).filter(|(_, threshold)| **threshold == 0.0);
+        let always: Vec<&str> = always.map(|(label, _)| label.as_str()).collect();
         let always = match always.is_empty() {
             true => String::new(),
             false => format!("; too few rows to leave them out of any set: {}", always.join(", ")),
         };
-        stage("sets", &format!("labels with a score from {scores}, for {} of cases{always}", percent(Some(*share))))
+        let of = name.map_or(String::new(), |name| format!("{name}: "));
+        let share = percent(Some(share));
+        Some(stage("sets", &format!("{of}labels with a score from {scores}, for {share} of cases{always}")))
     });
     let unknown = unknown.iter().map(|Unknown { rate, threshold }| {
         let how = format!("distances above {threshold:.3}, as {} of texts like these have", percent(Some(*rate)));
@@ -321,6 +331,7 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
             ),
         ),
         calibrated,
+        further,
         certainty,
         stage(
             "bundle",
@@ -333,6 +344,13 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
         ),
     ]
     .concat()
+}
+
+/// What is said of a task beside the first one.
+fn calibrated_stage(FurtherTask { name, folded_temperature, abstain_threshold, .. }: &FurtherTask) -> String {
+    let temperature = folded_temperature.unwrap_or(1.0);
+    let abstain = abstain_threshold.map_or("never abstains".to_owned(), |score| format!("unsure under {score:.3}"));
+    stage("", &format!("{name}: temperature {temperature:.3}, {abstain}"))
 }
 
 /// A figure with four digits; a dash where it is not defined.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nimbert::{Batch, Bundle, Decision, Device, Encoding, Session, SessionOptions, bundle};
+use nimbert::{Batch, Bundle, Device, Encoding, Session, SessionOptions, Task, bundle, session::logits_of};
 
 use crate::{
     dataloader::PackedBatch,
@@ -21,9 +21,8 @@ pub struct Trace {
     tokens: Vec<String>,
     /// Name, shape and root mean square of the embeddings' and each layer's output.
     hidden_states: Vec<(String, Vec<usize>, f32)>,
-    logits: Vec<f32>,
-    labels: Vec<String>,
-    decision: Decision,
+    /// What is decided, and the logits of that.
+    answers: Vec<(Task, Vec<f32>)>,
     computed_by: String,
 }
 
@@ -63,17 +62,18 @@ fn trace_bundle(path: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Tra
     graph.output.extend(names.iter().map(|name| onnx::float_output(name)));
     let path = scratch.path().join("trace.onnx");
     onnx::write(&model, &path)?;
+    let tasks = bundle.tasks();
+    let logits_names: Vec<String> = (0..tasks.len()).map(logits_of).collect();
     let mut session = Session::open(&path, &SessionOptions { ort_lib, ..SessionOptions::default() })?;
-    let outputs: Vec<&str> = names.iter().map(String::as_str).chain(["logits"]).collect();
+    let outputs: Vec<&str> = names.iter().map(String::as_str).chain(logits_names.iter().map(String::as_str)).collect();
     let batch = Batch::pad(std::iter::once(&encoding), bundle.config.pad_token_id);
     let mut results = session.run_outputs(&batch, &outputs)?;
-    let logits = results.pop().map(|output| output.values).unwrap_or_default();
-    if logits.len() != bundle.config.labels.len() {
-        let expected = format!("{} logits, one for each label in config.json", bundle.config.labels.len());
+    let logits: Vec<Vec<f32>> = results.drain(names.len()..).map(|output| output.values).collect();
+    if let Some((task, logits)) = tasks.iter().zip(&logits).find(|(task, logits)| logits.len() != task.labels.len()) {
+        let expected = format!("{} logits, one for each label", task.labels.len());
         return Err(Error::model(&model_path, expected, logits.len().to_string()));
     }
     let root_mean_square = |values: &[f32]| (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
-    let decision = bundle.decision();
     let computed_by = format!("ONNX Runtime, {}", variant.name);
     Ok(Trace {
         tokens: encoding.input_ids.iter().map(|&id| tokenizer.token(id)).collect(),
@@ -86,9 +86,7 @@ fn trace_bundle(path: &Path, text: &str, ort_lib: Option<PathBuf>) -> Result<Tra
                 (name, output.shape, root_mean_square(&output.values))
             })
             .collect(),
-        logits,
-        labels: bundle.config.labels,
-        decision,
+        answers: tasks.into_iter().zip(logits).collect(),
         computed_by,
     })
 }
@@ -116,10 +114,11 @@ fn trace_model(folder: &Path, text: &str) -> Result<Trace> {
     Ok(Trace {
         tokens: encoding.input_ids.iter().map(|&id| tokenizer.token(id)).collect(),
         hidden_states: described.collect::<Result<_>>()?,
-        logits: model.forward(&batch, None)?.logits.flatten_all()?.to_vec1()?,
+        answers: vec![(
+            Task { name: None, labels, decision },
+            model.forward(&batch, None)?.logits.flatten_all()?.to_vec1()?,
+        )],
         encoding,
-        labels,
-        decision,
         computed_by: "candle, fp32".to_owned(),
     })
 }
@@ -138,15 +137,18 @@ impl std::fmt::Display for Trace {
             let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
             f.write_str(&stage("", &format!("{name:<11} {shape:<14} root mean square {root_mean_square:.4}")))?;
         }
-        let named = |values: &[f32]| {
-            let pairs = self.labels.iter().zip(values).map(|(label, value)| format!("{label} {value:.4}"));
-            pairs.collect::<Vec<_>>().join(", ")
-        };
-        f.write_str(&stage("4 head", &format!("logits 1 × {}: {}", self.logits.len(), named(&self.logits))))?;
-        let scores = self.decision.scores(&self.logits);
-        let labels: Vec<&str> =
-            self.decision.label_ids(&scores).into_iter().map(|id| self.labels[id].as_str()).collect();
-        let label = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
-        f.write_str(&stage("5 label", &format!("{label} (probabilities: {})", named(&scores))))
+        for (Task { name, labels, decision }, logits) in &self.answers {
+            let named = |values: &[f32]| {
+                let pairs = labels.iter().zip(values).map(|(label, value)| format!("{label} {value:.4}"));
+                pairs.collect::<Vec<_>>().join(", ")
+            };
+            let of = name.as_ref().map_or(String::new(), |name| format!("{name}: "));
+            f.write_str(&stage("4 head", &format!("{of}logits 1 × {}: {}", logits.len(), named(logits))))?;
+            let scores = decision.scores(logits);
+            let said: Vec<&str> = decision.label_ids(&scores).into_iter().map(|id| labels[id].as_str()).collect();
+            let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
+            f.write_str(&stage("5 label", &format!("{of}{said} (probabilities: {})", named(&scores))))?;
+        }
+        Ok(())
     }
 }

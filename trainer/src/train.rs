@@ -18,13 +18,14 @@ use crate::{
     error::{Error, Result},
     evaluate::predict,
     loss::{Loss, Target},
-    metrics::{Metrics, count_hits},
+    metrics::Metrics,
     model::{Gradients, SequenceClassifier},
     ops::tensor_square_sum,
     optimizer::{AdamW, AdamWConfig, clip_scale},
     random::{DropoutKeys, Stream, generator, position},
     record::{EpochRecord, Record, StepRecord},
     schedule::{Curve, Schedule},
+    tasks::{TaskLabels, TaskRows},
 };
 
 /// How a model is trained.
@@ -159,7 +160,7 @@ pub fn train(
 ) -> Result<Training> {
     let Job { splits, config, .. } = job;
     config.validate()?;
-    config.loss.validate(model.labels.len())?;
+    model.tasks.validate(&config.loss)?;
     if config.patience.is_some() && splits.validation.is_empty() {
         return Err(Error::setting("--patience", "validation rows to judge by (--validation-size)", "none"));
     }
@@ -357,7 +358,7 @@ impl<'a> Run<'a> {
             let batch = PackedBatch::of_windows(examples.iter().map(|example| example.windows.as_slice()));
             let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
             let output = model.forward(&batch, Some(dropout))?;
-            let loss = config.loss.forward(&output.logits, &targets)?;
+            let loss = model.tasks.loss(&config.loss, &output.logits, &targets)?;
             let loss = match &config.contrast {
                 Some(contrast) => (loss + (contrast.of_batch(&output.pooled, &batch, &targets)? * contrast.weight)?)?,
                 None => loss,
@@ -372,7 +373,7 @@ impl<'a> Run<'a> {
                 weight: weight_of(examples.iter().copied()),
                 loss: f64::from(loss.to_scalar::<f32>()?),
                 gradients,
-                hits: count_hits(&decision, &logits, targets.iter().map(|target| target.ids.as_slice())),
+                hits: model.tasks.hits(&decision, &logits, targets.iter().map(|target| target.ids.as_slice())),
                 tokens: batch.tokens(),
             };
             sum = Some(match sum {
@@ -389,13 +390,20 @@ impl<'a> Run<'a> {
         let problem_type = config.loss.problem_type;
         let validation = evaluate(self.model, problem_type, splits.validation, config.batch_size)?;
         let test = evaluate(self.model, problem_type, splits.test, config.batch_size)?;
-        let figure = |metrics: &Option<Metrics>, figure: fn(&Metrics) -> Option<f64>| metrics.as_ref().and_then(figure);
+        // The mean over the tasks.
+        let figure = |metrics: &[Metrics], figure: fn(&Metrics) -> Option<f64>| {
+            let figures: Option<Vec<f64>> = metrics.iter().map(figure).collect();
+            figures
+                .filter(|figures| !figures.is_empty())
+                .map(|figures| figures.iter().sum::<f64>() / figures.len() as f64)
+        };
+        let expected = self.model.tasks.answers(splits.train.iter().map(|example| example.target.ids.as_slice()));
         let (rows, sums) = (splits.train.len() as f64, self.progress.sums);
         Ok(EpochRecord {
             epoch: self.progress.epochs_done + 1,
             step: self.progress.step,
             loss: sums.loss / weight_of(splits.train),
-            train_accuracy: sums.hits as f64 / rows,
+            train_accuracy: sums.hits as f64 / expected as f64,
             validation_accuracy: figure(&validation, |metrics| Some(metrics.accuracy)),
             validation_macro_f1: figure(&validation, |metrics| metrics.macro_f1),
             validation_micro_f1: figure(&validation, |metrics| metrics.micro_f1),
@@ -509,20 +517,22 @@ pub(crate) fn undecided(problem_type: ProblemType) -> Decision {
     }
 }
 
+/// The figures of each task that some row has a label of.
 fn evaluate(
     model: &SequenceClassifier,
     problem_type: ProblemType,
     examples: &[Example],
     batch_size: usize,
-) -> Result<Option<Metrics>> {
-    if examples.is_empty() {
-        return Ok(None);
-    }
+) -> Result<Vec<Metrics>> {
     let decision = undecided(problem_type);
     let logits = predict(model, examples.iter().map(|example| example.windows.as_slice()), batch_size)?;
-    let scores: Vec<Vec<f32>> = logits.iter().map(|logits| decision.scores(logits)).collect();
     let expected: Vec<&[u32]> = examples.iter().map(|example| example.target.ids.as_slice()).collect();
-    Ok(Some(Metrics::new(&model.labels, &decision, &expected, &scores)))
+    let rows = model.tasks.rows(&logits, &expected);
+    let of_task = |(task, rows): (&TaskLabels, &TaskRows)| {
+        let scores: Vec<Vec<f32>> = rows.logits.iter().map(|logits| decision.scores(logits)).collect();
+        Metrics::new(&model.labels[task.ids.clone()], &decision, &rows.ids(), &scores)
+    };
+    Ok(model.tasks.iter().zip(&rows).filter(|(_, rows)| !rows.rows.is_empty()).map(of_task).collect())
 }
 
 #[cfg(test)]

@@ -57,6 +57,8 @@ cargo xtask COMMAND
   bench size       how small the movie classifier can be made (minutes)
   bench labels     planted wrong labels, as `check --deep` and cleanlab find them (minutes; needs PyPI)
   bench suggest    labels that `suggest` saves, beside rows drawn at random (minutes)
+  bench heads      two tasks over one encoder, beside a model for each (half an hour)
+  bench tune       settings that were tried beside the usual ones (40 minutes); with a budget behind it, such as 20m, that long a set
   bench unknown    texts of labels that were not trained on, and sets of labels, beside what was asked for (half an hour);
                    with texts or sets behind it, that part only
   bench few        few labelled rows, beside SetFit and logistic regression on sentence-transformers' features (a day; needs
@@ -114,6 +116,9 @@ fn main() -> ExitCode {
         ["bench", "student"] => bench::student(),
         ["bench", "labels"] => bench::labels(),
         ["bench", "suggest"] => bench::suggest(),
+        ["bench", "heads"] => bench::heads(),
+        ["bench", "tune"] => bench::tune("10m"),
+        ["bench", "tune", budget] => bench::tune(budget),
         ["bench", "unknown"] => bench::unknown(None),
         ["bench", "unknown", part] => bench::unknown(Some(part)),
         ["bench", "few"] => bench::few(""),

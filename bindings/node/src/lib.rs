@@ -61,7 +61,16 @@ pub struct CallOptions {
     pub top_k: Option<u32>,
 }
 
-/// The answers for the texts of one call, one text after the other.
+/// What a task and its labels are called.
+#[napi(object, object_from_js = false)]
+pub struct TaskNames {
+    /// None where there is only one.
+    pub name: Option<String>,
+    /// In the order of their ids.
+    pub labels: Vec<String>,
+}
+
+/// The answers to one task for the texts of one call, one text after the other.
 #[napi(object, object_from_js = false)]
 pub struct Answers {
     /// A score for every label.
@@ -120,10 +129,11 @@ pub fn open(source: Either<String, BufferSlice<'_>>, settings: Vec<(String, Stri
 
 #[napi]
 impl Classifier {
-    /// Label names in the order of their ids.
+    /// What it decides, in the order of [`Answers`].
     #[napi(getter)]
-    pub fn labels(&self) -> Result<Vec<String>> {
-        Ok(self.opened()?.classifier().labels().to_vec())
+    pub fn tasks(&self) -> Result<Vec<TaskNames>> {
+        let names = |task: &nimbert::Task| TaskNames { name: task.name.clone(), labels: task.labels.clone() };
+        Ok(self.opened()?.classifier().tasks().iter().map(names).collect())
     }
 
     /// Where the graph runs.
@@ -138,7 +148,7 @@ impl Classifier {
         Ok(self.opened()?.classifier().bundle().manifest.max_length as f64)
     }
 
-    /// Classifies texts, which are taken out of `inputs`: the call, and the promise of its [`Answers`].
+    /// Classifies texts, which are taken out of `inputs`: the call, and the promise of its [`Answers`], by task.
     #[napi]
     pub fn submit<'env>(
         &self,
@@ -158,7 +168,8 @@ impl Classifier {
         let inputs = std::mem::take(&mut inputs.inputs);
         // Runs on a thread of the library's. If JavaScript's has ended meanwhile, nobody looks at what is resolved.
         let done = move |result: nimbert::Result<Vec<Prediction>>| {
-            let answers = result.map(|predictions| Answers::new(&predictions, ranked)).map_err(|error| coded(&error));
+            let answers =
+                result.map(|predictions| Answers::by_task(&predictions, ranked)).map_err(|error| coded(&error));
             deferred.resolve(move |env| answers.map_err(|error| rejection(env, error)));
         };
         let pending = background.submit(inputs, BackgroundOptions { timeout, truncation }, done);
@@ -213,7 +224,14 @@ impl Call {
 }
 
 impl Answers {
-    fn new(predictions: &[Prediction], ranked: usize) -> Self {
+    fn by_task(predictions: &[Prediction], ranked: usize) -> Vec<Self> {
+        let tasks = predictions.first().map_or(0, |prediction| 1 + prediction.further.len());
+        let of_task =
+            |task: usize| predictions.iter().filter_map(|prediction| prediction.tasks().nth(task)).collect::<Vec<_>>();
+        (0..tasks).map(|task| Self::new(&of_task(task), ranked)).collect()
+    }
+
+    fn new(predictions: &[&Prediction], ranked: usize) -> Self {
         let scores = predictions.iter().flat_map(|prediction| prediction.scores.iter().map(|(_, score)| *score));
         let logits = predictions.iter().flat_map(|prediction| prediction.logits.iter().copied());
         let row = |prediction: &Prediction, ids: &[usize]| {

@@ -73,6 +73,23 @@ test('what only some bundles say', async () => {
   await certain.close();
 });
 
+test('several tasks', async () => {
+  assert.deepStrictEqual(classifier.tasks, {});
+  const { task, further } = await classifier.classify('dull');
+  assert.deepStrictEqual([task, further], [null, {}]);
+  const several = await Classifier.open(path.join(path.dirname(BUNDLE), 'bundle-tasks'));
+  assert.deepStrictEqual(several.tasks, { stars: ['1', '2', '10'], mood: ['great', 'terrible'] });
+  const predictions = await several.classifyBatch(['great plot and plot 2', 'terrible films and films 1'], { topK: 2 });
+  assert.deepStrictEqual(predictions.map(({ task, label }) => [task, label]), [['stars', '10'], ['stars', '1']]);
+  const moods = predictions.map((prediction) => prediction.further.mood);
+  assert.deepStrictEqual(moods.map(({ label }) => label), ['great', 'terrible']);
+  for (const mood of moods) {
+    assert.deepStrictEqual([mood.task, mood.top.length, mood.top[0].label], ['mood', 2, mood.label]);
+    assert.strictEqual(mood.scores[mood.label], mood.score);
+  }
+  await several.close();
+});
+
 test('answers are plain data', async () => {
   const prediction = await classifier.classify('dull');
   assert.deepStrictEqual(structuredClone(prediction), prediction);

@@ -42,6 +42,9 @@ const SHORT: usize = 4096;
 /// How often a thread that waits looks for signals, and for what cancels.
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// What a task is called, where there are several, and its labels.
+type TaskNames<'a> = (Option<&'a str>, &'a [String]);
+
 #[pymethods]
 impl Classifier {
     #[new]
@@ -61,10 +64,11 @@ impl Classifier {
         Ok(Self { inner: error::raised(py, py.detach(|| guarded(open)))?, _source: source })
     }
 
-    /// Labels, device, the most tokens that are read, and whether it reads pairs.
-    fn about(&self) -> (Vec<String>, String, usize, Option<bool>) {
+    /// Name and labels of each task, device, the most tokens that are read, and whether it reads pairs.
+    fn about(&self) -> (Vec<TaskNames<'_>>, String, usize, Option<bool>) {
         let manifest = &self.inner.bundle().manifest;
-        (self.inner.labels().to_vec(), self.inner.device().to_string(), manifest.max_length, manifest.pairs)
+        let tasks = self.inner.tasks().iter().map(|task| (task.name.as_deref(), task.labels.as_slice())).collect();
+        (tasks, self.inner.device().to_string(), manifest.max_length, manifest.pairs)
     }
 
     fn classify<'py>(
@@ -84,7 +88,7 @@ impl Classifier {
             }
             inputs.iter_mut().zip(pairs).for_each(|(input, pair)| input.pair = Some(pair));
         }
-        Ok(Rows { predictions: self.run(py, &inputs, call)?, labels: self.inner.labels().to_vec() })
+        Ok(Rows { predictions: self.run(py, &inputs, call)?, tasks: self.inner.tasks().to_vec() })
     }
 }
 

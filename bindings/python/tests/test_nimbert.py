@@ -139,6 +139,29 @@ class Answers(TestCase):
             self.assertEqual(table["unknown"].to_pylist(), [True, False])
             self.assertEqual(table["distance"].to_pylist(), [prediction.distance for prediction in predictions])
 
+    def test_several_tasks(self):
+        self.assertEqual((self.classifier.tasks, self.classifier.classify("dull").task), ({}, None))
+        bundle, texts = BUNDLE.parent / "bundle-tasks", ["great plot and plot 2", "terrible films and films 1"]
+        classifier = nimbert.Classifier(bundle)
+        self.assertEqual(classifier.tasks, {"stars": ["1", "2", "10"], "mood": ["great", "terrible"]})
+        self.assertEqual(classifier.labels, ["1", "2", "10"])
+        predictions = classifier.classify(texts)
+        for prediction, expected in zip(predictions, answers_of_program(bundle, texts)):
+            mood = prediction.further["mood"]
+            self.assertEqual((prediction.task, prediction.label), (expected["task"], expected["label"]))
+            self.assertEqual((mood.task, mood.label, mood.further), ("mood", expected["further"]["mood"]["label"], {}))
+            self.assertAlmostEqual(mood.score, expected["further"]["mood"]["score"], delta=1e-4)
+            self.assertEqual(prediction.to_dict()["further"]["mood"]["label"], mood.label)
+        self.assertEqual([prediction.further["mood"].label for prediction in predictions], ["great", "terrible"])
+        self.assertEqual(classifier.classify(texts[0]).further["mood"].label, "great")
+        self.assertEqual(pickle.loads(pickle.dumps(predictions)), list(predictions))
+        if pyarrow:
+            for table, rows in [(pyarrow.table(predictions), predictions), (pyarrow.table(classifier.classify([])), [])]:
+                table.validate(full=True)
+                moods = table["further"].combine_chunks().field("mood")
+                self.assertEqual(moods.field("label").to_pylist(), [row.further["mood"].label for row in rows])
+                self.assertEqual(moods.field("scores").type.names, ["great", "terrible"])
+
     def test_one_text_and_the_same_among_many(self):
         many = self.classifier.classify(FEW)
         self.assertSame([self.classifier.classify(text) for text in FEW], list(many))

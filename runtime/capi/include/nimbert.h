@@ -302,6 +302,11 @@ typedef struct nimbert_prediction {
      * of it.
      */
     float distance;
+
+    /* What the task is called that this is the answer to; NULL where the bundle has only one. */
+    const char *task;
+    /* The answer to the bundle's next task for the same input; NULL if this is the last. */
+    const struct nimbert_prediction *next_task;
 } nimbert_prediction;
 
 /*
@@ -361,10 +366,16 @@ NIMBERT_API nimbert_code nimbert_open_memory(const void *data, size_t size, cons
 NIMBERT_API nimbert_code nimbert_close(nimbert_classifier *classifier);
 
 /*
- * The name of the label with this id; NULL behind the last one, so that a loop from 0 finds all. Stays until
- * the classifier is closed.
+ * The name of the label with this id; NULL behind the last one, so that a loop from 0 finds all. Of a bundle
+ * with several tasks, those of the first. Stays until the classifier is closed.
  */
 NIMBERT_API const char *nimbert_label(nimbert_classifier *classifier, size_t id);
+
+/*
+ * The same of the task with this number, counted from 0 in the order in which predictions follow each other;
+ * NULL behind the last task too.
+ */
+NIMBERT_API const char *nimbert_task_label(nimbert_classifier *classifier, size_t task, size_t id);
 
 /* ---------------------------------------------------------------------------------------- Calls that wait */
 

@@ -134,6 +134,13 @@ public:
         if (raw_->distance != raw_->distance) return std::nullopt;
         return raw_->distance;
     }
+    /* Empty where the bundle has only one task. */
+    std::string_view task() const noexcept { return raw_->task ? raw_->task : std::string_view(); }
+    /* The answer to the bundle's next task. */
+    std::optional<Prediction> next_task() const noexcept {
+        if (!raw_->next_task) return std::nullopt;
+        return Prediction(raw_->next_task);
+    }
 
 private:
     const nimbert_prediction *raw_;
@@ -237,9 +244,10 @@ public:
     /* For functions of nimbert.h; it stays this object's. */
     nimbert_classifier *handle() const noexcept { return handle_.get(); }
 
-    std::vector<std::string> labels() const {
+    /* Those of the task with this number; none behind the last. */
+    std::vector<std::string> labels(std::size_t task = 0) const {
         std::vector<std::string> labels;
-        while (const char *label = nimbert_label(handle(), labels.size())) labels.emplace_back(label);
+        while (const char *label = nimbert_task_label(handle(), task, labels.size())) labels.emplace_back(label);
         return labels;
     }
 

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "C finds functions by their plain names")]
 
 use std::{
-    ffi::{CString, c_char, c_void},
+    ffi::{c_char, c_void},
     sync::{Arc, PoisonError, RwLock},
     thread,
     time::Instant,
@@ -14,17 +14,16 @@ use nimbert::{Background, CallOptions, Classifier, OwnedInput, TextInput};
 use crate::{
     arguments::{Given, GivenCallOptions, GivenInputs, GivenOptions, Text},
     call::{Call, Callback, is_callback},
-    failure::{
-        INVALID_HANDLE, Place, Result, answer, answer_handle, answer_pointer, argument, c_string, caught, failure,
-    },
+    failure::{INVALID_HANDLE, Place, Result, answer, answer_handle, answer_pointer, argument, caught, failure},
     handles::{self, Handle},
-    results::Results,
+    results::{Names, Results},
 };
 
 /// What a classifier's handle names.
 struct Opened {
     classifier: Arc<Classifier>,
-    labels: Arc<Vec<CString>>,
+    /// By task.
+    names: Arc<Vec<Names>>,
     /// None once it is closed.
     background: RwLock<Option<Background>>,
 }
@@ -46,9 +45,9 @@ extern "C" fn nimbert_open_memory(
 
 fn register(classifier: Classifier) -> Handle {
     let classifier = Arc::new(classifier);
-    let labels = Arc::new(classifier.labels().iter().map(|label| c_string(label)).collect());
+    let names = Names::of(classifier.tasks());
     let background = RwLock::new(Some(Background::new(Arc::clone(&classifier))));
-    handles::insert(Arc::new(Opened { classifier, labels, background }))
+    handles::insert(Arc::new(Opened { classifier, names, background }))
 }
 
 #[unsafe(no_mangle)]
@@ -69,8 +68,15 @@ extern "C" fn nimbert_close(classifier: Handle) -> i32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn nimbert_label(classifier: Handle, id: usize) -> *const c_char {
+    nimbert_task_label(classifier, 0, id)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_task_label(classifier: Handle, task: usize, id: usize) -> *const c_char {
     answer_pointer(|| {
-        let labels = &handles::get::<Opened>(classifier)?.labels;
+        let names = &handles::get::<Opened>(classifier)?.names;
+        let outside = || argument(format!("expected a task below {}, found {task}", names.len()));
+        let labels = &names.get(task).ok_or_else(outside)?.labels;
         let outside = || argument(format!("expected an id below {}, found {id}", labels.len()));
         labels.get(id).map(|label| label.as_ptr()).ok_or_else(outside)
     })
@@ -106,7 +112,7 @@ fn classify(classifier: Handle, inputs: Vec<TextInput>, options: &GivenCallOptio
     let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let options = CallOptions { deadline, truncation: options.truncation, ..CallOptions::default() };
     let (predictions, _) = opened.classifier.classify_with(inputs, options)?;
-    Ok(handles::insert(Arc::new(Results::new(predictions, &opened.labels))))
+    Ok(handles::insert(Arc::new(Results::new(predictions, &opened.names))))
 }
 
 #[unsafe(no_mangle)]
@@ -131,9 +137,9 @@ extern "C" fn nimbert_submit(
         let call = Arc::new(Call::default());
         let handle = handles::insert(Arc::clone(&call));
         let callback = callback.map(|function| Callback { function, call: handle, user_data });
-        let (done_call, labels) = (Arc::clone(&call), Arc::clone(&opened.labels));
+        let (done_call, names) = (Arc::clone(&call), Arc::clone(&opened.names));
         let done = move |result: nimbert::Result<Vec<_>>| {
-            done_call.set(caught(|| Ok(Arc::new(Results::new(result?, &labels)))));
+            done_call.set(caught(|| Ok(Arc::new(Results::new(result?, &names)))));
             if let Some(callback) = callback {
                 callback.run();
             }

@@ -8,10 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use nimbert::Prediction;
+use nimbert::{Prediction, Task};
 
 use crate::{
-    failure::{answer, answer_pointer, argument},
+    failure::{answer, answer_pointer, argument, c_string},
     handles::{self, Handle},
 };
 
@@ -33,15 +33,35 @@ struct Answer {
     set_count: usize,
     unknown: bool,
     distance: f32,
+    task: *const c_char,
+    next_task: *const Answer,
 }
 
 type Arrays = ([Vec<f32>; 2], [Vec<usize>; 3]);
 
+/// The names of a task and its labels.
+pub(crate) struct Names {
+    task: Option<CString>,
+    pub(crate) labels: Vec<CString>,
+}
+
+impl Names {
+    pub(crate) fn of(tasks: &[Task]) -> Arc<Vec<Self>> {
+        let of_task = |task: &Task| Self {
+            task: task.name.as_deref().map(c_string),
+            labels: task.labels.iter().map(|label| c_string(label)).collect(),
+        };
+        Arc::new(tasks.iter().map(of_task).collect())
+    }
+}
+
 /// The answers of one call, and what they point to.
 pub(crate) struct Results {
+    /// To all tasks for an input, before those for the next.
     answers: Vec<Answer>,
+    tasks: usize,
     _arrays: Vec<Arrays>,
-    _labels: Arc<Vec<CString>>,
+    _names: Arc<Vec<Names>>,
 }
 
 // SAFETY: the pointers are to what the same value owns, and nothing of it is changed.
@@ -50,8 +70,8 @@ unsafe impl Send for Results {}
 unsafe impl Sync for Results {}
 
 impl Results {
-    pub(crate) fn new(predictions: Vec<Prediction>, labels: &Arc<Vec<CString>>) -> Self {
-        let answer = |prediction: Prediction| {
+    pub(crate) fn new(predictions: Vec<Prediction>, names: &Arc<Vec<Names>>) -> Self {
+        let answer = |(prediction, Names { task, labels }): (Prediction, &Names)| {
             let (label_id, held, ranking) =
                 (prediction.label_id(), prediction.label_ids().to_vec(), prediction.ranking());
             let set = prediction.set_ids().map(<[usize]>::to_vec);
@@ -73,21 +93,35 @@ impl Results {
                 set_count: set.len(),
                 unknown: prediction.unknown,
                 distance: prediction.distance.unwrap_or(f32::NAN),
+                task: task.as_ref().map_or(ptr::null(), |task| task.as_ptr()),
+                next_task: ptr::null(),
             };
             // What a vector holds stays where it is when the vector is moved.
             (answer, ([scores, prediction.logits], [ranking, held, set]))
         };
-        let (answers, arrays) = predictions.into_iter().map(answer).unzip();
-        Self { answers, _arrays: arrays, _labels: Arc::clone(labels) }
+        let by_task = predictions.into_iter().flat_map(|mut prediction| {
+            let further = std::mem::take(&mut prediction.further);
+            std::iter::once(prediction).chain(further).zip(names.iter())
+        });
+        let (answers, arrays): (Vec<Answer>, _) = by_task.map(answer).unzip();
+        let (mut answers, tasks) = (answers, names.len());
+        let first = answers.as_mut_ptr();
+        for index in (1..answers.len()).filter(|index| index % tasks != 0) {
+            // SAFETY: both are places of the vector, to which nothing is added any more.
+            unsafe { (*first.add(index - 1)).next_task = first.add(index) };
+        }
+        Self { answers, tasks, _arrays: arrays, _names: Arc::clone(names) }
     }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn nimbert_results_get(results: Handle, index: usize) -> *const Answer {
     answer_pointer(|| {
-        let answers = &handles::get::<Results>(results)?.answers;
-        let outside = || argument(format!("expected an index below {}, found {index}", answers.len()));
-        answers.get(index).map(ptr::from_ref).ok_or_else(outside)
+        let results = handles::get::<Results>(results)?;
+        let Results { answers, tasks, .. } = &*results;
+        let outside = || argument(format!("expected an index below {}, found {index}", answers.len() / tasks));
+        let first = index.checked_mul(*tasks).and_then(|first| answers.get(first));
+        first.map(ptr::from_ref).ok_or_else(outside)
     })
 }
 

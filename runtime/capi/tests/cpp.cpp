@@ -78,6 +78,20 @@ static void some_bundles_say_more(const std::string &folder, const nimbert::Clas
     }
 }
 
+static void some_bundles_have_several_tasks(const std::string &folder, const nimbert::Classifier &classifier) {
+    const nimbert::Results plain = classifier.classify("great");
+    CHECK(plain[0].task().empty() && !plain[0].next_task());
+    const nimbert::Classifier tasks(folder + "/../bundle-tasks");
+    CHECK(tasks.labels() == tasks.labels(0) && tasks.labels(0).size() == 3);
+    CHECK((tasks.labels(1) == std::vector<std::string>{"great", "terrible"}) && tasks.labels(2).empty());
+    const nimbert::Results results = tasks.classify_batch({"great plot and plot 2", "terrible films and films 1"});
+    CHECK(results.size() == 2);
+    CHECK(results[0].task() == "stars" && results[0].label() == "10" && results[1].label() == "1");
+    const nimbert::Prediction mood = *results[1].next_task();
+    CHECK(mood.task() == "mood" && mood.label() == "terrible" && !mood.next_task());
+    CHECK(mood.scores().size() == 2 && mood.scores()[mood.label_id()] == mood.score());
+}
+
 static void objects_move(const std::string &folder) {
     nimbert::Classifier first(folder);
     nimbert_classifier *handle = first.handle();
@@ -147,6 +161,7 @@ int main(int argc, char **argv) {
     errors_are_exceptions(folder, classifier);
     results_are_iterated(classifier);
     some_bundles_say_more(folder, classifier);
+    some_bundles_have_several_tasks(folder, classifier);
     objects_move(folder);
     calls_are_waited_for(classifier);
     callbacks_get_outcomes(folder);

@@ -64,6 +64,12 @@ pub struct Manifest {
     /// From what distance on a text is like nothing in training; then the graphs have the output `distance`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<Unknown>,
+    /// What the task is called whose labels `config.json` has, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// The others, each with an output of the graphs of its own: `logits_1`, `logits_2`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_tasks: Vec<FurtherTask>,
     /// What the export measured before it packed the bundle.
     pub acceptance: Acceptance,
     /// Where the model comes from.
@@ -124,7 +130,7 @@ impl Manifest {
     fn validate(&self, path: &Path) -> Result<()> {
         let fail = |expected: &str, got: String| Err(Error::format(path, expected, got));
         let Self { files, variants, temperature, folded_temperature, abstain_threshold, label_thresholds, .. } = self;
-        let Self { coverage, unknown, .. } = self;
+        let Self { coverage, unknown, task, further_tasks, .. } = self;
         for (name, entry) in files {
             let mut components = Path::new(name).components();
             let is_plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
@@ -149,23 +155,87 @@ impl Manifest {
         {
             return fail("graphs of different names", format!("{:?} twice", twice.name));
         }
-        for temperature in [Some(*temperature), *folded_temperature].into_iter().flatten() {
+        let mut names: BTreeSet<&str> = task.iter().map(String::as_str).collect();
+        let all = task.iter().chain(further_tasks.iter().map(|task| &task.name));
+        if let Some(name) = all.into_iter().find(|name| !is_task_name(name)) {
+            return fail("tasks that are called by a word that no result is called by", format!("{name:?}"));
+        }
+        if task.is_some() == further_tasks.is_empty() {
+            return fail("a name for the first task where there are further ones, and only there", format!("{task:?}"));
+        }
+        for FurtherTask { name, labels, coverage, .. } in further_tasks {
+            let mut distinct = BTreeSet::new();
+            if !names.insert(name) {
+                return fail("tasks of different names", format!("{name:?} twice"));
+            }
+            if labels.len() < 2 || !labels.iter().all(|label| distinct.insert(label)) {
+                return fail(&format!("two or more different labels of the task {name:?}"), labels.join(", "));
+            }
+            if let Some(coverage) = coverage.as_ref().filter(|coverage| coverage.thresholds.len() != labels.len()) {
+                let expected = format!("{} thresholds of the coverage of {name:?}, one for each label", labels.len());
+                return fail(&expected, coverage.thresholds.len().to_string());
+            }
+        }
+        let folded = further_tasks.iter().filter_map(|task| task.folded_temperature);
+        for temperature in [Some(*temperature), *folded_temperature].into_iter().flatten().chain(folded) {
             if !(temperature.is_finite() && temperature > 0.0) {
                 return fail("a temperature above 0", temperature.to_string());
             }
         }
-        let shares = [coverage.as_ref().map(|coverage| coverage.share), unknown.as_ref().map(|unknown| unknown.rate)];
-        if let Some(wrong) = shares.into_iter().flatten().find(|share| !(0.0..=1.0).contains(share)) {
+        let coverages = coverage.iter().chain(further_tasks.iter().filter_map(|task| task.coverage.as_ref()));
+        let shares =
+            coverages.clone().map(|coverage| coverage.share).chain(unknown.as_ref().map(|unknown| unknown.rate));
+        if let Some(wrong) = shares.into_iter().find(|share| !(0.0..=1.0).contains(share)) {
             return fail("a share from 0 to 1", wrong.to_string());
         }
-        let of_sets = coverage.iter().flat_map(|coverage| &coverage.thresholds);
-        let thresholds = label_thresholds.iter().flatten().chain(abstain_threshold).chain(of_sets);
+        let of_sets = coverages.flat_map(|coverage| &coverage.thresholds);
+        let abstain =
+            abstain_threshold.iter().chain(further_tasks.iter().filter_map(|task| task.abstain_threshold.as_ref()));
+        let thresholds = label_thresholds.iter().flatten().chain(abstain).chain(of_sets);
         let thresholds = thresholds.chain(unknown.as_ref().map(|unknown| &unknown.threshold));
         if let Some(wrong) = thresholds.copied().find(|threshold| !threshold.is_finite()) {
             return fail("a threshold that is a number", wrong.to_string());
         }
         Ok(())
     }
+}
+
+/// Whether a task may be called so: columns and keys of results are called by it, and are not to be taken for others.
+pub fn is_task_name(name: &str) -> bool {
+    const TAKEN: [&str; 12] = [
+        "text",
+        "label",
+        "score",
+        "labels",
+        "scores",
+        "set",
+        "distance",
+        "unknown",
+        "abstained",
+        "error",
+        "task",
+        "further",
+    ];
+    let is_word = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '=');
+    is_word && !TAKEN.contains(&name)
+}
+
+/// A task beside the first one. A text has one of its labels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FurtherTask {
+    /// What it is called.
+    pub name: String,
+    /// Label names in the order of their ids.
+    pub labels: Vec<String>,
+    /// What the graphs divide its logits by themselves; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded_temperature: Option<f32>,
+    /// A score under which the classifier abstains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abstain_threshold: Option<f32>,
+    /// Which labels are in the set that has the right one in so many cases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
 }
 
 /// From what distance on a text is like nothing in training.

@@ -11,7 +11,9 @@ mod write;
 
 pub(crate) use self::verify::Verifier;
 pub use self::{
-    manifest::{Acceptance, FORMAT_VERSION, FileEntry, Manifest, Provenance, Unknown, Variant},
+    manifest::{
+        Acceptance, FORMAT_VERSION, FileEntry, FurtherTask, Manifest, Provenance, Unknown, Variant, is_task_name,
+    },
     read::Bundle,
     sign::{PublicKey, SIGNATURE},
     verify::Verify,

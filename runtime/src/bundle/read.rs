@@ -14,8 +14,9 @@ use crate::{
     error::{Error, Result},
     file::{MAX_JSON_BYTES, sha256},
     graph::{self, GraphFiles, MAX_DATA_BYTES, MAX_GRAPH_BYTES, Operators},
-    prediction::Decision,
+    prediction::{Decision, Task},
     store::{Bytes, Store},
+    summary::Reference,
     tokenizer::{MAX_TOKENIZER_BYTES, Tokenizer},
 };
 
@@ -118,13 +119,36 @@ impl Bundle {
                 return fail(&format!("{labels} thresholds of the coverage, one for each label"), count.to_string());
             }
         }
+        if !self.manifest.further_tasks.is_empty() && self.config.problem_type != ProblemType::SingleLabel {
+            return fail("further tasks only where a text has one label of each", "any number of labels".to_owned());
+        }
         if labels < 2 {
             return fail("at least two labels in config.json", labels.to_string());
         }
         Ok(())
     }
 
-    /// How the bundle's logits become an answer.
+    /// What the bundle decides of each text; the first is the one whose labels `config.json` has.
+    pub fn tasks(&self) -> Vec<Task> {
+        let Manifest { task, further_tasks, .. } = &self.manifest;
+        let decision = self.decision();
+        let further = further_tasks.iter().map(|task| Task {
+            name: Some(task.name.clone()),
+            labels: task.labels.clone(),
+            decision: Decision {
+                problem_type: ProblemType::SingleLabel,
+                temperature: 1.0,
+                abstain_threshold: task.abstain_threshold,
+                label_thresholds: None,
+                coverage: task.coverage.clone(),
+                unknown_threshold: decision.unknown_threshold,
+            },
+        });
+        let first = Task { name: task.clone(), labels: self.config.labels.clone(), decision: decision.clone() };
+        std::iter::once(first).chain(further).collect()
+    }
+
+    /// How the bundle's logits become an answer, to the first of its tasks.
     pub fn decision(&self) -> Decision {
         Decision {
             problem_type: self.config.problem_type,
@@ -133,6 +157,22 @@ impl Bundle {
             label_thresholds: self.manifest.label_thresholds.clone(),
             coverage: self.manifest.coverage.clone(),
             unknown_threshold: self.manifest.unknown.as_ref().map(|unknown| unknown.threshold),
+        }
+    }
+
+    /// What the classifier answered to texts that it was tested on, if the bundle says it.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if what it says is none.
+    pub fn reference(&self) -> Result<Option<Reference>> {
+        let Some(value) = self.manifest.metadata.get(Reference::KEY) else { return Ok(None) };
+        let reference = serde_json::from_value::<Reference>(value.clone()).ok();
+        match reference.filter(|reference| reference.summary.is_sound()) {
+            Some(reference) => Ok(Some(reference)),
+            None => {
+                let expected = format!("a summary as {:?} under \"metadata\"", Reference::KEY);
+                Err(Error::format(&self.store.path(MANIFEST), expected, "something else"))
+            }
         }
     }
 

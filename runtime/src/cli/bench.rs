@@ -251,9 +251,15 @@ fn from_threads(
     let started = Instant::now();
     let answers = work(texts)?;
     let rows_per_second = texts.len() as f64 / started.elapsed().as_secs_f64();
-    let other_labels = answers.iter().filter(|(index, answer)| alone[*index].label != answer.label).count();
+    let other_labels = answers
+        .iter()
+        .filter(|(index, answer)| {
+            !alone[*index].tasks().map(|task| &task.label).eq(answer.tasks().map(|task| &task.label))
+        })
+        .count();
     let difference = |(index, answer): &(usize, Prediction)| {
-        let pairs = alone[*index].scores.iter().zip(&answer.scores);
+        let scores = |answer: &Prediction| answer.tasks().flat_map(|task| task.scores.clone()).collect::<Vec<_>>();
+        let pairs = scores(&alone[*index]).into_iter().zip(scores(answer));
         pairs.map(|(alone, shared)| (alone.1 - shared.1).abs()).fold(0.0, f32::max)
     };
     let max_score_difference = answers.iter().map(difference).fold(0.0, f32::max);

@@ -17,10 +17,11 @@ use nimbert::{
 use serde_json::Map;
 
 use super::{
+    drift::Counting,
     input::{Columns, KeepColumns, Rows, Skipped, Text},
     interrupt,
     output::{Format, Output},
-    table::{Answer, Extra, Table},
+    table::{Answer, Table, TaskColumns},
 };
 
 /// Texts that are read, classified and written together: enough that those of one length meet, and memory stays bounded
@@ -34,14 +35,15 @@ const SHOWN_BAD_ROWS: u64 = 10;
 #[command(after_help = "\
 Without --json a line of output is: label, tab, score, tab, the text with its line breaks written as \\n. The label is \
 unknown where the text is like nothing in training, and unsure where the score is too low, both by the bundle's thresholds; where a text may have several labels, those that hold, or none. (A label that is \
-called so stands in quotes.)
+called so stands in quotes.) Of a bundle with several tasks label and score of each stand there, in the order of nimbert info.
 
 With --json, or to a .jsonl file, it is one object:
   {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}
+With several tasks it is the first one's, with its name as \"task\", and \"further\" has such an object for each other.
 
 A .csv file gets the columns text, label (nothing if unknown, unsure or none), score, the score of each label, of what the \
 bundle is made for: set (the labels that have the right one among them in so many cases), distance (from the texts of training), \
-unknown, abstained; then those of the input; so does a .parquet or .arrow file (a build with the feature parquet). \
+unknown, abstained; the same of each further task, called by it; then those of the input; so does a .parquet or .arrow file (a build with the feature parquet). \
 A column of the input that is called like one of these gets input_ before its name.
 
 With --on-error skip a row that cannot be read is a line too, so that line N of the output belongs to row N: \
@@ -86,6 +88,10 @@ pub(super) struct Args {
     /// What a row that cannot be read does: stop, or skip it with a message and a line that says so
     #[arg(long, value_enum, default_value_t = OnError::Stop)]
     on_error: OnError,
+    /// Also write counts of what was answered, beside those of the texts that the bundle was tested on, for nimbert drift: shares of
+    /// labels, histograms of scores and lengths, unknown and unsure texts
+    #[arg(long, value_name = "FILE", requires = "input", conflicts_with = "resume")]
+    summary: Option<PathBuf>,
     /// Show the N most likely labels
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     top_k: Option<u16>,
@@ -106,9 +112,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let Some(input) = &args.input else { return run_texts(args) };
     let (text, pair) = (args.text_column.clone(), args.text_pair_column.clone());
     let columns = Columns { text, pair, keep: args.keep.clone() };
-    for written in Output::files(&args.output) {
-        if is_same_file(input, &written) {
+    for written in Output::files(&args.output).iter().chain(&args.summary) {
+        if is_same_file(input, written) {
             bail!("{}: expected another file than --input, which would be replaced", written.display());
+        }
+    }
+    if let Some(summary) = &args.summary {
+        let absolute = |path: &Path| {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            std::fs::canonicalize(folder)
+                .unwrap_or_else(|_| folder.to_owned())
+                .join(path.file_name().unwrap_or_default())
+        };
+        let is_output = |written: &PathBuf| absolute(written) == absolute(summary) || is_same_file(written, summary);
+        if Output::files(&args.output).iter().any(is_output) || summary.is_dir() {
+            bail!("{}: expected a file of its own for --summary", summary.display());
         }
     }
     if args.resume && !std::fs::metadata(input).is_ok_and(|metadata| metadata.is_file()) {
@@ -120,17 +138,20 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let stop = interrupt::flag();
     let options = Options { parallelism: Parallelism::Throughput, ..args.open.options() };
     let classifier = super::open(&args.bundle, &options)?;
+    let mut counting = args.summary.as_ref().map(|path| Counting::new(path, &classifier)).transpose()?;
     let (mut output, done) =
         Output::open(&args.output, args.format(&classifier, Some(&rows))?, &args.note(input)?, args.resume)?;
     if done > 0 {
         eprintln!("nimbert: {done} results are there already");
     }
-    match classify_rows(&classifier, rows, &mut output, Task { done, limits, on_error: args.on_error }, stop) {
+    let task = Task { done, limits, on_error: args.on_error };
+    match classify_rows(&classifier, rows, (&mut output, counting.as_mut()), task, stop) {
         Ok(skipped) => {
             if skipped > 0 {
                 eprintln!("nimbert: {skipped} rows were skipped");
             }
-            Ok(output.finish()?)
+            output.finish()?;
+            counting.map_or(Ok(()), Counting::write)
         }
         Err(error) => {
             if let Some(partial) = output.abandon() {
@@ -163,8 +184,7 @@ impl Args {
         let path = self.output.display();
         let extension = self.output.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         let table = |kept: Vec<(String, Kind)>| Table {
-            labels: classifier.labels().to_vec(),
-            extras: Extra::of(&classifier.bundle().decision()),
+            tasks: TaskColumns::of(classifier.tasks()),
             // Under that name it is the first column already.
             kept: kept.into_iter().filter(|(name, _)| *name != self.text_column).collect(),
             has_errors: self.on_error == OnError::Skip,
@@ -189,7 +209,10 @@ impl Args {
                     "--keep: expected --json, or an --output that ends in .csv, .jsonl or .parquet, to carry columns through"
                 )
             }
-            _ => Ok(Format::Lines { top_k }),
+            _ if top_k.is_some() && classifier.tasks().len() > 1 => {
+                bail!("--top-k: expected --json with it, for a bundle with several tasks")
+            }
+            _ => Ok(Format::Lines { top_k, tasks: classifier.tasks().len() }),
         }
     }
 
@@ -274,7 +297,7 @@ struct Task {
 fn classify_rows(
     classifier: &Classifier,
     mut rows: Rows,
-    output: &mut Output,
+    (output, mut counting): (&mut Output, Option<&mut Counting<'_>>),
     Task { done, limits, on_error }: Task,
     stop: &AtomicBool,
 ) -> anyhow::Result<u64> {
@@ -300,6 +323,9 @@ fn classify_rows(
             match row {
                 Ok(text) => {
                     let prediction = predictions.next().expect("a prediction for each text");
+                    if let Some(counting) = &mut counting {
+                        counting.add(&text.text, text.pair.as_deref(), prediction);
+                    }
                     output.write(Answer::Classified(text, prediction))?;
                 }
                 Err(row) => {

@@ -100,9 +100,12 @@ impl Column {
 
 impl Columns {
     pub(super) fn new(file: File, kind: FileKind, table: &Table) -> io::Result<Self> {
-        let mut columns = vec![Column::of(Kind::Text), Column::of(Kind::Text), Column::Score(Vec::new())];
-        columns.extend(table.labels.iter().map(|_| Column::Score(Vec::new())));
-        columns.extend(table.extras.iter().map(|extra| Column::of(extra.kind())));
+        let mut columns = vec![Column::of(Kind::Text)];
+        for task in &table.tasks {
+            columns.extend([Column::of(Kind::Text), Column::Score(Vec::new())]);
+            columns.extend(task.labels.iter().map(|_| Column::Score(Vec::new())));
+            columns.extend(task.extras.iter().map(|extra| Column::of(extra.kind())));
+        }
         columns.extend(table.kept.iter().map(|(_, kind)| Column::of(*kind)));
         columns.extend(table.has_errors.then(|| Column::of(Kind::Text)));
         let fields = table.columns().into_iter().zip(&columns).enumerate();
@@ -130,10 +133,12 @@ impl Columns {
         match answer {
             Answer::Classified(text, prediction) => {
                 push(Some(&text.text.as_str().into()));
-                push(Some(&label_cell(prediction).into()));
-                push(Some(&prediction.score.into()));
-                prediction.scores.iter().for_each(|(_, score)| push(Some(&(*score).into())));
-                self.table.extras.iter().for_each(|extra| push(Some(&extra.value(prediction))));
+                for (columns, prediction) in self.table.tasks.iter().zip(prediction.tasks()) {
+                    push(Some(&label_cell(prediction).into()));
+                    push(Some(&prediction.score.into()));
+                    prediction.scores.iter().for_each(|(_, score)| push(Some(&(*score).into())));
+                    columns.extras.iter().for_each(|extra| push(Some(&extra.value(prediction))));
+                }
                 self.table.kept.iter().for_each(|(name, _)| push(text.kept.get(name)));
                 if self.table.has_errors {
                     push(None);

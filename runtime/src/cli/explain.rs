@@ -8,7 +8,7 @@ use std::{
 
 use nimbert::{
     CallOptions, TextInput,
-    explain::{Attribution, EXACT_WORDS, Explanation, ORDERS, Word},
+    explain::{Attribution, EXACT_WORDS, Explained, Explanation, ORDERS, Word},
     prediction::escaped,
 };
 use serde_json::{Map, Value, json};
@@ -33,6 +33,9 @@ pub(super) struct Args {
     /// The second text, for a classifier of pairs
     #[arg(long, value_name = "TEXT")]
     pair: Option<String>,
+    /// The task whose answer is explained, of a bundle with several [default: the first]
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
     /// The label that is explained [default: the one that the text gets]
     #[arg(long, value_name = "NAME")]
     label: Option<String>,
@@ -72,9 +75,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         AttributionArg::Shapley => Attribution::Shapley,
     };
     let input = TextInput { text: &args.text, pair: args.pair.as_deref() };
-    let explanation = classifier.explain(input, args.label.as_deref(), attribution, CallOptions::default())?;
+    let of = Explained { task: args.task.as_deref(), label: args.label.as_deref() };
+    let explanation = classifier.explain(input, of, attribution, CallOptions::default())?;
     let most = explanation.words.iter().map(|word| word.attribution.abs()).fold(LEAST, f64::max);
-    let shown = Shown { input, label: &classifier.labels()[explanation.label_id], explanation: &explanation, most };
+    let shown =
+        Shown { input, label: &explanation.prediction.scores[explanation.label_id].0, explanation: &explanation, most };
     let mut out = io::stdout().lock();
     if args.json {
         return Ok(writeln!(out, "{}", shown.json())?);

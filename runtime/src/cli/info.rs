@@ -38,7 +38,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     writeln!(out, "bundle       {} (format {})", args.bundle.display(), manifest.format_version)?;
     writeln!(out, "model        {} from {}", config.model_type, manifest.provenance.base_model)?;
     writeln!(out, "made by      {}", manifest.provenance.producer)?;
-    writeln!(out, "labels       {}", config.labels.join(", "))?;
+    for (index, task) in bundle.tasks().iter().enumerate() {
+        let name = task.name.as_ref().map_or(String::new(), |name| format!("{name}: "));
+        writeln!(out, "{:<13}{name}{}", if index == 0 { "labels" } else { "" }, task.labels.join(", "))?;
+    }
     let long = match (manifest.stride, manifest.truncation_side) {
         (Some(_), _) => "longer texts are read in windows",
         (None, TruncationSide::Right) => "longer texts are cut at the end",
@@ -83,6 +86,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             percent(Some(*rate))
         )?;
     }
+    // One share was asked for, of all tasks.
     if let Some(Coverage { share, .. }) = &manifest.coverage {
         writeln!(out, "sets         of labels, which have the right one in {} of cases", percent(Some(*share)))?;
     }

@@ -4,6 +4,7 @@ mod bench;
 mod classify;
 #[cfg(feature = "parquet")]
 mod columns;
+mod drift;
 mod explain;
 mod info;
 mod input;
@@ -42,6 +43,7 @@ Examples:
   nimbert classify reviews-bundle --input reviews.jsonl --output labels.jsonl --resume
   cat lines.txt | nimbert classify reviews-bundle --input - --json
   nimbert explain reviews-bundle \"A dull plot, but what acting!\"
+  nimbert drift reviews-bundle summary-of-monday.json
   nimbert info reviews-bundle --device cuda
   nimbert bench reviews-bundle --data reviews.csv
   nimbert verify reviews-bundle --public-key nimbert.pub"
@@ -57,6 +59,8 @@ enum Command {
     Classify(classify::Args),
     /// Show which words of a text speak for its label, and which against it
     Explain(explain::Args),
+    /// Compare what texts were answered with what earlier ones were, or those that the bundle was tested on
+    Drift(drift::Args),
     /// Show what a bundle holds and how it was tested
     Info(info::Args),
     /// Measure start, speed and memory on your own texts
@@ -210,6 +214,10 @@ pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Classify(args) => classify::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Drift(args) => match drift::run(&args) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
         Command::Info(args) => info::run(&args),
         Command::Bench(args) => bench::run(&args),
         #[cfg(feature = "serve")]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nimbert::{prediction::escaped, rows::Value};
+use nimbert::{Prediction, prediction::escaped, rows::Value};
 use serde_json::Map;
 
 #[cfg(feature = "parquet")]
@@ -25,8 +25,8 @@ use super::{
 /// How a result is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Label, score and text, separated by tabs; or the most likely labels and their scores.
-    Lines { top_k: Option<usize> },
+    /// Label and score of each task, and the text, separated by tabs; or the most likely labels and their scores.
+    Lines { top_k: Option<usize>, tasks: usize },
     /// A header and rows.
     Csv(Table),
     /// One object a line.
@@ -69,18 +69,20 @@ impl Format {
                 format!("{}\n", Value::Object(json))
             }
             (Self::Csv(table), answer) => table.row(answer),
-            (Self::Lines { top_k }, Answer::Classified(text, prediction)) => {
-                let labels = match top_k {
+            (Self::Lines { top_k, .. }, Answer::Classified(text, prediction)) => {
+                let of_task = |prediction: &Prediction| match top_k {
                     None => format!("{}\t{:.4}\t", prediction.summary(), prediction.score),
                     Some(k) => {
                         let pair = |(label, score): (&str, f32)| format!("{}\t{score:.4}\t", escaped(label));
                         prediction.top(*k).into_iter().map(pair).collect()
                     }
                 };
+                let labels: String = prediction.tasks().map(of_task).collect();
                 format!("{labels}{}\n", escaped(&text.text))
             }
-            (Self::Lines { .. }, Answer::Skipped(Skipped { bad, .. })) => {
-                format!("error\t\t{}\n", escaped(&bad.to_string()))
+            (Self::Lines { tasks, .. }, Answer::Skipped(Skipped { bad, .. })) => {
+                // Where a result has its text.
+                format!("error{}{}\n", "\t".repeat(2 * tasks), escaped(&bad.to_string()))
             }
             #[cfg(feature = "parquet")]
             (Self::Columns { .. }, _) => String::new(),
@@ -320,6 +322,7 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::cli::table::TaskColumns;
 
     fn count(format: &Format, content: &str) -> (u64, u64) {
         let mut file = tempfile::tempfile().unwrap();
@@ -334,7 +337,8 @@ mod tests {
         assert_eq!(count(&json, "{}\n{}\n{\"la"), (2, 6));
         assert_eq!(count(&json, ""), (0, 0));
         let labels = vec!["a".to_owned(), "b".to_owned()];
-        let csv = Format::Csv(Table { labels, extras: Vec::new(), kept: Vec::new(), has_errors: false });
+        let tasks = vec![TaskColumns { name: None, labels, extras: Vec::new() }];
+        let csv = Format::Csv(Table { tasks, kept: Vec::new(), has_errors: false });
         let header = csv.header().unwrap();
         assert_eq!(header, "text,label,score,score a,score b\n");
         let bytes = header.len() as u64;

@@ -2,22 +2,51 @@
 //! could not be read.
 
 use nimbert::{
-    Decision, Prediction,
+    Decision, Prediction, Task,
     rows::{Kind, Value, text},
 };
 use serde_json::Map;
 
 use super::input::{Skipped, Text};
 
-/// The columns text, label, score, the score of each label, what else the bundle says of a text, what is carried through, and
-/// what is wrong with a row where such rows are skipped.
+/// The columns text, those of each task, what is carried through, and what is wrong with a row where such rows are skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
-    pub(super) labels: Vec<String>,
-    pub(super) extras: Vec<Extra>,
+    pub(super) tasks: Vec<TaskColumns>,
     /// Names of the input, and what they hold.
     pub(super) kept: Vec<(String, Kind)>,
     pub(super) has_errors: bool,
+}
+
+/// The columns label, score, the score of each label, and what else the bundle says of a text. Those of a further task are called by
+/// it: `tone`, `tone score`, `tone score calm`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TaskColumns {
+    /// None for the first one.
+    pub(super) name: Option<String>,
+    pub(super) labels: Vec<String>,
+    pub(super) extras: Vec<Extra>,
+}
+
+impl TaskColumns {
+    /// Those of all tasks of a classifier.
+    pub(super) fn of(tasks: &[Task]) -> Vec<Self> {
+        let columns = |(index, Task { name, labels, decision }): (usize, &Task)| {
+            let mut extras = Extra::of(decision);
+            // They are of the text, whatever the task.
+            extras.retain(|extra| index == 0 || !matches!(extra, Extra::Distance | Extra::Unknown));
+            Self { name: name.clone().filter(|_| index > 0), labels: labels.clone(), extras }
+        };
+        tasks.iter().enumerate().map(columns).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let prefix = self.name.as_ref().map_or(String::new(), |name| format!("{name} "));
+        let scores = self.labels.iter().map(|label| format!("{prefix}score {label}"));
+        let extras = self.extras.iter().map(|extra| prefix.clone() + extra.name());
+        let label = self.name.clone().unwrap_or_else(|| "label".to_owned());
+        [label, format!("{prefix}score")].into_iter().chain(scores).chain(extras).collect()
+    }
 }
 
 /// What only some bundles say of a text.
@@ -84,7 +113,8 @@ pub(super) enum Answer<'a> {
 }
 
 /// The keys of a result in JSON, by which nothing else may be called.
-const JSON_KEYS: [&str; 9] = ["label", "score", "labels", "scores", "set", "distance", "unknown", "abstained", "error"];
+const JSON_KEYS: [&str; 11] =
+    ["task", "label", "score", "labels", "scores", "set", "distance", "unknown", "abstained", "further", "error"];
 
 /// What a column of the input is called beside those that are taken.
 fn carried_name(name: &str, is_taken: impl Fn(&str) -> bool) -> String {
@@ -107,9 +137,7 @@ pub(super) fn carried(kept: &Map<String, Value>) -> Map<String, Value> {
 impl Table {
     /// The columns before those that are carried through.
     fn own_columns(&self) -> Vec<String> {
-        let scores = self.labels.iter().map(|label| format!("score {label}"));
-        let extras = self.extras.iter().map(|extra| extra.name().to_owned());
-        ["text", "label", "score"].map(str::to_owned).into_iter().chain(scores).chain(extras).collect()
+        std::iter::once("text".to_owned()).chain(self.tasks.iter().flat_map(TaskColumns::names)).collect()
     }
 
     /// All columns in order.
@@ -132,9 +160,12 @@ impl Table {
         let mut cells = Vec::new();
         match answer {
             Answer::Classified(text, prediction) => {
-                cells.extend([text.text.clone(), label_cell(prediction), format!("{:.6}", prediction.score)]);
-                cells.extend(prediction.scores.iter().map(|(_, score)| format!("{score:.6}")));
-                cells.extend(self.extras.iter().map(|extra| plain(&extra.value(prediction))));
+                cells.push(text.text.clone());
+                for (columns, prediction) in self.tasks.iter().zip(prediction.tasks()) {
+                    cells.extend([label_cell(prediction), format!("{:.6}", prediction.score)]);
+                    cells.extend(prediction.scores.iter().map(|(_, score)| format!("{score:.6}")));
+                    cells.extend(columns.extras.iter().map(|extra| plain(&extra.value(prediction))));
+                }
                 let cell = |(name, _): &(String, Kind)| text.kept.get(name).map_or(String::new(), plain);
                 cells.extend(self.kept.iter().map(cell));
                 cells.extend(self.has_errors.then(String::new));
@@ -178,9 +209,14 @@ mod tests {
     #[test]
     fn what_is_carried_through_overwrites_nothing() {
         let kept = ["id", "label", "input_label", "text"].map(|name| (name.to_owned(), Kind::Text)).to_vec();
-        let extras = vec![Extra::Abstained];
-        let table = Table { labels: vec!["a".to_owned()], extras, kept, has_errors: true };
-        let columns = "text,label,score,score a,abstained,id,input_input_label,input_label,input_text,error";
+        let columns = |name: Option<&str>| TaskColumns {
+            name: name.map(str::to_owned),
+            labels: vec!["a".to_owned()],
+            extras: vec![Extra::Abstained],
+        };
+        let table = Table { tasks: vec![columns(None), columns(Some("id"))], kept, has_errors: true };
+        let columns = "text,label,score,score a,abstained,id,id score,id score a,id abstained,\
+                       input_id,input_input_label,input_label,input_text,error";
         assert_eq!(table.columns().join(","), columns);
     }
 }

@@ -154,7 +154,8 @@ fn check_outputs(graph: &Graph) -> Result<(), Fault> {
     for output in &graph.outputs {
         let (elem_type, rank) = tensor_type(output)?;
         ensure(found.insert(output.name), "every output once", || format!("{:?} found twice", output.name))?;
-        let is_read = [LOGITS, DISTANCE].contains(&output.name);
+        // Those of further tasks too.
+        let is_read = output.name.starts_with(LOGITS) || output.name == DISTANCE;
         let is_right = !is_read || elem_type == FLOAT && rank.is_none_or(|rank| rank == 2);
         ensure(is_right, &format!("{} as a matrix of floats", output.name), || {
             format!("the type {elem_type}, axes: {rank:?}")

@@ -1,6 +1,9 @@
 //! What the tests of the program's features share.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// A path inside of the workspace.
 pub(crate) fn workspace(path: &str) -> PathBuf {
@@ -20,9 +23,14 @@ pub(crate) fn library() -> PathBuf {
 
 /// A command of the program for [`bundle`], with the library that setup has fetched.
 pub(crate) fn nimbert(command: &str) -> Command {
+    nimbert_of(command, &bundle())
+}
+
+/// The same for another bundle.
+pub(crate) fn nimbert_of(command: &str, bundle: &Path) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_nimbert"));
     program.env("ORT_DYLIB_PATH", library());
     program.env("NIMBERT_CACHE", workspace(".setup/cache"));
-    program.arg(command).arg(bundle());
+    program.arg(command).arg(bundle);
     program
 }

@@ -16,6 +16,7 @@ use nimbert_trainer::{
     hub,
     model::ModelFolder,
     prepare::{Source, Sources},
+    tasks::SEPARATOR,
 };
 use rayon::prelude::*;
 use serde_json::json;
@@ -96,6 +97,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         multi_label: args.columns.multi_label,
         label_columns: args.columns.label_columns.clone(),
         respelled: train.respelled.clone(),
+        tasks: Vec::new(),
     };
     let (mut findings, mut failure) = (check(&input), None);
     if let (true, Some(folder), Some(tokenizer)) = (args.deep, &folder, &tokenizer) {
@@ -185,6 +187,7 @@ pub(super) fn warnings(
         multi_label: columns.multi_label,
         label_columns: columns.label_columns.clone(),
         respelled: sources.datasets[0].respelled.clone(),
+        tasks: sources.tasks.iter().filter_map(|task| Some(format!("{}{SEPARATOR}", task.name.as_ref()?))).collect(),
     };
     let is_shown = |finding: &Finding| finding.severity >= Severity::Warning;
     let line = |finding: Finding| finding.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ");

@@ -6,18 +6,24 @@ use std::{
 };
 
 use indicatif::ProgressBar;
-use nimbert::{Classifier, Options, SessionOptions, prediction::Answer};
+use nimbert::{Classifier, Options, SessionOptions, Task, prediction::Answer};
 use nimbert_trainer::{
-    calibrate::kept,
-    dataset::{Dataset, left_out},
+    Error,
+    calibrate::{Kept, kept},
+    dataset::{Dataset, TaskColumn, left_out},
     metrics::{Metrics, percent},
     report::figure,
+    tasks::{SEPARATOR, TaskRows, Tasks},
 };
+use serde_json::Value;
+
+use super::{ColumnArgs, DEFAULT_LABEL, TaskArg};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Example:
-  nimbert-train evaluate reviews-bundle --data more-reviews.csv --json")]
+Examples:
+  nimbert-train evaluate reviews-bundle --data more-reviews.csv --json
+  nimbert-train evaluate mail-bundle --data mail.csv --task topic --task tone=tone_column")]
 pub(super) struct Args {
     /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
@@ -26,6 +32,9 @@ pub(super) struct Args {
     data: Vec<PathBuf>,
     #[command(flatten)]
     columns: super::ColumnArgs,
+    /// The column with the labels of a task, of a bundle that has several [default: the task's name]
+    #[arg(long = "task", value_name = "NAME[=COLUMN]")]
+    tasks: Vec<TaskArg>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -40,74 +49,180 @@ const WINDOW: usize = 512;
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let session = SessionOptions { ort_lib: args.ort_lib.clone(), ..SessionOptions::default() };
     let classifier = Classifier::open(&args.bundle, &Options { session, ..Options::default() })?;
-    let labels = classifier.labels();
-    let decision = classifier.bundle().decision();
-    let dataset = Dataset::open(&args.data, &args.columns.columns_of(decision.problem_type))?;
+    let tasks = classifier.tasks();
+    args.check_columns(tasks)?;
+    let mut columns = args.columns.columns_of(tasks[0].decision.problem_type);
+    columns.tasks = args.task_columns(tasks)?;
+    let dataset = Dataset::open(&args.data, &columns)?;
     // The bundle's labels are in the order of their ids, which may be any.
-    let targets = dataset.targets(labels)?;
+    let (mut names, mut labels) = (Vec::new(), Vec::new());
+    for Task { name, labels: of_task, .. } in tasks {
+        names.extend(name.clone());
+        let prefix = name.as_ref().map_or(String::new(), |name| format!("{name}{SEPARATOR}"));
+        labels.extend(of_task.iter().map(|label| format!("{prefix}{label}")));
+    }
+    let targets = dataset.targets(&labels)?;
     dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
     let bar = ProgressBar::new(dataset.rows.len() as u64);
-    let mut scores = Vec::with_capacity(dataset.rows.len());
-    let (mut abstained, mut answers) = (0, Vec::with_capacity(dataset.rows.len()));
+    let mut distances = Vec::with_capacity(dataset.rows.len());
+    let mut logits: Vec<Vec<f32>> = Vec::with_capacity(dataset.rows.len());
     for rows in dataset.rows.chunks(WINDOW) {
         for prediction in classifier.classify_batch(rows)? {
-            abstained += usize::from(prediction.abstained);
-            scores.push(prediction.scores.iter().map(|(_, score)| *score).collect());
-            answers.push(Answer { logits: prediction.logits, distance: prediction.distance });
+            distances.push(prediction.distance);
+            logits.push(prediction.tasks().flat_map(|task| task.logits.iter().copied()).collect());
         }
         bar.inc(rows.len() as u64);
     }
     bar.finish_and_clear();
     let expected: Vec<&[u32]> = targets.iter().map(|target| target.ids.as_slice()).collect();
-    let metrics = Metrics::new(labels, &decision, &expected, &scores);
-    let kept = kept(&decision, &answers, &expected);
+    let rows = Tasks::of(&names, &labels).rows(&logits, &expected);
+    let figures: Vec<Figures<'_>> =
+        tasks.iter().zip(&rows).map(|(task, rows)| Figures::new(task, rows, &distances)).collect();
     let mut out = io::stdout().lock();
     if args.json {
-        let mut json = serde_json::to_value(&metrics)?;
-        json["abstained"] = abstained.into();
-        if let Some(share) = kept.unknown {
+        let mut json = figures[0].json()?;
+        json["skipped"] = dataset.skipped.len().into();
+        json["counting"] = args.columns.counting().into();
+        if let Some(task) = &tasks[0].name {
+            json["task"] = task.as_str().into();
+        }
+        for (task, figures) in tasks.iter().zip(&figures).skip(1) {
+            json["further"][task.name.as_deref().unwrap_or_default()] = figures.json()?;
+        }
+        return Ok(writeln!(out, "{json}")?);
+    }
+    args.columns.counting().iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    left_out(&dataset.skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    figures.iter().try_for_each(|figures| figures.write(&mut out))
+}
+
+impl Args {
+    /// Of a bundle with several tasks each has a column of its own.
+    fn check_columns(&self, tasks: &[Task]) -> Result<(), Error> {
+        let ColumnArgs { label_column, label_columns, multi_label, .. } = &self.columns;
+        let given = [
+            ("--label-column", label_column != DEFAULT_LABEL),
+            ("--label-columns", !label_columns.is_empty()),
+            ("--multi-label", *multi_label),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given && tasks[0].name.is_some()) {
+            None => Ok(()),
+            Some((setting, _)) => {
+                let expected = "--task instead, for a bundle with several tasks".to_owned();
+                Err(Error::Setting { setting, expected, got: "it".to_owned() })
+            }
+        }
+    }
+
+    /// The columns of the bundle's tasks: those that were named, else the tasks' names.
+    fn task_columns(&self, tasks: &[Task]) -> Result<Vec<TaskColumn>, Error> {
+        let names: Vec<&str> = tasks.iter().filter_map(|task| task.name.as_deref()).collect();
+        if let Some(other) = self.tasks.iter().find(|task| !names.contains(&task.0.name.as_str())) {
+            let expected = match names.as_slice() {
+                [] => "a bundle with several tasks".to_owned(),
+                names => format!("one of the bundle's tasks {}", names.join(", ")),
+            };
+            return Err(Error::Setting { setting: "--task", expected, got: other.0.name.clone() });
+        }
+        let twice = |(index, task): (usize, &TaskArg)| {
+            self.tasks[..index].iter().any(|other| other.0.name == task.0.name).then(|| task.0.name.clone())
+        };
+        if let Some(name) = self.tasks.iter().enumerate().find_map(twice) {
+            let (setting, expected) = ("--task", "each task once".to_owned());
+            return Err(Error::Setting { setting, expected, got: format!("{name} twice") });
+        }
+        let column = |name: &str| {
+            let named = self.tasks.iter().find(|task| task.0.name == name).map(|task| task.0.clone());
+            named.unwrap_or_else(|| TaskColumn { name: name.to_owned(), column: name.to_owned() })
+        };
+        Ok(names.into_iter().map(column).collect())
+    }
+}
+
+/// What is found of a task's answers.
+struct Figures<'a> {
+    task: &'a Task,
+    metrics: Metrics,
+    kept: Kept,
+    abstained: usize,
+}
+
+impl<'a> Figures<'a> {
+    fn new(task: &'a Task, rows: &TaskRows, distances: &[Option<f32>]) -> Self {
+        let (decision, expected) = (&task.decision, rows.ids());
+        let scores: Vec<Vec<f32>> = rows.logits.iter().map(|logits| decision.scores(logits)).collect();
+        let answer = |(logits, row): (&Vec<f32>, &usize)| Answer {
+            logits: logits.clone(),
+            further: Vec::new(),
+            distance: distances[*row],
+        };
+        let answers: Vec<Answer> = rows.logits.iter().zip(&rows.rows).map(answer).collect();
+        let best = |scores: &Vec<f32>| scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let is_unsure = |scores: &&Vec<f32>| decision.abstain_threshold.is_some_and(|least| best(scores) < least);
+        Self {
+            task,
+            metrics: Metrics::new(&task.labels, decision, &expected, &scores),
+            kept: kept(decision, &answers, &expected),
+            abstained: scores.iter().filter(is_unsure).count(),
+        }
+    }
+
+    fn json(&self) -> anyhow::Result<Value> {
+        let mut json = serde_json::to_value(&self.metrics)?;
+        if self.metrics.rows == 0 {
+            // Of no rows nothing is known.
+            json["accuracy"] = Value::Null;
+        }
+        json["abstained"] = self.abstained.into();
+        if let Some(share) = self.kept.unknown {
             json["unknown"] = share.into();
         }
-        if let Some((share, size)) = kept.coverage {
+        if let Some((share, size)) = self.kept.coverage {
             json["coverage"] = share.into();
             json["labels_a_set"] = size.into();
         }
-        json["skipped"] = dataset.skipped.len().into();
-        json["counting"] = args.columns.counting().into();
-        return Ok(writeln!(out, "{json}")?);
+        Ok(json)
     }
-    let (accuracy, macro_f1) = (metrics.accuracy, figure(metrics.macro_f1));
-    writeln!(out, "accuracy {accuracy:.4}, macro F1 {macro_f1} on {} rows", metrics.rows)?;
-    let optional =
-        |name: &str, figure: Option<f64>| figure.map_or(String::new(), |figure| format!(", {name} {figure:.4}"));
-    let further = [optional("MCC", metrics.mcc), optional("ROC-AUC", metrics.roc_auc)].concat();
-    let (micro, weighted, ece) = (figure(metrics.micro_f1), figure(metrics.weighted_f1), metrics.ece);
-    writeln!(out, "micro F1 {micro}, weighted F1 {weighted}{further}, calibration error {ece:.4}")?;
-    args.columns.counting().iter().try_for_each(|line| writeln!(out, "{line}"))?;
-    left_out(&dataset.skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
-    if decision.abstain_threshold.is_some() {
-        writeln!(out, "unsure of {abstained} rows, which are counted by the best guess")?;
-    }
-    if let Some((share, size)) = kept.coverage {
-        let (share, labels) = (percent(Some(share)), labels.len());
-        writeln!(out, "sets of labels: {share} have the right one, {size:.2} of {labels} labels each on average")?;
-    }
-    if let Some(share) = kept.unknown {
-        let share = percent(Some(share));
-        writeln!(out, "{share} of the rows taken for unknown, which are counted by the best guess")?;
-    }
-    writeln!(out, "{:<24}{:>10}{:>10}{:>10}{:>10}", "label", "precision", "recall", "F1", "rows")?;
-    for label in &metrics.labels {
-        let [precision, recall, f1] = [label.precision, label.recall, label.f1].map(figure);
-        let figures = format!("{precision:>10}{recall:>10}{f1:>10}{:>10}", label.support);
-        writeln!(out, "{:<24}{figures}", label.label)?;
-    }
-    if let Some(confusion) = &metrics.confusion {
-        writeln!(out, "\nrows: what the data says; columns: what the bundle says, in the same order")?;
-        for (label, counts) in labels.iter().zip(confusion) {
-            let counts: String = counts.iter().map(|count| format!("{count:>8}")).collect();
-            writeln!(out, "{label:<24}{counts}")?;
+
+    fn write(&self, out: &mut impl Write) -> anyhow::Result<()> {
+        let Self { task: Task { name, labels, decision }, metrics, kept, abstained } = self;
+        if let Some(name) = name {
+            writeln!(out, "\ntask {name}")?;
         }
+        if metrics.rows == 0 {
+            return Ok(writeln!(out, "no row has a label of it")?);
+        }
+        let (accuracy, macro_f1) = (metrics.accuracy, figure(metrics.macro_f1));
+        writeln!(out, "accuracy {accuracy:.4}, macro F1 {macro_f1} on {} rows", metrics.rows)?;
+        let optional =
+            |name: &str, figure: Option<f64>| figure.map_or(String::new(), |figure| format!(", {name} {figure:.4}"));
+        let further = [optional("MCC", metrics.mcc), optional("ROC-AUC", metrics.roc_auc)].concat();
+        let (micro, weighted, ece) = (figure(metrics.micro_f1), figure(metrics.weighted_f1), metrics.ece);
+        writeln!(out, "micro F1 {micro}, weighted F1 {weighted}{further}, calibration error {ece:.4}")?;
+        if decision.abstain_threshold.is_some() {
+            writeln!(out, "unsure of {abstained} rows, which are counted by the best guess")?;
+        }
+        if let Some((share, size)) = kept.coverage {
+            let (share, labels) = (percent(Some(share)), labels.len());
+            writeln!(out, "sets of labels: {share} have the right one, {size:.2} of {labels} labels each on average")?;
+        }
+        if let Some(share) = kept.unknown {
+            let share = percent(Some(share));
+            writeln!(out, "{share} of the rows taken for unknown, which are counted by the best guess")?;
+        }
+        writeln!(out, "{:<24}{:>10}{:>10}{:>10}{:>10}", "label", "precision", "recall", "F1", "rows")?;
+        for label in &metrics.labels {
+            let [precision, recall, f1] = [label.precision, label.recall, label.f1].map(figure);
+            let figures = format!("{precision:>10}{recall:>10}{f1:>10}{:>10}", label.support);
+            writeln!(out, "{:<24}{figures}", label.label)?;
+        }
+        if let Some(confusion) = &metrics.confusion {
+            writeln!(out, "\nrows: what the data says; columns: what the bundle says, in the same order")?;
+            for (label, counts) in labels.iter().zip(confusion) {
+                let counts: String = counts.iter().map(|count| format!("{count:>8}")).collect();
+                writeln!(out, "{label:<24}{counts}")?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

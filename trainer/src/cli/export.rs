@@ -118,6 +118,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             seed: None,
             producer: super::producer(),
         },
+        reference: None,
     };
     let cut = examples.iter().filter(|example| example.windows.iter().any(|window| window.truncated)).count();
     if cut > 0 {

@@ -19,17 +19,20 @@ use std::{
 use candle_core::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{
-    Tokenizer, TruncationSide,
-    bundle::{BundleWriter, CONFIG, Provenance},
+    Prediction, Tokenizer, TruncationSide,
+    bundle::{BundleWriter, CONFIG, Provenance, is_task_name},
+    prediction::Answer,
+    summary::{Reference, Summary, characters},
 };
 use nimbert_trainer::{
     Error,
-    calibrate::kept,
+    calibrate::{Kept, kept},
     checkpoint::CheckpointConfig,
     compress::{self, Compressed, parse_size, trim_vocabulary},
     compute::Compute,
     cross_validation::OutOfFold,
-    export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
+    dataset::Columns,
+    export::{Calibrated, Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
     html, hub,
     loss::{Loss, Target, balanced_weights},
     model::{EncoderConfig, HeadKind, LoadReport, ModelFolder, SequenceClassifier},
@@ -41,6 +44,7 @@ use nimbert_trainer::{
     report,
     schedule::Curve,
     scratch::Scratch,
+    tasks::{TaskLabels, TaskRows},
     tensorboard,
     train::{Job, Splits, TrainConfig, Training, train},
 };
@@ -61,6 +65,8 @@ Examples:
       --multi-label --out tags-bundle
   nimbert-train fit --base models/minilm --data articles.csv --long-text stride \\
       --out articles-bundle
+  nimbert-train fit --base models/minilm --data mail.csv --task topic=topic --task tone=tone_column \\
+      --out mail-bundle
   nimbert-train fit --base models/minilm --data few.csv --method contrastive --out few-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --student static --out tiny-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --target-size 10MB --out small-bundle
@@ -89,6 +95,12 @@ pub(super) struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     columns: super::ColumnArgs,
+    /// The column with the labels of a task, and what it is called, unless that is the same. Given twice or more, one model answers all
+    /// of them in one pass; a row may lack labels of some. Labels are called NAME=LABEL then, in reports and for --class-weights. Learned
+    /// by --method finetune, which begins as frozen does, or frozen
+    #[arg(long = "task", value_name = "NAME[=COLUMN]", conflicts_with_all = ["label_column", "label_columns", "multi_label"])]
+    #[serde(rename = "task", skip_serializing_if = "Vec::is_empty")]
+    tasks: Vec<super::TaskArg>,
     /// Share of --data that is set aside for testing
     #[arg(long, default_value_t = 0.2, value_name = "SHARE")]
     test_size: f64,
@@ -108,7 +120,7 @@ pub(super) struct Args {
     /// is printed; finetune with more
     #[arg(long, value_enum, default_value_t = MethodArg::Auto)]
     method: MethodArg,
-    /// What the head of --method frozen or contrastive reads: the mean of a text's tokens, or its first one [default: mean]
+    /// What the head of --method frozen or contrastive reads, and with several tasks of finetune: the mean of a text's tokens, or its first one [default: mean]
     #[arg(long, value_enum)]
     pooling: Option<PoolingArg>,
     /// Passes over the training rows [default: as many as read 1000 texts, and at least 5; of --method contrastive 2]
@@ -279,7 +291,10 @@ impl Args {
             data: self.data.clone(),
             validation_data: self.validation_data.clone(),
             test_data: self.test_data.clone(),
-            columns: self.columns.columns(),
+            columns: Columns {
+                tasks: self.tasks.iter().map(|task| task.0.clone()).collect(),
+                ..self.columns.columns()
+            },
             test_size: self.test_size,
             validation_size: self.validation_size.or(needs_validation.then_some(VALIDATION_SIZE)),
             few_rows_a_label: match self.cross_validate {
@@ -330,6 +345,40 @@ impl Args {
             (true, stride, false) => Ok(Some(stride.unwrap_or(self.max_length / 4))),
             (false, None, _) => Ok(None),
         }
+    }
+
+    /// Several tasks are named differently, and ask for nothing that is of one.
+    fn check_tasks(&self) -> Result<(), Error> {
+        let refuse =
+            |setting, expected: &str, got: String| Err(Error::Setting { setting, expected: expected.to_owned(), got });
+        let names: Vec<&str> = self.tasks.iter().map(|task| task.0.name.as_str()).collect();
+        let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
+        match (names.as_slice(), twice) {
+            ([], _) => return Ok(()),
+            ([name], _) => {
+                return refuse("--task", "two tasks or more; of one, --label-column is its column", (*name).to_owned());
+            }
+            (_, Some((_, name))) => return refuse("--task", "tasks of different names", format!("{name} twice")),
+            _ => {}
+        }
+        if let Some(name) = names.iter().find(|name| !is_task_name(name)) {
+            let expected = "a name of one word by which no column of results is called: --task NAME=COLUMN";
+            return refuse("--task", expected, format!("{name:?}"));
+        }
+        let of_one = "one task: with several this is not there yet";
+        for (setting, is_given) in [
+            ("--cross-validate", self.cross_validate.is_some()),
+            ("--layers", self.layers.is_some()),
+            ("--student", self.student.is_some()),
+            ("--target-size", self.target_size.is_some()),
+            ("--save-model", self.save_model.is_some()),
+            ("--unknown-rate", self.unknown_rate.is_some()),
+        ] {
+            if is_given {
+                return refuse(setting, of_one, format!("the tasks {}", names.join(", ")));
+            }
+        }
+        Ok(())
     }
 
     fn compute(&self) -> Result<Compute, Error> {
@@ -480,6 +529,7 @@ fn resolve(args: &Args) -> Result<PathBuf, Error> {
 
 /// Whatever is wrong with a setting is told before anything is read.
 fn settings(args: &Args) -> anyhow::Result<Settings> {
+    args.check_tasks()?;
     let (stride, export_config) = (args.stride()?, export_config(args)?);
     args.train_config(Method::Finetune, 0).validate()?;
     let compute = args.compute()?;
@@ -514,7 +564,7 @@ fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>)
     };
     work.train_config.loss.class_weights =
         args.class_weights.as_deref().map(|text| class_weights(text, &work)).transpose()?;
-    work.train_config.loss.validate(work.sources.labels.len())?;
+    work.sources.tasks.validate(&work.train_config.loss)?;
     let examples = tokenize(&work.sources, &tokenizer, &folder.config, args.max_windows.into())?;
     tell(&report::data_stages(&work.sources, &examples, &data_config, args.max_length));
     let cut_at = stride.is_none().then_some(args.max_length);
@@ -533,7 +583,8 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     let Prepared { mut work, folder, methods, examples, mut warnings } = prepare(args, settings, base, stop)?;
     let load = |method: Method| {
         let config = args.encoder_config(method, &folder.config)?;
-        SequenceClassifier::load(&folder.weights, config, &work.sources.labels, args.seed)
+        let (model, report) = SequenceClassifier::load(&folder.weights, config, &work.sources.labels, args.seed)?;
+        Ok::<_, Error>((model.with_tasks(work.sources.tasks.clone()), report))
     };
     let (model, load_report) = load(work.method)?;
     let tokenizer = folder.tokenizer.clone();
@@ -548,7 +599,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     let validation = candidate.examples.validation.len();
     work.check_rows(validation, Some(candidate.examples.train.len()))?;
     let Chosen { method, answers, methods, figures } = work.choose(&folder, &methods, &candidate.examples.train)?;
-    if method.has_linear_head() != work.method.has_linear_head() {
+    if args.has_linear_head(method) != args.has_linear_head(work.method) {
         (candidate.model, candidate.load_report) = load(method)?;
     }
     candidate.out_of_fold = answers;
@@ -594,12 +645,9 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             (candidate, judged?, None)
         }
     };
-    let kept = judged.test_answers.as_ref().map(|answers| {
-        let expected: Vec<&[u32]> = work.sources.test.iter().map(|source| source.target.ids.as_slice()).collect();
-        kept(&judged.decision, answers, &expected)
-    });
+    let kept = work.kept(&judged);
     let run = Run {
-        kept,
+        kept: &kept,
         methods: methods.as_ref(),
         out_of_fold: candidate.out_of_fold.as_ref(),
         cross_validation: figures.as_ref(),
@@ -623,6 +671,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             seed: Some(args.seed),
             producer: super::producer(),
         },
+        reference: Some(work.reference(&candidate.model, &judged)),
     };
     let report = html::render(&page(run));
     if let Some(folder) = &args.tensorboard {
@@ -630,7 +679,9 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     }
     let bundle = pack(&candidate.model, judged, &contents, &work.export_config, &args.export.out, stop)?;
     tell(&report::bundle_stages(&bundle));
-    tell(&kept.map(|kept| report::kept_stage(kept, work.sources.test.len())).unwrap_or_default());
+    for (task, kept) in work.sources.tasks.iter().zip(&kept) {
+        tell(&report::kept_stage(task.name.as_deref(), *kept));
+    }
     // Beside the bundle: they hold texts that were trained on, or tell of them, which is not to be shipped.
     for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
         write(&path, &content)?;
@@ -693,8 +744,13 @@ fn is_saved_model(folder: &Path) -> bool {
 fn class_weights(text: &str, work: &Work) -> Result<Vec<f32>, Error> {
     let labels = &work.sources.labels;
     if text == "balanced" {
-        let rows = work.sources.train.iter().map(|source| source.target.ids.as_slice());
-        return Ok(balanced_weights(work.train_config.loss.problem_type, rows, labels.len()));
+        let ids: Vec<&[u32]> = work.sources.train.iter().map(|source| source.target.ids.as_slice()).collect();
+        let of_task = |(task, rows): (&TaskLabels, TaskRows)| {
+            balanced_weights(work.train_config.loss.problem_type, rows.ids(), task.ids.len())
+        };
+        // Logits are of no concern.
+        let rows = work.sources.tasks.rows(&vec![vec![0.0; labels.len()]; ids.len()], &ids);
+        return Ok(work.sources.tasks.iter().zip(rows).flat_map(of_task).collect());
     }
     let named: Option<Vec<(&str, f32)>> = text
         .split(',')
@@ -852,6 +908,44 @@ impl Work {
             tell(&report::stage("kept", &format!("the weights of epoch {}: {why}", training.best)));
         }
         Ok(Trained { training, records })
+    }
+
+    /// How far what the bundle says of its answers holds of test rows, by task; nothing where there are none.
+    fn kept(&self, judged: &Judged) -> Vec<Kept> {
+        let Some(answers) = &judged.test_answers else { return Vec::new() };
+        let expected: Vec<&[u32]> = self.sources.test.iter().map(|source| source.target.ids.as_slice()).collect();
+        let logits: Vec<Vec<f32>> = answers.iter().cloned().map(Answer::all_logits).collect();
+        let of_task = |(rows, calibrated): (TaskRows, &Calibrated)| {
+            let answer = |(logits, row): (&Vec<f32>, &usize)| Answer {
+                logits: logits.clone(),
+                further: Vec::new(),
+                distance: answers[*row].distance,
+            };
+            let answers: Vec<Answer> = rows.logits.iter().zip(&rows.rows).map(answer).collect();
+            kept(&calibrated.decision, &answers, &rows.ids())
+        };
+        self.sources.tasks.rows(&logits, &expected).into_iter().zip(&judged.calibrated).map(of_task).collect()
+    }
+
+    /// What the bundle answers to test rows; without any, to those that it was judged by.
+    fn reference(&self, model: &SequenceClassifier, judged: &Judged) -> Reference {
+        let Sources { train, validation, test, .. } = &self.sources;
+        let (split, answers) = match &judged.test_answers {
+            Some(answers) => ("test", answers),
+            None => (judged.acceptance.split.as_str(), &judged.answers),
+        };
+        let rows = match split {
+            "test" => test,
+            "validation" => validation,
+            _ => train,
+        };
+        let tasks = judged.tasks(model);
+        let mut summary = Summary::new(&tasks);
+        for (source, answer) in rows.iter().zip(answers) {
+            let characters = characters(self.sources.row(source).into());
+            summary.add(characters, &Prediction::new(answer.clone(), &tasks));
+        }
+        Reference { split: split.to_owned(), summary }
     }
 
     fn judge(&self, candidate: &Candidate) -> Result<Judged, Error> {

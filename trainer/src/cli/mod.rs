@@ -26,13 +26,14 @@ use nimbert::{ProblemType, Tokenizer, rows::ReadOptions};
 use nimbert_trainer::{
     Error,
     dataloader::Example,
-    dataset::{Columns, Dataset, OnMissing, left_out},
+    dataset::{Columns, Dataset, OnMissing, TaskColumn, left_out},
     export::VariantKind,
     features::Features,
     model::{ModelFolder, Pooling, SequenceClassifier},
     onnx::Calibration,
     prepare::encode_all,
     scratch::write_whole,
+    tasks::SEPARATOR,
 };
 
 /// Fine-tunes BERT text classifiers and exports them as bundles for nimbert.
@@ -83,6 +84,8 @@ enum Command {
     Sign(sign::SignArgs),
 }
 
+const DEFAULT_LABEL: &str = "label";
+
 /// The columns of a data file, and how labels are read.
 #[derive(Clone, clap::Args, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -91,7 +94,7 @@ struct ColumnArgs {
     #[arg(long, default_value = "text", value_name = "NAME")]
     text_column: String,
     /// Column (or key) of the label
-    #[arg(long, default_value = "label", value_name = "NAME")]
+    #[arg(long, default_value = DEFAULT_LABEL, value_name = "NAME")]
     label_column: String,
     /// Column (or key) of the second text, to classify pairs
     #[arg(long, value_name = "NAME")]
@@ -126,6 +129,28 @@ enum OnMissingArg {
     Keep,
 }
 
+/// `--task NAME=COLUMN`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct TaskArg(TaskColumn);
+
+impl std::str::FromStr for TaskArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, column) = text.split_once(SEPARATOR).unwrap_or((text, text));
+        match name.trim().is_empty() || column.is_empty() {
+            true => Err(format!("expected a name and a column, such as tone=tone_column, found {text:?}")),
+            false => Ok(Self(TaskColumn { name: name.to_owned(), column: column.to_owned() })),
+        }
+    }
+}
+
+impl serde::Serialize for TaskArg {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}{SEPARATOR}{}", self.0.name, self.0.column))
+    }
+}
+
 impl ColumnArgs {
     fn problem_type(&self) -> ProblemType {
         if self.multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel }
@@ -148,6 +173,7 @@ impl ColumnArgs {
             problem_type,
             separator: self.label_separator,
             label_columns: self.label_columns.clone(),
+            tasks: Vec::new(),
             weight: self.weight_column.clone(),
             on_missing: match self.on_missing {
                 OnMissingArg::Error => OnMissing::Error,

@@ -108,6 +108,10 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     }
     nimbert::load_library(args.ort_lib.as_deref())?;
     let bundle = Bundle::open(bundle)?;
+    if !bundle.manifest.further_tasks.is_empty() {
+        let expected = "a bundle with one task: which texts to label for several is not there yet".to_owned();
+        return Err(Error::Model { path: bundle.path, expected, got: "several".to_owned() }.into());
+    }
     let decision = bundle.decision();
     let columns = args.columns.columns_of(decision.problem_type);
     let unlabelled = Dataset::open(

@@ -18,6 +18,7 @@ pub use self::label::OnMissing;
 use crate::{
     error::{Error, Result},
     loss::Target,
+    tasks::SEPARATOR,
 };
 
 /// A labelled text as it stands in its file.
@@ -28,7 +29,8 @@ pub struct Row {
     /// The second text, where the task is to classify pairs.
     pub pair: Option<String>,
     /// The labels: one (of several with shares, the one with the largest), or any number where
-    /// [`Columns::problem_type`] allows it.
+    /// [`Columns::problem_type`] allows it. With [`Columns::tasks`], one of each task that the row says something of, as
+    /// `task=label`.
     pub labels: Vec<String>,
     /// How sure each label is, in the order of [`Columns::label_columns`]: numbers that sum to 1. None where one label is
     /// sure.
@@ -58,6 +60,17 @@ pub struct Dataset {
     pub respelled: BTreeMap<String, String>,
     problem_type: ProblemType,
     label_columns: Vec<String>,
+    /// The names of the tasks, where there are several.
+    tasks: Vec<String>,
+}
+
+/// A task, and the column with its labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskColumn {
+    /// What it is called.
+    pub name: String,
+    /// The column.
+    pub column: String,
 }
 
 /// The columns that matter, and how they are read.
@@ -72,6 +85,8 @@ pub struct Columns {
     /// A column for each label instead: with 0 and 1 where a row may have any number of labels, else with shares that sum
     /// to 1. Empty: `label`.
     pub label_columns: Vec<String>,
+    /// A column for each of several tasks instead. A row may lack labels of some.
+    pub tasks: Vec<TaskColumn>,
     /// How much each row counts in training; none: all alike.
     pub weight: Option<String>,
     /// Whether a row has one label or any number of them.
@@ -91,6 +106,7 @@ impl Default for Columns {
             pair: None,
             label: Some("label".to_owned()),
             label_columns: Vec::new(),
+            tasks: Vec::new(),
             weight: None,
             problem_type: ProblemType::SingleLabel,
             separator: ',',
@@ -139,6 +155,7 @@ impl Dataset {
             respelled: BTreeMap::new(),
             problem_type: columns.problem_type,
             label_columns: columns.label_columns.clone(),
+            tasks: columns.tasks.iter().map(|task| task.name.clone()).collect(),
         };
         let mut bits = Bits::default();
         for (file, path) in files.iter().enumerate() {
@@ -164,11 +181,14 @@ impl Dataset {
         if !self.label_columns.is_empty() {
             return;
         }
-        let labels: BTreeSet<&String> = self.rows.iter().flat_map(|row| &row.labels).collect();
-        let numbers: Option<Vec<_>> =
-            labels.into_iter().map(|label| Some((label.clone(), label::canonical_number(label)?))).collect();
-        let Some(numbers) = numbers else { return };
-        self.respelled = numbers.into_iter().filter(|(label, number)| label != number).collect();
+        for prefix in self.prefixes() {
+            let labels = self.rows.iter().flat_map(|row| &row.labels).filter(|label| label.starts_with(&prefix));
+            let labels: BTreeSet<&String> = labels.collect();
+            let number = |label: &String| Some((label.clone(), canonical_number(label, &prefix)?));
+            if let Some(numbers) = labels.into_iter().map(number).collect::<Option<Vec<_>>>() {
+                self.respelled.extend(numbers.into_iter().filter(|(label, number)| label != number));
+            }
+        }
         for label in self.rows.iter_mut().flat_map(|row| &mut row.labels) {
             if let Some(number) = self.respelled.get(label) {
                 label.clone_from(number);
@@ -176,14 +196,26 @@ impl Dataset {
         }
     }
 
+    /// What the labels of each task begin with; of one task, with nothing.
+    fn prefixes(&self) -> Vec<String> {
+        let prefixes = self.tasks.iter().map(|task| format!("{task}{SEPARATOR}"));
+        if self.tasks.is_empty() { vec![String::new()] } else { prefixes.collect() }
+    }
+
     /// Writes numbers as `labels` do, where a label is none of them as it stands.
     pub fn write_numbers_as(&mut self, labels: &BTreeSet<String>) {
-        let numbers = Numbers::of(labels.iter().map(String::as_str));
+        let numbers = Numbers::of(self.prefixes(), labels.iter().map(String::as_str));
         for label in self.rows.iter_mut().flat_map(|row| &mut row.labels).filter(|label| !labels.contains(*label)) {
             if let Some(spelling) = numbers.spelling(label) {
                 spelling.clone_into(label);
             }
         }
+    }
+
+    /// How many rows have no label of a task.
+    pub fn without_label(&self, task: &str) -> usize {
+        let prefix = format!("{task}{SEPARATOR}");
+        self.rows.iter().filter(|row| !row.labels.iter().any(|label| label.starts_with(&prefix))).count()
     }
 
     /// What to say of quoted fields that may hold rows of their own, if there are any.
@@ -208,7 +240,7 @@ impl Dataset {
     }
 
     /// The different labels: a label's place is its id. They are sorted, as numbers if all are, or in the order of the
-    /// columns where each has one.
+    /// columns where each has one; those of one task before those of the next.
     ///
     /// # Errors
     /// [`Error::Data`] if there is one label only, or if a label of rows that have one each is there once: it can be
@@ -217,15 +249,23 @@ impl Dataset {
         if !self.label_columns.is_empty() {
             return Ok(self.label_columns.clone());
         }
+        let of_tasks: Vec<Vec<String>> =
+            self.prefixes().iter().map(|prefix| self.labels_with(prefix)).collect::<Result<_>>()?;
+        Ok(of_tasks.concat())
+    }
+
+    /// Those that begin so.
+    fn labels_with(&self, prefix: &str) -> Result<Vec<String>> {
         let mut counts = BTreeMap::<&str, (usize, &Row)>::new();
         for row in &self.rows {
-            for label in &row.labels {
+            for label in row.labels.iter().filter(|label| label.starts_with(prefix)) {
                 counts.entry(label).or_insert((0, row)).0 += 1;
             }
         }
         if counts.len() < 2 {
             let got = counts.keys().next().map_or("none".to_owned(), |label| format!("{label:?} in all rows"));
-            return Err(data_error(&self.files[0], None, "at least two different labels", got));
+            let of_task = prefix.strip_suffix(SEPARATOR).map_or(String::new(), |task| format!(" of the task {task}"));
+            return Err(data_error(&self.files[0], None, &format!("at least two different labels{of_task}"), got));
         }
         let single = counts.iter().find(|(_, (count, _))| *count == 1);
         if let (Some((label, (_, row))), ProblemType::SingleLabel) = (single, self.problem_type) {
@@ -234,7 +274,7 @@ impl Dataset {
             return Err(data_error(&self.files[row.file], Some(row.line), expected, got));
         }
         let mut labels: Vec<String> = counts.into_keys().map(str::to_owned).collect();
-        let number = |label: &String| label::canonical_number(label)?.parse::<f64>().ok();
+        let number = |label: &String| label::canonical_number(label.strip_prefix(prefix)?)?.parse::<f64>().ok();
         if labels.iter().all(|label| number(label).is_some()) {
             labels.sort_by(|a, b| number(a).partial_cmp(&number(b)).expect("numbers are finite"));
         }
@@ -253,7 +293,7 @@ impl Dataset {
             let got = format!("none for {missing:?}");
             return Err(Error::setting("--label-columns", "a column for each label of the model", got));
         }
-        let numbers = Numbers::of(labels.iter().map(String::as_str));
+        let numbers = Numbers::of(self.prefixes(), labels.iter().map(String::as_str));
         let id = |label: &String, row: &Row| {
             let found = ids.get(label.as_str()).or_else(|| ids.get(numbers.spelling(label)?));
             found.copied().ok_or_else(|| {
@@ -286,23 +326,36 @@ impl Dataset {
 }
 
 /// The labels that are numbers, by the one way in which they are written; none where two are the same number.
-struct Numbers<'a>(BTreeMap<String, Option<&'a str>>);
+struct Numbers<'a> {
+    /// What labels of each task begin with.
+    prefixes: Vec<String>,
+    spellings: BTreeMap<String, Option<&'a str>>,
+}
 
 impl<'a> Numbers<'a> {
-    fn of(labels: impl Iterator<Item = &'a str>) -> Self {
-        let mut spellings = BTreeMap::new();
+    fn of(prefixes: Vec<String>, labels: impl Iterator<Item = &'a str>) -> Self {
+        let mut numbers = Self { prefixes, spellings: BTreeMap::new() };
         for label in labels {
-            if let Some(number) = label::canonical_number(label) {
-                spellings.entry(number).and_modify(|label| *label = None).or_insert(Some(label));
+            if let Some(number) = numbers.number(label) {
+                numbers.spellings.entry(number).and_modify(|label| *label = None).or_insert(Some(label));
             }
         }
-        Self(spellings)
+        numbers
     }
 
     /// The label that is the same number as `label`.
     fn spelling(&self, label: &str) -> Option<&'a str> {
-        self.0.get(&label::canonical_number(label)?).copied().flatten()
+        self.spellings.get(&self.number(label)?).copied().flatten()
     }
+
+    fn number(&self, label: &str) -> Option<String> {
+        self.prefixes.iter().find_map(|prefix| canonical_number(label, prefix))
+    }
+}
+
+/// A label that begins so, with the number behind it written in the one way; none if it is none.
+fn canonical_number(label: &str, prefix: &str) -> Option<String> {
+    Some(prefix.to_owned() + &label::canonical_number(label.strip_prefix(prefix)?)?)
 }
 
 /// What to say of rows that were left out, if there are any: how many, and where the first stands.
@@ -360,20 +413,23 @@ impl FileReader<'_> {
                 wanted.push(column.clone());
             }
         }
-        let (labels, option) = match columns.label_columns.as_slice() {
-            [] => (columns.label.as_slice(), "--label-column"),
-            labels => (labels, "--label-columns"),
+        let of_tasks: Vec<String> = columns.tasks.iter().map(|task| task.column.clone()).collect();
+        let (labels, option) = match (of_tasks.as_slice(), columns.label_columns.as_slice()) {
+            ([], []) => (columns.label.as_slice(), "--label-column"),
+            ([], labels) => (labels, "--label-columns"),
+            (of_tasks, _) => (of_tasks, "--task"),
         };
         for label in labels {
             expect(label, option)?;
             wanted.push(label.clone());
         }
-        let class_names = columns.label.as_ref().and_then(|label| reader.class_names(label)).map(<[String]>::to_vec);
+        let names = |label: &String| Some((label.clone(), reader.class_names(label)?.to_vec()));
+        let class_names: BTreeMap<String, Vec<String>> = labels.iter().filter_map(names).collect();
         let mut width = reader.columns().map_or(0, <[String]>::len);
         for row in reader.rows(Some(wanted)) {
             let row = row.map_err(|error| self.rows_error(error))?;
             width = if width == 0 { row.columns.len() } else { width };
-            match self.row(&row, class_names.as_deref()) {
+            match self.row(&row, &class_names) {
                 Ok((row, labels)) => {
                     if let Some(labels) = labels {
                         bits.see(dataset.rows.len(), &labels);
@@ -393,7 +449,7 @@ impl FileReader<'_> {
     fn row(
         self,
         row: &rows::Row,
-        class_names: Option<&[String]>,
+        class_names: &BTreeMap<String, Vec<String>>,
     ) -> std::result::Result<(Row, Option<label::Labels>), Unusable> {
         let columns = self.columns;
         let bad = |expected: &str, got: String| Unusable::Bad(data_error(self.path, Some(row.line), expected, got));
@@ -426,13 +482,40 @@ impl FileReader<'_> {
             }
         };
         let (mut shares, mut listed) = (None, None);
+        // The column's value, as a name where it is the number of one.
+        let named = |column: &str, option: &str| -> std::result::Result<Value, Unusable> {
+            let value = field(column, option)?;
+            let named = class_names.get(column).map(|names| with_names(value, names)).transpose();
+            Ok(named.map_err(|error| unusable(error, "a label"))?.unwrap_or_else(|| value.clone()))
+        };
         let labels = match (&columns.label, columns.problem_type) {
+            _ if !columns.tasks.is_empty() => {
+                let mut labels = Vec::new();
+                for TaskColumn { name, column } in &columns.tasks {
+                    let is_empty = match field(column, "--task")? {
+                        Value::Null => true,
+                        value => value.as_str().is_some_and(|name| name.trim().is_empty()),
+                    };
+                    let label = || {
+                        let value = named(column, "--task")?;
+                        label::single(&value, columns.on_missing).map_err(|error| unusable(error, "a label"))
+                    };
+                    match if is_empty { None } else { Some(label()) } {
+                        Some(Ok(label)) => labels.push(format!("{name}{SEPARATOR}{label}")),
+                        // Of one task nothing may stand there, of all of them not. A word for it may be a name.
+                        None => {}
+                        Some(Err(Unusable::Missing(_))) if columns.on_missing == OnMissing::Skip => {}
+                        Some(Err(bad)) => return Err(bad),
+                    }
+                }
+                if labels.is_empty() {
+                    return Err(missing("a label of one task at least", "none".to_owned()));
+                }
+                labels
+            }
             (None, _) if columns.label_columns.is_empty() => Vec::new(),
             (Some(label), problem_type) if columns.label_columns.is_empty() => {
-                let value = field(label, "--label-column")?;
-                let named = class_names.map(|names| with_names(value, names)).transpose();
-                let named = named.map_err(|error| unusable(error, "a label"))?;
-                let value = named.as_ref().unwrap_or(value);
+                let value = &named(label, "--label-column")?;
                 match problem_type {
                     ProblemType::SingleLabel => {
                         let label = label::single(value, columns.on_missing);

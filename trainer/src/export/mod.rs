@@ -13,12 +13,13 @@ use std::{
 };
 
 use nimbert::{
-    Batch, Decision, Encoding, ProblemType, Session, SessionOptions, TruncationSide,
+    Batch, Decision, Encoding, ProblemType, Session, SessionOptions, Task, TruncationSide,
     bundle::{
-        Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, MODEL, Manifest, Provenance, TOKENIZER, Unknown,
-        Variant,
+        Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, FurtherTask, MODEL, Manifest, Provenance, TOKENIZER,
+        Unknown, Variant,
     },
     prediction::Answer,
+    summary::Reference,
 };
 
 use crate::{
@@ -27,10 +28,11 @@ use crate::{
     error::{Error, Result},
     evaluate::{answer, predict},
     mahalanobis::Mahalanobis,
-    metrics::{count_hits, percent},
+    metrics::percent,
     model::{SequenceClassifier, WEIGHTS},
     onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
     scratch::Scratch,
+    tasks::TaskLabels,
     train::undecided,
 };
 
@@ -133,6 +135,8 @@ pub struct Contents {
     pub pairs: Option<bool>,
     /// Where the model comes from.
     pub provenance: Provenance,
+    /// What the classifier answered to texts that it was tested on, if that is to be in the bundle.
+    pub reference: Option<Reference>,
 }
 
 /// Graphs that have been found good enough, and what was measured.
@@ -142,10 +146,8 @@ pub struct Judged {
     graphs: Vec<(VariantKind, ModelProto)>,
     /// The figures that admit the default.
     pub acceptance: Acceptance,
-    /// By what its logits are divided already.
-    pub temperature: f32,
-    /// How its logits become an answer.
-    pub decision: Decision,
+    /// How its logits become an answer, by task.
+    pub calibrated: Vec<Calibrated>,
     /// What was measured of each graph: fp32, then the others that ship.
     pub variants: Vec<VariantFigures>,
     /// How the ranges of activations were found, if they were.
@@ -154,13 +156,37 @@ pub struct Judged {
     pub sensitivity: Vec<Sensitivity>,
     /// Activations that stayed in fp32 for that.
     pub in_fp32: Vec<String>,
-    /// The default graph's logits of the evidence.
-    pub logits: Vec<Vec<f32>>,
+    /// The default graph's answers to the evidence.
+    pub answers: Vec<Answer>,
     /// The default graph's answers to the test rows, if there are any.
     pub test_answers: Option<Vec<Answer>>,
 }
 
+/// How a task's logits become an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibrated {
+    /// By what they are divided already.
+    pub temperature: f32,
+    /// What is left to do.
+    pub decision: Decision,
+}
+
 impl Judged {
+    /// How the first task's logits become an answer.
+    pub fn decision(&self) -> &Decision {
+        &self.calibrated[0].decision
+    }
+
+    /// What the classifier decides, of a model that was judged.
+    pub fn tasks(&self, model: &SequenceClassifier) -> Vec<Task> {
+        let of_task = |(task, calibrated): (&TaskLabels, &Calibrated)| Task {
+            name: task.name.clone(),
+            labels: labels_of(model, task),
+            decision: calibrated.decision.clone(),
+        };
+        model.tasks.iter().zip(&self.calibrated).map(of_task).collect()
+    }
+
     /// What was measured of the default graph.
     pub fn shipped(&self) -> &VariantFigures {
         let (kind, _) = self.graphs[0];
@@ -248,26 +274,21 @@ pub fn judge(
         }
         _ => None,
     };
-    let unseen = validated.as_ref().or(unseen.as_ref());
-    let mut decision = match unseen {
-        Some(unseen) => calibrate(config.problem_type, unseen, config.certainty),
-        None => undecided(config.problem_type),
-    };
-    // Whoever runs the graph gets these scores: what would be left to do is in its last layer.
-    let temperature = std::mem::replace(&mut decision.temperature, 1.0);
-    if temperature != 1.0 {
+    let calibrated = judge.calibrated(validated.as_ref().or(unseen.as_ref()));
+    let temperatures: Vec<f32> = calibrated.iter().map(|task| task.temperature).collect();
+    if temperatures.iter().any(|temperature| *temperature != 1.0) {
         for variant in &mut tried {
-            judge.fold(variant, observations, temperature)?;
+            judge.fold(variant, observations, &temperatures)?;
         }
     }
     let mut variants = Vec::new();
     for variant in &mut tried {
         variants.push(judge.figures(variant)?);
     }
-    let answers = |test: &Evidence<'_>| judge.answers(&mut tried[default].session, &test.texts);
-    let test_answers = test.as_ref().map(answers).transpose()?;
+    let of_test = |test: &Evidence<'_>| judge.answers(&mut tried[default].session, &test.texts);
+    let test_answers = test.as_ref().map(of_test).transpose()?;
     let (fp32, shipped) = (&tried[0], &tried[default]);
-    let difference = compare(&shipped.logits, &fp32.logits);
+    let difference = judge.compare(&shipped.logits, &fp32.logits);
     let acceptance = Acceptance {
         split: evidence.split.to_owned(),
         rows: evidence.texts.len(),
@@ -277,24 +298,15 @@ pub fn judge(
         shipped_accuracy: judge.share(shipped.hits),
         label_agreement: difference.label_agreement,
     };
-    let logits = shipped.logits.clone();
+    let distances = shipped.distances.iter().copied().map(Some).chain(std::iter::repeat(None));
+    let answers = shipped.logits.iter().zip(distances);
+    let answers = answers.map(|(logits, distance)| model.tasks.answer(logits, distance)).collect();
     let mut graphs: Vec<(VariantKind, ModelProto)> = Vec::new();
     for &kind in &config.variants {
         graphs.push((kind, std::mem::take(&mut tried[place(kind)].graph)));
     }
     let Quantization { calibration, sensitivity, in_fp32, .. } = quantization.unwrap_or_default();
-    Ok(Judged {
-        graphs,
-        acceptance,
-        temperature,
-        decision,
-        variants,
-        calibration,
-        sensitivity,
-        in_fp32,
-        logits,
-        test_answers,
-    })
+    Ok(Judged { graphs, acceptance, calibrated, variants, calibration, sensitivity, in_fp32, answers, test_answers })
 }
 
 /// How activations are quantized.
@@ -334,7 +346,7 @@ impl Judge<'_> {
     }
 
     fn logits(&self, session: &mut Session, texts: &[&[Encoding]]) -> Result<Vec<Vec<f32>>> {
-        Ok(self.answers(session, texts)?.into_iter().map(|answer| answer.logits).collect())
+        Ok(self.answers(session, texts)?.into_iter().map(Answer::all_logits).collect())
     }
 
     fn answers(&self, session: &mut Session, texts: &[&[Encoding]]) -> Result<Vec<Answer>> {
@@ -344,15 +356,16 @@ impl Judge<'_> {
 
     /// Builds a graph and tries it.
     fn tried(&self, kind: VariantKind, observations: Option<&Observations>, reference: &[Vec<f32>]) -> Result<Tried> {
-        self.tried_graph(kind, kind.build(self.model, observations, self.config, 1.0)?, reference)
+        self.tried_graph(kind, kind.build(self.model, observations, self.config, &[])?, reference)
     }
 
     fn tried_graph(&self, kind: VariantKind, graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
         let mut session = self.session(&graph, kind.name())?;
         let (logits, distances) = parts(self.answers(&mut session, &self.evidence.texts)?);
-        let comparison = compare(&logits, reference);
+        let comparison = self.compare(&logits, reference);
+        let decision = undecided(self.config.problem_type);
         let hits = self.evidence.labels.as_ref();
-        let hits = hits.map(|labels| count_hits(&undecided(self.config.problem_type), &logits, labels.iter().copied()));
+        let hits = hits.map(|labels| self.model.tasks.hits(&decision, &logits, labels.iter().copied()));
         Ok(Tried { kind, graph, session, logits, distances, comparison, hits })
     }
 
@@ -363,25 +376,31 @@ impl Judge<'_> {
         gates::operators(*kind, graph, self.model.graph_nodes(kind.operators()))?;
         gates::logits(*kind, comparison, pair)?;
         if let (Some(fp32_hits), Some(hits)) = (fp32_hits, hits) {
-            gates::accuracy(*kind, [fp32_hits, *hits], self.config.max_accuracy_drop, pair)?;
+            gates::accuracy(*kind, [fp32_hits, *hits], self.expected(), self.config.max_accuracy_drop, pair)?;
         }
         self.invariance_gate(tried)
     }
 
     /// Builds a graph that was found good enough again, its last layer divided by `temperature`, and compares what it
     /// answers: the same logits, divided.
-    fn fold(&self, tried: &mut Tried, observations: Option<&Observations>, temperature: f32) -> Result<()> {
+    fn fold(&self, tried: &mut Tried, observations: Option<&Observations>, temperatures: &[f32]) -> Result<()> {
         let Tried { kind, comparison, .. } = tried;
-        let graph = kind.build(self.model, observations, self.config, temperature)?;
-        let divided: Vec<Vec<f32>> =
-            tried.logits.iter().map(|logits| logits.iter().map(|logit| logit / temperature).collect()).collect();
+        let graph = kind.build(self.model, observations, self.config, temperatures)?;
+        let mut divided = tried.logits.clone();
+        for logits in &mut divided {
+            for (task, temperature) in self.model.tasks.iter().zip(temperatures) {
+                logits[task.ids.clone()].iter_mut().for_each(|logit| *logit /= temperature);
+            }
+        }
         let folded = self.tried_graph(*kind, graph, &divided)?;
         gates::folded(
             *kind,
             &folded.comparison,
             gates::Pair { logits: &folded.logits, reference: &divided, split: self.evidence.split },
         )?;
-        let max_logit_difference = comparison.max_logit_difference / temperature;
+        // Of several tasks it is not known whose it is: no more than that.
+        let least = temperatures.iter().copied().fold(f32::INFINITY, f32::min);
+        let max_logit_difference = comparison.max_logit_difference / least;
         let comparison = Comparison { max_logit_difference, ..*comparison };
         *tried = Tried { comparison, ..folded };
         Ok(())
@@ -439,14 +458,47 @@ impl Judge<'_> {
         let tried = self.tried(VariantKind::CpuInt8, Some(observations), &fp32.logits)?;
         let pair = gates::Pair { logits: &tried.logits, reference: &fp32.logits, split: self.evidence.split };
         let is_accurate = fp32.hits.zip(tried.hits).is_none_or(|(fp32, int8)| {
-            gates::accuracy(VariantKind::CpuInt8, [fp32, int8], self.config.max_accuracy_drop, pair).is_ok()
+            let (expected, most) = (self.expected(), self.config.max_accuracy_drop);
+            gates::accuracy(VariantKind::CpuInt8, [fp32, int8], expected, most, pair).is_ok()
         });
         let is_faithful = is_accurate && tried.comparison.relative_error <= FAITHFUL;
         Ok(is_faithful.then_some(tried))
     }
 
+    /// How many answers the evidence's labels ask for: one a text and task, but for those that are missing.
+    fn expected(&self) -> usize {
+        let labels = self.evidence.labels.iter().flatten();
+        self.model.tasks.answers(labels.copied())
+    }
+
     fn share(&self, hits: Option<usize>) -> Option<f64> {
-        hits.map(|hits| hits as f64 / self.evidence.texts.len() as f64)
+        hits.map(|hits| hits as f64 / self.expected() as f64)
+    }
+
+    fn compare(&self, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> Comparison {
+        let label_agreement = self.model.tasks.agreement(logits, reference);
+        Comparison { label_agreement, ..compare(logits, reference) }
+    }
+
+    /// What follows from answers to rows that were not learned from, for each task by those that have a label of it.
+    fn calibrated(&self, unseen: Option<&Unseen<'_>>) -> Vec<Calibrated> {
+        let ExportConfig { problem_type, certainty, .. } = *self.config;
+        let of_tasks = unseen.map(|unseen| (self.model.tasks.rows(&unseen.logits, &unseen.labels), &unseen.distances));
+        let calibrated = |index: usize| {
+            let mut decision = match &of_tasks {
+                Some((tasks, distances)) => {
+                    let rows = &tasks[index];
+                    let distances = rows.rows.iter().filter_map(|row| distances.get(*row).copied()).collect();
+                    let unseen = Unseen { logits: rows.logits.clone(), labels: rows.ids(), distances };
+                    calibrate(problem_type, &unseen, certainty)
+                }
+                None => undecided(problem_type),
+            };
+            // Whoever runs the graph gets these scores: what would be left to do is in its last layer.
+            let temperature = std::mem::replace(&mut decision.temperature, 1.0);
+            Calibrated { temperature, decision }
+        };
+        (0..self.model.tasks.iter().len()).map(calibrated).collect()
     }
 
     fn figures(&self, tried: &mut Tried) -> Result<VariantFigures> {
@@ -478,8 +530,8 @@ impl Judge<'_> {
 
 /// Logits, and distances, of which there are none where the graph says none.
 fn parts(answers: Vec<Answer>) -> (Vec<Vec<f32>>, Vec<f32>) {
-    let (logits, distances): (Vec<_>, Vec<_>) =
-        answers.into_iter().map(|answer| (answer.logits, answer.distance)).unzip();
+    let (distances, logits): (Vec<_>, Vec<_>) =
+        answers.into_iter().map(|answer| (answer.distance, answer.all_logits())).unzip();
     (logits, distances.into_iter().flatten().collect())
 }
 
@@ -509,6 +561,17 @@ pub fn pack(
         max_logit_difference: figures(*kind).map(|figures| figures.max_logit_difference),
         accuracy: figures(*kind).and_then(|figures| figures.accuracy),
     });
+    let mut calibrated = judged.calibrated.iter();
+    let Calibrated { temperature, decision } = calibrated.next().expect("a classifier has a task").clone();
+    let folded = |temperature: f32| (temperature != 1.0).then_some(temperature);
+    let further =
+        calibrated.zip(model.tasks.iter().skip(1)).map(|(Calibrated { temperature, decision }, task)| FurtherTask {
+            name: task.name.clone().unwrap_or_default(),
+            labels: labels_of(model, task),
+            folded_temperature: folded(*temperature),
+            abstain_threshold: decision.abstain_threshold,
+            coverage: decision.coverage.clone(),
+        });
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         files: Default::default(),
@@ -517,16 +580,18 @@ pub fn pack(
         stride: contents.stride,
         truncation_side: contents.truncation_side,
         pairs: contents.pairs,
-        temperature: judged.decision.temperature,
-        folded_temperature: (judged.temperature != 1.0).then_some(judged.temperature),
-        abstain_threshold: judged.decision.abstain_threshold,
-        unknown: unknown(&judged.decision, config.certainty),
-        label_thresholds: judged.decision.label_thresholds,
-        coverage: judged.decision.coverage,
+        temperature: decision.temperature,
+        folded_temperature: folded(temperature),
+        abstain_threshold: decision.abstain_threshold,
+        unknown: unknown(&decision, config.certainty),
+        label_thresholds: decision.label_thresholds,
+        coverage: decision.coverage,
+        task: model.tasks.first().name.clone(),
+        further_tasks: further.collect(),
         acceptance: judged.acceptance,
         provenance: contents.provenance.clone(),
         manifest_sha256: None,
-        metadata: serde_json::Map::new(),
+        metadata: contents.reference.iter().map(reference_entry).collect(),
     };
     let writer = BundleWriter::create(out, config.overwrite)?;
     for (variant, (_, graph)) in manifest.variants.iter().zip(judged.graphs) {
@@ -536,7 +601,8 @@ pub fn pack(
     let settings = TokenizerSettings::new(&model.config, contents.max_length, contents.truncation_side);
     let tokenizer_config = tokenizer_config(&tokenizer, &contents.tokenizer, settings)?;
     writer.write(TOKENIZER, tokenizer)?;
-    let mut config_json = model.config.classifier_json(&model.labels, config.problem_type);
+    let labels = labels_of(model, model.tasks.first());
+    let mut config_json = model.config.classifier_json(&labels, config.problem_type);
     if onnx::external_path(&writer.staging().join(MODEL)).exists() {
         // transformers.js does not see from the graph that there is a second file.
         config_json.insert("transformers.js_config".into(), serde_json::json!({ "use_external_data_format": true }));
@@ -546,6 +612,15 @@ pub fn pack(
     writer.write("README.md", model_card(model, &manifest))?;
     check_stop(stop)?;
     Ok(writer.finish(manifest)?)
+}
+
+fn reference_entry(reference: &Reference) -> (String, serde_json::Value) {
+    (Reference::KEY.to_owned(), serde_json::to_value(reference).expect("a summary has only string keys"))
+}
+
+/// What a task's labels are called within it.
+fn labels_of(model: &SequenceClassifier, task: &TaskLabels) -> Vec<String> {
+    model.labels[task.ids.clone()].iter().map(|label| task.plain(label).to_owned()).collect()
 }
 
 /// What the manifest says of unknown texts.
@@ -599,7 +674,11 @@ fn check_stop(stop: &AtomicBool) -> Result<()> {
 /// `README.md` of the bundle.
 fn model_card(model: &SequenceClassifier, manifest: &Manifest) -> String {
     let Manifest { acceptance, provenance, variants, max_length, .. } = manifest;
-    let labels: String = model.labels.iter().map(|label| format!("- {label}\n")).collect();
+    let of_task = |task: &TaskLabels| {
+        let labels: String = labels_of(model, task).iter().map(|label| format!("- {label}\n")).collect();
+        task.name.as_ref().map_or(labels.clone(), |name| format!("Of the task {name}:\n\n{labels}"))
+    };
+    let labels = model.tasks.iter().map(of_task).collect::<Vec<_>>().join("\n");
     format!(
         "# Text classifier\n\n\
          Made by {producer} from {base}. Texts are read up to {max_length} tokens.\n\n\
@@ -686,7 +765,7 @@ mod tests {
     fn judged(kind: VariantKind, plant: impl FnOnce(&mut ModelProto)) -> Result<()> {
         judging(vec![Calibration::MinMax], Storage::Bytes, |judge, trained| {
             let (_, observations) = judge.observe().unwrap();
-            let mut graph = kind.build(judge.model, Some(&observations), judge.config, 1.0).unwrap();
+            let mut graph = kind.build(judge.model, Some(&observations), judge.config, &[]).unwrap();
             plant(&mut graph);
             let mut tried = judge.tried_graph(kind, graph, trained)?;
             judge.gates(&mut tried, trained, Some(trained.len()))

@@ -48,7 +48,7 @@ pub fn pack_triton(
     };
     write("config.pbtxt", config_pbtxt(model, &judged))?;
     write("labels.txt", model.labels.iter().map(|label| format!("{label}\n")).collect())?;
-    write(CONFIG, config_json(model, judged.decision.problem_type))?;
+    write(CONFIG, config_json(model, judged.decision().problem_type))?;
     let tokenizer = folder.join(TOKENIZER);
     std::fs::copy(&contents.tokenizer, &tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
     let (_, graph) = judged.graphs.into_iter().next().expect("at least one graph");

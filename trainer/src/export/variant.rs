@@ -111,7 +111,7 @@ impl VariantKind {
         model: &SequenceClassifier,
         observations: Option<&Observations>,
         config: &ExportConfig,
-        temperature: f32,
+        temperatures: &[f32],
     ) -> Result<ModelProto> {
         let int8 = match (self.is_quantized(), observations) {
             (true, Some(observations)) => Int8::Products(observations),
@@ -128,7 +128,7 @@ impl VariantKind {
             int8,
             weights,
             storage: config.storage,
-            temperature,
+            temperatures,
             max_tokens: config.max_tokens,
             distance: config.distance.as_ref(),
         })?;

@@ -20,6 +20,7 @@ use crate::{
     logistic::LinearLayer,
     ops::{Angles, GradientSink},
     random::DropoutKeys,
+    tasks::Tasks,
 };
 
 /// An encoder with a classification head. A clone shares the weights.
@@ -29,6 +30,8 @@ pub struct SequenceClassifier {
     pub config: EncoderConfig,
     /// Label names by id.
     pub labels: Vec<String>,
+    /// What is decided by them: one task, but for [`Self::with_tasks`].
+    pub tasks: Tasks,
     parameters: Parameters,
     /// Where linear layers leave their gradients.
     gradients: GradientSink,
@@ -122,6 +125,7 @@ impl SequenceClassifier {
         let model = Self {
             config,
             labels: labels.to_vec(),
+            tasks: Tasks::single(labels.len()),
             parameters,
             gradients,
             compute: Compute::default(),
@@ -133,6 +137,11 @@ impl SequenceClassifier {
             head,
         };
         Ok((model, report))
+    }
+
+    /// The same model, whose labels are those of several tasks.
+    pub fn with_tasks(self, tasks: Tasks) -> Self {
+        Self { tasks, ..self }
     }
 
     /// Leaves the embeddings and the first `layers` layers out of training: what lies under the first trainable layer
@@ -185,7 +194,8 @@ impl SequenceClassifier {
         let config = self.config.clone().with_labels(&self.labels);
         let (model, report) = Self::from_tensors(&self.config.path, tensors, config, &self.labels, 0)?;
         report.expect_trained()?;
-        let mut model = Self { config: self.config.clone(), compute: compute.clone(), ..model };
+        let (config, tasks) = (self.config.clone(), self.tasks.clone());
+        let mut model = Self { config, tasks, compute: compute.clone(), ..model };
         if let Some(layers) = self.frozen_layers {
             model.freeze(layers)?;
         }

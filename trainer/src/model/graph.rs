@@ -17,7 +17,7 @@
 //! column a head and not one a token.
 
 use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
-use nimbert::session::{DISTANCE, LOGITS};
+use nimbert::session::{DISTANCE, logits_of};
 
 use super::{
     blocks::{Answers, Head, Texts},
@@ -42,8 +42,8 @@ pub(crate) struct GraphNodes {
 
 impl SequenceClassifier {
     /// The graph: inputs `input_ids`, `attention_mask` and, where the encoder has token types, `token_type_ids`
-    /// (`int64 [batch, sequence]`), outputs `logits` (`float [batch, labels]`) and, with [`GraphConfig::distance`], `distance`
-    /// (`float [batch, 1]`).
+    /// (`int64 [batch, sequence]`), outputs `logits` (`float [batch, labels]`), `logits_1` and so on of further
+    /// tasks, and, with [`GraphConfig::distance`], `distance` (`float [batch, 1]`).
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
@@ -78,9 +78,11 @@ impl SequenceClassifier {
         if self.config.pooling == Pooling::Mean {
             texts.mean(&mut exporter, Head::graph_input(), self.normed_name())?;
         }
-        self.head.graph(&mut exporter, config.temperature)?;
-        let labels = Axis::Size(self.labels.len());
-        exporter.builder.output(LOGITS, DataType::Float, &[Axis::Named("batch"), labels]);
+        self.head.graph(&mut exporter, &self.tasks)?;
+        for (index, task) in self.tasks.iter().enumerate() {
+            let axes = [Axis::Named("batch"), Axis::Size(task.ids.len())];
+            exporter.builder.output(&logits_of(index), DataType::Float, &axes);
+        }
         if config.distance.is_some() {
             exporter.builder.output(DISTANCE, DataType::Float, &[Axis::Named("batch"), Axis::Size(1)]);
         }

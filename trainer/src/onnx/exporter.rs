@@ -5,7 +5,10 @@
 //! ([`Observations`]): nothing depends on the batch. What rounding the weights adds to a product on average is taken out of
 //! its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops,
+};
 
 use candle_core::{DType, Tensor};
 use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
@@ -101,8 +104,8 @@ pub struct GraphConfig<'a> {
     pub weights: WeightRange,
     /// How those are stored.
     pub storage: Storage,
-    /// The last layer's weights are divided by it, and so are the logits.
-    pub temperature: f32,
+    /// The last layer's weights are divided by them, and so are the logits, by task; of those that are not there, by nothing.
+    pub temperatures: &'a [f32],
     /// The most tokens of a text, if it is less than the model's: tables of angles end there.
     pub max_tokens: Option<usize>,
     /// How far a text is from those of training, if the graph is to say it.
@@ -116,7 +119,7 @@ impl GraphConfig<'_> {
         int8: Int8::No,
         weights: WeightRange::Reduced,
         storage: Storage::Bytes,
-        temperature: 1.0,
+        temperatures: &[],
         max_tokens: None,
         distance: None,
     };
@@ -169,11 +172,13 @@ impl Affine {
     /// The function of the first half of the outputs, and that of the second.
     pub(crate) fn halves(&self) -> Result<[Self; 2]> {
         let half = self.weight.dim(1)? / 2;
-        let part = |start: usize| -> Result<Self> {
-            let bias = self.bias.as_ref().map(|bias| bias.narrow(0, start, half)).transpose()?;
-            Ok(Self { weight: self.weight.narrow(1, start, half)?.contiguous()?, bias })
-        };
-        Ok([part(0)?, part(half)?])
+        Ok([self.columns(0..half)?, self.columns(half..2 * half)?])
+    }
+
+    /// The function of some outputs alone.
+    pub(crate) fn columns(&self, columns: ops::Range<usize>) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.narrow(0, columns.start, columns.len())).transpose()?;
+        Ok(Self { weight: self.weight.narrow(1, columns.start, columns.len())?.contiguous()?, bias })
     }
 
     /// The bias, zeros where there is none.

@@ -59,14 +59,17 @@ pub(super) fn rated(file: &str) -> Result<Vec<Labelled>> {
 
 /// TREC's questions by the kind of their answer, each once, in a fixed random order.
 pub(super) fn questions() -> Result<Vec<Labelled>> {
+    let kind = |row: Labelled| Labelled { label: row.label.split(':').next().unwrap_or_default().to_owned(), ..row };
+    Ok(question_kinds()?.into_iter().map(kind).collect())
+}
+
+/// The same by finer kinds: `HUM:ind`.
+pub(super) fn question_kinds() -> Result<Vec<Labelled>> {
     setup::questions().install()?;
     let path = workspace(setup::QUESTIONS);
     let content = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-    let labels: BTreeMap<&str, &str> = content
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(kinds, text)| (text, kinds.split(':').next().unwrap_or_default()))
-        .collect();
+    let labels: BTreeMap<&str, &str> =
+        content.lines().filter_map(|line| line.split_once(' ')).map(|(kinds, text)| (text, kinds)).collect();
     let mut rows: Vec<Labelled> =
         labels.into_iter().map(|(text, label)| Labelled { text: text.to_owned(), label: label.to_owned() }).collect();
     fastrand::Rng::with_seed(0).shuffle(&mut rows);

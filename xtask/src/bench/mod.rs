@@ -5,12 +5,14 @@ mod edge;
 mod few;
 mod file;
 mod graphs;
+mod heads;
 mod labels;
 mod runtime;
 mod student;
 mod suggest;
 mod tasks;
 mod train;
+mod tune;
 mod unknown;
 
 use std::{
@@ -30,12 +32,14 @@ pub(crate) use edge::edge;
 pub(crate) use few::few;
 pub(crate) use file::file;
 pub(crate) use graphs::{graphs, graphs_of_shapes};
+pub(crate) use heads::heads;
 pub(crate) use labels::labels;
 pub(crate) use runtime::{Server, runtime, serving_program};
 pub(crate) use student::student;
 pub(crate) use suggest::suggest;
 pub(crate) use tasks::tasks;
 pub(crate) use train::{train, train_shapes};
+pub(crate) use tune::tune;
 pub(crate) use unknown::unknown;
 
 /// The peers' versions.

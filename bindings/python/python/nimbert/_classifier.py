@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, overload
 
 from . import _library, _nimbert
 from ._errors import make
-from ._predictions import Prediction, Predictions
+from ._predictions import Prediction, Predictions, prediction_of
 
 if TYPE_CHECKING:
     import threading
@@ -90,7 +90,9 @@ class Classifier:
     """
 
     labels: list[str]
-    """Label names in the order of their ids."""
+    """Label names in the order of their ids; of a bundle with several tasks, the first one's."""
+    tasks: dict[str, list[str]]
+    """The labels of each task by its name, of a bundle with several; else empty."""
     device: str
     """Where it runs."""
     max_length: int
@@ -116,7 +118,9 @@ class Classifier:
     def _open(self, source: str | bytes, options: Options) -> None:
         self._options = options
         self._inner: _nimbert.Classifier | None = _nimbert.Classifier(source, _settings(options))
-        self.labels, self.device, self.max_length, self.pairs = self._inner.about()
+        tasks, self.device, self.max_length, self.pairs = self._inner.about()
+        self.labels = tasks[0][1]
+        self.tasks = {name: labels for name, labels in tasks if name is not None}
 
     @overload
     def classify(  # type: ignore[overload-overlap]
@@ -165,7 +169,7 @@ class Classifier:
             raise make("closed", "the classifier is closed")
         call = (timeout, truncation, cancel)
         if isinstance(texts, str):
-            return Prediction._make(inner.classify([texts], None if pairs is None else [pairs], call).row(0))
+            return prediction_of(inner.classify([texts], None if pairs is None else [pairs], call).row(0))
         return Predictions(inner.classify(_column(texts), None if pairs is None else _column(pairs), call))
 
     def stream(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._nimbert import Rows
+    from ._nimbert import Rows, _Row
 
 
 class Prediction(NamedTuple):
@@ -32,6 +32,10 @@ class Prediction(NamedTuple):
     """How far the text is from those of training, 1 being the mean of theirs; ``None`` where the bundle says nothing of it."""
     unknown: bool
     """Whether that is more than the bundle's threshold: the text is like nothing in training, and ``label`` means nothing."""
+    task: str | None
+    """What the task is called that this is the answer to; ``None`` where the bundle has only one."""
+    further: dict[str, Prediction]
+    """The answers to the bundle's other tasks, by their names."""
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """The ``k`` most likely labels and their scores, best first."""
@@ -39,7 +43,14 @@ class Prediction(NamedTuple):
 
     def to_dict(self) -> dict[str, object]:
         """The fields by name, for ``json.dumps`` and the like."""
-        return self._asdict()
+        further = {task: prediction.to_dict() for task, prediction in self.further.items()}
+        return {**self._asdict(), "further": further}
+
+
+def prediction_of(row: _Row) -> Prediction:
+    """A prediction from its fields as they come from Rust."""
+    *fields, further = row
+    return Prediction._make([*fields, {of_task[-2]: prediction_of(of_task) for of_task in further}])
 
 
 class Predictions:
@@ -48,6 +59,7 @@ class Predictions:
     ``pyarrow.table(predictions)`` and ``polars.DataFrame(predictions)`` have the columns ``label`` (string), ``score``
     (float32), ``labels`` (list of strings), ``abstained`` (bool), ``scores``, a struct of a float32 for each label, in
     the order of the labels' ids, ``set`` (list of strings, or null), ``distance`` (float32, or null) and ``unknown`` (bool).
+    Of a bundle with several tasks these are the first one's, and ``further`` is a struct of such a struct for each other.
     Objects are made only of the rows that are looked at.
     """
 
@@ -67,8 +79,8 @@ class Predictions:
         # A range knows negative numbers, steps, and what is out of range.
         rows = range(len(self._rows))[index]
         if isinstance(rows, int):
-            return Prediction._make(self._rows.row(rows))
-        return [Prediction._make(self._rows.row(row)) for row in rows]
+            return prediction_of(self._rows.row(rows))
+        return [prediction_of(self._rows.row(row)) for row in rows]
 
     def __iter__(self) -> Iterator[Prediction]:
         return map(self.__getitem__, range(len(self._rows)))

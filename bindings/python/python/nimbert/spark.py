@@ -37,7 +37,7 @@ def classify(
     frame: DataFrame, path: str, column: str, columns: Sequence[str] = ("label", "score"), **options: Unpack[Options]
 ) -> DataFrame:
     """``frame`` with ``columns`` of the predictions for the texts of ``column``: label, score, labels, abstained,
-    set, distance or unknown.
+    set, distance or unknown; of a bundle with several tasks, the first one's.
 
     ``path`` is the bundle as the workers see it, or the name of a file that ``SparkContext.addFile`` sends to them.
     ``options`` are those of :class:`nimbert.Classifier`; ``threads``, where not given, is ``spark.task.cpus``.

@@ -107,9 +107,9 @@ impl Body {
         matches!(self.inputs, Inputs::List { .. }) || self.parameters.is_some()
     }
 
-    /// The most labels of an answer.
-    pub(super) fn top_k(&self) -> usize {
-        self.parameters.as_ref().and_then(|parameters| parameters.top_k).unwrap_or(usize::MAX)
+    /// The most labels of an answer, if that is said.
+    pub(super) fn top_k(&self) -> Option<usize> {
+        self.parameters.as_ref().and_then(|parameters| parameters.top_k)
     }
 
     /// # Errors

@@ -35,7 +35,9 @@ use shutdown::{QUIET, signalled, within_grace};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Paths: POST /predict and /, GET /health, /info, /metrics (Prometheus).
+Paths: POST /predict and /, whose answers are those of text-embeddings-inference: labels and scores; POST /classify, which takes \
+the same and answers with the objects of nimbert classify --json, all tasks of the bundle and all that it says; GET /health, /info, \
+/metrics (Prometheus).
 
 Examples:
   nimbert serve reviews-bundle --listen 127.0.0.1:8080
@@ -133,9 +135,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         ..args.open.options()
     };
     let limits = args.limits();
+    let classifier = super::open(&args.bundle, &options)?;
     let server = Arc::new(Server {
-        classifier: super::open(&args.bundle, &options)?,
-        metrics: Metrics::default(),
+        metrics: Metrics::new(&classifier),
+        classifier,
         admission: args.admission(&limits),
         max_client_batch_size: args.max_client_batch_size.into(),
         api_key,
@@ -161,6 +164,7 @@ fn router(server: Arc<Server>) -> Router {
     let guarded = Router::new()
         .route(PREDICT, post(predict::predict))
         .route(ROOT, post(predict::predict))
+        .route("/classify", post(predict::classify))
         .route("/info", get(info))
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), key::authorized));
@@ -206,8 +210,12 @@ async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
 async fn info(State(server): State<Arc<Server>>) -> Json<serde_json::Value> {
     let classifier = &server.classifier;
     let manifest = &classifier.bundle().manifest;
+    let named = classifier.tasks().iter().filter_map(|task| Some((task.name.clone()?, json!(task.labels))));
+    let tasks: serde_json::Map<String, serde_json::Value> = named.collect();
     Json(json!({
         "model_id": manifest.provenance.base_model,
+        // By name, where there are several.
+        "tasks": tasks,
         "model_type": { "classifier": { "labels": classifier.labels() } },
         "max_input_length": manifest.max_length,
         "max_client_batch_size": server.max_client_batch_size,

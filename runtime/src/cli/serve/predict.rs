@@ -1,4 +1,4 @@
-//! `POST /predict`, as text-embeddings-inference has it.
+//! `POST /predict`, as text-embeddings-inference has it, and `POST /classify`, which says all.
 
 use std::sync::{
     Arc,
@@ -36,8 +36,25 @@ impl Drop for HangUp {
     }
 }
 
+/// What is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Labels and scores of the first task, as text-embeddings-inference has them.
+    Scores,
+    /// All that the bundle says, as `nimbert classify --json` writes it.
+    All,
+}
+
 pub(super) async fn predict(State(server): State<Arc<Server>>, request: Request) -> Response {
-    let mut response = match answer(&server, request).await {
+    respond(&server, request, Form::Scores).await
+}
+
+pub(super) async fn classify(State(server): State<Arc<Server>>, request: Request) -> Response {
+    respond(&server, request, Form::All).await
+}
+
+async fn respond(server: &Arc<Server>, request: Request, form: Form) -> Response {
+    let mut response = match answer(server, request, form).await {
         Ok(response) => response,
         Err(failure) => failure.into_response(),
     };
@@ -49,7 +66,7 @@ pub(super) async fn predict(State(server): State<Arc<Server>>, request: Request)
     response
 }
 
-async fn answer(server: &Arc<Server>, request: Request) -> Result<Response, Failure> {
+async fn answer(server: &Arc<Server>, request: Request, form: Form) -> Result<Response, Failure> {
     let (parts, mut body) = request.into_parts();
     let mut admitted = match server.admission.admit(&parts.headers, &mut body).await {
         Ok(admitted) => admitted,
@@ -67,7 +84,7 @@ async fn answer(server: &Arc<Server>, request: Request) -> Result<Response, Fail
     // The parsing too: it would hold up every other request.
     let classified = tokio::task::spawn_blocking(move || {
         let Admitted { body, permits } = admitted;
-        let answer = classify(&called, body, &cancel);
+        let answer = run(&called, body, form, &cancel);
         // Not sooner, although the client may have hung up: the texts were in memory until now.
         drop(permits);
         answer
@@ -77,26 +94,38 @@ async fn answer(server: &Arc<Server>, request: Request) -> Result<Response, Fail
     answer.unwrap_or_else(|error| Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "backend", error.to_string())))
 }
 
-fn classify(server: &Server, bytes: Vec<u8>, cancel: &AtomicBool) -> Result<Response, Failure> {
+fn run(server: &Server, bytes: Vec<u8>, form: Form, cancel: &AtomicBool) -> Result<Response, Failure> {
     let body = body::parse(&bytes)?;
     drop(bytes);
     let raw_scores = body.raw(server.classifier.bundle().config.problem_type)?;
+    if raw_scores && form == Form::All {
+        return Err(Refusal::Form("raw_scores: expected none here; /predict has them".to_owned()).into());
+    }
     let (truncation, is_list, top_k) = (body.truncation(), body.is_list(), body.top_k());
     let texts = body.texts(server.max_client_batch_size)?;
     let options = CallOptions { cancel: Some(cancel), truncation, ..CallOptions::default() };
-    let inputs = texts.iter().map(|(text, pair)| TextInput { text, pair: pair.as_deref() });
-    let (predictions, timing) = server.classifier.classify_with(inputs, options).map_err(failure)?;
-    server.metrics.classified(predictions.len(), &timing);
-    let mut answers: Vec<Vec<Score>> = predictions.iter().map(|prediction| scores(prediction, raw_scores)).collect();
-    answers.iter_mut().for_each(|scores| scores.truncate(top_k));
-    Ok(match is_list {
-        true => Json(answers).into_response(),
-        false => Json(answers.remove(0)).into_response(),
+    let inputs = || texts.iter().map(|(text, pair)| TextInput { text, pair: pair.as_deref() });
+    let (predictions, timing) = server.classifier.classify_with(inputs(), options).map_err(failure)?;
+    server.metrics.classified(inputs(), &predictions, &timing);
+    let predictions = predictions.iter();
+    let top = top_k.unwrap_or(usize::MAX);
+    Ok(match form {
+        Form::Scores => written(predictions.map(|prediction| scores(prediction, raw_scores, top)), is_list),
+        Form::All => written(predictions.map(|prediction| prediction.to_json(top_k)), is_list),
     })
 }
 
-/// The labels, the most likely first, with their probability or logit.
-fn scores(prediction: &Prediction, raw: bool) -> Vec<Score> {
+/// A list, or its only entry.
+fn written(answers: impl Iterator<Item = impl Serialize>, is_list: bool) -> Response {
+    let mut answers: Vec<_> = answers.collect();
+    match is_list {
+        true => Json(answers).into_response(),
+        false => Json(answers.remove(0)).into_response(),
+    }
+}
+
+/// So many labels, the most likely first, with their probability or logit.
+fn scores(prediction: &Prediction, raw: bool, top_k: usize) -> Vec<Score> {
     let with_logits = prediction.scores.iter().zip(&prediction.logits);
     let of_label = |((label, score), logit): (&(String, f32), &f32)| Score {
         score: if raw { *logit } else { *score },
@@ -104,6 +133,7 @@ fn scores(prediction: &Prediction, raw: bool) -> Vec<Score> {
     };
     let mut scores: Vec<Score> = with_logits.map(of_label).collect();
     scores.sort_by(|a, b| b.score.total_cmp(&a.score));
+    scores.truncate(top_k);
     scores
 }
 

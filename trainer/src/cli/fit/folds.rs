@@ -193,7 +193,7 @@ impl Work {
         folds: &Folds,
     ) -> anyhow::Result<OutOfFold> {
         let model = self.untrained(folder, method)?;
-        let features = method.has_linear_head().then(|| self.features(&model, rows)).transpose()?;
+        let features = self.args.has_linear_head(method).then(|| self.features(&model, rows)).transpose()?;
         let untrained = model.parameters().snapshot()?;
         let bar = progress(
             folds.iter().map(|fold| self.fold_texts(method, &fold)).sum(),
@@ -246,7 +246,7 @@ impl Work {
     ) -> anyhow::Result<Vec<Vec<f32>>> {
         if let Some(features) = features {
             let targets: Vec<&Target> = fold.seen.iter().map(|&row| &rows[row].target).collect();
-            let solved = self.regression(&features.select(&fold.seen), &targets)?;
+            let solved = self.regression(&features.select(&fold.seen), &targets, self.sources.tasks.first())?;
             if method == Method::Frozen {
                 return Ok(solved.linear.logits(&features.select(&fold.unseen)));
             }

@@ -8,10 +8,11 @@ use nimbert_trainer::{
     cross_validation::OutOfFold,
     dataloader::Example,
     features::Features,
-    logistic::{CrossValidated, LogisticRegression},
+    logistic::{CrossValidated, LinearLayer, LogisticRegression},
     loss::Target,
     model::{EncoderConfig, Pooling, SequenceClassifier},
     report,
+    tasks::TaskLabels,
     train::{TrainConfig, Training},
 };
 use serde_json::{Value, json};
@@ -65,11 +66,6 @@ impl Method {
             Self::Contrastive => "contrastive",
         }
     }
-
-    /// Whether the head is solved on what the encoder says before it learns.
-    pub(super) fn has_linear_head(self) -> bool {
-        self != Self::Finetune
-    }
 }
 
 impl Args {
@@ -79,6 +75,8 @@ impl Args {
             MethodArg::Finetune => Method::Finetune,
             MethodArg::Frozen => Method::Frozen,
             MethodArg::Contrastive => Method::Contrastive,
+            // Folds answer one task.
+            MethodArg::Auto if !self.tasks.is_empty() => Method::Finetune,
             MethodArg::Auto => {
                 let mut methods = Methods { usable: Vec::new(), left_out: Vec::new() };
                 for method in [Method::Contrastive, Method::Finetune, Method::Frozen] {
@@ -106,7 +104,10 @@ impl Args {
             Err(Error::Setting { setting, expected: expected.to_owned(), got: got.to_owned() })
         };
         match method {
-            Method::Finetune if self.pooling.is_some() => {
+            Method::Contrastive if !self.tasks.is_empty() => {
+                refuse("--method", "finetune or frozen with several tasks", method.name())
+            }
+            Method::Finetune if self.pooling.is_some() && !self.has_linear_head(method) => {
                 refuse("--pooling", "--method frozen or contrastive with it", "--method finetune")
             }
             Method::Contrastive if self.batch_size == 1 => {
@@ -157,11 +158,18 @@ impl Args {
 
     /// The shape of the model that learns from `base`.
     pub(super) fn encoder_config(&self, method: Method, base: &EncoderConfig) -> Result<EncoderConfig, Error> {
-        match (method, self.pooling) {
-            (Method::Finetune, _) => Ok(base.clone()),
-            (_, Some(PoolingArg::First)) => base.with_linear_head(Pooling::First),
-            (_, None | Some(PoolingArg::Mean)) => base.with_linear_head(Pooling::Mean),
+        match self.pooling {
+            _ if !self.has_linear_head(method) => Ok(base.clone()),
+            Some(PoolingArg::First) => base.with_linear_head(Pooling::First),
+            None | Some(PoolingArg::Mean) => base.with_linear_head(Pooling::Mean),
         }
+    }
+
+    /// Whether the head is solved on what the encoder says before it learns. With several tasks it always is: in a head that begins
+    /// anew the task that is learned first leaves the others a space of its own labels, in which they are hardly told apart
+    /// (benches/runs/2026-11-28-tasks.md).
+    pub(super) fn has_linear_head(&self, method: Method) -> bool {
+        method != Method::Finetune || !self.tasks.is_empty()
     }
 
     /// Passes over `rows` training rows.
@@ -181,7 +189,7 @@ impl Args {
 impl Work {
     /// What is in effect where nothing was said.
     pub(super) fn effective_settings(&self, config: &TrainConfig) -> Vec<(String, Value)> {
-        let pooling = self.method.has_linear_head();
+        let pooling = self.args.has_linear_head(self.method);
         let pooling = pooling.then(|| ("--pooling", json!(self.args.pooling.unwrap_or(PoolingArg::Mean))));
         let of_training = [("--epochs", json!(config.epochs)), ("--learning-rate", json!(config.learning_rate))];
         let of_training = of_training.into_iter().filter(|_| self.method != Method::Frozen);
@@ -192,7 +200,7 @@ impl Work {
     /// What the method makes of the model, before it is packed.
     pub(super) fn learn(&self, candidate: &Candidate) -> anyhow::Result<Trained> {
         let Candidate { model, examples, .. } = candidate;
-        if self.method.has_linear_head() {
+        if self.args.has_linear_head(self.method) {
             self.solve_head(candidate)?;
         }
         if self.method == Method::Frozen {
@@ -208,18 +216,26 @@ impl Work {
         Ok(trained)
     }
 
-    /// Makes the head a logistic regression on what the encoder says of the training rows.
+    /// Makes the head a logistic regression on what the encoder says of the training rows, for each task by those that have a label
+    /// of it.
     fn solve_head(&self, Candidate { model, examples, .. }: &Candidate) -> anyhow::Result<()> {
-        let (rows, began) = (examples.train.len(), Instant::now());
+        let mut began = Instant::now();
         let features = self.features(model, &examples.train)?;
-        let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
-        let solved = self.regression(&features, &targets)?;
-        model.set_linear_head(&solved.linear)?;
-        let problem_type = self.train_config.loss.problem_type;
-        let right = |answers: &OutOfFold| (answers.folds.count(), answers.accuracy(problem_type, &targets));
-        let right = solved.out_of_fold.as_ref().map(right);
-        tell(&report::head_stage(solved.strength, right, rows, began.elapsed().as_secs_f64()));
-        Ok(())
+        let mut head = LinearLayer { weight: Vec::new(), bias: Vec::new() };
+        for task in model.tasks.iter() {
+            let (rows, targets) = task.targets(examples.train.iter().map(|example| &example.target));
+            let targets: Vec<&Target> = targets.iter().collect();
+            let CrossValidated { linear, strength, out_of_fold } =
+                self.regression(&features.select(&rows), &targets, task)?;
+            head.weight.extend(linear.weight);
+            head.bias.extend(linear.bias);
+            let problem_type = self.train_config.loss.problem_type;
+            let right = |answers: &OutOfFold| (answers.folds.count(), answers.accuracy(problem_type, &targets));
+            let (right, seconds) = (out_of_fold.as_ref().map(right), began.elapsed().as_secs_f64());
+            tell(&report::head_stage(task.name.as_deref(), strength, right, rows.len(), seconds));
+            began = Instant::now();
+        }
+        Ok(model.set_linear_head(&head)?)
     }
 
     /// What the encoder says of the rows, with a progress bar.
@@ -234,13 +250,19 @@ impl Work {
         Ok(features)
     }
 
-    /// The head for these rows.
-    pub(super) fn regression(&self, features: &Features, targets: &[&Target]) -> Result<CrossValidated, Error> {
-        let task = LogisticRegression {
+    /// A task's head for these rows.
+    pub(super) fn regression(
+        &self,
+        features: &Features,
+        targets: &[&Target],
+        task: &TaskLabels,
+    ) -> Result<CrossValidated, Error> {
+        let class_weights = self.train_config.loss.class_weights.as_ref();
+        let regression = LogisticRegression {
             problem_type: self.train_config.loss.problem_type,
-            classes: self.sources.labels.len(),
-            class_weights: self.train_config.loss.class_weights.clone(),
+            classes: task.ids.len(),
+            class_weights: class_weights.map(|weights| weights[task.ids.clone()].to_vec()),
         };
-        task.cross_validate(features, targets, self.args.seed, || self.check_stop("the regression"))
+        regression.cross_validate(features, targets, self.args.seed, || self.check_stop("the regression"))
     }
 }

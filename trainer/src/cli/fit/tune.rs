@@ -163,6 +163,10 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let began = Instant::now();
     let given = &args.fit;
     let settings = settings(given)?;
+    if !given.tasks.is_empty() {
+        let (setting, expected) = ("--task", "one task to be tuned: with several this is not there yet".to_owned());
+        return Err(Error::Setting { setting, expected, got: "several".to_owned() }.into());
+    }
     if given.patience.is_some() {
         let expected = "--epochs, or neither: folds have no rows to judge epochs by".to_owned();
         return Err(Error::Setting { setting: "--patience", expected, got: "it".to_owned() }.into());
@@ -218,7 +222,7 @@ impl Candidate {
             let decay = LAYER_DECAYS.choose(random).copied();
             candidate.layer_decay = if args.layer_decay.is_none() { decay } else { None };
         }
-        if method.has_linear_head() && args.pooling.is_none() {
+        if args.has_linear_head(method) && args.pooling.is_none() {
             // The other one is usual.
             candidate.pooling = random.random_bool(0.5).then_some(PoolingArg::First);
         }
@@ -470,7 +474,7 @@ impl<'a> Tuning<'a> {
         let rows = &examples.train;
         let mut answer = || -> anyhow::Result<Vec<Vec<f32>>> {
             let model = work.untrained(folder, candidate.method)?;
-            let features = match candidate.method.has_linear_head() {
+            let features = match work.args.has_linear_head(candidate.method) {
                 false => None,
                 true => {
                     let of_first = work.args.pooling == Some(PoolingArg::First);

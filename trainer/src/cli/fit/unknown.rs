@@ -7,6 +7,7 @@ use nimbert_trainer::{
     dataloader::Example,
     mahalanobis::Mahalanobis,
     model::SequenceClassifier,
+    tasks::TaskLabels,
 };
 
 use super::{Args, Work};
@@ -55,7 +56,10 @@ impl Work {
         let Certainty { abstain_precision, coverage, unknown_rate, .. } = self.export_config.certainty;
         // What folds answer is said of the model with all its layers.
         let cross_validated = cross_validated.filter(|_| !self.args.is_smaller());
-        let rows = if validation > 0 { Some(validation) } else { cross_validated };
+        let (rows, of) = match validation > 0 {
+            true => self.least_validated(),
+            false => (cross_validated, String::new()),
+        };
         let shares = [
             ("--abstain-precision", abstain_precision.map(|_| 1.0)),
             ("--coverage", coverage.map(|share| 1.0 - share)),
@@ -65,11 +69,21 @@ impl Work {
             let Some(least) = share.map(least_rows).filter(|least| rows.is_none_or(|rows| *least > rows)) else {
                 continue;
             };
-            let expected = format!("at least {least} rows to find it by (--validation-size, --cross-validate)");
+            let expected = format!("at least {least} rows{of} to find it by (--validation-size, --cross-validate)");
             let got = rows.map_or("none, and no folds".to_owned(), |rows| rows.to_string());
             return Err(Error::Setting { setting, expected, got });
         }
         Ok(())
+    }
+
+    /// The validation rows of the task with the fewest, and whose they are, where there are several.
+    fn least_validated(&self) -> (Option<usize>, String) {
+        let of_task = |task: &TaskLabels| {
+            let answered = task.targets(self.sources.validation.iter().map(|source| &source.target)).0.len();
+            (answered, task.name.as_ref().map_or(String::new(), |name| format!(" with a label of the task {name}")))
+        };
+        let least = self.sources.tasks.iter().map(of_task).min_by_key(|(rows, _)| *rows);
+        least.map_or((None, String::new()), |(rows, of)| (Some(rows), of))
     }
 
     /// How far a text is from the rows that the model has learned from; none: that is not asked for.

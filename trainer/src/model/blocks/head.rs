@@ -2,6 +2,7 @@
 //! or one that reads the direction alone.
 
 use candle_core::{D, Device, Tensor};
+use nimbert::session::logits_of;
 
 use super::{linear::Linear, norm::Norm};
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     onnx::{Affine, Exporter},
     ops::{self, Activation},
     random::DropoutKeys,
+    tasks::Tasks,
 };
 
 #[derive(Debug, Clone)]
@@ -89,8 +91,9 @@ impl Head {
         self.dense.as_ref().map_or(0, |dense| usize::from(dense.norm.is_some()))
     }
 
-    /// The nodes from [`Self::graph_input`] to `logits`, divided by `temperature`, and to `distance`, if it is asked for.
-    pub(in crate::model) fn graph(&self, exporter: &mut Exporter<'_>, temperature: f32) -> Result<()> {
+    /// The nodes from [`Self::graph_input`] to the logits of each task, divided by its temperature, and to `distance`, if it is
+    /// asked for.
+    pub(in crate::model) fn graph(&self, exporter: &mut Exporter<'_>, tasks: &Tasks) -> Result<()> {
         let mut output = self.output.affine()?;
         let mut unit = None;
         let x = match &self.dense {
@@ -110,10 +113,16 @@ impl Head {
                 }
             }
         };
-        if temperature != 1.0 {
-            output = output.scaled(1.0 / f64::from(temperature))?;
+        for (index, task) in tasks.iter().enumerate() {
+            let mut of_task = output.columns(task.ids.clone())?;
+            if let Some(temperature) =
+                exporter.config.temperatures.get(index).filter(|temperature| **temperature != 1.0)
+            {
+                of_task = of_task.scaled(1.0 / f64::from(*temperature))?;
+            }
+            let name = logits_of(index);
+            exporter.affine(&name, &name, &x, &of_task)?;
         }
-        exporter.affine("logits", "logits", &x, &output)?;
         if let Some(distance) = exporter.config.distance {
             let unit = unit.map_or_else(|| unit_graph(exporter, distance.width()), Ok)?;
             distance.graph(exporter, &unit)?;

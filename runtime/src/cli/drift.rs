@@ -1,0 +1,177 @@
+//! `nimbert drift`, and `nimbert classify --summary`: whether the texts that come are still like those of before.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use nimbert::{
+    Bundle, Classifier, HiddenFolder, Prediction, TextInput, sha256,
+    summary::{CHANGED, Drift, LARGELY_CHANGED, Reference, Summary, TaskSummary, characters},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  nimbert classify reviews-bundle --input monday.csv --output labels.csv --summary monday.json
+  nimbert drift reviews-bundle monday.json
+  nimbert drift monday.json friday.json --fail-above 0.25
+
+Compared are shares of labels, histograms of scores and of lengths, and shares of unknown and unsure texts, by the population \
+stability index (PSI): 0.1 is taken for a change, 0.25 for a large one. Few texts differ by chance: beside it stands what it is at \
+most in 95 of 100 cases in which nothing has changed.")]
+pub(super) struct Args {
+    /// What was before: a file of nimbert classify --summary, or a bundle, for the texts that it was tested on
+    before: PathBuf,
+    /// What came later, likewise
+    after: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Exit with status 1 if a figure's index is above this, and above what chance explains
+    #[arg(long, value_name = "PSI")]
+    fail_above: Option<f64>,
+}
+
+/// A file of `--summary`.
+#[derive(Serialize, Deserialize)]
+struct SummaryFile {
+    /// Digest of the manifest of the bundle that has answered.
+    bundle: String,
+    summary: Summary,
+    /// What it was tested on, if the bundle says it.
+    reference: Option<Reference>,
+    /// How far the summary is from that.
+    drift: Vec<Drift>,
+}
+
+/// Labels whose shares are shown, of a figure that has changed.
+const SHOWN: usize = 5;
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.fail_above.is_some_and(|bound| bound.is_nan() || bound < 0.0) {
+        bail!("--fail-above: expected 0 or more");
+    }
+    let (before, after) = (read(&args.before)?, read(&args.after)?);
+    if before.tasks.iter().all(|a| after.tasks.iter().all(|b| a.task != b.task)) {
+        let what = before.incomparable(&after).unwrap_or_default();
+        bail!("expected answers to the same tasks on both sides, found on one side only: {what}");
+    }
+    if let Some(only) = before.incomparable(&after) {
+        eprintln!("nimbert: warning: not compared, since it is on one side only: {only}");
+    }
+    let drifts = before.drift(&after);
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", json!({ "texts": [before.texts, after.texts], "drift": drifts }))?;
+    } else {
+        write!(out, "{}", table(&before, &after, &drifts))?;
+    }
+    let is_above = |drift: &Drift| args.fail_above.is_some_and(|bound| drift.psi > bound && drift.is_beyond_chance());
+    Ok(if drifts.iter().any(is_above) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A summary, or that of the texts that a bundle was tested on.
+fn read(path: &Path) -> anyhow::Result<Summary> {
+    let is_bundle = path.is_dir() || path.extension().is_some_and(|extension| extension == "nimbert");
+    if is_bundle {
+        return match Bundle::open(path)?.reference()? {
+            Some(reference) => Ok(reference.summary),
+            None => bail!("{}: expected a bundle with a summary of what it was tested on, found none", path.display()),
+        };
+    }
+    let content = fs::read(path).with_context(|| path.display().to_string())?;
+    let file = serde_json::from_slice::<SummaryFile>(&content).ok().filter(|file| file.summary.is_sound());
+    let file = file.with_context(|| format!("{}: expected a file of nimbert classify --summary", path.display()))?;
+    Ok(file.summary)
+}
+
+fn table(before: &Summary, after: &Summary, drifts: &[Drift]) -> String {
+    let mut table = format!("texts  {} → {}\n", before.texts, after.texts);
+    let width = drifts.iter().map(|drift| drift.name().chars().count()).max().unwrap_or(0);
+    for drift in drifts {
+        let Drift { task, figure, psi, chance } = drift;
+        let name = drift.name();
+        table += &format!("{name:<width$}  PSI {psi:.4}, by chance up to {chance:.4}: {}\n", verdict(drift));
+        if !drift.is_beyond_chance() || figure != "labels" {
+            continue;
+        }
+        let of_task = |summary: &'_ Summary| summary.tasks.iter().find(|summary| summary.task == *task).cloned();
+        let tasks = of_task(before).zip(of_task(after));
+        for (label, [a, b]) in tasks.map(|(a, b)| moved(&a, &b, [before.texts, after.texts])).unwrap_or_default() {
+            table += &format!("  {label}: {:.1} % → {:.1} %\n", 100.0 * a, 100.0 * b);
+        }
+    }
+    table
+}
+
+/// The labels whose shares have moved most.
+fn moved(before: &TaskSummary, after: &TaskSummary, texts: [u64; 2]) -> Vec<(String, [f64; 2])> {
+    let share = |summary: &TaskSummary, label: &String, texts: u64| {
+        summary.labels.get(label).copied().unwrap_or(0) as f64 / texts.max(1) as f64
+    };
+    let labels: std::collections::BTreeSet<&String> = before.labels.keys().chain(after.labels.keys()).collect();
+    let mut moved: Vec<(String, [f64; 2])> = labels
+        .into_iter()
+        .map(|label| (label.clone(), [share(before, label, texts[0]), share(after, label, texts[1])]))
+        .collect();
+    moved.sort_by(|(_, a), (_, b)| (b[1] - b[0]).abs().total_cmp(&(a[1] - a[0]).abs()));
+    moved.truncate(SHOWN);
+    moved
+}
+
+fn verdict(drift: &Drift) -> &'static str {
+    match drift.psi {
+        _ if !drift.is_beyond_chance() => "as before",
+        psi if psi >= LARGELY_CHANGED => "a large change",
+        psi if psi >= CHANGED => "a change",
+        _ => "a small change",
+    }
+}
+
+/// What is counted while texts are classified.
+pub(super) struct Counting<'a> {
+    path: &'a Path,
+    /// Beside the file, so that a folder that is not there is noticed before anything is classified.
+    hidden: HiddenFolder,
+    bundle: String,
+    reference: Option<Reference>,
+    summary: Summary,
+}
+
+impl<'a> Counting<'a> {
+    /// For the file that `--summary` names.
+    pub(super) fn new(path: &'a Path, classifier: &Classifier) -> anyhow::Result<Self> {
+        let bundle = classifier.bundle();
+        Ok(Self {
+            path,
+            hidden: HiddenFolder::beside(path)?,
+            bundle: sha256(&bundle.manifest_bytes()?),
+            reference: bundle.reference()?,
+            summary: Summary::new(classifier.tasks()),
+        })
+    }
+
+    pub(super) fn add(&mut self, text: &str, pair: Option<&str>, prediction: &Prediction) {
+        self.summary.add(characters(TextInput { text, pair }), prediction);
+    }
+
+    /// Writes the file as a whole, and says what has changed.
+    pub(super) fn write(self) -> anyhow::Result<()> {
+        let Self { path, hidden, bundle, reference, summary } = self;
+        let drift = reference.as_ref().map_or(Vec::new(), |reference| reference.summary.drift(&summary));
+        for drift in drift.iter().filter(|drift| drift.psi >= CHANGED && drift.is_beyond_chance()) {
+            let (name, psi) = (drift.name(), drift.psi);
+            eprintln!("nimbert: {name}: {} from what the bundle was tested on, PSI {psi:.2}", verdict(drift));
+        }
+        let content = serde_json::to_vec_pretty(&SummaryFile { bundle, summary, reference, drift })?;
+        let partial = hidden.path().join("summary");
+        fs::write(&partial, content)?;
+        fs::rename(&partial, path).with_context(|| path.display().to_string())
+    }
+}

@@ -1,0 +1,287 @@
+//! What a classifier has answered, in counts that are small enough to keep, and how far two such summaries are apart: whether the
+//! texts that come are still like those that it was tested on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    prediction::{Prediction, Task},
+    tokenizer::TextInput,
+};
+
+/// Bins of the best label's score, of equal width from 0 to 1.
+pub const SCORE_BINS: usize = 20;
+/// Bins of the texts' lengths: 0 characters, 1, 2 to 3, 4 to 7 and so on, the last of all that are longer.
+pub const LENGTH_BINS: usize = 24;
+
+/// What the index of a figure that has changed is, and of one that has changed largely (Siddiqi, "Credit Risk Scorecards", 2006).
+pub const CHANGED: f64 = 0.1;
+/// See [`CHANGED`].
+pub const LARGELY_CHANGED: f64 = 0.25;
+
+/// A bundle's summary of texts whose labels are known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reference {
+    /// Which they were: `test`, `validation` or `train`.
+    pub split: String,
+    /// What they were answered.
+    pub summary: Summary,
+}
+
+impl Reference {
+    /// Its name under a manifest's `metadata`.
+    pub const KEY: &str = "nimbert.reference";
+}
+
+/// How many characters a text has, or both of a pair.
+pub fn characters(input: TextInput<'_>) -> usize {
+    input.text.chars().count() + input.pair.map_or(0, |pair| pair.chars().count())
+}
+
+/// Counts of texts, and of what they were answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The texts.
+    pub texts: u64,
+    /// How many of them are like nothing in training; none where the bundle does not say it.
+    pub unknown: Option<u64>,
+    /// By their characters, both texts of a pair together, in [`LENGTH_BINS`].
+    pub lengths: Vec<u64>,
+    /// The answers, by task.
+    pub tasks: Vec<TaskSummary>,
+}
+
+/// Counts of the answers to one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSummary {
+    /// What it is called, where there are several.
+    pub task: Option<String>,
+    /// How often each label holds; where texts have one label, the best one, unsure or not.
+    pub labels: BTreeMap<String, u64>,
+    /// By the best label's score, in [`SCORE_BINS`].
+    pub scores: Vec<u64>,
+    /// Of how many the classifier was unsure.
+    pub abstained: u64,
+}
+
+impl Summary {
+    /// No text yet.
+    pub fn new(tasks: &[Task]) -> Self {
+        let of_task = |Task { name, labels, .. }: &Task| TaskSummary {
+            task: name.clone(),
+            labels: labels.iter().map(|label| (label.clone(), 0)).collect(),
+            scores: vec![0; SCORE_BINS],
+            abstained: 0,
+        };
+        let says_unknown = tasks.iter().any(|task| task.decision.unknown_threshold.is_some());
+        Self {
+            texts: 0,
+            unknown: says_unknown.then_some(0),
+            lengths: vec![0; LENGTH_BINS],
+            tasks: tasks.iter().map(of_task).collect(),
+        }
+    }
+
+    /// Counts a text of so many characters.
+    pub fn add(&mut self, characters: usize, prediction: &Prediction) {
+        self.texts += 1;
+        // The place of the highest bit, counted from 1.
+        let length = (usize::BITS - characters.leading_zeros()) as usize;
+        self.lengths[length.min(LENGTH_BINS - 1)] += 1;
+        if let Some(unknown) = &mut self.unknown {
+            *unknown += u64::from(prediction.unknown);
+        }
+        for (summary, prediction) in self.tasks.iter_mut().zip(prediction.tasks()) {
+            for label in &prediction.labels {
+                *summary.labels.entry(label.clone()).or_default() += 1;
+            }
+            summary.scores[((prediction.score * SCORE_BINS as f32) as usize).min(SCORE_BINS - 1)] += 1;
+            summary.abstained += u64::from(prediction.abstained);
+        }
+    }
+
+    /// Whether counts are as many as they have to be, and none is of more texts than there are.
+    pub fn is_sound(&self) -> bool {
+        let is_whole =
+            |counts: &[u64]| counts.iter().try_fold(0u64, |sum, count| sum.checked_add(*count)) == Some(self.texts);
+        let is_part = |count: &u64| *count <= self.texts;
+        let of_task = |task: &TaskSummary| {
+            task.scores.len() == SCORE_BINS
+                && is_whole(&task.scores)
+                && task.labels.values().chain([&task.abstained]).all(is_part)
+        };
+        self.lengths.len() == LENGTH_BINS
+            && is_whole(&self.lengths)
+            && self.unknown.iter().all(is_part)
+            && self.tasks.iter().all(of_task)
+    }
+
+    /// What only this summary or `other` has, so that nothing can be said of it; none if they can be compared in all.
+    pub fn incomparable(&self, other: &Self) -> Option<String> {
+        let names = |summary: &Self| -> BTreeSet<String> {
+            let of_task =
+                |task: &TaskSummary| task.task.clone().map_or("answers".to_owned(), |task| format!("the task {task}"));
+            let unknown = summary.unknown.map(|_| "what is unknown".to_owned());
+            summary.tasks.iter().map(of_task).chain(unknown).collect()
+        };
+        let (here, there) = (names(self), names(other));
+        let only: Vec<&str> = here.symmetric_difference(&there).map(String::as_str).collect();
+        (!only.is_empty()).then(|| only.join(", "))
+    }
+
+    /// How far `later` is from this summary, figure by figure. A figure that only one of them has is left out:
+    /// [`Summary::incomparable`] says it.
+    pub fn drift(&self, later: &Self) -> Vec<Drift> {
+        let rest = |part: u64, summary: &Self| vec![part, summary.texts - part.min(summary.texts)];
+        let mut drifts = vec![Drift::new(None, "length", &self.lengths, &later.lengths)];
+        drifts.extend(
+            self.unknown
+                .zip(later.unknown)
+                .map(|(before, after)| Drift::new(None, "unknown", &rest(before, self), &rest(after, later))),
+        );
+        for before in &self.tasks {
+            let Some(after) = later.tasks.iter().find(|task| task.task == before.task) else { continue };
+            let task = before.task.as_deref();
+            let names: BTreeSet<&String> = before.labels.keys().chain(after.labels.keys()).collect();
+            let counts = |task: &TaskSummary| -> Vec<u64> {
+                names.iter().map(|name| task.labels.get(*name).copied().unwrap_or(0)).collect()
+            };
+            drifts.push(Drift::new(task, "labels", &counts(before), &counts(after)));
+            drifts.push(Drift::new(task, "score", &before.scores, &after.scores));
+            if before.abstained > 0 || after.abstained > 0 {
+                let [a, b] = [rest(before.abstained, self), rest(after.abstained, later)];
+                drifts.push(Drift::new(task, "unsure", &a, &b));
+            }
+        }
+        drifts
+    }
+}
+
+/// How far two histograms of a figure are apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drift {
+    /// Of which task's answers, where there are several.
+    pub task: Option<String>,
+    /// What it is of: `labels`, `score`, `unsure`, or, of the texts whatever the task, `length` and `unknown`.
+    pub figure: String,
+    /// The population stability index: Σ (b − a) ln(b / a) over the shares a and b of the bins. To each count half a text is added, so
+    /// that no share is 0.
+    pub psi: f64,
+    /// What that is at most in 95 of 100 cases where nothing has changed, from as many texts.
+    pub chance: f64,
+}
+
+impl Drift {
+    fn new(task: Option<&str>, figure: &str, before: &[u64], after: &[u64]) -> Self {
+        let (task, figure) = (task.map(str::to_owned), figure.to_owned());
+        let nothing = Self { task, figure, psi: 0.0, chance: 0.0 };
+        // Bins that nobody is in say nothing.
+        let used: Vec<[f64; 2]> = before
+            .iter()
+            .zip(after)
+            .filter(|(before, after)| **before > 0 || **after > 0)
+            .map(|(before, after)| [*before as f64, *after as f64])
+            .collect();
+        let total = |side: usize| used.iter().map(|bin| bin[side]).sum::<f64>();
+        let totals = [total(0), total(1)];
+        if used.len() < 2 || totals.contains(&0.0) {
+            return nothing;
+        }
+        let smoothed = |side: usize, count: f64| (count + 0.5) / (totals[side] + 0.5 * used.len() as f64);
+        let part = |bin: &[f64; 2]| {
+            let [a, b] = [smoothed(0, bin[0]), smoothed(1, bin[1])];
+            (b - a) * (b / a).ln()
+        };
+        // The index of samples of one distribution is about chi-squared over the harmonic mean of their sizes (Yurdakul, 2018).
+        let chance = chi_squared(used.len() - 1) * totals.iter().map(|total| 1.0 / total).sum::<f64>();
+        Self { psi: used.iter().map(part).sum(), chance, ..nothing }
+    }
+
+    /// The figure, behind its task's name if it has one.
+    pub fn name(&self) -> String {
+        self.task.as_ref().map_or(String::new(), |task| format!("{task} ")) + &self.figure
+    }
+
+    /// Whether it is more than chance explains.
+    pub fn is_beyond_chance(&self) -> bool {
+        self.psi > self.chance
+    }
+}
+
+/// What a chi-squared variable of so many degrees of freedom is under in 95 of 100 cases (Wilson and Hilferty, 1931).
+fn chi_squared(degrees: usize) -> f64 {
+    const NORMAL: f64 = 1.644_854;
+    let spread = 2.0 / (9.0 * degrees as f64);
+    degrees as f64 * (1.0 - spread + NORMAL * spread.sqrt()).powi(3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_computed_by_hand() {
+        // Shares 0.5 and 0.5 before, 0.8 and 0.2 after, up to the halves: 0.3 ln 1.6 + 0.3 ln 2.5.
+        let drift = Drift::new(None, "x", &[50_000, 50_000, 0], &[80_000, 20_000, 0]);
+        assert!((drift.psi - 0.3 * (1.6f64.ln() + 2.5f64.ln())).abs() < 1e-4, "{drift:?}");
+        // 3.841 · 2 / 100,000
+        assert!((drift.chance - 7.7e-5).abs() < 3e-6 && drift.is_beyond_chance(), "{drift:?}");
+        assert!(!Drift::new(None, "x", &[5, 5], &[6, 4]).is_beyond_chance());
+        // A bin that one side lacks is no infinity.
+        assert!(Drift::new(None, "x", &[10, 0], &[0, 10]).psi.is_finite());
+        assert_eq!(Drift::new(None, "x", &[0, 0], &[3, 4]).psi, 0.0);
+        for (degrees, expected) in [(1, 3.841), (4, 9.488), (19, 30.144)] {
+            assert!((chi_squared(degrees) / expected - 1.0).abs() < 0.03, "{degrees}");
+        }
+    }
+
+    #[test]
+    fn tasks_are_told_apart_by_their_whole_names() {
+        let task = |name: &str, count: u64| TaskSummary {
+            task: Some(name.to_owned()),
+            labels: BTreeMap::from([("x".to_owned(), count), ("y".to_owned(), 100 - count)]),
+            scores: [vec![0; SCORE_BINS - 1], vec![100]].concat(),
+            abstained: 0,
+        };
+        let summary = |tasks: Vec<TaskSummary>, unknown| Summary {
+            texts: 100,
+            unknown,
+            lengths: [vec![100], vec![0; LENGTH_BINS - 1]].concat(),
+            tasks,
+        };
+        let before = summary(vec![task("a", 50), task("ab", 50)], None);
+        let after = summary(vec![task("a", 50), task("ab", 90)], None);
+        assert!(before.is_sound() && after.is_sound());
+        let moved: Vec<String> =
+            before.drift(&after).iter().filter(|drift| drift.is_beyond_chance()).map(Drift::name).collect();
+        assert_eq!(moved, ["ab labels"]);
+        assert_eq!(before.incomparable(&after), None);
+        let other = summary(vec![task("a", 50)], Some(1));
+        assert_eq!(before.incomparable(&other).unwrap(), "the task ab, what is unknown");
+        // Counts that no texts have.
+        let unsound = Summary { texts: 99, ..before.clone() };
+        assert!(!unsound.is_sound());
+        let mut huge = before;
+        huge.lengths[0] = u64::MAX;
+        huge.lengths[1] = 101;
+        assert!(!huge.is_sound());
+    }
+
+    #[test]
+    fn chance_covers_what_chance_does() {
+        // Two samples of 400 from five bins, 400 times: about 95 of 100 are under it.
+        let mut state = 1u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as f64 / f64::from(u32::MAX >> 1)
+        };
+        let mut sample = || {
+            let mut counts = [0; 5];
+            (0..400).for_each(|_| counts[((random() * random() * 5.0) as usize).min(4)] += 1);
+            counts
+        };
+        let beyond = (0..400).filter(|_| Drift::new(None, "x", &sample(), &sample()).is_beyond_chance()).count();
+        assert!((5..40).contains(&beyond), "{beyond}");
+    }
+}

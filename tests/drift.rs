@@ -1,0 +1,94 @@
+//! What texts were answered, counted, and compared with what others were.
+
+use std::{fs, path::Path};
+
+use nimbert::{
+    Bundle,
+    summary::{LENGTH_BINS, SCORE_BINS},
+};
+use nimbert_tests::{Dir, Finished, base, finish, fit, program, seal, small_csv, tiny_bundle};
+use serde_json::Value;
+
+fn drift(before: &Path, after: &Path, arguments: &[&str]) -> Finished {
+    let mut command = program("nimbert");
+    finish(command.arg("drift").arg(before).arg(after).args(arguments))
+}
+
+#[test]
+fn other_texts_are_told_from_those_of_the_test() {
+    let dir = Dir::default();
+    let (data, bundle) = (dir.write("data.csv", small_csv(400)), dir.path("bundle"));
+    let further = ["--epochs", "3", "--learning-rate", "1e-3", "--unknown-rate", "0.1", "--validation-size", "0.3"];
+    finish(fit(&base("bert"), &data, &bundle).args(further)).success();
+    let reference = Bundle::open(&bundle).unwrap().reference().unwrap().unwrap();
+    assert_eq!((reference.split.as_str(), reference.summary.texts), ("test", 80));
+    assert!(reference.summary.is_sound());
+    // No text is in it, only counts.
+    let labels: Vec<(&str, u64)> =
+        reference.summary.tasks[0].labels.iter().map(|(label, count)| (label.as_str(), *count)).collect();
+    assert!(labels.iter().map(|(_, count)| count).sum::<u64>() == 80 && labels[0].0 == "negative", "{labels:?}");
+
+    let summary = |name: &str, rows: &dyn Fn(&str) -> bool| {
+        let lines: String = small_csv(800)
+            .lines()
+            .filter(|line| *line == "text,label" || rows(line))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let (input, path) = (dir.write(&format!("{name}.csv"), lines), dir.path(&format!("{name}.json")));
+        let mut classify = program("nimbert");
+        classify.arg("classify").arg(&bundle).arg("--input").arg(input).arg("--output").arg(dir.path("out.csv"));
+        let finished = finish(classify.arg("--summary").arg(&path));
+        assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+        (path, finished.stderr)
+    };
+    let (same, quiet) = summary("same", &|_| true);
+    let (other, loud) = summary("other", &|line| line.ends_with("positive"));
+    assert!(!quiet.contains("change"), "{quiet}");
+    assert!(loud.contains("labels: a large change from what the bundle was tested on, PSI "), "{loud}");
+    let file: Value = serde_json::from_slice(&fs::read(&same).unwrap()).unwrap();
+    assert_eq!((&file["summary"]["texts"], &file["reference"]["split"]), (&800.into(), &"test".into()));
+    let counts = |key: &Value| key.as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).collect::<Vec<_>>();
+    let scores = counts(&file["summary"]["tasks"][0]["scores"]);
+    assert_eq!((scores.len(), scores.iter().sum::<u64>()), (SCORE_BINS, 800));
+    // Texts of 47 to 51 characters, of 32 to 63 all of them.
+    let lengths = counts(&file["summary"]["lengths"]);
+    assert_eq!((lengths.len(), lengths[6]), (LENGTH_BINS, 800));
+
+    let output = drift(&bundle, &same, &["--fail-above", "0.1"]).success();
+    assert!(output.starts_with("texts  80 → 800\nlength ") && output.contains(": as before\n"), "{output}");
+    let json: Value = serde_json::from_str(&drift(&same, &other, &["--json"]).success()).unwrap();
+    let labels = json["drift"].as_array().unwrap().iter().find(|drift| drift["figure"] == "labels").unwrap();
+    assert!(labels["psi"].as_f64().unwrap() > 0.25 && labels["chance"].as_f64().unwrap() < 0.05, "{labels}");
+    drift(&same, &other, &["--fail-above", "0.25"]).failure(1, &[]);
+    let output = drift(&same, &other, &[]).success();
+    assert!(output.contains("a large change\n  negative: ") && output.contains(" % → "), "{output}");
+}
+
+#[test]
+fn what_is_no_summary_is_refused() {
+    let dir = Dir::default();
+    let bundle = tiny_bundle(&dir);
+    let broken = dir.write("broken.json", "{}");
+    drift(&broken, &broken, &[]).failure(2, &["broken.json: expected a file of nimbert classify --summary"]);
+    drift(&bundle, &broken, &[]).failure(2, &["expected a bundle with a summary of what it was tested on, found none"]);
+    drift(&dir.path("none.json"), &broken, &[]).failure(2, &["none.json"]);
+    drift(&broken, &broken, &["--fail-above=-1"]).failure(2, &["--fail-above"]);
+    seal::change_manifest(&bundle, |manifest| {
+        manifest["metadata"] = serde_json::json!({ "nimbert.reference": { "split": "test" } });
+    });
+    drift(&bundle, &bundle, &[]).failure(2, &["a summary as \"nimbert.reference\" under \"metadata\""]);
+    let input = dir.write("in.csv", "text\na\n");
+    let classify = |arguments: &[&str]| {
+        let mut command = program("nimbert");
+        finish(command.arg("classify").arg(&bundle).arg("--input").arg(&input).args(arguments))
+    };
+    // It would replace what is read, or the results.
+    classify(&["--summary", input.to_str().unwrap()]).failure(2, &["another file than --input"]);
+    let out = dir.path("out.csv");
+    let out = out.to_str().unwrap();
+    classify(&["--output", out, "--summary", out]).failure(2, &["a file of its own for --summary"]);
+    classify(&["--output", out, "--resume", "--summary", "x.json"]).failure(2, &["cannot be used with"]);
+    // Counts beside a reference that is none are not written either.
+    classify(&["--output", out, "--summary", "x.json"]).failure(2, &["a summary as"]);
+    assert!(!Path::new(out).exists());
+}

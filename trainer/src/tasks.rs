@@ -1,0 +1,267 @@
+//! Several tasks that share one encoder and one run, such as what a text is about, and in which tone.
+//!
+//! Where a model is trained and judged, the labels of all tasks stand one after the other, each called `task=label`. A row has one
+//! label of each task, or, where it lacks that, none. A classifier of one task, which has no name, is the case that most are: its
+//! rows may have any number of labels.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use nimbert::{Decision, prediction::Answer};
+
+use crate::{
+    error::Result,
+    loss::{Loss, Target},
+    metrics::{argmax, is_hit},
+};
+
+/// Stands between the names of a task and its label.
+pub const SEPARATOR: char = '=';
+
+/// Which labels are those of which task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tasks(Vec<TaskLabels>);
+
+/// The labels of one task, among those of all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskLabels {
+    /// What the task is called; none where there is one only.
+    pub name: Option<String>,
+    /// The ids of its labels.
+    pub ids: Range<usize>,
+}
+
+/// The rows that have a label of a task, as that task sees them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TaskRows {
+    /// Which they are.
+    pub rows: Vec<usize>,
+    /// `[rows][labels of the task]`
+    pub logits: Vec<Vec<f32>>,
+    /// Ids, counted from the task's first label.
+    pub labels: Vec<Vec<u32>>,
+}
+
+impl TaskRows {
+    /// The ids of each row.
+    pub fn ids(&self) -> Vec<&[u32]> {
+        self.labels.iter().map(Vec::as_slice).collect()
+    }
+}
+
+impl TaskLabels {
+    /// What a label is called within its task.
+    pub fn plain<'a>(&self, label: &'a str) -> &'a str {
+        let prefix = self.name.as_deref().and_then(|name| label.strip_prefix(name)?.strip_prefix(SEPARATOR));
+        prefix.unwrap_or(label)
+    }
+
+    /// What is minimized for this task.
+    fn loss(&self, loss: &Loss) -> Loss {
+        let class_weights = loss.class_weights.as_ref().map(|weights| weights[self.ids.clone()].to_vec());
+        Loss { class_weights, ..loss.clone() }
+    }
+
+    /// The ids of the row's labels of this task, counted from its first.
+    fn ids_of(&self, ids: &[u32]) -> Vec<u32> {
+        let of_task = ids.iter().filter(|id| self.ids.contains(&(**id as usize)));
+        of_task.map(|id| id - self.ids.start as u32).collect()
+    }
+
+    /// The rows that say anything of the task, and what they say, counted from its first label.
+    pub fn targets<'a>(&self, targets: impl IntoIterator<Item = &'a Target>) -> (Vec<usize>, Vec<Target>) {
+        let answered = targets.into_iter().enumerate().filter(|(_, target)| self.is_answered(&target.ids));
+        let of_task =
+            |(row, target): (usize, &Target)| (row, Target { ids: self.ids_of(&target.ids), ..target.clone() });
+        answered.map(of_task).unzip()
+    }
+
+    /// Whether the row says anything of the task. Where there is one only, no label is an answer too.
+    fn is_answered(&self, ids: &[u32]) -> bool {
+        self.name.is_none() || ids.iter().any(|id| self.ids.contains(&(*id as usize)))
+    }
+}
+
+impl Tasks {
+    /// One task, of so many labels.
+    pub fn single(labels: usize) -> Self {
+        Self(vec![TaskLabels { name: None, ids: 0..labels }])
+    }
+
+    /// Those of these names, whose labels stand in `labels` in the same order; none: one task.
+    pub fn of(names: &[String], labels: &[String]) -> Self {
+        if names.is_empty() {
+            return Self::single(labels.len());
+        }
+        let mut end = 0;
+        let mut task = |name: &String| {
+            let is_own =
+                |label: &&String| label.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(SEPARATOR));
+            let start = end;
+            end += labels[start..].iter().take_while(is_own).count();
+            TaskLabels { name: Some(name.clone()), ids: start..end }
+        };
+        Self(names.iter().map(&mut task).collect())
+    }
+
+    /// Each of them, in their order; at least one.
+    pub fn iter(&self) -> std::slice::Iter<'_, TaskLabels> {
+        self.0.iter()
+    }
+
+    /// The first.
+    pub fn first(&self) -> &TaskLabels {
+        &self.0[0]
+    }
+
+    /// Whether there is one only.
+    pub fn is_single(&self) -> bool {
+        self.0.len() == 1
+    }
+
+    /// Checks the loss's settings for each.
+    ///
+    /// # Errors
+    /// Those of [`Loss::validate`].
+    pub fn validate(&self, loss: &Loss) -> Result<()> {
+        let all = self.0.last().map_or(0, |task| task.ids.end);
+        if self.is_single() || loss.class_weights.as_ref().is_some_and(|weights| weights.len() != all) {
+            return loss.validate(all);
+        }
+        self.iter().try_for_each(|task| task.loss(loss).validate(task.ids.len()))
+    }
+
+    /// The rows of each task, of `logits` and the ids of the rows' labels.
+    pub fn rows(&self, logits: &[Vec<f32>], labels: &[&[u32]]) -> Vec<TaskRows> {
+        let of_task = |task: &TaskLabels| {
+            let mut of_task = TaskRows::default();
+            for (row, (logits, ids)) in
+                logits.iter().zip(labels).enumerate().filter(|(_, (_, ids))| task.is_answered(ids))
+            {
+                of_task.rows.push(row);
+                of_task.logits.push(logits[task.ids.clone()].to_vec());
+                of_task.labels.push(task.ids_of(ids));
+            }
+            of_task
+        };
+        self.iter().map(of_task).collect()
+    }
+
+    /// An answer of a graph, from the logits of all tasks.
+    pub fn answer(&self, logits: &[f32], distance: Option<f32>) -> Answer {
+        let mut of_tasks = self.iter().map(|task| logits[task.ids.clone()].to_vec());
+        let first = of_tasks.next().expect("a classifier has a task");
+        Answer { logits: first, further: of_tasks.collect(), distance }
+    }
+
+    /// How many answers are asked for: one a row and task, but for those that are missing.
+    pub fn answers<'a>(&self, labels: impl IntoIterator<Item = &'a [u32]>) -> usize {
+        labels.into_iter().map(|ids| self.iter().filter(|task| task.is_answered(ids)).count()).sum()
+    }
+
+    /// How many of them are right by `logits`.
+    pub(crate) fn hits<'a>(
+        &self,
+        decision: &Decision,
+        logits: &[Vec<f32>],
+        labels: impl IntoIterator<Item = &'a [u32]>,
+    ) -> usize {
+        let of_row = |(logits, ids): (&Vec<f32>, &'a [u32])| {
+            let is_right = |task: &&TaskLabels| {
+                task.is_answered(ids) && is_hit(decision, &logits[task.ids.clone()], &task.ids_of(ids))
+            };
+            self.iter().filter(is_right).count()
+        };
+        logits.iter().zip(labels).map(of_row).sum()
+    }
+
+    /// The share of the rows that get the same label of every task.
+    pub(crate) fn agreement(&self, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> f64 {
+        let agrees = |(a, b): &(&Vec<f32>, &Vec<f32>)| {
+            self.iter().all(|task| argmax(&a[task.ids.clone()]) == argmax(&b[task.ids.clone()]))
+        };
+        logits.iter().zip(reference).filter(agrees).count() as f64 / reference.len().max(1) as f64
+    }
+
+    /// The sum of the tasks' losses, each the mean over the rows that have a label of it: of `logits` `[rows, labels]`, a scalar.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub(crate) fn loss(&self, loss: &Loss, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
+        if self.is_single() {
+            return loss.forward(logits, targets);
+        }
+        let mut sum: Option<Tensor> = None;
+        for task in self.iter() {
+            let target = |target: &&Target| match task.ids_of(&target.ids) {
+                // A row that is not counted.
+                ids if ids.is_empty() => Target { weight: 0.0, ..[0].into() },
+                ids => Target { ids, shares: None, weight: target.weight },
+            };
+            let targets: Vec<Target> = targets.iter().map(target).collect();
+            let logits = logits.narrow(1, task.ids.start, task.ids.len())?;
+            let of_task = task.loss(loss).forward(&logits, &targets.iter().collect::<Vec<_>>())?;
+            sum = Some(match sum {
+                None => of_task,
+                Some(sum) => (sum + of_task)?,
+            });
+        }
+        Ok(sum.expect("a classifier has a task"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+    use nimbert::ProblemType;
+
+    use super::*;
+    use crate::train::undecided;
+
+    fn tasks() -> Tasks {
+        let labels = ["a=x", "a=y", "ab=x", "ab=y", "ab=z"].map(String::from);
+        Tasks::of(&["a".into(), "ab".into()], &labels)
+    }
+
+    #[test]
+    fn labels_belong_to_the_task_whose_name_stands_before_them() {
+        let tasks = tasks();
+        assert_eq!(tasks.iter().map(|task| task.ids.clone()).collect::<Vec<_>>(), [0..2, 2..5]);
+        assert_eq!((tasks.0[1].plain("ab=x=1"), Tasks::single(2).first().plain("ab=x")), ("x=1", "ab=x"));
+    }
+
+    #[test]
+    fn what_a_row_lacks_is_neither_right_nor_wrong() {
+        let logits = [vec![1.0, 0.0, 0.0, 0.0, 1.0], vec![1.0, 0.0, 5.0, 0.0, 1.0]];
+        let labels: [&[u32]; 2] = [&[0, 4], &[1]];
+        let (tasks, decision) = (tasks(), undecided(ProblemType::SingleLabel));
+        assert_eq!((tasks.answers(labels), tasks.hits(&decision, &logits, labels)), (3, 2));
+        let rows = tasks.rows(&logits, &labels);
+        assert_eq!((rows[0].rows.as_slice(), rows[1].rows.as_slice()), (&[0, 1][..], &[0][..]));
+        assert_eq!((rows[1].ids(), rows[1].logits[0].as_slice()), (vec![&[2][..]], &[0.0, 0.0, 1.0][..]));
+        assert_eq!(tasks.agreement(&logits, &[logits[0].clone(), logits[0].clone()]), 0.5);
+        // Of one task, no label is an answer.
+        assert_eq!(Tasks::single(5).answers([&[0, 4][..], &[]]), 2);
+    }
+
+    #[test]
+    fn the_loss_is_the_sum_of_what_each_task_alone_would_have() {
+        let logits = Var::new(&[[1.0f32, 0.0, 0.5, 0.0, 2.0], [3.0, 0.0, 5.0, 0.0, 1.0]], &Device::Cpu).unwrap();
+        let targets: [Target; 2] = [[0, 3].into(), [1].into()];
+        let targets: Vec<&Target> = targets.iter().collect();
+        let loss = Loss { class_weights: Some(vec![1.0, 2.0, 3.0, 4.0, 5.0]), ..Loss::default() };
+        let value = |loss: &Tensor| loss.to_scalar::<f32>().unwrap();
+        let of_task = |first: usize, count: usize, rows: usize, targets: &[Target], weights: &[f32]| {
+            let logits = logits.narrow(1, first, count).unwrap().narrow(0, 0, rows).unwrap();
+            let loss = Loss { class_weights: Some(weights.to_vec()), ..Loss::default() };
+            value(&loss.forward(&logits, &targets.iter().collect::<Vec<_>>()).unwrap())
+        };
+        let both = tasks().loss(&loss, &logits, &targets).unwrap();
+        let a = of_task(0, 2, 2, &[[0].into(), [1].into()], &[1.0, 2.0]);
+        let ab = of_task(2, 3, 1, &[[1].into()], &[3.0, 4.0, 5.0]);
+        assert!((value(&both) - a - ab).abs() < 1e-6, "{} {a} {ab}", value(&both));
+        // A label that a row lacks moves nothing.
+        let gradient = both.backward().unwrap().get(&logits).unwrap().to_vec2::<f32>().unwrap();
+        assert!(gradient[1][2..].iter().all(|x| *x == 0.0) && gradient[1][0] > 0.0, "{gradient:?}");
+    }
+}
