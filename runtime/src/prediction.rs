@@ -319,15 +319,8 @@ pub fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
 /// # Panics
 /// If there is no window.
 pub fn mean_logits(windows: impl IntoIterator<Item = Vec<f32>>) -> Vec<f32> {
-    let mut windows = windows.into_iter();
-    let mut sums = windows.next().expect("a text has a window at least");
-    let mut count = 1.0;
-    for logits in windows {
-        sums.iter_mut().zip(logits).for_each(|(sum, value)| *sum += value);
-        count += 1.0;
-    }
-    sums.iter_mut().for_each(|sum| *sum /= count);
-    sums
+    let answer = |logits| Answer { logits, further: Vec::new(), distance: None };
+    Answer::mean(windows.into_iter().map(answer)).logits
 }
 
 #[cfg(test)]

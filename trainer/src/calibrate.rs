@@ -4,10 +4,10 @@
 
 use nimbert::{
     Decision, ProblemType,
-    prediction::{Answer, Coverage, DEFAULT_THRESHOLD},
+    prediction::{Coverage, DEFAULT_THRESHOLD},
 };
 
-use crate::train::undecided;
+use crate::{tasks::TaskRows, train::undecided};
 
 /// What a classifier is to say of its answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -49,23 +49,23 @@ pub struct Kept {
     pub unknown: Option<f64>,
 }
 
-/// How far it holds of `answers` to rows of these label ids; nothing is said where there are no rows.
-pub fn kept(decision: &Decision, answers: &[Answer], expected: &[&[u32]]) -> Kept {
-    if answers.is_empty() {
+/// How far it holds of a task's rows, of all rows' `distances`; nothing is said where there are no rows.
+pub fn kept(decision: &Decision, of_task: &TaskRows, distances: &[Option<f32>]) -> Kept {
+    if of_task.rows.is_empty() {
         return Kept { rows: 0, coverage: None, unknown: None };
     }
-    let rows = answers.len() as f64;
-    let sets = answers.iter().map(|answer| decision.set_ids(&decision.scores(&answer.logits)));
-    let sets: Option<Vec<Vec<usize>>> = sets.collect();
+    let rows = of_task.rows.len() as f64;
+    let scores = of_task.scores(decision);
+    let sets: Option<Vec<Vec<usize>>> = scores.iter().map(|scores| decision.set_ids(scores)).collect();
     let coverage = sets.map(|sets| {
-        let holds = |(set, ids): &(&Vec<usize>, &&[u32])| ids.iter().all(|id| set.contains(&(*id as usize)));
-        let covered = sets.iter().zip(expected).filter(holds).count() as f64;
+        let holds = |(set, ids): &(&Vec<usize>, &Vec<u32>)| ids.iter().all(|id| set.contains(&(*id as usize)));
+        let covered = sets.iter().zip(&of_task.labels).filter(holds).count() as f64;
         (covered / rows, sets.iter().map(Vec::len).sum::<usize>() as f64 / rows)
     });
     let unknown = decision
         .unknown_threshold
-        .map(|_| answers.iter().filter(|answer| decision.is_unknown(answer.distance)).count() as f64 / rows);
-    Kept { rows: answers.len(), coverage, unknown }
+        .map(|_| of_task.rows.iter().filter(|row| decision.is_unknown(distances[**row])).count() as f64 / rows);
+    Kept { rows: of_task.rows.len(), coverage, unknown }
 }
 
 /// The rows that it takes at least to find what a share of them exceeds.

@@ -10,7 +10,7 @@ use crate::{
     metrics::{LabelMetrics, Metrics, calibration_error, confidences, percent, reliability},
     prepare::{Source, Sources},
     record::{Record, StepRecord},
-    report::figure,
+    report::{figure, of_task},
     tasks::{TaskLabels, TaskRows},
 };
 
@@ -69,7 +69,7 @@ pub fn page(run: Run<'_>) -> Page {
     let mut summary: Vec<(String, String)> =
         held_out.tasks.iter().flat_map(|of_task| figures(of_task, split)).collect();
     for (task, Kept { coverage, unknown, .. }) in sources.tasks.iter().zip(run.kept) {
-        let of = prefix(task);
+        let of = of_task(task.name.as_deref());
         if let Some((share, size)) = coverage {
             summary.push((format!("{of}sets with the right label (test)"), percent(Some(*share))));
             summary.push((format!("{of}labels a set (test)"), format!("{size:.2}")));
@@ -126,11 +126,6 @@ pub fn page(run: Run<'_>) -> Page {
     }
 }
 
-/// What stands before a figure of a task; nothing where there is one only.
-fn prefix(task: &TaskLabels) -> String {
-    task.name.as_ref().map_or(String::new(), |name| format!("{name}: "))
-}
-
 /// The figures of a task.
 fn figures(OfTask { task, metrics, .. }: &OfTask<'_>, split: &str) -> Vec<(String, String)> {
     let mut figures = vec![
@@ -141,7 +136,7 @@ fn figures(OfTask { task, metrics, .. }: &OfTask<'_>, split: &str) -> Vec<(Strin
     ];
     figures.extend(metrics.mcc.map(|mcc| ("Matthews' correlation".to_owned(), figure(Some(mcc)))));
     figures.extend(metrics.roc_auc.map(|auc| ("ROC-AUC".to_owned(), format!("{auc:.4}"))));
-    figures.into_iter().map(|(name, value)| (prefix(task) + &name, value)).collect()
+    figures.into_iter().map(|(name, value)| (of_task(task.name.as_deref()) + &name, value)).collect()
 }
 
 /// The test rows; without any, the rows by which the graph was judged, if it has not learned from them; else what models like it
@@ -166,7 +161,7 @@ fn held_out<'a>(run: &Run<'a>) -> HeldOut<'a> {
             // flatter.
             decision = Decision { temperature: calibrated.temperature, label_thresholds: None, ..decision };
         }
-        let scores: Vec<Vec<f32>> = rows.logits.iter().map(|logits| decision.scores(logits)).collect();
+        let scores = rows.scores(&decision);
         let labels = &sources.labels[task.ids.clone()];
         let metrics = Metrics::new(labels, &decision, &rows.ids(), &scores);
         OfTask { task, labels, rows, decision, scores, metrics }

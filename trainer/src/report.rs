@@ -28,6 +28,11 @@ pub fn stage(name: &str, text: &str) -> String {
     format!("{name:<12}{text}\n")
 }
 
+/// What stands before what is said of a task: nothing where there is one only.
+pub fn of_task(name: Option<&str>) -> String {
+    name.map_or(String::new(), |name| format!("{name}: "))
+}
+
 /// The stages before the model.
 pub fn data_stages(sources: &Sources, examples: &Examples, config: &DataConfig, max_length: usize) -> String {
     let Examples { train, validation, test } = examples;
@@ -144,7 +149,7 @@ fn weights(model: &SequenceClassifier) -> String {
 /// How the head of a task was found where the encoder stays as it is, or before it learns: by which C, how many folds found it, and the share
 /// of the rows that were answered rightly by a head that had not seen them.
 pub fn head_stage(task: Option<&str>, strength: f64, folds: Option<(usize, f64)>, rows: usize, seconds: f64) -> String {
-    let of = task.map_or(String::new(), |task| format!("{task}: "));
+    let of = of_task(task);
     let how = match folds {
         Some((folds, accuracy)) => {
             format!("C {strength} by {folds} folds: {} of the rows that were left out", percent(Some(accuracy)))
@@ -303,7 +308,7 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
             true => String::new(),
             false => format!("; too few rows to leave them out of any set: {}", always.join(", ")),
         };
-        let of = name.map_or(String::new(), |name| format!("{name}: "));
+        let of = of_task(name.as_deref());
         let share = percent(Some(share));
         Some(stage("sets", &format!("{of}labels with a score from {scores}, for {share} of cases{always}")))
     });

@@ -18,6 +18,11 @@ use crate::{
 /// Stands between the names of a task and its label.
 pub const SEPARATOR: char = '=';
 
+/// What the labels of a task begin with; those of one without a name with nothing.
+pub fn label_prefix(task: Option<&str>) -> String {
+    task.map_or(String::new(), |task| format!("{task}{SEPARATOR}"))
+}
+
 /// Which labels are those of which task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tasks(Vec<TaskLabels>);
@@ -43,6 +48,11 @@ pub struct TaskRows {
 }
 
 impl TaskRows {
+    /// The scores of each row.
+    pub fn scores(&self, decision: &Decision) -> Vec<Vec<f32>> {
+        self.logits.iter().map(|logits| decision.scores(logits)).collect()
+    }
+
     /// The ids of each row.
     pub fn ids(&self) -> Vec<&[u32]> {
         self.labels.iter().map(Vec::as_slice).collect()
@@ -52,8 +62,7 @@ impl TaskRows {
 impl TaskLabels {
     /// What a label is called within its task.
     pub fn plain<'a>(&self, label: &'a str) -> &'a str {
-        let prefix = self.name.as_deref().and_then(|name| label.strip_prefix(name)?.strip_prefix(SEPARATOR));
-        prefix.unwrap_or(label)
+        label.strip_prefix(&label_prefix(self.name.as_deref())).unwrap_or(label)
     }
 
     /// What is minimized for this task.
@@ -95,10 +104,9 @@ impl Tasks {
         }
         let mut end = 0;
         let mut task = |name: &String| {
-            let is_own =
-                |label: &&String| label.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with(SEPARATOR));
+            let prefix = label_prefix(Some(name));
             let start = end;
-            end += labels[start..].iter().take_while(is_own).count();
+            end += labels[start..].iter().take_while(|label| label.starts_with(&prefix)).count();
             TaskLabels { name: Some(name.clone()), ids: start..end }
         };
         Self(names.iter().map(&mut task).collect())

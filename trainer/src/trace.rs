@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     model::{ModelFolder, SequenceClassifier},
     onnx,
-    report::stage,
+    report::{of_task, stage},
     scratch::Scratch,
     train::undecided,
 };
@@ -142,7 +142,7 @@ impl std::fmt::Display for Trace {
                 let pairs = labels.iter().zip(values).map(|(label, value)| format!("{label} {value:.4}"));
                 pairs.collect::<Vec<_>>().join(", ")
             };
-            let of = name.as_ref().map_or(String::new(), |name| format!("{name}: "));
+            let of = of_task(name.as_deref());
             f.write_str(&stage("4 head", &format!("{of}logits 1 × {}: {}", logits.len(), named(logits))))?;
             let scores = decision.scores(logits);
             let said: Vec<&str> = decision.label_ids(&scores).into_iter().map(|id| labels[id].as_str()).collect();

@@ -529,8 +529,7 @@ fn evaluate(
     let expected: Vec<&[u32]> = examples.iter().map(|example| example.target.ids.as_slice()).collect();
     let rows = model.tasks.rows(&logits, &expected);
     let of_task = |(task, rows): (&TaskLabels, &TaskRows)| {
-        let scores: Vec<Vec<f32>> = rows.logits.iter().map(|logits| decision.scores(logits)).collect();
-        Metrics::new(&model.labels[task.ids.clone()], &decision, &rows.ids(), &scores)
+        Metrics::new(&model.labels[task.ids.clone()], &decision, &rows.ids(), &rows.scores(&decision))
     };
     Ok(model.tasks.iter().zip(&rows).filter(|(_, rows)| !rows.rows.is_empty()).map(of_task).collect())
 }

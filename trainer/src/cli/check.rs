@@ -16,7 +16,7 @@ use nimbert_trainer::{
     hub,
     model::ModelFolder,
     prepare::{Source, Sources},
-    tasks::SEPARATOR,
+    tasks::label_prefix,
 };
 use rayon::prelude::*;
 use serde_json::json;
@@ -187,7 +187,12 @@ pub(super) fn warnings(
         multi_label: columns.multi_label,
         label_columns: columns.label_columns.clone(),
         respelled: sources.datasets[0].respelled.clone(),
-        tasks: sources.tasks.iter().filter_map(|task| Some(format!("{}{SEPARATOR}", task.name.as_ref()?))).collect(),
+        tasks: sources
+            .tasks
+            .iter()
+            .filter_map(|task| task.name.as_deref())
+            .map(|name| label_prefix(Some(name)))
+            .collect(),
     };
     let is_shown = |finding: &Finding| finding.severity >= Severity::Warning;
     let line = |finding: Finding| finding.to_string().lines().map(str::trim).collect::<Vec<_>>().join("; ");

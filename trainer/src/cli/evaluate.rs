@@ -6,14 +6,14 @@ use std::{
 };
 
 use indicatif::ProgressBar;
-use nimbert::{Classifier, Options, SessionOptions, Task, prediction::Answer};
+use nimbert::{Classifier, Options, SessionOptions, Task};
 use nimbert_trainer::{
     Error,
     calibrate::{Kept, kept},
     dataset::{Dataset, TaskColumn, left_out},
     metrics::{Metrics, percent},
     report::figure,
-    tasks::{SEPARATOR, TaskRows, Tasks},
+    tasks::{TaskRows, Tasks, label_prefix},
 };
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (mut names, mut labels) = (Vec::new(), Vec::new());
     for Task { name, labels: of_task, .. } in tasks {
         names.extend(name.clone());
-        let prefix = name.as_ref().map_or(String::new(), |name| format!("{name}{SEPARATOR}"));
+        let prefix = label_prefix(name.as_deref());
         labels.extend(of_task.iter().map(|label| format!("{prefix}{label}")));
     }
     let targets = dataset.targets(&labels)?;
@@ -150,19 +150,13 @@ struct Figures<'a> {
 impl<'a> Figures<'a> {
     fn new(task: &'a Task, rows: &TaskRows, distances: &[Option<f32>]) -> Self {
         let (decision, expected) = (&task.decision, rows.ids());
-        let scores: Vec<Vec<f32>> = rows.logits.iter().map(|logits| decision.scores(logits)).collect();
-        let answer = |(logits, row): (&Vec<f32>, &usize)| Answer {
-            logits: logits.clone(),
-            further: Vec::new(),
-            distance: distances[*row],
-        };
-        let answers: Vec<Answer> = rows.logits.iter().zip(&rows.rows).map(answer).collect();
+        let scores = rows.scores(decision);
         let best = |scores: &Vec<f32>| scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let is_unsure = |scores: &&Vec<f32>| decision.abstain_threshold.is_some_and(|least| best(scores) < least);
         Self {
             task,
             metrics: Metrics::new(&task.labels, decision, &expected, &scores),
-            kept: kept(decision, &answers, &expected),
+            kept: kept(decision, rows, distances),
             abstained: scores.iter().filter(is_unsure).count(),
         }
     }

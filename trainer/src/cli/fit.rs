@@ -32,7 +32,7 @@ use nimbert_trainer::{
     compute::Compute,
     cross_validation::OutOfFold,
     dataset::Columns,
-    export::{Calibrated, Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
+    export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
     html, hub,
     loss::{Loss, Target, balanced_weights},
     model::{EncoderConfig, HeadKind, LoadReport, ModelFolder, SequenceClassifier},
@@ -44,7 +44,7 @@ use nimbert_trainer::{
     report,
     schedule::Curve,
     scratch::Scratch,
-    tasks::{TaskLabels, TaskRows},
+    tasks::TaskLabels,
     tensorboard,
     train::{Job, Splits, TrainConfig, Training, train},
 };
@@ -744,13 +744,12 @@ fn is_saved_model(folder: &Path) -> bool {
 fn class_weights(text: &str, work: &Work) -> Result<Vec<f32>, Error> {
     let labels = &work.sources.labels;
     if text == "balanced" {
-        let ids: Vec<&[u32]> = work.sources.train.iter().map(|source| source.target.ids.as_slice()).collect();
-        let of_task = |(task, rows): (&TaskLabels, TaskRows)| {
-            balanced_weights(work.train_config.loss.problem_type, rows.ids(), task.ids.len())
+        let of_task = |task: &TaskLabels| {
+            let (_, targets) = task.targets(work.sources.train.iter().map(|source| &source.target));
+            let ids = targets.iter().map(|target| target.ids.as_slice());
+            balanced_weights(work.train_config.loss.problem_type, ids, task.ids.len())
         };
-        // Logits are of no concern.
-        let rows = work.sources.tasks.rows(&vec![vec![0.0; labels.len()]; ids.len()], &ids);
-        return Ok(work.sources.tasks.iter().zip(rows).flat_map(of_task).collect());
+        return Ok(work.sources.tasks.iter().flat_map(of_task).collect());
     }
     let named: Option<Vec<(&str, f32)>> = text
         .split(',')
@@ -915,16 +914,10 @@ impl Work {
         let Some(answers) = &judged.test_answers else { return Vec::new() };
         let expected: Vec<&[u32]> = self.sources.test.iter().map(|source| source.target.ids.as_slice()).collect();
         let logits: Vec<Vec<f32>> = answers.iter().cloned().map(Answer::all_logits).collect();
-        let of_task = |(rows, calibrated): (TaskRows, &Calibrated)| {
-            let answer = |(logits, row): (&Vec<f32>, &usize)| Answer {
-                logits: logits.clone(),
-                further: Vec::new(),
-                distance: answers[*row].distance,
-            };
-            let answers: Vec<Answer> = rows.logits.iter().zip(&rows.rows).map(answer).collect();
-            kept(&calibrated.decision, &answers, &rows.ids())
-        };
-        self.sources.tasks.rows(&logits, &expected).into_iter().zip(&judged.calibrated).map(of_task).collect()
+        let distances: Vec<Option<f32>> = answers.iter().map(|answer| answer.distance).collect();
+        let rows = self.sources.tasks.rows(&logits, &expected);
+        let of_tasks = rows.iter().zip(&judged.calibrated);
+        of_tasks.map(|(rows, calibrated)| kept(&calibrated.decision, rows, &distances)).collect()
     }
 
     /// What the bundle answers to test rows; without any, to those that it was judged by.

@@ -18,7 +18,7 @@ pub use self::label::OnMissing;
 use crate::{
     error::{Error, Result},
     loss::Target,
-    tasks::SEPARATOR,
+    tasks::{SEPARATOR, label_prefix},
 };
 
 /// A labelled text as it stands in its file.
@@ -198,7 +198,7 @@ impl Dataset {
 
     /// What the labels of each task begin with; of one task, with nothing.
     fn prefixes(&self) -> Vec<String> {
-        let prefixes = self.tasks.iter().map(|task| format!("{task}{SEPARATOR}"));
+        let prefixes = self.tasks.iter().map(|task| label_prefix(Some(task)));
         if self.tasks.is_empty() { vec![String::new()] } else { prefixes.collect() }
     }
 
@@ -214,7 +214,7 @@ impl Dataset {
 
     /// How many rows have no label of a task.
     pub fn without_label(&self, task: &str) -> usize {
-        let prefix = format!("{task}{SEPARATOR}");
+        let prefix = label_prefix(Some(task));
         self.rows.iter().filter(|row| !row.labels.iter().any(|label| label.starts_with(&prefix))).count()
     }
 
@@ -501,7 +501,7 @@ impl FileReader<'_> {
                         label::single(&value, columns.on_missing).map_err(|error| unusable(error, "a label"))
                     };
                     match if is_empty { None } else { Some(label()) } {
-                        Some(Ok(label)) => labels.push(format!("{name}{SEPARATOR}{label}")),
+                        Some(Ok(label)) => labels.push(label_prefix(Some(name)) + &label),
                         // Of one task nothing may stand there, of all of them not. A word for it may be a name.
                         None => {}
                         Some(Err(Unusable::Missing(_))) if columns.on_missing == OnMissing::Skip => {}

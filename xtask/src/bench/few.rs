@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    FOLDER, TORCH,
+    FOLDER, TORCH, accuracy,
     datasets::{Labelled, bbc, rated, topics},
-    machine, percent, write_csv,
+    evaluated, machine, percent, write_csv,
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
 
@@ -126,10 +126,7 @@ fn nimbert(train: &str, rows: usize, test: &str, method: &str) -> Result<(f64, f
         let record: Value = serde_json::from_str(line)?;
         seconds += record["rows_per_second"].as_f64().map_or(0.0, |rate| rows as f64 / rate);
     }
-    let evaluate = ["evaluate", &bundle, "--data", test, "--json"];
-    let printed = output(&mut command(release_program("nimbert-train"), &evaluate))?;
-    let figures: Value = serde_json::from_str(&printed)?;
-    Ok((figures["accuracy"].as_f64().context("no accuracy")?, seconds))
+    Ok((accuracy(&evaluated(&bundle, test, &[])?)?, seconds))
 }
 
 /// The same of a peer.

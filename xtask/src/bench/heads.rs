@@ -4,8 +4,9 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    FOLDER,
+    FOLDER, accuracy,
     datasets::{Labelled, label_counts, question_kinds, questions},
+    evaluated,
     few::{BASE, MAX_LENGTH},
     machine, movie_rows, write_csv,
 };
@@ -49,16 +50,11 @@ pub(crate) fn heads() -> Result<()> {
 
 /// TREC's questions, each by the kind of its answer and by a finer one.
 fn kinds() -> Result<Set> {
-    let (mut kinds, mut finer) = (questions()?, question_kinds()?);
+    let (kinds, finer) = (questions()?, question_kinds()?);
     let counts = label_counts(&finer);
     // A kind that is there a few times has no row for each part.
-    let is_kept: Vec<bool> = finer.iter().map(|row| counts[&row.label] >= 10).collect();
-    let mut keep = is_kept.iter();
-    kinds.retain(|_| *keep.next().unwrap_or(&false));
-    let mut keep = is_kept.iter();
-    finer.retain(|_| *keep.next().unwrap_or(&false));
-    let rows = kinds.into_iter().zip(finer).map(|(kind, finer)| vec![kind.text, kind.label, finer.label]);
-    let mut train: Vec<Vec<String>> = rows.collect();
+    let pairs = kinds.into_iter().zip(finer).filter(|(_, finer)| counts[&finer.label] >= 10);
+    let mut train: Vec<Vec<String>> = pairs.map(|(kind, finer)| vec![kind.text, kind.label, finer.label]).collect();
     let test = train.split_off(train.len() * 7 / 10);
     Ok(Set { name: "questions", tasks: ["kind", "finer_kind"], train, test })
 }
@@ -89,12 +85,12 @@ impl Set {
         let by_tasks: Vec<&str> = self.tasks.iter().flat_map(|task| ["--task", task]).collect();
         fit(&bundle("both"), &train, seed, &by_tasks)?;
         let both = evaluated(&bundle("both"), &test, &[])?;
-        let both = [&both, &both["further"][self.tasks[1]]].map(accuracy);
+        let both = [&both, &both["further"][self.tasks[1]]].map(percentage);
         let mut figures = [[0.0; 2]; 2];
         for (index, (task, both)) in self.tasks.into_iter().zip(both).enumerate() {
             let columns = ["--label-column", task, "--on-missing", "skip"];
             fit(&bundle(task), &train, seed, &columns)?;
-            figures[index] = [accuracy(&evaluated(&bundle(task), &test, &columns)?)?, both?];
+            figures[index] = [percentage(&evaluated(&bundle(task), &test, &columns)?)?, both?];
         }
         Ok(figures)
     }
@@ -131,14 +127,9 @@ fn fit(bundle: &str, train: &str, seed: u64, further: &[&str]) -> Result<()> {
     output(command(release_program("nimbert-train"), &fit).args(settings).args(further)).map(drop)
 }
 
-fn evaluated(bundle: &str, test: &str, further: &[&str]) -> Result<Value> {
-    let evaluate = ["evaluate", bundle, "--data", test, "--json"];
-    Ok(serde_json::from_str(&output(command(release_program("nimbert-train"), &evaluate).args(further))?)?)
-}
-
-/// In percent.
-fn accuracy(figures: &Value) -> Result<f64> {
-    Ok(100.0 * figures["accuracy"].as_f64().context("no accuracy")?)
+/// The accuracy in percent.
+fn percentage(figures: &Value) -> Result<f64> {
+    Ok(100.0 * accuracy(figures)?)
 }
 
 /// The median time of a text alone, and the time of a text of all at once, both in milliseconds.

@@ -258,6 +258,17 @@ pub(crate) fn movie_rows(seed: u64) -> Result<Vec<Vec<String>>> {
     Ok(demo::movies(seed)?.into_iter().map(|(text, label)| vec![text, label.to_owned()]).collect())
 }
 
+/// The figures of a bundle on labelled rows.
+fn evaluated(bundle: &str, test: &str, further: &[&str]) -> Result<Value> {
+    let evaluate = ["evaluate", bundle, "--data", test, "--json"];
+    Ok(serde_json::from_str(&output(command(release_program("nimbert-train"), &evaluate).args(further))?)?)
+}
+
+/// Of such figures, a share from 0 to 1.
+fn accuracy(figures: &Value) -> Result<f64> {
+    figures["accuracy"].as_f64().context("no accuracy")
+}
+
 /// Rows of a table of labelled text: a header and cells, as CSV in the benchmark's folder. Returns the path.
 pub(crate) fn write_csv(name: &str, header: &str, rows: &[Vec<String>]) -> Result<String> {
     let quoted = |cell: &String| format!("\"{}\"", cell.replace('"', "\"\""));

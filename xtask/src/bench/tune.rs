@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::Result;
 
 use super::{
-    FOLDER,
+    FOLDER, accuracy,
     datasets::{Labelled, questions, rated},
+    evaluated,
     few::{BASE, MAX_LENGTH},
     machine, movie_rows, write_csv,
 };
@@ -39,10 +39,7 @@ pub(crate) fn tune(budget: &str) -> Result<()> {
             let bundle = format!("{FOLDER}/tune-{command_name}");
             let mut program = command(release_program("nimbert-train"), &[command_name]);
             let printed = output(program.args(settings).args(["--out", &bundle, "--overwrite"]).args(further))?;
-            let evaluate = ["evaluate", &bundle, "--data", &test, "--json"];
-            let figures = output(&mut command(release_program("nimbert-train"), &evaluate))?;
-            let figures: Value = serde_json::from_str(&figures)?;
-            Ok((100.0 * figures["accuracy"].as_f64().context("no accuracy")?, printed))
+            Ok((100.0 * accuracy(&evaluated(&bundle, &test, &[])?)?, printed))
         };
         let (usual, _) = learned("fit", &[])?;
         let began = Instant::now();

@@ -4,8 +4,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{
-    FOLDER,
+    FOLDER, accuracy,
     datasets::{Labelled, label_counts},
+    evaluated,
     few::{BASE, MAX_LENGTH, rows_of},
     machine, write_csv, write_file,
 };
@@ -94,7 +95,7 @@ fn strangers(name: &str, seed: u64) -> Result<()> {
     test.truncate(TEST);
     strange.truncate(TEST);
     let bundle = fit(known, &test, seed, &["--method", "finetune", "--epochs", "3", "--validation-size", "0.25"])?;
-    let accuracy = evaluated(&bundle)?["accuracy"].as_f64().context("no accuracy")?;
+    let accuracy = accuracy(&tested(&bundle)?)?;
     let [known, strange] = [("known", test), ("strange", strange)].map(|(part, rows)| scores(&bundle, part, &rows));
     let (known, strange) = (known?, strange?);
     let aurocs: Vec<String> = (0..3).map(|score| format!("{:.4}", auroc(&known, &strange, score))).collect();
@@ -118,7 +119,7 @@ fn coverage(name: &str, seed: u64) -> Result<[f64; 2]> {
     let test = rows.split_off(rows.len().min(2 * TRAIN) * 2 / 3);
     let bundle =
         fit(rows, &test[..test.len().min(2 * TEST)], seed, &["--method", "frozen", "--validation-size", "0.4"])?;
-    let figures = evaluated(&bundle)?;
+    let figures = tested(&bundle)?;
     let figure = |name: &str| figures[name].as_f64().with_context(|| format!("no {name}"));
     let (accuracy, size) = (figure("accuracy")?, figure("labels_a_set")?);
     let shares = [figure("coverage")?, figure("unknown")?];
@@ -142,10 +143,9 @@ fn fit(train: Vec<Labelled>, test: &[Labelled], seed: u64, further: &[&str]) -> 
     Ok(bundle)
 }
 
-fn evaluated(bundle: &str) -> Result<Value> {
-    let test = format!("{FOLDER}/unknown-test.csv");
-    let evaluate = ["evaluate", bundle, "--data", &test, "--json"];
-    Ok(serde_json::from_str(&output(&mut command(release_program("nimbert-train"), &evaluate))?)?)
+/// Its figures on those rows.
+fn tested(bundle: &str) -> Result<Value> {
+    evaluated(bundle, &format!("{FOLDER}/unknown-test.csv"), &[])
 }
 
 /// How strange a text is by three scores, and whether it is taken for unknown.
