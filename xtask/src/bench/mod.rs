@@ -48,6 +48,8 @@ const TRANSFORMERS: &str = "transformers==4.57.6";
 /// What reads and makes ONNX graphs.
 pub(crate) const ONNX_PEERS: [&str; 5] =
     ["onnx==1.23.2", "onnx-ir==1.1.0", "onnxruntime==1.31.1", "optimum==2.1.0", "optimum-onnx==0.1.0"];
+/// Instructions by which products of matrices are computed, as Linux calls them.
+const INSTRUCTIONS: [&str; 7] = ["avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"];
 /// Where data and bundles of a benchmark lie.
 const FOLDER: &str = ".setup/bench";
 
@@ -290,10 +292,13 @@ fn percent(share: Option<f64>) -> String {
 
 /// The machine, as a table of results names it.
 fn machine() -> String {
-    let model = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = model.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = |name: &str| processor.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("unknown");
+    let (model, flags) = (line("model name"), line("flags"));
+    let found: Vec<&str> =
+        INSTRUCTIONS.into_iter().filter(|name| flags.split_whitespace().any(|flag| flag == *name)).collect();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let commit = output(&mut command("git", &["rev-parse", "--short", "HEAD"])).unwrap_or_default();
-    format!("{cores} cores,{}; commit {}", model.trim_start_matches(['\t', ' ', ':']), commit.trim())
-        .replace("cores,", "cores, ")
+    let model = model.trim_start_matches(['\t', ' ', ':']);
+    format!("{cores} cores, {model} ({}); commit {}", found.join(", "), commit.trim())
 }

@@ -1,6 +1,8 @@
 //! `cargo xtask bench runtime`: the program beside optimum's pipeline, and beside what one writes in an hour with ort and
 //! tokenizers.
 
+mod openvino;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -48,9 +50,10 @@ struct Bench {
 /// Measures all, or only the part of that name.
 pub(crate) fn runtime(part: Option<&str>) -> Result<()> {
     type Part = fn(&Bench) -> Result<()>;
-    let parts: [(&str, Part); 8] = [
+    let parts: [(&str, Part); 9] = [
         ("start", Bench::start),
         ("bulk", Bench::bulk),
+        ("openvino", Bench::openvino),
         ("singles", Bench::singles),
         ("memory", Bench::memory),
         ("flat", Bench::flat),
