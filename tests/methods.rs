@@ -1,6 +1,6 @@
 //! `--method`: the head alone, and an encoder that learns from few rows.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use nimbert::{Bundle, Classifier, Encoding, Options, ProblemType, Tokenizer};
 use nimbert_tests::{
@@ -9,7 +9,7 @@ use nimbert_tests::{
 use nimbert_trainer::{
     dataloader::Example,
     evaluate::predict,
-    features::Features,
+    features::{Features, Read},
     logistic::LogisticRegression,
     loss::Target,
     model::{EncoderConfig, Pooling, SequenceClassifier},
@@ -51,6 +51,35 @@ fn frozen_bert() -> (SequenceClassifier, Vec<Example>) {
     (model, texts.map(example).collect())
 }
 
+/// The same with the head that BERT has.
+fn plain_bert() -> SequenceClassifier {
+    let config = EncoderConfig::open(&base("bert").join("config.json")).unwrap();
+    let labels = ["a", "b", "c"].map(String::from);
+    SequenceClassifier::load(&base("bert").join("model.safetensors"), config, &labels, 0).unwrap().0
+}
+
+/// What a trained head knows of its labels is kept where others come behind them.
+#[test]
+fn a_head_grows_by_labels() {
+    let load = |labels: &[&str]| {
+        let config = EncoderConfig::open(&base("bert").join("config.json")).unwrap();
+        let labels: Vec<String> = labels.iter().copied().map(String::from).collect();
+        SequenceClassifier::load(&base("bert").join("model.safetensors"), config, &labels, 0).unwrap().0
+    };
+    let weight = |model: &SequenceClassifier, part: &str| -> Vec<f32> {
+        let parameter = model.parameters().get(&format!("classifier.{part}")).unwrap();
+        parameter.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let (known, grown, others) =
+        (load(&["negative", "positive"]), load(&["negative", "positive", "a"]), load(&["a", "b"]));
+    assert_eq!([&known, &grown, &others].map(|model| model.head_was_new), [false, true, true]);
+    for (part, count) in [("weight", 64), ("bias", 2)] {
+        let (known, grown) = (weight(&known, part), weight(&grown, part));
+        assert_eq!((known.len(), grown.len(), &known[..]), (count, count / 2 * 3, &grown[..count]));
+    }
+    assert_ne!(weight(&known, "weight"), weight(&others, "weight"));
+}
+
 /// tests/data/make_frozen.py made the numbers.
 #[test]
 fn features_and_regression_are_those_of_the_reference() {
@@ -80,17 +109,149 @@ fn features_and_regression_are_those_of_the_reference() {
         assert_near(got, &expected, 1e-3, "logits of several labels");
     }
 
-    // As the model's head, of texts in several windows too.
-    model.set_linear_head(&linear).unwrap();
+    // As the model's head, of texts in several windows too; and as the last layer of a head of two.
     let mut examples = examples;
     let window: Encoding = examples[1].windows[0].clone();
     examples[0].windows.push(window);
-    let features = Features::of(&model, &examples, |_| Ok(())).unwrap();
-    let predicted = predict(&model, examples.iter().map(|example| example.windows.as_slice()), 4).unwrap();
-    for (got, expected) in predicted.iter().zip(linear.logits(&features)) {
-        let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-        assert_near(got, &expected, 1e-4, "logits of the model");
+    for model in [model, plain_bert()] {
+        model.set_last_layer(&linear).unwrap();
+        let features = Features::read(&model, &examples, Read::LastLayer, |_| Ok(())).unwrap();
+        let predicted = predict(&model, examples.iter().map(|example| example.windows.as_slice()), 4).unwrap();
+        for (got, expected) in predicted.iter().zip(linear.logits(&features)) {
+            let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+            assert_near(got, &expected, 1e-4, "logits of the model");
+        }
     }
+}
+
+/// A head that is new begins as a regression where there are three labels or more, and one that knows the labels stays as it is.
+#[test]
+fn finetuning_begins_with_a_regression() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", topics(&["films", "acting", "plot"], 36));
+    let fit = |base: &Path, out: &str, further: &[&str]| {
+        let mut command = fit_by_any(base, &data, &dir.path(out));
+        finish(command.args(["--method", "finetune", "--epochs", "1", "--learning-rate", "1e-6"]).args(further))
+            .success()
+    };
+    let model = dir.path("model");
+    let output = fit(&base("bert"), "bundle", &["--save-model", model.to_str().unwrap()]);
+    assert!(output.contains("regression  logistic, C 100: the head's last layer, "), "{output}");
+    // Nothing else has learned anything.
+    assert!(output.contains("fp32: accuracy 100.00 %"), "{output}");
+    assert!(!fit(&model, "again", &[]).contains("regression"));
+    let two = dir.write("two.csv", topics(&["films", "plot"], 24));
+    let mut command = fit_by_any(&base("bert"), &two, &dir.path("two"));
+    assert!(!finish(command.args(["--method", "finetune", "--epochs", "1"])).success().contains("regression"));
+}
+
+/// So many rows of each topic, whose label is its name.
+fn topics(topics: &[&str], rows: usize) -> String {
+    let row = |row: usize| {
+        let topic = topics[row % topics.len()];
+        format!("great {topic} and {topic} {row},{topic}\n")
+    };
+    std::iter::once("text,label\n".to_owned()).chain((0..rows * topics.len()).map(row)).collect()
+}
+
+/// A model goes on with a new label, and with some of its old rows.
+#[test]
+fn a_trained_model_goes_on() {
+    let dir = Dir::default();
+    let old = dir.write("old.csv", topics(&["films", "plot"], 40));
+    let (new, model, bundle) = (dir.write("new.csv", topics(&["acting"], 30)), dir.path("model"), dir.path("bundle"));
+    let mut command = fit_by_any(&base("bert"), &old, &dir.path("first"));
+    finish(command.args(["--epochs", "6", "--method", "finetune", "--save-model"]).arg(&model)).success();
+
+    let go_on = |new: &Path, out: &str, further: &[&str]| {
+        let mut command = program("nimbert-train");
+        command.args(["fit", "--variants", "cpu-int8", "--max-accuracy-drop", "20", "--data"]).arg(new);
+        command.arg("--out").arg(dir.path(out)).arg("--from").arg(&model).args(further);
+        command
+    };
+    let rehearsal = ["--rehearsal", old.to_str().unwrap(), "--rehearsal-rows", "30"];
+    let output = finish(go_on(&new, "bundle", &rehearsal).args(["--epochs", "4", "--validation-size", "0"])).success();
+    // Of 30 new rows 24 are learned from, and 6 tested on; of 80 old ones the 16 that the model was tested on.
+    let division = "of 80 rows 30 are learned from again, 0 validated by, 16 tested on";
+    assert!(output.contains(division) && output.contains("110 rows → train 54, validation 0, test 22"), "{output}");
+    assert!(output.contains("new labels: acting") && output.contains("acting 30"), "{output}");
+    assert!(output.contains("made anew: the last 1 rows of classifier.weight"), "{output}");
+    assert_eq!(figures(&output, "new.csv"), ["6", "0.00 %", "100.00 %"], "{output}");
+    assert_eq!(figures(&output, "old.csv"), ["16", "100.00 %", "100.00 %"], "{output}");
+    let Bundle { config, .. } = Bundle::open(&bundle).unwrap();
+    // A new label comes behind those that are known, whatever its name.
+    assert_eq!(config.labels, ["films", "plot", "acting"]);
+    let classifier = Classifier::open(&bundle, &Options::default()).unwrap();
+    for label in ["films", "plot", "acting"] {
+        assert_eq!(classifier.classify(&format!("great {label} and {label} 7")).unwrap().label, label);
+    }
+    assert!(fs::read_to_string(dir.path("bundle.report.html")).unwrap().contains("Old and new rows"));
+
+    // Without them, that is said.
+    let output = finish(go_on(&new, "alone", &["--epochs", "1"]).args(["--overwrite"])).success();
+    assert!(output.contains("no row is learned from with films, plot: it may be forgotten"), "{output}");
+    // Known labels alone: the head stays as it is, and what the model has seen is not tested on, whatever the seed.
+    let further = ["--epochs", "1", "--seed", "9", "--test-size", "0.5", "--save-model"];
+    let again = dir.path("again");
+    let output = finish(go_on(&old, "known", &further).arg(&again)).success();
+    assert!(output.contains("made anew: none") && !output.contains("regression"), "{output}");
+    let seen = "64 rows of ";
+    assert!(output.contains(seen) && output.contains("80 rows → train 65, validation 7, test 8"), "{output}");
+    // Going on twice: what either has learned from is known.
+    let mut command = program("nimbert-train");
+    command.args(["fit", "--max-accuracy-drop", "20", "--epochs", "1", "--data"]).arg(&new).arg("--from").arg(&again);
+    let output = finish(command.arg("--out").arg(dir.path("twice")).arg("--rehearsal").arg(&old)).success();
+    assert!(output.contains("of 80 rows 65 are learned from again, 7 validated by, 8 tested on"), "{output}");
+    // A test file besides, and one text that is new and old.
+    let both = dir.write("both.csv", topics(&["films", "acting"], 6));
+    let rest = ["--test-data", both.to_str().unwrap(), "--rehearsal", old.to_str().unwrap(), "--epochs", "1"];
+    let mixed = topics(&["acting", "films"], 40);
+    let output = finish(&mut go_on(&dir.write("mixed.csv", mixed), "mixed", &rest)).success();
+    assert_eq!(figures(&output, "both.csv")[0], "12", "{output}");
+    assert!(output.contains("both.csv: the model has learned from "), "{output}");
+}
+
+/// Number of rows, share before and after, of the line about them.
+fn figures(output: &str, name: &str) -> Vec<String> {
+    let is_line = |line: &&str| line.contains(&format!("{name}  "));
+    let line = output.lines().find(is_line).unwrap_or_else(|| panic!("no line of {name} rows in {output}"));
+    line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).skip(1).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_cannot_be_gone_on_from() {
+    let dir = Dir::default();
+    let (old, bundle) = (dir.write("old.csv", topics(&["films", "plot"], 12)), dir.path("first"));
+    let model = dir.path("model");
+    let mut command = fit_by_any(&base("bert"), &old, &bundle);
+    finish(command.args(["--epochs", "1", "--method", "finetune", "--save-model"]).arg(&model)).success();
+    let refused = |from: &Path, further: &[&str], expected: &str| {
+        let mut command = program("nimbert-train");
+        command.args(["fit", "--data"]).arg(&old).arg("--from").arg(from).arg("--out").arg(dir.path("out"));
+        finish(command.args(further)).failure(2, &[expected]);
+        assert!(!dir.path("out").exists());
+    };
+    refused(&bundle, &[], "expected the folder that --save-model kept, which has weights");
+    refused(&workspace("models/minilm"), &[], "a trained classifier with the tensor");
+    refused(&dir.path("nothing"), &[], "nothing");
+    refused(&model, &["--multi-label"], "one label each, as the model has them");
+    let one = dir.write("one.csv", topics(&["films"], 6));
+    let mut command = program("nimbert-train");
+    command.args(["fit", "--method", "frozen", "--data"]).arg(&one).arg("--from").arg(&model);
+    let finished = finish(command.arg("--out").arg(dir.path("out")));
+    finished.failure(2, &["--method", "of each label that the model knows", "frozen without plot"]);
+    refused(&model, &["--max-length", "64"], "expected 128, as the model has learned");
+    refused(&model, &["--long-text", "stride"], "expected truncate, as the model has learned");
+    refused(&model, &["--text-pair-column", "label"], "expected single texts, as the model has learned");
+    refused(&model, &["--unknown-rate", "0.1"], "--rehearsal with it");
+    refused(&model, &["--cross-validate", "3"], "cannot be used with");
+    refused(&model, &["--base", "x"], "cannot be used with");
+    refused(&model, &["--rehearsal-rows", "3"], "--rehearsal");
+    let missing = dir.path("missing.csv");
+    refused(&model, &["--rehearsal", missing.to_str().unwrap()], "missing.csv");
+    let other = dir.write("other.csv", topics(&["films", "acting"], 4));
+    // Old rows have no labels that nobody knows.
+    refused(&model, &["--rehearsal", other.to_str().unwrap()], "one of the labels films, plot");
 }
 
 #[test]

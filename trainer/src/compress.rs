@@ -197,9 +197,10 @@ fn rebuild(
     // The head fits, whatever labels the base's config.json names.
     let config = config.with_labels(&model.labels);
     let path = config.path.with_file_name(bundle::CONFIG);
-    let tasks = model.tasks.clone();
+    let (tasks, head_was_new) = (model.tasks.clone(), model.head_was_new);
     let (model, report) = SequenceClassifier::from_tensors(&path, tensors, config, &model.labels, 0)?;
-    let model = model.with_tasks(tasks);
+    let mut model = model.with_tasks(tasks);
+    model.head_was_new = head_was_new;
     report.expect_trained()?;
     Ok(model)
 }

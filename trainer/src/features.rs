@@ -8,8 +8,8 @@ use crate::{
     model::SequenceClassifier,
 };
 
-/// A vector for each text: what the model's head reads of it, divided by its length. Of a text in several windows it is the
-/// mean of theirs, and so shorter than 1: logits which a linear layer makes of it are the mean of the windows' logits.
+/// A vector for each text: what the model's head reads of it, divided by its length, or what its last layer does. Of a text in
+/// several windows it is the mean of theirs: logits which a linear layer makes of it are the mean of the windows' logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Features {
     /// `[rows, width]`
@@ -18,13 +18,23 @@ pub struct Features {
     pub width: usize,
 }
 
+/// What is read of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// What the head does, divided by its length.
+    Direction,
+    /// What the head's last layer does, divided by the root of its width: [`SequenceClassifier::set_last_layer`] takes a layer that
+    /// reads it. Of a head of one layer it is the same.
+    LastLayer,
+}
+
 /// Rows whose products with all others are computed at once.
 pub(crate) const BLOCK: usize = 512;
 /// Texts that are encoded at once.
 const BATCH: usize = 32;
 
 impl Features {
-    /// Those of `examples`, in order. `on_read` is told how many texts have been read since the last time; an error of its own
+    /// The directions of `examples`, in order. `on_read` is told how many texts have been read since the last time; an error of its own
     /// ends the work.
     ///
     /// # Errors
@@ -32,6 +42,19 @@ impl Features {
     pub fn of(
         model: &SequenceClassifier,
         examples: &[Example],
+        on_read: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Self> {
+        Self::read(model, examples, Read::Direction, on_read)
+    }
+
+    /// What is read of `examples`, in order.
+    ///
+    /// # Errors
+    /// Those of [`Features::of`].
+    pub fn read(
+        model: &SequenceClassifier,
+        examples: &[Example],
+        read: Read,
         mut on_read: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
         let model = model.for_inference();
@@ -43,22 +66,30 @@ impl Features {
             for windows in windows.chunks(BATCH) {
                 let batch = PackedBatch::new(windows.iter().copied());
                 let pooled = model.pooled(&model.encode(&batch, false, None)?, &batch)?;
-                vectors.extend(pooled.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2::<f32>()?);
+                let of_windows = match read {
+                    Read::Direction => pooled,
+                    Read::LastLayer => (model.last_layer_input(&pooled)? / (width as f64).sqrt())?,
+                };
+                let of_windows = of_windows.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+                vectors.extend(of_windows.into_iter().map(|vector| match read {
+                    Read::Direction => unit(vector),
+                    Read::LastLayer => vector,
+                }));
             }
             let mut vectors = vectors.into_iter();
             for example in examples {
                 let count = example.windows.len();
-                values.extend(of_text(vectors.by_ref().take(count), width, count));
+                values.extend(mean(vectors.by_ref().take(count), width, count));
             }
             on_read(examples.len())?;
         }
         Ok(Self { values, width })
     }
 
-    /// Those of texts of which so many windows are, one after the other, in `vectors`.
+    /// The directions of texts of which so many windows are, one after the other, in `vectors`.
     pub(crate) fn of_windows(vectors: Vec<Vec<f32>>, counts: impl IntoIterator<Item = usize>, width: usize) -> Self {
-        let mut vectors = vectors.into_iter();
-        let of_text = |count| of_text(vectors.by_ref().take(count), width, count);
+        let mut vectors = vectors.into_iter().map(unit);
+        let of_text = |count| mean(vectors.by_ref().take(count), width, count);
         Self { values: counts.into_iter().flat_map(of_text).collect(), width }
     }
 
@@ -71,7 +102,7 @@ impl Features {
     #[must_use]
     pub fn normalized(&self) -> Self {
         let vectors = self.values.chunks_exact(self.width);
-        let values = vectors.flat_map(|vector| of_text(std::iter::once(vector.to_vec()), self.width, 1)).collect();
+        let values = vectors.flat_map(|vector| unit(vector.to_vec())).collect();
         Self { values, width: self.width }
     }
 
@@ -93,14 +124,19 @@ impl Features {
     }
 }
 
-/// The mean of a text's windows, each of length 1.
-fn of_text(windows: impl Iterator<Item = Vec<f32>>, width: usize, count: usize) -> Vec<f32> {
+/// A vector, divided by its length.
+fn unit(mut vector: Vec<f32>) -> Vec<f32> {
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    let share = 1.0 / length;
+    vector.iter_mut().for_each(|x| *x *= share);
+    vector
+}
+
+/// The mean of a text's windows, of which there are `count`.
+fn mean(windows: impl Iterator<Item = Vec<f32>>, width: usize, count: usize) -> Vec<f32> {
     let mut sum = vec![0.0; width];
-    for vector in windows {
-        let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-        let share = 1.0 / (length * count as f32);
-        sum.iter_mut().zip(&vector).for_each(|(sum, x)| *sum += x * share);
-    }
+    let share = 1.0 / count as f32;
+    windows.for_each(|vector| sum.iter_mut().zip(vector).for_each(|(sum, x)| *sum += x * share));
     sum
 }
 

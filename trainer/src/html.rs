@@ -43,6 +43,8 @@ pub struct Page {
     pub cross_validation: Option<Table>,
     /// The candidates that were compared, and which one was taken.
     pub ladder: Option<Table>,
+    /// Old and new test rows before and after a model went on.
+    pub rehearsal: Option<Table>,
     /// Settings of the run: group, then name and value.
     pub settings: Vec<(String, Vec<(String, String)>)>,
 }
@@ -154,6 +156,7 @@ pub fn render(page: &Page) -> String {
         ("methods", "Methods", comparison("Methods", page.methods.as_ref())),
         ("training", "Training", training(page)),
         ("folds", "Cross-validation", comparison("Cross-validation", page.cross_validation.as_ref())),
+        ("rehearsal", "Old and new rows", comparison("Old and new rows", page.rehearsal.as_ref())),
         ("labelling", "Labelling", labelling(&page.labelling)),
         ("labels", "Labels", labels(&page.labels)),
         ("confusion", "Confusion", concat(&page.confusion, confusion)),
@@ -804,6 +807,7 @@ mod tests {
             variants: vec![VariantRow { name: "int8".to_owned(), bytes: 4_400_000, ..VariantRow::default() }],
             methods: None,
             cross_validation: None,
+            rehearsal: None,
             ladder: Some(Table {
                 header: vec!["model".to_owned()],
                 rows: vec![vec!["tiny".to_owned()]],

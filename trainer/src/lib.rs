@@ -36,6 +36,7 @@ pub mod page;
 pub mod prepare;
 mod random;
 pub mod record;
+pub mod rehearsal;
 pub mod report;
 pub mod schedule;
 pub mod scratch;

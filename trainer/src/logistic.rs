@@ -1,4 +1,4 @@
-//! Logistic regression on features: the head of an encoder that stays as it is.
+//! Logistic regression on features: the head of an encoder that stays as it is, or begins with it.
 //!
 //! It minimizes what scikit-learn's `LogisticRegression` does, `C · Σ loss + ½ ‖W‖²` with free biases; the loss is that of
 //! [`Loss`], with weights of rows and labels, shares, and any number of labels a row.
@@ -40,7 +40,7 @@ const STRENGTHS: [f64; 5] = [0.1, 1.0, 10.0, 100.0, 1000.0];
 /// That of too few rows to try others.
 const USUAL_STRENGTH: f64 = 10.0;
 const FOLDS: usize = 5;
-/// Norm of the gradient at which a layer that only serves to choose is good enough. In the weights the function is curved by 1 at
+/// Norm of the gradient at which a layer that only serves to choose, or to begin with, is good enough. In the weights the function is curved by 1 at
 /// least.
 const ROUGH: f64 = 0.1;
 /// The same for one that stays.
@@ -84,6 +84,14 @@ impl LogisticRegression {
     /// [`crate::Error::Tensor`].
     pub fn solve(&self, features: &Features, targets: &[&Target], strength: f64) -> Result<LinearLayer> {
         self.solve_from(None, &self.rows(features, targets)?, strength, FINE)
+    }
+
+    /// One that is good enough to learn on from.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn solve_roughly(&self, features: &Features, targets: &[&Target], strength: f64) -> Result<LinearLayer> {
+        self.solve_from(None, &self.rows(features, targets)?, strength, ROUGH)
     }
 
     /// The same by the strength whose answers to rows that were left out, one fold after the other, have the least loss. A row

@@ -5,6 +5,7 @@ use nimbert::{Decision, prediction::Answer};
 use crate::{
     calibrate::Kept,
     cross_validation::OutOfFold,
+    dataset::Dataset,
     export::{Calibrated, Judged, VariantFigures},
     html::{Confusion, EpochPoint, LabelRow, Mistake, Page, ReliabilityBin, Table, VariantRow},
     metrics::{LabelMetrics, Metrics, calibration_error, confidences, percent, reliability},
@@ -36,6 +37,8 @@ pub struct Run<'a> {
     pub out_of_fold: Option<&'a OutOfFold>,
     /// Figures of that.
     pub cross_validation: Option<&'a Table>,
+    /// Old and new test rows before and after a model went on, if one did.
+    pub rehearsal: Option<&'a Table>,
     /// The models that were tried to reach a size, and which one it is.
     pub ladder: Option<&'a Table>,
     /// All settings and versions, in groups.
@@ -99,7 +102,7 @@ pub fn page(run: Run<'_>) -> Page {
         title: "Training report".to_owned(),
         subtitle: format!(
             "{}: {} labels, {} {split} rows",
-            sources.datasets[0].name(),
+            sources.learned_from().map(Dataset::name).collect::<Vec<_>>().join(", "),
             sources.labels.len(),
             held_out.rows.len()
         ),
@@ -121,6 +124,7 @@ pub fn page(run: Run<'_>) -> Page {
         variants: judged.variants.iter().map(variant_row).collect(),
         methods: run.methods.cloned(),
         cross_validation: run.cross_validation.cloned(),
+        rehearsal: run.rehearsal.cloned(),
         ladder: run.ladder.cloned(),
         settings: run.settings.to_vec(),
     }

@@ -1,6 +1,6 @@
 //! From files to examples: data set, labels, split, tokens — everything that has to be right before training begins.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use nimbert::{Encoding, ProblemType, Tokenizer};
 use rayon::prelude::*;
@@ -12,6 +12,7 @@ use crate::{
     loss::Target,
     model::EncoderConfig,
     random::{Stream, generator},
+    rehearsal::{GoingOn, Role, digest},
     split::{rarest_labels, stratified},
     tasks::Tasks,
 };
@@ -27,6 +28,8 @@ pub struct DataConfig {
     pub test_data: Vec<PathBuf>,
     /// Names of the columns.
     pub columns: Columns,
+    /// The trained model that learns from `data` what it does not know; none: a model begins.
+    pub going_on: Option<GoingOn>,
     /// Share of `data` that is set aside for testing.
     pub test_size: f64,
     /// Share of the remaining rows by which the best epoch is chosen; 0: the last epoch is kept. None: [`VALIDATION_SIZE`], but 0
@@ -44,8 +47,12 @@ pub const VALIDATION_SIZE: f64 = 0.1;
 /// The rows of a run: all data sets that were read, and which rows of them serve what.
 #[derive(Debug)]
 pub struct Sources {
-    /// `--data`, then `--validation-data` and `--test-data` where they are given.
+    /// `--data`, then `--rehearsal`, `--validation-data` and `--test-data` where they are given.
     pub datasets: Vec<Dataset>,
+    /// Which of them has rows that the model has learned from before, if one has.
+    pub rehearsal: Option<usize>,
+    /// Labels that the model knows, and no row that is learned from has.
+    pub unlearned: Vec<String>,
     /// Label names by id.
     pub labels: Vec<String>,
     /// What is decided by them.
@@ -111,13 +118,18 @@ impl Sources {
         self.datasets[source.dataset].place(self.row(source))
     }
 
+    /// The data sets with rows that are learned from.
+    pub(crate) fn learned_from(&self) -> impl Iterator<Item = &Dataset> {
+        std::iter::once(&self.datasets[0]).chain(self.rehearsal.map(|index| &self.datasets[index]))
+    }
+
     /// SHA-256 of the training data's file, or of the list of its files' SHA-256, in hexadecimal.
     ///
     /// # Errors
     /// [`Error::Runtime`] if a file cannot be read any more.
     pub fn data_sha256(&self) -> Result<String> {
-        let files = &self.datasets[0].files;
-        let digests = files.iter().map(|file| nimbert::sha256_file(file)).collect::<nimbert::Result<Vec<_>>>()?;
+        let digests = self.learned_from().flat_map(|dataset| &dataset.files).map(|file| nimbert::sha256_file(file));
+        let digests = digests.collect::<nimbert::Result<Vec<_>>>()?;
         match &digests[..] {
             [digest] => Ok(digest.clone()),
             _ => Ok(nimbert::sha256(digests.join("\n").as_bytes())),
@@ -132,50 +144,66 @@ impl Sources {
 pub fn read(config: &DataConfig) -> Result<Sources> {
     config.validate()?;
     let mut dataset = Dataset::open(&config.data, &config.columns)?;
-    dataset.write_numbers_in_one_way();
-    let labels = dataset.labels()?;
-    let targets = dataset.targets(&labels)?;
+    let known = config.going_on.as_ref().map_or(&[][..], |going_on| &going_on.labels);
+    dataset.write_numbers_in_one_way(known);
+    let labels = dataset.labels_after(known)?;
     let names: Vec<String> = config.columns.tasks.iter().map(|task| task.name.clone()).collect();
     let tasks = Tasks::of(&names, &labels);
-    let classes = match config.columns.problem_type {
-        ProblemType::SingleLabel if tasks.is_single() => targets.iter().map(Target::id).collect(),
-        _ => rarest_labels(&targets, labels.len()),
-    };
-    let mut rng = generator(config.seed, Stream::Split);
     let mut notes = Vec::new();
-    let mut set_aside = |rest: Vec<usize>, files: &[PathBuf], (name, share): (&str, f64), minimum: usize| {
-        if !files.is_empty() || share == 0.0 {
-            return (rest, Vec::new());
-        }
-        let classes: Vec<u32> = rest.iter().map(|&row| classes[row]).collect();
-        let split = stratified(&classes, share, minimum, &mut rng);
-        let wanted = (share * rest.len() as f64).round() as usize;
-        if split.part.len() != wanted {
-            let (got, all) = (split.part.len(), rest.len());
-            let why = "so that each label has rows on both sides where it can";
-            notes.push(format!("{name} has {got} of {all} rows instead of {wanted} (--{name}-size {share}), {why}"));
-        }
-        let rows_of = |indices: &[usize]| indices.iter().map(|&index| rest[index]).collect::<Vec<_>>();
-        (rows_of(&split.rest), rows_of(&split.part))
-    };
-    let all = (0..dataset.rows.len()).collect();
-    let (rest, test) = set_aside(all, &config.test_data, ("test", config.test_size), 1);
-    let rows_a_label = rest.len() / labels.len().max(1);
-    let is_few = (2..config.few_rows_a_label).contains(&rows_a_label);
-    let validation_size = config.validation_size.unwrap_or(if is_few { 0.0 } else { VALIDATION_SIZE });
-    let (train, validation) = set_aside(rest, &config.validation_data, ("validation", validation_size), 0);
-    let sources = |rows: &[usize]| -> Vec<Source> {
-        rows.iter().map(|&row| Source { dataset: 0, row, target: targets[row].clone() }).collect()
-    };
-    let [train, mut validation, mut test] = [train, validation, test].map(|rows| sources(&rows));
+    let (divided, rows_a_label) = divide(config, 0, &dataset, (&labels, &tasks), &mut notes)?;
+    let [mut train, mut validation, mut test] = divided;
     let mut datasets = vec![dataset];
+    let mut rehearsal = None;
+    if let Some(going_on) = &config.going_on {
+        let new = &labels[known.len()..];
+        notes.extend((!new.is_empty()).then(|| format!("new labels: {}", new.join(", "))));
+        if !going_on.rehearsal.is_empty() {
+            rehearsal = Some(datasets.len());
+            let dataset = Dataset::open(&going_on.rehearsal, &config.columns)?;
+            let mut old = old_rows(config, going_on, (&dataset, &datasets[0]), (&labels, &tasks), &mut notes)?;
+            let wanted = going_on.rehearsal_rows.unwrap_or_else(|| going_on.wanted(train.len()));
+            going_on.sample(&mut old[0], wanted, labels.len(), config.seed);
+            match validation.len() {
+                0 => old[1].clear(),
+                rows => going_on.sample(&mut old[1], going_on.wanted(rows), labels.len(), config.seed),
+            }
+            let (name, all, [again, by, tested]) = (dataset.name(), dataset.rows.len(), old.each_ref().map(Vec::len));
+            notes.push(format!(
+                "{name}: of {all} rows {again} are learned from again, {by} validated by, {tested} tested on"
+            ));
+            datasets.push(dataset);
+            let [old_train, old_validation, old_test] = old;
+            train.extend(old_train);
+            validation.extend(old_validation);
+            test.extend(old_test);
+        }
+    }
     for (files, split) in [(&config.validation_data, &mut validation), (&config.test_data, &mut test)] {
         if !files.is_empty() {
             let further = Dataset::open(files, &config.columns)?;
+            let [learned, ..] = by_role(config.going_on.as_ref(), &further);
+            if let Some(row) = learned.first() {
+                let (count, first) = (learned.len(), further.place(&further.rows[*row]));
+                notes.push(format!(
+                    "{}: the model has learned from {count} of these rows; the first is at {first}",
+                    further.name()
+                ));
+            }
             let targets = further.targets(&labels)?.into_iter().enumerate();
-            *split = targets.map(|(row, target)| Source { dataset: datasets.len(), row, target }).collect();
+            let rows = targets.map(|(row, target)| Source { dataset: datasets.len(), row, target });
+            // Old rows are tested on besides.
+            split.retain(|source| Some(source.dataset) == rehearsal && files == &config.test_data);
+            split.extend(rows);
             datasets.push(further);
         }
+    }
+    let learned: BTreeSet<u32> =
+        train.iter().filter(|source| source.target.weight > 0.0).flat_map(|source| source.target.ids.clone()).collect();
+    let unlearned = known.iter().zip(0..).filter(|(_, id)| !learned.contains(id)).map(|(label, _)| label.clone());
+    let unlearned: Vec<String> = unlearned.collect();
+    if !unlearned.is_empty() {
+        let names = unlearned.join(", ");
+        notes.push(format!("no row is learned from with {names}: it may be forgotten (--rehearsal has old rows)"));
     }
     if train.iter().all(|source| source.target.weight == 0.0) {
         let expected = "a weight above 0 in some row that is trained on (--seed picks others)";
@@ -204,7 +232,98 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
     for dataset in &datasets {
         notes.extend(left_out(&dataset.skipped));
     }
-    Ok(Sources { datasets, labels, tasks, train, validation, test, rows_a_label, notes })
+    Ok(Sources { datasets, rehearsal, unlearned, labels, tasks, train, validation, test, rows_a_label, notes })
+}
+
+/// Rows to learn from, to choose the best epoch by, to test on.
+type Division = [Vec<Source>; 3];
+
+/// What the rows of a data set, the one of that index, are for, and how many there are a label, on average, that are not for testing:
+/// for the same rows and settings the same. Rows that the model before has seen stay what they were.
+fn divide(
+    config: &DataConfig,
+    index: usize,
+    dataset: &Dataset,
+    (labels, tasks): (&[String], &Tasks),
+    notes: &mut Vec<String>,
+) -> Result<(Division, usize)> {
+    let targets = dataset.targets(labels)?;
+    let classes = match config.columns.problem_type {
+        ProblemType::SingleLabel if tasks.is_single() => targets.iter().map(Target::id).collect(),
+        _ => rarest_labels(&targets, labels.len()),
+    };
+    let mut rng = generator(config.seed, Stream::Split);
+    let of = if index == 0 { String::new() } else { format!("{}: ", dataset.name()) };
+    let mut set_aside = |rest: Vec<usize>, files: &[PathBuf], (name, share): (&str, f64), minimum: usize| {
+        if !files.is_empty() || share == 0.0 {
+            return (rest, Vec::new());
+        }
+        let classes: Vec<u32> = rest.iter().map(|&row| classes[row]).collect();
+        let split = stratified(&classes, share, minimum, &mut rng);
+        let wanted = (share * rest.len() as f64).round() as usize;
+        if split.part.len() != wanted {
+            let (got, all) = (split.part.len(), rest.len());
+            let why = "so that each label has rows on both sides where it can";
+            notes
+                .push(format!("{of}{name} has {got} of {all} rows instead of {wanted} (--{name}-size {share}), {why}"));
+        }
+        let rows_of = |indices: &[usize]| indices.iter().map(|&index| rest[index]).collect::<Vec<_>>();
+        (rows_of(&split.rest), rows_of(&split.part))
+    };
+    let [learned, validated, unseen] = by_role(config.going_on.as_ref(), dataset);
+    let (rest, test) = set_aside(unseen, &config.test_data, ("test", config.test_size), 1);
+    let rows_a_label = rest.len() / labels.len().max(1);
+    let is_few = (2..config.few_rows_a_label).contains(&rows_a_label);
+    let validation_size = config.validation_size.unwrap_or(if is_few { 0.0 } else { VALIDATION_SIZE });
+    let (train, validation) = set_aside(rest, &config.validation_data, ("validation", validation_size), 0);
+    let seen = learned.len() + validated.len();
+    if seen > 0 {
+        let name = dataset.name();
+        notes.push(format!("{seen} rows of {name} the model has seen before: none of them is tested on"));
+    }
+    let rows = [[train, learned].concat(), [validation, validated].concat(), test];
+    Ok((rows.map(|rows| sources(index, rows, &targets)), rows_a_label))
+}
+
+/// The same of old rows: what the model has not seen is tested on, but for texts that are among the new rows too. Of a model that does not
+/// say what it has seen they are divided as new ones are.
+fn old_rows(
+    config: &DataConfig,
+    going_on: &GoingOn,
+    (old, new): (&Dataset, &Dataset),
+    (labels, tasks): (&[String], &Tasks),
+    notes: &mut Vec<String>,
+) -> Result<Division> {
+    if going_on.learned.is_none() {
+        let why = "the model does not say which rows it has learned from: it may have seen those that are tested on";
+        notes.push(why.to_owned());
+        return Ok(divide(config, 1, old, (labels, tasks), notes)?.0);
+    }
+    let targets = old.targets(labels)?;
+    let [learned, validated, mut unseen] = by_role(Some(going_on), old);
+    let new: BTreeSet<String> = new.rows.iter().map(digest).collect();
+    let all = unseen.len();
+    unseen.retain(|&row| !new.contains(&digest(&old.rows[row])));
+    if unseen.len() < all {
+        let (name, twice) = (old.name(), all - unseen.len());
+        notes.push(format!("{name}: {twice} rows are left out, since --data has their texts too"));
+    }
+    Ok([learned, validated, unseen].map(|rows| sources(1, rows, &targets)))
+}
+
+/// Rows by what they were for the model before: learned from, validated by, unseen.
+fn by_role(going_on: Option<&GoingOn>, dataset: &Dataset) -> [Vec<usize>; 3] {
+    let mut rows: [Vec<usize>; 3] = Default::default();
+    let learned = going_on.and_then(|going_on| going_on.learned.as_ref());
+    for (index, row) in dataset.rows.iter().enumerate() {
+        let role = learned.map_or(Role::Unseen, |learned| learned.role(row));
+        rows[role as usize].push(index);
+    }
+    rows
+}
+
+fn sources(dataset: usize, rows: Vec<usize>, targets: &[Target]) -> Vec<Source> {
+    rows.into_iter().map(|row| Source { dataset, row, target: targets[row].clone() }).collect()
 }
 
 /// Tokenizes what was read. A text is a row of the graph that is trained with all its windows, so their number bounds the

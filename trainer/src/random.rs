@@ -15,6 +15,7 @@ pub(crate) enum Stream {
     Folds = 4,
     Variations = 5,
     Suggest = 6,
+    Rehearsal = 7,
 }
 
 /// The generator of `stream` under `seed`.

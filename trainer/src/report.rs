@@ -12,6 +12,7 @@ use nimbert::{
 use crate::{
     calibrate::Kept,
     dataloader::Example,
+    dataset::Dataset,
     export::{Judged, Sensitivity},
     html::{Table, decimals},
     metrics::percent,
@@ -36,9 +37,14 @@ pub fn of_task(name: Option<&str>) -> String {
 /// The stages before the model.
 pub fn data_stages(sources: &Sources, examples: &Examples, config: &DataConfig, max_length: usize) -> String {
     let Examples { train, validation, test } = examples;
-    let (dataset, labels) = (&sources.datasets[0], &sources.labels);
-    let rows = dataset.rows.len();
-    let count = |label: &String| dataset.rows.iter().filter(|row| row.labels.contains(label)).count();
+    let labels = &sources.labels;
+    let learned_from: Vec<&Dataset> = sources.learned_from().collect();
+    let rows: usize = learned_from.iter().map(|dataset| dataset.rows.len()).sum();
+    let of_label =
+        |label: &String, dataset: &&Dataset| dataset.rows.iter().filter(|row| row.labels.contains(label)).count();
+    let count = |label: &String| learned_from.iter().map(|dataset| of_label(label, dataset)).sum::<usize>();
+    let files =
+        |dataset: &&Dataset| format!("{}: {} rows × {} columns", dataset.name(), dataset.rows.len(), dataset.columns);
     let counts: Vec<String> = labels.iter().map(|label| format!("{label} {}", count(label))).collect();
     let origin = |files: &[PathBuf]| match files {
         [] => String::new(),
@@ -57,7 +63,7 @@ pub fn data_stages(sources: &Sources, examples: &Examples, config: &DataConfig, 
         _ => format!("{} cut at {max_length}", windows().filter(|window| window.truncated).count()),
     };
     [
-        stage("dataset", &format!("{}: {rows} rows × {} columns", dataset.name(), dataset.columns)),
+        stage("dataset", &learned_from.iter().map(files).collect::<Vec<_>>().join("; ")),
         stage("", &format!("{} labels: {}", labels.len(), counts.join(", "))),
         stage(
             "split",
@@ -157,6 +163,12 @@ pub fn head_stage(task: Option<&str>, strength: f64, folds: Option<(usize, f64)>
         None => format!("C {strength}: too few rows to choose it by"),
     };
     stage("regression", &format!("{of}logistic, on what the encoder says of {rows} rows, in {seconds:.1} s; {how}"))
+}
+
+/// How the last layer of the head was found, before all learns.
+pub fn probing_stage(strength: f64, rows: usize, seconds: f64) -> String {
+    let of = "the head's last layer, on what it reads of";
+    stage("regression", &format!("logistic, C {strength}: {of} {rows} rows, in {seconds:.1} s; then all of it learns"))
 }
 
 /// What training is about to do.

@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let counter = tokenizer.as_ref().map(TokenCounter::new).transpose()?;
     let columns = args.columns.columns();
     let mut train = Dataset::open(&args.data, &columns)?;
-    train.write_numbers_in_one_way();
+    train.write_numbers_in_one_way(&[]);
     let labels: BTreeSet<String> = train.rows.iter().flat_map(|row| row.labels.iter().cloned()).collect();
     let mut held_out = Vec::new();
     for (split, files) in [("validation", &args.validation_data), ("test", &args.test_data)] {

@@ -2,11 +2,13 @@
 
 mod folds;
 mod method;
+mod rehearsal;
 mod smaller;
 pub(super) mod tune;
 mod unknown;
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
@@ -41,6 +43,7 @@ use nimbert_trainer::{
     page::{Run, page},
     prepare::{DataConfig, Examples, Sources, VALIDATION_SIZE, read, tokenize},
     record::{Record, StepRecord},
+    rehearsal::GoingOn,
     report,
     schedule::Curve,
     scratch::Scratch,
@@ -68,6 +71,8 @@ Examples:
   nimbert-train fit --base models/minilm --data mail.csv --task topic=topic --task tone=tone_column \\
       --out mail-bundle
   nimbert-train fit --base models/minilm --data few.csv --method contrastive --out few-bundle
+  nimbert-train fit --base models/minilm --data reviews.csv --out reviews-bundle --save-model reviews-model
+  nimbert-train fit --from reviews-model --data new.csv --rehearsal reviews.csv --out further-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --student static --out tiny-bundle
   nimbert-train fit --base models/minilm --data reviews.csv --target-size 10MB --out small-bundle
 
@@ -77,8 +82,19 @@ Either way, and after a crash, --resume goes on from the last checkpoint and end
 not stopped; methods are compared anew, and folds trained anew, which leave no checkpoint.")]
 pub(super) struct Args {
     /// A Hugging Face folder (config.json, model.safetensors, tokenizer.json), or the name of a model on the hub
-    #[arg(long, value_name = "DIR|NAME")]
-    base: String,
+    #[arg(long, value_name = "DIR|NAME", required_unless_present = "from")]
+    base: Option<String>,
+    /// Go on with the trained model that --save-model kept, instead of a base: with further rows of its labels, or of new ones,
+    /// which come behind them. It learns by finetune where --method says nothing
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["base", "revision", "tasks", "cross_validate"])]
+    from: Option<PathBuf>,
+    /// The rows that --from has learned from before: some of them are learned from again, so that what it knows is not forgotten,
+    /// and those that it has not seen say whether it is
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "from")]
+    rehearsal: Vec<PathBuf>,
+    /// How many of them are learned from again [default: 4 times the new ones, or 16 times the labels if that is more]
+    #[arg(long, value_name = "ROWS", requires = "rehearsal", value_parser = clap::value_parser!(u32).range(1..))]
+    rehearsal_rows: Option<u32>,
     /// Branch, tag or commit of a model on the hub
     #[arg(long, value_name = "NAME")]
     revision: Option<String>,
@@ -284,7 +300,16 @@ enum LongText {
 }
 
 impl Args {
-    fn data_config(&self, methods: &Methods) -> DataConfig {
+    /// What is learned from: a folder, or the name of a model on the hub.
+    fn base(&self) -> Cow<'_, str> {
+        match (&self.base, &self.from) {
+            (Some(base), _) => base.into(),
+            (None, Some(folder)) => folder.to_string_lossy(),
+            (None, None) => unreachable!("clap asks for one"),
+        }
+    }
+
+    fn data_config(&self, methods: &Methods, going_on: Option<GoingOn>) -> DataConfig {
         // Whoever asks for patience, or for a smaller model, whose answers nobody cross-validates, needs validation rows.
         let needs_validation = self.patience.is_some() || self.is_smaller();
         DataConfig {
@@ -295,6 +320,7 @@ impl Args {
                 tasks: self.tasks.iter().map(|task| task.0.clone()).collect(),
                 ..self.columns.columns()
             },
+            going_on,
             test_size: self.test_size,
             validation_size: self.validation_size.or(needs_validation.then_some(VALIDATION_SIZE)),
             few_rows_a_label: match self.cross_validate {
@@ -423,9 +449,10 @@ impl Args {
 
     /// Checks that report and metrics can be written, and overwrite nothing that is not to be replaced.
     fn check_reports(&self) -> Result<(), Error> {
-        let inputs: Vec<&PathBuf> = self.data.iter().chain(&self.validation_data).chain(&self.test_data).collect();
+        let files = [&self.data, &self.rehearsal, &self.validation_data, &self.test_data];
+        let inputs: Vec<&PathBuf> = files.into_iter().flatten().collect();
         if let Some(report) = &self.report {
-            super::check_output(report, "for --report", &inputs, Some(&self.base))?;
+            super::check_output(report, "for --report", &inputs, Some(&self.base()))?;
         }
         if self.export.overwrite || self.resume {
             return Ok(());
@@ -465,6 +492,8 @@ fn splits(examples: &Examples) -> Splits<'_> {
 struct Work {
     args: Args,
     sources: Sources,
+    /// What is gone on from; none: a model begins.
+    going_on: Option<GoingOn>,
     method: Method,
     train_config: TrainConfig,
     compute: Compute,
@@ -524,12 +553,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 
 /// The folder of the base model, downloaded if it is a name on the hub.
 fn resolve(args: &Args) -> Result<PathBuf, Error> {
-    hub::resolve(&args.base, args.revision.as_deref(), io::stderr().is_terminal())
+    if let Some(folder) = &args.from {
+        return Ok(folder.clone());
+    }
+    hub::resolve(&args.base(), args.revision.as_deref(), io::stderr().is_terminal())
 }
 
 /// Whatever is wrong with a setting is told before anything is read.
 fn settings(args: &Args) -> anyhow::Result<Settings> {
     args.check_tasks()?;
+    args.check_from()?;
     let (stride, export_config) = (args.stride()?, export_config(args)?);
     args.train_config(Method::Finetune, 0).validate()?;
     let compute = args.compute()?;
@@ -544,13 +577,15 @@ fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>)
     let Settings { stride, export_config, compute, .. } = settings;
     let folder = ModelFolder::open(base)?;
     let methods = args.methods(&folder.config)?;
-    let data_config = args.data_config(&methods);
+    let going_on = args.going_on(&folder)?;
+    let data_config = args.data_config(&methods, going_on.clone());
     let tokenizer = folder.open_tokenizer(args.max_length, stride)?;
     let sources = read(&data_config)?;
     let train_config = args.train_config(methods.usable[0], sources.train.len());
     let mut work = Work {
         args: args.clone(),
         sources,
+        going_on,
         method: methods.usable[0],
         train_config,
         compute,
@@ -565,6 +600,7 @@ fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>)
     work.train_config.loss.class_weights =
         args.class_weights.as_deref().map(|text| class_weights(text, &work)).transpose()?;
     work.sources.tasks.validate(&work.train_config.loss)?;
+    work.check_forgotten()?;
     let examples = tokenize(&work.sources, &tokenizer, &folder.config, args.max_windows.into())?;
     tell(&report::data_stages(&work.sources, &examples, &data_config, args.max_length));
     let cut_at = stride.is_none().then_some(args.max_length);
@@ -602,6 +638,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     if args.has_linear_head(method) != args.has_linear_head(work.method) {
         (candidate.model, candidate.load_report) = load(method)?;
     }
+    let before = work.before(&folder, &candidate.examples)?;
     candidate.out_of_fold = answers;
     work.check_rows(validation, candidate.out_of_fold.as_ref().map(OutOfFold::answerable_rows))?;
     work.method = method;
@@ -646,11 +683,14 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         }
     };
     let kept = work.kept(&judged);
+    let rehearsal = before.and_then(|before| work.rehearsed(&before, &judged));
+    rehearsal.iter().for_each(|table| tell(&report::table(table)));
     let run = Run {
         kept: &kept,
         methods: methods.as_ref(),
         out_of_fold: candidate.out_of_fold.as_ref(),
         cross_validation: figures.as_ref(),
+        rehearsal: rehearsal.as_ref(),
         sources: &work.sources,
         records: &records,
         judged: &judged,
@@ -666,7 +706,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         truncation_side: folder.truncation_side,
         pairs: Some(args.columns.has_pairs()),
         provenance: Provenance {
-            base_model: super::model_name(&args.base),
+            base_model: super::model_name(&args.base()),
             data_sha256: Some(work.sources.data_sha256()?),
             seed: Some(args.seed),
             producer: super::producer(),
@@ -720,7 +760,7 @@ fn check_save_model(args: &Args) -> anyhow::Result<()> {
     let Some(folder) = &args.save_model else { return Ok(()) };
     // Never into the base or another model: that would be overwritten. A run that was stopped has left its own there.
     let is_base =
-        folder.canonicalize().ok().is_some_and(|folder| Path::new(&args.base).canonicalize().ok() == Some(folder));
+        folder.canonicalize().ok().is_some_and(|folder| Path::new(&*args.base()).canonicalize().ok() == Some(folder));
     let is_own = args.resume && args.checkpoint_path().exists() && is_saved_model(folder) && !is_base;
     if !is_own {
         BundleWriter::check_target(folder, false)?;
@@ -974,7 +1014,8 @@ impl Work {
     fn save_model(&self, candidate: &Candidate) -> Result<(), Error> {
         let Some(folder) = &self.args.save_model else { return Ok(()) };
         let cut = (self.args.max_length, self.truncation_side);
-        save_model(&candidate.model, self.export_config.problem_type, &candidate.tokenizer, cut, folder)?;
+        let learned = self.learned();
+        save_model(&candidate.model, self.export_config.problem_type, &candidate.tokenizer, cut, &learned, folder)?;
         let whose = match candidate.model.config.head {
             HeadKind::Layers => "",
             HeadKind::Linear => ", for nimbert: transformers has no class for its head",

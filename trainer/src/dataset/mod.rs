@@ -175,17 +175,24 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// If all labels are numbers, 1.0 and 1 are the same one: for the rows that say which labels there are. Those of other
-    /// files are found by [`Dataset::targets`] however they are written.
-    pub fn write_numbers_in_one_way(&mut self) {
+    /// If all labels are numbers, those that a model knows too, 1.0 and 1 are the same one, written as the model does or in one way:
+    /// for the rows that say which labels there are. Those of other files are found by [`Dataset::targets`] however they are written.
+    pub fn write_numbers_in_one_way(&mut self, known: &[String]) {
         if !self.label_columns.is_empty() {
             return;
         }
         for prefix in self.prefixes() {
             let labels = self.rows.iter().flat_map(|row| &row.labels).filter(|label| label.starts_with(&prefix));
             let labels: BTreeSet<&String> = labels.collect();
-            let number = |label: &String| Some((label.clone(), canonical_number(label, &prefix)?));
-            if let Some(numbers) = labels.into_iter().map(number).collect::<Option<Vec<_>>>() {
+            let spelled = Numbers::of(vec![prefix.clone()], known.iter().map(String::as_str));
+            let number = |label: &String| {
+                let number = canonical_number(label, &prefix)?;
+                let spelling = spelled.spelling(label).map(str::to_owned);
+                Some((label.clone(), if known.contains(label) { label.clone() } else { spelling.unwrap_or(number) }))
+            };
+            if known.iter().all(|label| canonical_number(label, &prefix).is_some())
+                && let Some(numbers) = labels.into_iter().map(number).collect::<Option<Vec<_>>>()
+            {
                 self.respelled.extend(numbers.into_iter().filter(|(label, number)| label != number));
             }
         }
@@ -254,26 +261,52 @@ impl Dataset {
         Ok(of_tasks.concat())
     }
 
+    /// The same behind those that a model knows, if it knows some: then what is new may be one label, or none.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if a label that is new has a single row, where each row has one label.
+    pub fn labels_after(&self, known: &[String]) -> Result<Vec<String>> {
+        if known.is_empty() {
+            return self.labels();
+        }
+        let all = match self.label_columns.as_slice() {
+            [] => self.sorted_labels("", &self.label_counts("", &known.iter().collect()))?,
+            columns => columns.to_vec(),
+        };
+        let new = all.into_iter().filter(|label| !known.contains(label));
+        Ok(known.iter().cloned().chain(new).collect())
+    }
+
     /// Those that begin so.
     fn labels_with(&self, prefix: &str) -> Result<Vec<String>> {
-        let mut counts = BTreeMap::<&str, (usize, &Row)>::new();
-        for row in &self.rows {
-            for label in row.labels.iter().filter(|label| label.starts_with(prefix)) {
-                counts.entry(label).or_insert((0, row)).0 += 1;
-            }
-        }
+        let counts = self.label_counts(prefix, &BTreeSet::new());
         if counts.len() < 2 {
             let got = counts.keys().next().map_or("none".to_owned(), |label| format!("{label:?} in all rows"));
             let of_task = prefix.strip_suffix(SEPARATOR).map_or(String::new(), |task| format!(" of the task {task}"));
             return Err(data_error(&self.files[0], None, &format!("at least two different labels{of_task}"), got));
         }
+        self.sorted_labels(prefix, &counts)
+    }
+
+    /// How many rows have each label that begins so and is not known, and the first of them.
+    fn label_counts(&self, prefix: &str, known: &BTreeSet<&String>) -> BTreeMap<&str, (usize, &Row)> {
+        let mut counts = BTreeMap::<&str, (usize, &Row)>::new();
+        for row in &self.rows {
+            for label in row.labels.iter().filter(|label| label.starts_with(prefix) && !known.contains(label)) {
+                counts.entry(label).or_insert((0, row)).0 += 1;
+            }
+        }
+        counts
+    }
+
+    fn sorted_labels(&self, prefix: &str, counts: &BTreeMap<&str, (usize, &Row)>) -> Result<Vec<String>> {
         let single = counts.iter().find(|(_, (count, _))| *count == 1);
         if let (Some((label, (_, row))), ProblemType::SingleLabel) = (single, self.problem_type) {
             let expected = "at least two rows for every label";
             let got = format!("one row with label {label:?}");
             return Err(data_error(&self.files[row.file], Some(row.line), expected, got));
         }
-        let mut labels: Vec<String> = counts.into_keys().map(str::to_owned).collect();
+        let mut labels: Vec<String> = counts.keys().copied().map(str::to_owned).collect();
         let number = |label: &String| label::canonical_number(label.strip_prefix(prefix)?)?.parse::<f64>().ok();
         if labels.iter().all(|label| number(label).is_some()) {
             labels.sort_by(|a, b| number(a).partial_cmp(&number(b)).expect("numbers are finite"));
@@ -680,6 +713,22 @@ pub(crate) mod tests {
         assert!(labels(b"text,label\n1,b\n2,b\n").is_err());
     }
 
+    #[test]
+    fn new_labels_come_behind_those_that_are_known() {
+        let known = ["b", "z"].map(str::to_owned);
+        let labels = |content: &[u8], known: &[String]| {
+            let mut dataset = open("x.csv", content)?;
+            dataset.write_numbers_in_one_way(known);
+            dataset.labels_after(known)
+        };
+        assert_eq!(labels(b"text,label\n1,b\n2,c\n3,a\n4,a\n5,c\n", &known).unwrap(), ["b", "z", "a", "c"]);
+        assert_eq!(labels(b"text,label\n1,b\n", &known).unwrap(), known);
+        assert!(labels(b"text,label\n1,b\n2,c\n", &known).is_err());
+        // Numbers are written as the model does, and those that are new in one way.
+        let known = ["2.0", "1.0"].map(str::to_owned);
+        assert_eq!(labels(b"text,label\n1,2\n2,3.0\n3,3\n", &known).unwrap(), ["2.0", "1.0", "3"]);
+    }
+
     fn ids(dataset: &Dataset, labels: &[String]) -> Vec<Vec<u32>> {
         dataset.targets(labels).unwrap().into_iter().map(|target| target.ids).collect()
     }
@@ -694,14 +743,14 @@ pub(crate) mod tests {
     #[test]
     fn numeric_labels_are_written_in_one_way_and_sorted_as_numbers() {
         let mut dataset = open("x.csv", b"text,label\na,10\nb,2.0\nc,2\nd,10.0\n").unwrap();
-        dataset.write_numbers_in_one_way();
+        dataset.write_numbers_in_one_way(&[]);
         assert_eq!(dataset.labels().unwrap(), ["2", "10"]);
         assert_eq!(dataset.respelled, BTreeMap::from([("10.0".into(), "10".into()), ("2.0".into(), "2".into())]));
         let dataset = open("x.jsonl", b"{\"text\": \"a\", \"label\": 0.0}\n{\"text\": \"b\", \"label\": 0}").unwrap();
         assert!(dataset.rows.iter().all(|row| row.labels == ["0"]));
         // Among names, a number is a name.
         let mut dataset = open("x.csv", b"text,label\na,1.0\nb,1\nc,one\n").unwrap();
-        dataset.write_numbers_in_one_way();
+        dataset.write_numbers_in_one_way(&[]);
         // Rows of another file are found however they are written, where that is clear.
         let mut test = open("x.csv", b"text,label\na,1.0\nb,2\n").unwrap();
         let labels = ["1", "2.0", "x"].map(str::to_owned);

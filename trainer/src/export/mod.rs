@@ -31,6 +31,7 @@ use crate::{
     metrics::percent,
     model::{SequenceClassifier, WEIGHTS},
     onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
+    rehearsal::{LEARNED, Learned},
     scratch::Scratch,
     tasks::TaskLabels,
     train::undecided,
@@ -630,10 +631,10 @@ fn unknown(decision: &Decision, certainty: Certainty) -> Option<Unknown> {
 }
 
 /// The files of [`save_model`], sorted.
-pub const SAVED_MODEL: [&str; 4] = [CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG];
+pub const SAVED_MODEL: [&str; 5] = [CONFIG, LEARNED, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG];
 
 /// Writes the trained model itself, in fp32, as a Hugging Face folder: [`SAVED_MODEL`]. The folder is made where it is missing.
-/// Its scores are those before calibration.
+/// Its scores are those before calibration. `learned` is what a later run must know of its rows.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Tensor`].
@@ -642,6 +643,7 @@ pub fn save_model(
     problem_type: ProblemType,
     tokenizer: &Path,
     (max_length, truncation_side): (usize, TruncationSide),
+    learned: &Learned,
     out: &Path,
 ) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
@@ -652,6 +654,7 @@ pub fn save_model(
         std::fs::write(out.join(name), content).map_err(|error| Error::io(&out.join(name), error))
     };
     write(TOKENIZER, &json)?;
+    write(LEARNED, pretty_json(learned).as_bytes())?;
     write(TOKENIZER_CONFIG, pretty_json(&tokenizer_config(&json, tokenizer, settings)?).as_bytes())?;
     write(CONFIG, config_json(model, problem_type).as_bytes())
 }

@@ -32,6 +32,8 @@ pub struct SequenceClassifier {
     pub labels: Vec<String>,
     /// What is decided by them: one task, but for [`Self::with_tasks`].
     pub tasks: Tasks,
+    /// Whether the last layer of the head, or the part of some labels, was made anew when the model was loaded.
+    pub head_was_new: bool,
     parameters: Parameters,
     /// Where linear layers leave their gradients.
     gradients: GradientSink,
@@ -72,8 +74,8 @@ pub struct Output {
 
 impl SequenceClassifier {
     /// Loads the weights at `path` (safetensors) for a classifier with `labels`. The encoder must be complete. A
-    /// classifier in the file is used if config.json names the same labels; else it is made anew from `seed`, and so is
-    /// a missing pooler.
+    /// classifier in the file is used if config.json names the same labels, or the first of them: what further ones need is made
+    /// anew from `seed`. Else all of it is, and so is a missing pooler.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Model`] naming the tensor that is missing or of another shape than config.json says.
@@ -115,17 +117,26 @@ impl SequenceClassifier {
             }
         };
         // Whatever is wrong with the labels of a head that is not used does not matter.
-        if !config.own_labels().is_ok_and(|own| own == labels) {
-            loader.ignore(&format!("{}.weight", names.head_output));
-            loader.ignore(&format!("{}.bias", names.head_output));
+        let own = config.own_labels().ok().filter(|own| labels.starts_with(own)).map(|own| own.len());
+        let is_extended = own.is_some_and(|own| own < labels.len());
+        for (part, deviation) in [("weight", config.initializer_range), ("bias", 0.0)] {
+            let name = format!("{}.{part}", names.head_output);
+            match own {
+                None => loader.ignore(&name),
+                Some(own) if own < labels.len() => loader.extend(&name, [own, labels.len()], deviation)?,
+                Some(_) => {}
+            }
         }
         let head = Head::load(&mut loader, &config, labels.len())?;
         let gradients = loader.gradients();
         let (parameters, report) = loader.finish();
+        let last_layer = format!("{}.weight", names.head_output);
+        let head_was_new = is_extended || report.initialized.contains(&last_layer);
         let model = Self {
             config,
             labels: labels.to_vec(),
             tasks: Tasks::single(labels.len()),
+            head_was_new,
             parameters,
             gradients,
             compute: Compute::default(),
@@ -202,13 +213,13 @@ impl SequenceClassifier {
         Ok(model)
     }
 
-    /// Puts a layer that was found otherwise in the place of a head of one layer ([`super::HeadKind::Linear`]); it reads vectors of
-    /// length 1.
+    /// Puts a layer that was found otherwise in the place of the head's last one, by what [`crate::features::Read::LastLayer`]
+    /// is of texts. Of a head of one layer ([`super::HeadKind::Linear`]) these are vectors of length 1.
     ///
     /// # Errors
     /// [`Error::Tensor`] if it is for another number of labels, or of another width.
-    pub fn set_linear_head(&self, linear: &LinearLayer) -> Result<()> {
-        // The model's head reads vectors whose mean square is 1.
+    pub fn set_last_layer(&self, linear: &LinearLayer) -> Result<()> {
+        // What it reads of a text was divided by the root of the width; of a head of one layer, whose mean square is 1, too.
         let (labels, hidden) = (self.labels.len(), self.config.hidden_size);
         let weight = Tensor::from_slice(&linear.weight, (labels, hidden), &Device::Cpu)?;
         let weight = (weight / (hidden as f64).sqrt())?;
@@ -282,6 +293,14 @@ impl SequenceClassifier {
             Pooling::First => Ok(last),
             Pooling::Mean => means(&last, &batch.offsets),
         }
+    }
+
+    /// What the head's last layer reads, from what the head reads: `[rows, hidden]`
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn last_layer_input(&self, pooled: &Tensor) -> Result<Tensor> {
+        self.head.last_layer_input(pooled, &mut DropoutKeys::none())
     }
 
     /// The gradient of `loss`, computed from `output`, with respect to every parameter that is not frozen.

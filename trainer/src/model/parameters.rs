@@ -220,6 +220,20 @@ impl Loader {
         }
     }
 
+    /// Puts rows behind the first `rows` of a parameter, if it is there with just those: so that it has `wanted` of them, normally
+    /// distributed around 0.
+    pub(super) fn extend(&mut self, name: &str, [rows, wanted]: [usize; 2], deviation: f32) -> Result<()> {
+        let Some(tensor) = self.tensors.get(name).filter(|tensor| tensor.dims().first() == Some(&rows)) else {
+            return Ok(());
+        };
+        let mut shape = tensor.dims().to_vec();
+        shape[0] = wanted - rows;
+        let tensor = Tensor::cat(&[tensor.to_dtype(DType::F32)?, self.normal(&shape, deviation)?], 0)?;
+        self.report.initialized.push(format!("the last {} rows of {name}", wanted - rows));
+        self.tensors.insert(name.to_owned(), tensor);
+        Ok(())
+    }
+
     /// The parameter `name` of that shape; layers that share one each read it.
     pub(super) fn read(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         if let Some(shared) = self.parameters.get(name).filter(|shared| shared.dims() == shape) {
@@ -251,11 +265,17 @@ impl Loader {
             return self.read(name, shape);
         }
         self.report.initialized.push(name.to_owned());
+        let tensor = self.normal(shape, deviation)?;
+        self.insert(name, tensor)
+    }
+
+    /// Numbers around 0, the next ones of the seed.
+    fn normal(&mut self, shape: &[usize], deviation: f32) -> Result<Tensor> {
         let normal = Normal::new(0.0, deviation).map_err(|error| {
             Error::model(&self.report.path, "a finite initializer_range in config.json", error.to_string())
         })?;
         let values: Vec<f32> = normal.sample_iter(&mut self.rng).take(shape.iter().product()).collect();
-        self.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 
     /// The parameter `name`, read where it is there, else ones.

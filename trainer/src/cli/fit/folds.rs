@@ -112,7 +112,8 @@ impl Work {
     /// Those of the methods that are tried: where rows are not few, fine-tuning alone.
     fn compared(&self, methods: &Methods) -> Result<Vec<Method>, Error> {
         let rows_a_label = self.sources.rows_a_label;
-        if self.args.method != MethodArg::Auto {
+        // A model that goes on is fine-tuned.
+        if self.args.method != MethodArg::Auto || self.args.from.is_some() {
             return Ok(methods.usable.clone());
         }
         if rows_a_label < FEW_ROWS_A_LABEL {
@@ -193,7 +194,7 @@ impl Work {
         folds: &Folds,
     ) -> anyhow::Result<OutOfFold> {
         let model = self.untrained(folder, method)?;
-        let features = self.args.has_linear_head(method).then(|| self.features(&model, rows)).transpose()?;
+        let features = self.head_features(&model, method, rows)?;
         let untrained = model.parameters().snapshot()?;
         let bar = progress(
             folds.iter().map(|fold| self.fold_texts(method, &fold)).sum(),
@@ -244,13 +245,10 @@ impl Work {
         fold: &Fold,
         bar: &ProgressBar,
     ) -> anyhow::Result<Vec<Vec<f32>>> {
-        if let Some(features) = features {
-            let targets: Vec<&Target> = fold.seen.iter().map(|&row| &rows[row].target).collect();
-            let solved = self.regression(&features.select(&fold.seen), &targets, self.sources.tasks.first())?;
-            if method == Method::Frozen {
-                return Ok(solved.linear.logits(&features.select(&fold.unseen)));
-            }
-            model.set_linear_head(&solved.linear)?;
+        if let Some(features) = features
+            && let Some(frozen) = self.solve_head_of((model, method), features, rows, &fold.seen)?
+        {
+            return Ok(frozen.logits(&features.select(&fold.unseen)));
         }
         let seen: Vec<Example> = fold.seen.iter().map(|&row| rows[row].clone()).collect();
         let config = self.fold_config(method, seen.len());

@@ -1,16 +1,17 @@
 //! `--method`: whether all of the encoder learns, or first the head alone.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
+use nimbert::ProblemType;
 use nimbert_trainer::{
     Error,
     contrast::Contrast,
     cross_validation::OutOfFold,
     dataloader::Example,
-    features::Features,
+    features::{Features, Read},
     logistic::{CrossValidated, LinearLayer, LogisticRegression},
     loss::Target,
-    model::{EncoderConfig, Pooling, SequenceClassifier},
+    model::{EncoderConfig, HeadKind, Pooling, SequenceClassifier},
     report,
     tasks::TaskLabels,
     train::{TrainConfig, Training},
@@ -58,6 +59,14 @@ const TEXTS: usize = 1000;
 /// The same of `--method contrastive`.
 const CONTRASTIVE_EPOCHS: usize = 2;
 
+/// From so many labels on the last layer of a new head is a regression before all learns, where each row has one label: with two that
+/// gains nothing that can be told from chance (benches/runs/2026-11-28-probing.md).
+const PROBED_LABELS: usize = 3;
+/// scikit-learn's C of that.
+const PROBE_STRENGTH: f64 = 100.0;
+/// The most rows of a label that it sees.
+const PROBED_ROWS_OF_LABEL: usize = 256;
+
 impl Method {
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -77,6 +86,8 @@ impl Args {
             MethodArg::Contrastive => Method::Contrastive,
             // Folds answer one task.
             MethodArg::Auto if !self.tasks.is_empty() => Method::Finetune,
+            // And a model that goes on has learned from the rows of folds.
+            MethodArg::Auto if self.from.is_some() => Method::Finetune,
             MethodArg::Auto => {
                 let mut methods = Methods { usable: Vec::new(), left_out: Vec::new() };
                 for method in [Method::Contrastive, Method::Finetune, Method::Frozen] {
@@ -161,6 +172,7 @@ impl Args {
         match self.pooling {
             _ if !self.has_linear_head(method) => Ok(base.clone()),
             Some(PoolingArg::First) => base.with_linear_head(Pooling::First),
+            None if base.head == HeadKind::Linear => Ok(base.clone()),
             None | Some(PoolingArg::Mean) => base.with_linear_head(Pooling::Mean),
         }
     }
@@ -203,6 +215,13 @@ impl Work {
         if self.args.has_linear_head(self.method) {
             self.solve_head(candidate)?;
         }
+        if self.is_probed(self.method, model) {
+            let (began, probed) = (Instant::now(), probed_rows(&examples.train));
+            let seen: Vec<Example> = probed.iter().map(|&row| examples.train[row].clone()).collect();
+            let targets: Vec<&Target> = seen.iter().map(|example| &example.target).collect();
+            self.probe(model, &self.read(model, &seen, Read::LastLayer)?, &targets)?;
+            tell(&report::probing_stage(PROBE_STRENGTH, seen.len(), began.elapsed().as_secs_f64()));
+        }
         if self.method == Method::Frozen {
             return Ok(Trained {
                 training: Training { epochs: Vec::new(), best: 0, stopped: None },
@@ -235,14 +254,70 @@ impl Work {
             tell(&report::head_stage(task.name.as_deref(), strength, right, rows.len(), seconds));
             began = Instant::now();
         }
-        Ok(model.set_linear_head(&head)?)
+        Ok(model.set_last_layer(&head)?)
+    }
+
+    /// Whether the last layer of the head is a regression before all of the model learns (linear probing, then fine-tuning: Kumar et
+    /// al., arXiv 2202.10054).
+    fn is_probed(&self, method: Method, model: &SequenceClassifier) -> bool {
+        let is_new = method == Method::Finetune && model.head_was_new && !self.args.has_linear_head(method);
+        let is_single = self.train_config.loss.problem_type == ProblemType::SingleLabel;
+        // A regression knows the labels of its rows alone.
+        is_new && is_single && model.labels.len() >= PROBED_LABELS && self.sources.unlearned.is_empty()
+    }
+
+    /// Makes the last layer of the head that regression, on what it reads of rows.
+    fn probe(&self, model: &SequenceClassifier, features: &Features, targets: &[&Target]) -> Result<(), Error> {
+        let regression = self.task_regression(self.sources.tasks.first());
+        model.set_last_layer(&regression.solve_roughly(features, targets, PROBE_STRENGTH)?)
+    }
+
+    /// What the head of an untrained model reads of rows, where a head is solved on it by the method.
+    pub(super) fn head_features(
+        &self,
+        model: &SequenceClassifier,
+        method: Method,
+        rows: &[Example],
+    ) -> Result<Option<Features>, Error> {
+        match method {
+            _ if self.args.has_linear_head(method) => self.features(model, rows).map(Some),
+            _ if self.is_probed(method, model) => self.read(model, rows, Read::LastLayer).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Solves the head of a model on what [`Self::head_features`] has of these rows. Some: its answers are all there is to learn.
+    pub(super) fn solve_head_of(
+        &self,
+        (model, method): (&SequenceClassifier, Method),
+        features: &Features,
+        rows: &[Example],
+        seen: &[usize],
+    ) -> Result<Option<LinearLayer>, Error> {
+        let targets = |seen: &[usize]| seen.iter().map(|&row| &rows[row].target).collect::<Vec<&Target>>();
+        if !self.args.has_linear_head(method) {
+            let examples: Vec<Example> = seen.iter().map(|&row| rows[row].clone()).collect();
+            let seen: Vec<usize> = probed_rows(&examples).into_iter().map(|row| seen[row]).collect();
+            self.probe(model, &features.select(&seen), &targets(&seen))?;
+            return Ok(None);
+        }
+        let solved = self.regression(&features.select(seen), &targets(seen), self.sources.tasks.first())?.linear;
+        if method == Method::Frozen {
+            return Ok(Some(solved));
+        }
+        model.set_last_layer(&solved)?;
+        Ok(None)
     }
 
     /// What the encoder says of the rows, with a progress bar.
     pub(super) fn features(&self, model: &SequenceClassifier, rows: &[Example]) -> Result<Features, Error> {
+        self.read(model, rows, Read::Direction)
+    }
+
+    fn read(&self, model: &SequenceClassifier, rows: &[Example], read: Read) -> Result<Features, Error> {
         let elsewhere = if self.compute.is_fused() { None } else { Some(model.on(&self.compute)?) };
         let bar = progress(rows.len(), "rows");
-        let features = Features::of(elsewhere.as_ref().unwrap_or(model), rows, |count| {
+        let features = Features::read(elsewhere.as_ref().unwrap_or(model), rows, read, |count| {
             bar.inc(count as u64);
             self.check_stop("the encoder's reading of the training rows")
         })?;
@@ -257,12 +332,31 @@ impl Work {
         targets: &[&Target],
         task: &TaskLabels,
     ) -> Result<CrossValidated, Error> {
+        let regression = self.task_regression(task);
+        regression.cross_validate(features, targets, self.args.seed, || self.check_stop("the regression"))
+    }
+
+    fn task_regression(&self, task: &TaskLabels) -> LogisticRegression {
         let class_weights = self.train_config.loss.class_weights.as_ref();
-        let regression = LogisticRegression {
+        LogisticRegression {
             problem_type: self.train_config.loss.problem_type,
             classes: task.ids.len(),
             class_weights: class_weights.map(|weights| weights[task.ids.clone()].to_vec()),
-        };
-        regression.cross_validate(features, targets, self.args.seed, || self.check_stop("the regression"))
+        }
     }
+}
+
+/// Up to [`PROBED_ROWS_OF_LABEL`] rows of each label, evenly spaced.
+fn probed_rows(rows: &[Example]) -> Vec<usize> {
+    let mut by_label: BTreeMap<&[u32], Vec<usize>> = BTreeMap::new();
+    for (index, example) in rows.iter().enumerate() {
+        by_label.entry(&example.target.ids).or_default().push(index);
+    }
+    let spaced = |of_label: Vec<usize>| {
+        let count = of_label.len().min(PROBED_ROWS_OF_LABEL);
+        (0..count).map(move |place| of_label[place * of_label.len() / count])
+    };
+    let mut probed: Vec<usize> = by_label.into_values().flat_map(spaced).collect();
+    probed.sort_unstable();
+    probed
 }

@@ -154,8 +154,8 @@ struct Tuning<'a> {
     folds: Vec<Fold>,
     /// Where trials are kept.
     folder: PathBuf,
-    /// What encoders that have learned nothing say of all rows: by base, and whether of the first token.
-    features: BTreeMap<(usize, bool), Features>,
+    /// What heads are solved on that have learned nothing, if they are: by base, whether they have one layer, and read the first token.
+    features: BTreeMap<(usize, bool, bool), Option<Features>>,
     began: Instant,
 }
 
@@ -167,17 +167,21 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
         let (setting, expected) = ("--task", "one task to be tuned: with several this is not there yet".to_owned());
         return Err(Error::Setting { setting, expected, got: "several".to_owned() }.into());
     }
+    if given.from.is_some() {
+        let expected = "--base: a model that goes on has learned from the rows of folds".to_owned();
+        return Err(Error::Setting { setting: "--from", expected, got: "it".to_owned() }.into());
+    }
     if given.patience.is_some() {
         let expected = "--epochs, or neither: folds have no rows to judge epochs by".to_owned();
         return Err(Error::Setting { setting: "--patience", expected, got: "it".to_owned() }.into());
     }
     let of_base = |base: &String| Args {
-        base: base.clone(),
+        base: Some(base.clone()),
         // All rows that are not tested on are learned from, as they are in the fit at the end.
         cross_validate: given.cross_validate.or(Some(FOLDS)),
         ..given.clone()
     };
-    let bases: Vec<Args> = std::iter::once(&given.base).chain(&args.further_bases).map(of_base).collect();
+    let bases: Vec<Args> = given.base.iter().chain(&args.further_bases).map(of_base).collect();
     let folders = bases.iter().map(resolve).collect::<Result<Vec<PathBuf>, Error>>()?;
     let stop = super::super::stop_on_interrupt()?;
     let prepared = bases.iter().zip(&folders).map(|(args, folder)| prepare(args, settings.clone(), folder, &stop));
@@ -474,15 +478,11 @@ impl<'a> Tuning<'a> {
         let rows = &examples.train;
         let mut answer = || -> anyhow::Result<Vec<Vec<f32>>> {
             let model = work.untrained(folder, candidate.method)?;
-            let features = match work.args.has_linear_head(candidate.method) {
-                false => None,
-                true => {
-                    let of_first = work.args.pooling == Some(PoolingArg::First);
-                    Some(match self.features.entry((candidate.base, of_first)) {
-                        Entry::Occupied(known) => &*known.into_mut(),
-                        Entry::Vacant(unknown) => &*unknown.insert(work.features(&model, rows)?),
-                    })
-                }
+            let of_first = work.args.pooling == Some(PoolingArg::First);
+            let key = (candidate.base, work.args.has_linear_head(candidate.method), of_first);
+            let features = match self.features.entry(key) {
+                Entry::Occupied(known) => known.into_mut().as_ref(),
+                Entry::Vacant(unknown) => unknown.insert(work.head_features(&model, candidate.method, rows)?).as_ref(),
             };
             let texts = work.fold_texts(candidate.method, &self.folds[fold]);
             let bar = progress(texts, &format!("rows ({})", candidate.shown()));
@@ -530,7 +530,7 @@ impl<'a> Tuning<'a> {
             let options = candidate.shown();
             let base = match self.bases.len() {
                 1 => String::new(),
-                _ => format!("{}, ", super::super::model_name(&self.bases[candidate.base].work.args.base)),
+                _ => format!("{}, ", super::super::model_name(&self.bases[candidate.base].work.args.base())),
             };
             vec![format!("{base}{options}"), folds.to_string(), right, format!("{loss:.4}"), format!("{seconds:.1}")]
         };
@@ -554,10 +554,10 @@ impl<'a> Tuning<'a> {
                 false => command.push(argument),
             }
         }
-        let Args { base, cross_validate, .. } = &self.bases[candidate.base].work.args;
-        command.extend(["--base".to_owned(), base.clone()]);
+        let settings = &self.bases[candidate.base].work.args;
+        command.extend(["--base".to_owned(), settings.base().into_owned()]);
         if self.args.fit.cross_validate.is_none() {
-            command.extend(["--cross-validate".to_owned(), cross_validate.unwrap_or(FOLDS).to_string()]);
+            command.extend(["--cross-validate".to_owned(), settings.cross_validate.unwrap_or(FOLDS).to_string()]);
         }
         command.extend(candidate.options().into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
         command

@@ -64,16 +64,20 @@ impl Head {
 
     /// `[rows, hidden]` → logits `[rows, labels]`
     pub(in crate::model) fn forward(&self, x: &Tensor, keys: &mut DropoutKeys) -> Result<Tensor> {
-        let [input, classifier] = self.dropout;
-        let x = match &self.dense {
-            None => scaled(x)?,
+        let x = self.last_layer_input(x, keys)?;
+        self.output.forward(&ops::dropout(&x, keys.next(self.dropout[1]))?)
+    }
+
+    /// What the last layer reads, before its dropout: `[rows, hidden]`
+    pub(in crate::model) fn last_layer_input(&self, x: &Tensor, keys: &mut DropoutKeys) -> Result<Tensor> {
+        match &self.dense {
+            None => scaled(x),
             Some(Dense { linear, activation, norm }) => {
-                let x = ops::dropout(x, keys.next(input))?;
+                let x = ops::dropout(x, keys.next(self.dropout[0]))?;
                 let dense = ops::activation(&linear.forward(&x)?, *activation)?;
-                Norm::forward_if_any(norm.as_ref(), &dense)?
+                Norm::forward_if_any(norm.as_ref(), &dense)
             }
-        };
-        self.output.forward(&ops::dropout(&x, keys.next(classifier))?)
+        }
     }
 
     /// What it reads in the graph.
