@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use crate::{
     calibrate::{Unseen, row_loss, temperature},
     loss::Target,
-    metrics::{Metrics, is_hit},
+    metrics::{Metrics, hits},
     random::{Stream, generator},
     split::rarest_labels,
     train::undecided,
@@ -136,8 +136,7 @@ impl Folds {
 impl OutOfFold {
     /// Which rows got just their labels.
     pub fn hits(&self, problem_type: ProblemType, targets: &[&Target]) -> Vec<bool> {
-        let decision = undecided(problem_type);
-        self.logits.iter().zip(targets).map(|(logits, target)| is_hit(&decision, logits, &target.ids)).collect()
+        hits(&undecided(problem_type), &self.logits, targets.iter().map(|target| target.ids.as_slice()))
     }
 
     /// Their share. As in all figures, every row counts once, whatever its weight.
@@ -210,7 +209,7 @@ pub fn judge(problem_type: ProblemType, logits: &[Vec<f32>], targets: &[&Target]
     let counted = logits.iter().zip(targets).filter(|(_, target)| target.weight > 0.0);
     let (logits, labels): (Vec<Vec<f32>>, Vec<&[u32]>) =
         counted.map(|(logits, target)| (logits.clone(), target.ids.as_slice())).unzip();
-    let hits = logits.iter().zip(&labels).filter(|(logits, labels)| is_hit(&decision, logits, labels)).count();
+    let hits = hits(&decision, &logits, labels.iter().copied()).into_iter().filter(|is_hit| *is_hit).count();
     (hits as f64 / labels.len().max(1) as f64, log_loss(problem_type, &logits, &labels))
 }
 

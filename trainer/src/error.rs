@@ -110,7 +110,8 @@ impl Error {
         Self::Model { path: path.to_owned(), expected: expected.into(), got: got.into() }
     }
 
-    pub(crate) fn setting(setting: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
+    /// [`Error::Setting`] of that setting.
+    pub fn setting(setting: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
         Self::Setting { setting, expected: expected.into(), got: got.to_string() }
     }
 }

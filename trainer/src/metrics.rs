@@ -198,6 +198,11 @@ pub(crate) fn is_hit(decision: &Decision, logits: &[f32], labels: &[u32]) -> boo
     predicted.iter().map(|&id| id as u32).eq(labels.iter().copied())
 }
 
+/// Which rows get just their labels, the ids in `labels`, by their logits.
+pub fn hits<'a>(decision: &Decision, logits: &[Vec<f32>], labels: impl IntoIterator<Item = &'a [u32]>) -> Vec<bool> {
+    logits.iter().zip(labels).map(|(logits, labels)| is_hit(decision, logits, labels)).collect()
+}
+
 /// The id of the largest logit; of equals, the first.
 pub fn argmax(logits: &[f32]) -> u32 {
     (0..logits.len()).fold(0, |best, id| if logits[id] > logits[best] { id } else { best }) as u32

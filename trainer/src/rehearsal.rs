@@ -9,18 +9,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nimbert::{Decision, ProblemType};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     dataset::Row,
     error::{Error, Result},
     html::Table,
-    metrics::{is_hit, percent},
+    metrics::percent,
     prepare::{Source, Sources},
     random::{Stream, generator},
     split::{rarest_labels, stratified},
-    train::undecided,
 };
 
 /// The file of a saved model that says how it has learned.
@@ -146,13 +144,6 @@ impl GoingOn {
     pub(crate) fn wanted(&self, new_rows: usize) -> usize {
         (OLD_ROWS_A_NEW * new_rows).max(ROWS_OF_LABEL * self.labels.len())
     }
-}
-
-/// Which rows are answered as they should be, by their logits and a decision; none: scores have not been calibrated.
-pub fn hits(problem_type: ProblemType, decision: Option<&Decision>, logits: &[Vec<f32>], rows: &[Source]) -> Vec<bool> {
-    let uncalibrated = undecided(problem_type);
-    let decision = decision.unwrap_or(&uncalibrated);
-    logits.iter().zip(rows).map(|(logits, source)| is_hit(decision, logits, &source.target.ids)).collect()
 }
 
 /// How many test rows of each data set are answered rightly before the model goes on, and as it is packed.

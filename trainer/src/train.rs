@@ -506,7 +506,7 @@ fn epochs_without_gain(epochs: &[EpochRecord]) -> usize {
 }
 
 /// How logits are read while nothing has been calibrated.
-pub(crate) fn undecided(problem_type: ProblemType) -> Decision {
+pub fn undecided(problem_type: ProblemType) -> Decision {
     Decision {
         problem_type,
         temperature: 1.0,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    FOLDER, ONNX_PEERS, machine, movie_rows, onnx_peers, prepare,
+    FOLDER, ONNX_PEERS, last_json, machine, movie_rows, onnx_peers, prepare,
     train::{self, Rows, Shape},
     write_csv,
 };
@@ -105,7 +105,7 @@ pub(crate) fn graphs() -> Result<()> {
     let mut measure = command(&python, &["benches/compare/graphs.py", &model, &test]);
     let printed = output(measure.args(&graphs))?;
     let layer = 12 * HIDDEN * HIDDEN;
-    print(&serde_json::from_str(printed.lines().last().unwrap_or_default())?, LAYERS * layer, layer)
+    print(&last_json(&printed)?, LAYERS * layer, layer)
 }
 
 /// The shapes of models with `named` in their names: an epoch of training from random weights, and then the graphs of both.
@@ -158,7 +158,7 @@ fn graphs_of(python: &Path, shape: &Shape) -> Result<()> {
     let mut measure = command(python, &["benches/compare/graphs.py", &model, &test]);
     let printed = output(measure.args(options).args(&graphs))?;
     println!("{}, rows {}", shape.name, shape.rows.name());
-    print(&serde_json::from_str(printed.lines().last().unwrap_or_default())?, shape.weights, shape.weights_of_last)
+    print(&last_json(&printed)?, shape.weights, shape.weights_of_last)
 }
 
 fn optimum_cli(python: &Path) -> std::path::PathBuf {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     FOLDER,
     few::{BASE, ENVIRONMENT, MAX_LENGTH, PEERS, rows_of},
-    machine, write_csv,
+    last_json, machine, write_csv,
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
 
@@ -94,7 +94,7 @@ impl Planted {
     fn by_cleanlab(&self) -> Result<(Vec<f64>, Duration)> {
         let script = ["benches/compare/labels.py", BASE, &self.data, MAX_LENGTH];
         let printed = output(&mut command(python::program(ENVIRONMENT, "python"), &script))?;
-        let found: Value = serde_json::from_str(printed.lines().last().unwrap_or_default())?;
+        let found: Value = last_json(&printed)?;
         let scores =
             found["scores"].as_array().context("no scores")?.iter().map(|score| score.as_f64().context("a score"));
         let seconds = found["seconds"].as_f64().context("no seconds")?;

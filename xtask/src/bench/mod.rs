@@ -164,7 +164,7 @@ impl<'a> Training<'a> {
         program.args(self.separator.iter().flat_map(|separator| ["--multi-label", separator]));
         program.args(self.pair.iter().flat_map(|pair| ["--pair-column", pair]));
         let (printed, _) = measured(&mut program)?;
-        let result: Value = serde_json::from_str(printed.lines().last().unwrap_or_default())?;
+        let result: Value = last_json(&printed)?;
         let epochs = result["epochs"].as_array().context("no epochs in the result")?;
         Ok(Outcome {
             accuracy: result["accuracy"].as_f64(),
@@ -288,6 +288,11 @@ fn write_file(name: &str, content: &str) -> Result<String> {
 
 fn percent(share: Option<f64>) -> String {
     share.map_or("–".to_owned(), |share| format!("{:.2} %", share * 100.0))
+}
+
+/// The last line of what was printed, a JSON object.
+fn last_json(printed: &str) -> Result<Value> {
+    Ok(serde_json::from_str(printed.lines().last().unwrap_or_default())?)
 }
 
 /// The machine, as a table of results names it.

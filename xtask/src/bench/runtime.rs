@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::{
     FOLDER, ONNX_PEERS, TRANSFORMERS,
     graphs::{Exported, kept_or_exported},
-    machine, onnx_peers, prepare,
+    last_json, machine, onnx_peers, prepare,
 };
 use crate::{cargo, command, output, release_program, run, setup, show, workspace};
 
@@ -165,7 +165,7 @@ impl Bench {
 
     fn python(&self, what: &str, argument: &str) -> Result<Value> {
         let printed = output(&mut self.script(what, argument))?;
-        Ok(serde_json::from_str(printed.lines().last().unwrap_or_default())?)
+        last_json(&printed)
     }
 
     /// From the start of a process to its first label.

@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{FOLDER, Outcome, TORCH, TRANSFORMERS, Training, machine, movie_rows, percent, prepare, write_csv};
+use super::{
+    FOLDER, Outcome, TORCH, TRANSFORMERS, Training, last_json, machine, movie_rows, percent, prepare, write_csv,
+};
 use crate::{command, output, run, workspace};
 
 /// Rows that are trained on, and tested on.
@@ -243,6 +245,6 @@ fn sgemm_peak(python: &Path) -> Result<f64> {
     let train = write_csv("sgemm.csv", "text,label", &movie_rows(0)?[..8])?;
     let script = ["benches/compare/train.py", "models/minilm", &train, "-", "--seed", "0", "--epochs", "1", "--sgemm"];
     let printed = output(&mut command(python, &script))?;
-    let result: Value = serde_json::from_str(printed.lines().last().unwrap_or_default())?;
+    let result: Value = last_json(&printed)?;
     result["sgemm_gflops"].as_f64().context("no sgemm_gflops in the result")
 }

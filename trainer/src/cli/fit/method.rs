@@ -216,9 +216,10 @@ impl Work {
             self.solve_head(candidate)?;
         }
         if self.is_probed(self.method, model) {
-            let (began, probed) = (Instant::now(), probed_rows(&examples.train));
+            let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
+            let (began, probed) = (Instant::now(), probed_rows(&targets));
             let seen: Vec<Example> = probed.iter().map(|&row| examples.train[row].clone()).collect();
-            let targets: Vec<&Target> = seen.iter().map(|example| &example.target).collect();
+            let targets: Vec<&Target> = probed.into_iter().map(|row| targets[row]).collect();
             self.probe(model, &self.read(model, &seen, Read::LastLayer)?, &targets)?;
             tell(&report::probing_stage(PROBE_STRENGTH, seen.len(), began.elapsed().as_secs_f64()));
         }
@@ -296,8 +297,7 @@ impl Work {
     ) -> Result<Option<LinearLayer>, Error> {
         let targets = |seen: &[usize]| seen.iter().map(|&row| &rows[row].target).collect::<Vec<&Target>>();
         if !self.args.has_linear_head(method) {
-            let examples: Vec<Example> = seen.iter().map(|&row| rows[row].clone()).collect();
-            let seen: Vec<usize> = probed_rows(&examples).into_iter().map(|row| seen[row]).collect();
+            let seen: Vec<usize> = probed_rows(&targets(seen)).into_iter().map(|row| seen[row]).collect();
             self.probe(model, &features.select(&seen), &targets(&seen))?;
             return Ok(None);
         }
@@ -347,10 +347,10 @@ impl Work {
 }
 
 /// Up to [`PROBED_ROWS_OF_LABEL`] rows of each label, evenly spaced.
-fn probed_rows(rows: &[Example]) -> Vec<usize> {
+fn probed_rows(targets: &[&Target]) -> Vec<usize> {
     let mut by_label: BTreeMap<&[u32], Vec<usize>> = BTreeMap::new();
-    for (index, example) in rows.iter().enumerate() {
-        by_label.entry(&example.target.ids).or_default().push(index);
+    for (index, target) in targets.iter().enumerate() {
+        by_label.entry(&target.ids).or_default().push(index);
     }
     let spaced = |of_label: Vec<usize>| {
         let count = of_label.len().min(PROBED_ROWS_OF_LABEL);

@@ -6,9 +6,11 @@ use nimbert_trainer::{
     evaluate::predict,
     export::Judged,
     html::Table,
+    metrics::hits,
     model::{ModelFolder, SequenceClassifier},
     prepare::Examples,
-    rehearsal::{GoingOn, Learned, hits, table},
+    rehearsal::{GoingOn, Learned, table},
+    train::undecided,
 };
 
 use super::{Args, Work};
@@ -17,12 +19,10 @@ impl Args {
     /// Checks that what is gone on from can be a saved model, and that nothing is asked for which its old rows are needed for.
     pub(super) fn check_from(&self) -> Result<(), Error> {
         let Some(folder) = &self.from else { return Ok(()) };
-        let refuse =
-            |setting, expected: &str, got: String| Err(Error::Setting { setting, expected: expected.to_owned(), got });
         let is_packed = folder.is_file() && folder.extension().is_some_and(|extension| extension == "nimbert");
         if is_packed || folder.join(MANIFEST).exists() {
             let got = format!("{}, a bundle, which has graphs", folder.display());
-            return refuse("--from", "the folder that --save-model kept, which has weights", got);
+            return Err(Error::setting("--from", "the folder that --save-model kept, which has weights", got));
         }
         for (setting, is_given) in [
             ("--unknown-rate", self.unknown_rate.is_some()),
@@ -30,11 +30,8 @@ impl Args {
             ("--target-size", self.target_size.is_some()),
         ] {
             if is_given && self.rehearsal.is_empty() {
-                return refuse(
-                    setting,
-                    "--rehearsal with it: what is known of texts is that of all rows",
-                    "none".to_owned(),
-                );
+                let expected = "--rehearsal with it: what is known of texts is that of all rows";
+                return Err(Error::setting(setting, expected, "none"));
             }
         }
         Ok(())
@@ -44,13 +41,12 @@ impl Args {
     pub(super) fn going_on(&self, folder: &ModelFolder) -> Result<Option<GoingOn>, Error> {
         let Some(from) = &self.from else { return Ok(None) };
         let problem_type = self.columns.problem_type();
-        let refuse = |setting, expected: String, got: String| Err(Error::Setting { setting, expected, got });
         if folder.config.problem_type()?.is_some_and(|own| own != problem_type) {
             let expected = match problem_type {
                 ProblemType::SingleLabel => "rows with any number of labels, as the model has them (--multi-label)",
                 ProblemType::MultiLabel => "rows with one label each, as the model has them",
             };
-            return refuse("--from", expected.to_owned(), "the others".to_owned());
+            return Err(Error::setting("--from", expected, "the others"));
         }
         let labels = folder.config.own_labels()?;
         SequenceClassifier::load(&folder.weights, folder.config.clone(), &labels, 0)?.1.expect_trained()?;
@@ -58,7 +54,7 @@ impl Args {
         if let Some(Learned { max_length, stride, pairs, .. }) = learned {
             let as_before = |what: String| format!("{what}, as the model has learned");
             if max_length != self.max_length {
-                return refuse("--max-length", as_before(max_length.to_string()), self.max_length.to_string());
+                return Err(Error::setting("--max-length", as_before(max_length.to_string()), self.max_length));
             }
             let own = self.stride()?;
             if stride != own {
@@ -66,11 +62,11 @@ impl Args {
                     Some(stride) => format!("stride (--stride {stride})"),
                     None => "truncate".to_owned(),
                 };
-                return refuse("--long-text", as_before(shown(stride)), shown(own));
+                return Err(Error::setting("--long-text", as_before(shown(stride)), shown(own)));
             }
             if pairs != self.columns.has_pairs() {
                 let shown = |pairs: bool| if pairs { "pairs of texts" } else { "single texts" }.to_owned();
-                return refuse("--text-pair-column", as_before(shown(pairs)), shown(!pairs));
+                return Err(Error::setting("--text-pair-column", as_before(shown(pairs)), shown(!pairs)));
             }
         }
         let rehearsal_rows = self.rehearsal_rows.map(|rows| rows as usize);
@@ -84,9 +80,8 @@ impl Work {
         if self.sources.unlearned.is_empty() || !self.args.has_linear_head(self.method) {
             return Ok(());
         }
-        let (setting, expected) = ("--method", "finetune, or rows (--rehearsal) of each label that the model knows");
         let got = format!("{} without {}", self.method.name(), self.sources.unlearned.join(", "));
-        Err(Error::Setting { setting, expected: expected.to_owned(), got })
+        Err(Error::setting("--method", "finetune, or rows (--rehearsal) of each label that the model knows", got))
     }
 
     /// Which test rows the model that is gone on from answers rightly; nothing where a model begins, or there are none.
@@ -101,15 +96,18 @@ impl Work {
         let labels = folder.config.own_labels()?;
         let (model, _) = SequenceClassifier::load(&folder.weights, folder.config.clone(), &labels, 0)?;
         let logits = predict(&model, test.iter().map(|example| example.windows.as_slice()), self.args.batch_size)?;
-        Ok(Some(hits(self.train_config.loss.problem_type, None, &logits, &self.sources.test)))
+        Ok(Some(hits(&undecided(self.train_config.loss.problem_type), &logits, self.test_ids())))
     }
 
     /// What has become of them.
     pub(super) fn rehearsed(&self, before: &[bool], judged: &Judged) -> Option<Table> {
         let logits: Vec<Vec<f32>> = judged.test_answers.iter().flatten().cloned().map(Answer::all_logits).collect();
-        let decision = judged.decision();
-        let after = hits(decision.problem_type, Some(decision), &logits, &self.sources.test);
+        let after = hits(judged.decision(), &logits, self.test_ids());
         (after.len() == before.len()).then(|| table(&self.sources, before, &after))
+    }
+
+    fn test_ids(&self) -> impl Iterator<Item = &[u32]> {
+        self.sources.test.iter().map(|source| source.target.ids.as_slice())
     }
 
     /// What a saved model says of its rows, those of the model before it too.

@@ -168,8 +168,8 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
         return Err(Error::Setting { setting, expected, got: "several".to_owned() }.into());
     }
     if given.from.is_some() {
-        let expected = "--base: a model that goes on has learned from the rows of folds".to_owned();
-        return Err(Error::Setting { setting: "--from", expected, got: "it".to_owned() }.into());
+        let expected = "--base: a model that goes on has learned from the rows of folds";
+        return Err(Error::setting("--from", expected, "it").into());
     }
     if given.patience.is_some() {
         let expected = "--epochs, or neither: folds have no rows to judge epochs by".to_owned();

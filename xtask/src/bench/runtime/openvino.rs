@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    super::{FOLDER, machine},
+    super::{FOLDER, last_json, machine},
     Bench, ROUNDS, median,
 };
 use crate::{command, output, python, release_program, run, workspace};
@@ -65,7 +65,7 @@ impl Bench {
         for _ in 0..ROUNDS {
             for (variant, figures) in &mut ours {
                 let bench = ["bench", &self.exported.ours, "--data", &self.texts, "--json", "--variant", variant];
-                let result = json(&output(&mut command(release_program("nimbert"), &bench))?)?;
+                let result = last_json(&output(&mut command(release_program("nimbert"), &bench))?)?;
                 figures.rates.push(number(&result, "rows_per_second")?);
                 figures.medians.push(number(&result["single"], "p50_ms")?);
                 let printed = output(&mut self.nimbert(&["--input", &self.texts, "--variant", variant, "--json"]))?;
@@ -77,7 +77,7 @@ impl Bench {
                 }
                 let graph = if *is_int8 { &int8 } else { &fp32 };
                 let measure = [SCRIPT, "measure", graph, &tokenizer, MAX_LENGTH, &self.texts, precision, streams];
-                let result = json(&output(&mut command(&python, &measure))?)?;
+                let result = last_json(&output(&mut command(&python, &measure))?)?;
                 figures.rates.push(number(&result, "rows_per_second")?);
                 figures.medians.push(number(&result, "p50_ms")?);
                 let labels = result["labels"].as_array().context("no labels")?;
@@ -107,10 +107,6 @@ impl Bench {
         println!();
         Ok(())
     }
-}
-
-fn json(printed: &str) -> Result<Value> {
-    Ok(serde_json::from_str(printed.lines().last().unwrap_or_default())?)
 }
 
 fn number(value: &Value, name: &str) -> Result<f64> {
