@@ -4,7 +4,7 @@ use nimbert::{
     CallOptions, Classifier, Options, TextInput,
     explain::{Attribution, EXACT_WORDS, Explained},
 };
-use nimbert_tests::{Dir, finish, program, tiny_bundle};
+use nimbert_tests::{Dir, base, finish, program, tiny_bundle};
 use serde_json::Value;
 
 const SHORT: &str = "great acting , a thin plot";
@@ -66,7 +66,10 @@ fn a_weight_is_what_the_text_loses_without_the_word() {
     for (word, expected) in two.words.iter().zip(expected) {
         assert!((word.attribution - expected).abs() < 1e-4, "{word:?} {expected}");
     }
-    // Both texts of a pair have words; the tiny bundle does not say that it reads single ones.
+    // Both texts of a pair have words; a bundle that has seen no rows does not say that it reads single ones.
+    let bundle = dir.path("without-rows");
+    finish(program("nimbert-train").arg("export").arg(base("bert")).arg("--out").arg(&bundle)).success();
+    let classifier = Classifier::open(&bundle, &Options::default()).unwrap();
     let pair = TextInput { text: "great plot", pair: Some("thin acting") };
     let found = classifier.explain(pair, Explained::default(), Attribution::Auto, CallOptions::default()).unwrap();
     assert_eq!(found.words.iter().map(|word| word.is_of_pair).collect::<Vec<_>>(), [false, false, true, true]);

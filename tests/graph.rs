@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor};
 use candle_onnx::onnx::{AttributeProto, NodeProto, TensorProto};
 use nimbert::{Batch, Encoding, Session, SessionOptions, Tokenizer};
-use nimbert_tests::{ARCHITECTURES, Dir, workspace};
+use nimbert_tests::{ARCHITECTURES, Dir, base, finish, fit, small_csv, workspace};
 use nimbert_trainer::{
     dataloader::PackedBatch,
     evaluate::{predict, predict_session},
@@ -257,4 +257,36 @@ fn packed_graph_is_a_third_smaller_and_unpacked_at_load() {
     assert!(comparison.max_logit_difference < 0.15, "{comparison:?}");
     let difference = compare(&run(&packed, &encodings, 6), &alone).max_logit_difference;
     assert!(difference <= 1e-5, "in a batch: {difference}");
+}
+
+/// A graph of integers with operators of ours in it answers as it does without, and the same in every batch.
+#[test]
+fn operators_of_ours_compute_what_onnx_runtimes_do() {
+    let dir = Dir::default();
+    let (data, bundle) = (dir.write("data.csv", small_csv(80)), dir.path("bundle"));
+    finish(fit(&base("bert"), &data, &bundle).args(["--epochs", "2", "--variants", "cpu-int8"])).success();
+    let (graph, optimized) = (bundle.join("model.onnx"), dir.path("optimized.onnx"));
+    let tokenizer = Tokenizer::open(&bundle.join("tokenizer.json"), 60).unwrap();
+    let encodings: Vec<Encoding> = TEXTS.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
+    let texts = || encodings.iter().map(std::slice::from_ref);
+    let logits = |standard_operators, batch_size| {
+        let optimized_model = Some(optimized.clone());
+        let options = SessionOptions { standard_operators, optimized_model, ..SessionOptions::default() };
+        let logits = predict_session(&mut Session::open(&graph, &options).unwrap(), texts(), PAD, batch_size).unwrap();
+        let graph = onnx::read(&optimized).unwrap();
+        let counts: HashMap<String, usize> =
+            operator_counts(&graph).into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+        (logits, counts)
+    };
+    let ((standard, without), (ours, with)) = (logits(true, 1), logits(false, 1));
+    for name in ["AttentionQuantize", "AddLayerNormQuantize", "BiasGeluQuantize", "Pack", "Unpack"] {
+        assert!(with.contains_key(name) && !without.contains_key(name), "{name}: {with:?} {without:?}");
+    }
+    assert!(!with.contains_key("QAttention") && !with.contains_key("BiasGelu"), "{with:?}");
+    let comparison = compare(&ours, &standard);
+    assert!(comparison.max_logit_difference < 0.01, "{comparison:?}");
+    for batch_size in [2, 6] {
+        let difference = compare(&logits(false, batch_size).0, &ours).max_logit_difference;
+        assert!(difference <= 1e-5, "batches of {batch_size}: {difference}");
+    }
 }

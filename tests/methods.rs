@@ -533,6 +533,8 @@ fn what_a_method_leaves_out_is_refused() {
         (&["--method", "frozen", "--learning-rate", "1e-3"], ["--learning-rate", "found --method frozen"]),
         (&["--method", "frozen", "--freeze-layers", "1"], ["--freeze-layers", "found --method frozen"]),
         (&["--method", "frozen", "--resume"], ["--resume", "found --method frozen"]),
+        // Or the processor has no such products.
+        (&["--method", "frozen", "--compute-dtype", "bf16"], ["--compute-dtype", "found "]),
         (&["--method", "finetune", "--pooling", "mean"], ["--pooling", "found --method finetune"]),
         (&["--cross-validate", "21"], ["--cross-validate", "found 32 rows"]),
     ] {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use nimbert_tests::{Dir, finish, fit_by_any, small_csv, workspace};
+use nimbert_trainer::ops::has_bf16_products;
 
 /// A training of 480 steps that leaves a checkpoint after every third, with everything that has a state: dropout,
 /// shuffling, warm-up, a best epoch by validation rows.
@@ -52,12 +53,24 @@ fn kill_after(command: &mut Command, checkpoint: &Path, checkpoints: usize, mome
 
 #[test]
 fn killed_at_random_steps_it_ends_with_the_same_weights() {
-    ends_with_the_same_weights("finetune");
+    ends_with_the_same_weights(&["--method", "finetune"]);
 }
 
 #[test]
 fn contrastive_too() {
-    ends_with_the_same_weights("contrastive");
+    ends_with_the_same_weights(&["--method", "contrastive"]);
+}
+
+/// With products of bfloat16, where the processor has them; elsewhere they are refused.
+#[test]
+fn bfloat16_too() {
+    let bf16 = ["--method", "finetune", "--compute-dtype", "bf16"];
+    if has_bf16_products() {
+        return ends_with_the_same_weights(&bf16);
+    }
+    let dir = Dir::default();
+    dir.write("data.csv", small_csv(60));
+    finish(training(&dir, "whole").args(bf16)).failure(2, &["--compute-dtype", "avx512_bf16"]);
 }
 
 /// What is compared leaves no checkpoint, and is compared again.
@@ -72,12 +85,12 @@ fn a_run_whose_method_was_found_goes_on_by_it() {
     assert!(weights(&dir, "whole") == weights(&dir, "killed"));
 }
 
-fn ends_with_the_same_weights(method: &str) {
+fn ends_with_the_same_weights(settings: &[&str]) {
     let dir = Dir::default();
     dir.write("data.csv", small_csv(444));
     let training = |dir: &Dir, name: &str| {
         let mut command = training(dir, name);
-        command.args(["--method", method]);
+        command.args(settings);
         command
     };
     finish(&mut training(&dir, "whole")).success();

@@ -1,14 +1,14 @@
 """Trains a text classifier with transformers the way `nimbert-train fit` does, for comparison.
 
     python train.py BASE TRAIN.csv TEST.csv --seed N [--epochs 5] [--batch-size 32] [--learning-rate 1e-4]
-        [--max-length 128] [--pair-column NAME] [--multi-label SEP] [--random-config JSON] [--rows N] [--sgemm]
+        [--max-length 128] [--pair-column NAME] [--multi-label SEP] [--random-config JSON] [--rows N] [--bf16] [--sgemm]
 
 BASE is a Hugging Face folder (config.json, tokenizer.json, model.safetensors); the files have the columns text and
 label; TEST.csv may be `-`: no test.
 
 Held equal: base weights and tokenizer.json, rows, max length, batch size, epochs; dropout as config.json says; batches
 in shuffled order; AdamW with weight decay 0.01, but none for biases and LayerNorm; clipping to a norm of 1; linear
-warm-up over a tenth of the steps, then linear decay; f32; a thread a core; tokenizing is done before the clock starts.
+warm-up over a tenth of the steps, then linear decay; f32, or with --bf16 products in that (torch.autocast); a thread a core; tokenizing is done before the clock starts.
 Not equal: the random numbers; and nimbert does not pad, here each batch is padded to its longest text. AdamW is torch's
 fused one, which transformers' Trainer takes by default.
 
@@ -42,6 +42,7 @@ def arguments():
     parser.add_argument("--random-config", metavar="JSON", type=json.loads,
                         help="random weights, for BASE's config.json with these changes: other sizes, for their speed")
     parser.add_argument("--rows", metavar="N", type=int, help="train on the first N rows only")
+    parser.add_argument("--bf16", action="store_true", help="torch.autocast to bfloat16, weights and moments in f32")
     parser.add_argument("--sgemm", action="store_true", help="measure f32 matrix products too")
     return parser.parse_args()
 
@@ -111,7 +112,8 @@ def train(model, inputs, labels, collate, args):
         shuffle.shuffle(order)
         for start in range(0, len(order), args.batch_size):
             rows = order[start:start + args.batch_size]
-            loss = model(**collate([inputs[row] for row in rows]), labels=labels[rows]).loss
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                loss = model(**collate([inputs[row] for row in rows]), labels=labels[rows]).loss
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -68,6 +68,11 @@ export type OpenOptions = {
      */
     operators?: "known" | "any" | undefined;
     /**
+     * Whether ONNX Runtime's operators compute alone, without nimbert's own, which are
+     * several of them in one.
+     */
+    standardOperators?: boolean | undefined;
+    /**
      * ONNX Runtime's library. Default: what `ORT_DYLIB_PATH` names, or that of the package
      * `onnxruntime-node`. A process has one: the first that is loaded stays.
      */

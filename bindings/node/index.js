@@ -43,6 +43,8 @@ const native = require('./native.js');
  * @property {string | readonly string[]} [publicKey] Keys of which one must have signed the bundle: lines of base64, or
  *   files.
  * @property {'known' | 'any'} [operators] Which operators a graph may have. Default: `known`.
+ * @property {boolean} [standardOperators] Whether ONNX Runtime's operators compute alone, without nimbert's own, which are
+ *   several of them in one.
  * @property {string} [ortLib] ONNX Runtime's library. Default: what `ORT_DYLIB_PATH` names, or that of the package
  *   `onnxruntime-node`. A process has one: the first that is loaded stays.
  * @property {boolean} [spinning] Whether threads that wait keep their cores busy.

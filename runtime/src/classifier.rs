@@ -33,7 +33,8 @@ pub struct Options {
     /// The most texts in one run of the graph. None: 32 on the CPU, where more gain little, and in TensorRT, which builds
     /// its engine for so many of the longest texts; 256 in CUDA.
     pub batch_size: Option<usize>,
-    /// The most tokens in one run, padding included; a longer text is run alone. None: 512 on the CPU, where more would
+    /// The most tokens in one run, padding included (where a graph computes none between its embeddings and its last layer, without it, and
+    /// four times as many with it); a longer text is run alone. None: 512 on the CPU, where more would
     /// leave its caches, and 8,192 on a GPU, which wants to be filled.
     pub max_batch_tokens: Option<usize>,
     /// How long a text waits for others of other calls before it is run. Default: not at all. Texts that come while all

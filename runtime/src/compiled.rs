@@ -22,6 +22,7 @@ use crate::{
     bundle::{Bundle, FileEntry, Variant, Verifier},
     error::{Error, Result},
     file::{create_hidden, parse_json, read_json, sha256, sha256_file},
+    fused,
     own::{self, MONTH},
     processor::instructions,
     session::SessionOptions,
@@ -32,7 +33,7 @@ use crate::{
 pub const CACHE_VARIABLE: &str = "NIMBERT_CACHE";
 
 /// Changes with the way in which graphs are compiled.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const GRAPH: &str = "graph.onnx";
 const DATA: &str = "graph.data";
 /// Of what it is an entry, and sizes and digests of the two.
@@ -80,7 +81,9 @@ impl Entry {
     pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant, options: &SessionOptions) -> Self {
         let digests: Vec<&str> = bundle.graph_files(variant).map(|(_, entry)| entry.sha256.as_str()).collect();
         let SessionOptions { operators, fast_math, .. } = options;
-        let key = format!("{FORMAT} {operators:?} {fast_math} {digests:?} {} {}", ort::info(), instructions());
+        let fused = options.fuses().then_some(fused::VERSION);
+        let key =
+            format!("{FORMAT} {operators:?} {fast_math} {fused:?} {digests:?} {} {}", ort::info(), instructions());
         Self { folder: cache.join(&sha256(key.as_bytes())[..NAME_LENGTH]), key }
     }
 

@@ -32,11 +32,14 @@ mod exchange;
 pub mod explain;
 mod external;
 mod file;
+mod fused;
 pub mod graph;
 pub mod guard;
 mod hidden;
 mod library;
 mod map;
+#[doc(hidden)]
+pub mod math;
 pub mod memory;
 mod own;
 pub mod placement;

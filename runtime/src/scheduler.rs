@@ -1,7 +1,7 @@
 //! Joins the texts of all calls into batches and runs them.
 //!
 //! Every call puts its encodings into one queue and waits. Workers, each a thread with a session of its own, take from it
-//! texts of like length and run them together. There are two kinds of workers:
+//! texts of like length, or of any where padding is not computed, and run them together. There are two kinds of workers:
 //!
 //! - One *wide*, whose session uses all threads for one run: the shortest time for a text that comes alone.
 //! - As many *narrow* ones as there are threads, whose sessions use one each. Two such runs at once do a third more than
@@ -32,6 +32,8 @@ use crate::{
 
 /// So many of the waiting texts are looked at for a batch: those behind come into one of the next.
 const LOOK_AHEAD: usize = 1024;
+/// Padding that is not computed is held in memory all the same: so many times the tokens of a run, with them.
+const MOST_PACKED: usize = 4;
 /// How often a call that may be cancelled looks whether it is.
 const CANCEL_POLL: Duration = Duration::from_millis(10);
 /// The memory of a batch of so many tokens is given back once nothing waits.
@@ -42,6 +44,8 @@ const LARGE_BATCH: usize = 256;
 pub(crate) enum Shapes {
     /// Those of their texts: on the CPU, padding takes as long as text.
     Exact,
+    /// The same, in a session that computes no padding ([`Session::is_packed`]): texts of any length are run together.
+    Packed,
     /// Few: rows a power of two, at most [`Settings::batch_size`]; columns a multiple of [`COLUMN_STEP`], at most
     /// `max_columns`. A GPU computes padding beside the rest, while a shape that is new to it costs time: kernels are chosen
     /// and loaded, memory is allocated.
@@ -75,7 +79,7 @@ impl Settings {
     /// The shape of a run of so many texts, of which the longest has so many tokens.
     fn shape(&self, texts: usize, longest: usize) -> (usize, usize) {
         match self.shapes {
-            Shapes::Exact => (texts, longest),
+            Shapes::Exact | Shapes::Packed => (texts, longest),
             Shapes::Few { max_columns } => {
                 let rows = texts.next_power_of_two().min(self.batch_size).max(texts);
                 let columns = longest.next_multiple_of(COLUMN_STEP).min(max_columns).max(longest);
@@ -84,11 +88,17 @@ impl Settings {
         }
     }
 
-    /// Whether a run may have so many texts, of which the longest has so many tokens.
-    fn has_room(&self, texts: usize, longest: usize) -> bool {
+    /// Whether a run may have so many texts, of which the longest has so many tokens, and all together so many.
+    fn has_room(&self, texts: usize, longest: usize, tokens: usize) -> bool {
         let (rows, columns) = self.shape(texts, longest);
+        let fits = match self.shapes {
+            Shapes::Packed => {
+                tokens <= self.max_batch_tokens && rows * columns <= self.max_batch_tokens.saturating_mul(MOST_PACKED)
+            }
+            Shapes::Exact | Shapes::Few { .. } => rows * columns <= self.max_batch_tokens,
+        };
         texts <= self.batch_size
-            && rows * columns <= self.max_batch_tokens
+            && fits
             && self.memory.is_none_or(|(memory, available)| memory.bytes(rows, columns) <= available)
     }
 }
@@ -330,17 +340,21 @@ impl Shared {
     /// Runs batches until the scheduler is dropped.
     fn work(&self, width: Width, mut session: Session) {
         let _alive = Alive(self);
+        let mut settings = self.settings.clone();
+        if session.is_packed() {
+            settings.shapes = Shapes::Packed;
+        }
         // Whether the session keeps the memory of a large batch.
         let mut is_grown = false;
         let mut state = self.lock();
         loop {
-            match state.next(width, self.workers.wide, &self.settings) {
+            match state.next(width, self.workers.wide, &settings) {
                 Next::Batch(jobs) => {
                     state.busy(width, true);
                     let is_last = state.waiting.is_empty();
                     drop(state);
-                    let shape = |texts, longest| self.settings.shape(texts, longest);
-                    let batch = Batch::pad_to(shape, jobs.iter().map(|job| &job.encoding), self.settings.pad_token_id);
+                    let shape = |texts, longest| settings.shape(texts, longest);
+                    let batch = Batch::pad_to(shape, jobs.iter().map(|job| &job.encoding), settings.pad_token_id);
                     is_grown |= batch.rows * batch.columns >= LARGE_BATCH;
                     let after = if is_grown && is_last { AfterRun::ReleaseMemory } else { AfterRun::KeepMemory };
                     is_grown &= !is_last;
@@ -427,13 +441,14 @@ fn joined(waiting: &VecDeque<Job>, settings: &Settings) -> Joined {
         let max = longest.max(length(index));
         let padding = rows * max - (tokens + length(index));
         let before = (rows - 1) * longest - tokens;
-        if !settings.has_room(rows, max) || padding - before > settings.max_padding {
+        let is_padded = settings.shapes != Shapes::Packed && padding - before > settings.max_padding;
+        if is_padded || !settings.has_room(rows, max, tokens + length(index)) {
             break;
         }
         (longest, tokens) = (max, tokens + length(index));
         indices.push(index);
     }
-    let is_full = !settings.has_room(indices.len() + 1, longest);
+    let is_full = !settings.has_room(indices.len() + 1, longest, tokens + 1);
     Joined { indices, is_full }
 }
 
@@ -574,6 +589,11 @@ mod tests {
         // Three texts of 20 tokens are 60, four are more than 64.
         assert_eq!(join(&[20, 20, 20, 20], &SETTINGS).len(), 3);
         assert_eq!(join(&[100, 100], &SETTINGS), [0]);
+        // Without padding their tokens count, and somewhat the memory that they are filled up in.
+        let packed = Settings { shapes: Shapes::Packed, batch_size: 32, ..SETTINGS };
+        assert_eq!(join(&[10, 30, 11, 5], &packed), [0, 2, 3, 1]);
+        assert_eq!(join(&[10, 30, 11, 20], &packed), [0, 2, 3]);
+        assert_eq!(join(&[&[60][..], &[1; 20]].concat(), &packed).len(), 4);
         let memory = RunMemory { hidden_size: 8, intermediate_size: 32, heads: 2 };
         let limited = Settings { memory: Some((memory, memory.bytes(2, 10))), ..SETTINGS };
         assert_eq!(join(&[10, 10, 10, 10], &limited).len(), 2);
@@ -585,7 +605,7 @@ mod tests {
         let shapes = [(1, 3), (3, 16), (4, 17), (5, 33)].map(|(texts, longest)| settings.shape(texts, longest));
         assert_eq!(shapes, [(1, 16), (4, 16), (4, 32), (6, 40)]);
         // Two texts are 32 tokens, three would be four rows: 64 in all, and one more token makes them 128.
-        assert!(settings.has_room(3, 16) && !settings.has_room(3, 17) && !settings.has_room(7, 1));
+        assert!(settings.has_room(3, 16, 20) && !settings.has_room(3, 17, 20) && !settings.has_room(7, 1, 7));
         let encodings = [2, 1, 1].map(encoding);
         let batch = Batch::pad_to(|texts, longest| settings.shape(texts, longest), encodings.iter(), 9);
         assert_eq!((batch.rows, batch.columns), (4, 16));

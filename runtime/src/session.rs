@@ -4,6 +4,7 @@
 
 use std::{
     borrow::Cow,
+    fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -24,7 +25,8 @@ use crate::{
     device::{ATTENTION_OPTION, Attention, Device, GpuOptions, execution_providers},
     error::{Error, Result},
     external::LoadedSession,
-    graph::{GraphFiles, Operators},
+    fused,
+    graph::{GraphFiles, Operators, PACKED, fuse},
     library,
     placement::Placement,
     prediction::Answer,
@@ -69,8 +71,25 @@ pub struct SessionOptions {
     pub profile: Option<PathBuf>,
     /// Which operators a graph may have. Default: those that nimbert writes and that optimum exports.
     pub operators: Operators,
-    /// Writes the graph as ONNX Runtime optimized it for this machine: for looking at, or for counting operators.
+    /// Whether only ONNX Runtime's own operators compute, though others of ours, made of several of them, are faster: a graph of
+    /// integers on the CPU is given such when it is loaded. Default: those of ours too.
+    pub standard_operators: bool,
+    /// Writes the graph as ONNX Runtime optimized it for this machine: for looking at, or for counting operators. Of a graph of integers
+    /// it has operators of ours, which nothing else knows, unless [`Self::standard_operators`] leaves them out.
     pub optimized_model: Option<PathBuf>,
+}
+
+impl SessionOptions {
+    /// Whether operators of ours take the place of several of ONNX Runtime's.
+    pub(crate) fn fuses(&self) -> bool {
+        matches!(self.device, Device::Cpu | Device::Auto) && !self.standard_operators && fused::is_supported()
+    }
+
+    /// The graph as it runs with these options.
+    fn graph<'a>(&self, path: &Path, graph: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        let fused = if self.fuses() { fuse(path, graph)? } else { None };
+        Ok(fused.map_or(Cow::Borrowed(graph), Cow::Owned))
+    }
 }
 
 /// How many threads the process may use: cores, less what affinity and, on Linux, its control group forbid.
@@ -86,6 +105,7 @@ pub struct Session {
     inner: LoadedSession,
     path: PathBuf,
     is_profiled: bool,
+    is_packed: bool,
 }
 
 impl Session {
@@ -146,6 +166,12 @@ impl Session {
         // From a copy of our own, which nobody changes or cuts short while it is mapped.
         let compile = |source: &Path, compiled: &Path, data_name: &str| {
             let source = bundle.copy_graph(variant, verifier, options.operators, source)?;
+            if options.fuses() {
+                let copied = fs::read(&source).map_err(|error| Error::io(&source, error))?;
+                if let Cow::Owned(fused) = options.graph(&path, &copied)? {
+                    fs::write(&source, fused).map_err(|error| Error::io(&source, error))?;
+                }
+            }
             let builder = Builder::new(&path, &unprofiled)?;
             let configs = [
                 ("session.save_external_prepacked_constant_initializers", "1"),
@@ -174,6 +200,11 @@ impl Session {
             return Err(Error::format(&self.path, "a graph with the output logits", outputs.join(", ")));
         }
         Ok(())
+    }
+
+    /// Whether padding costs nothing but its memory: the graph was given operators of ours by which it computes tokens alone.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.is_packed
     }
 
     /// The names of the graph's inputs.
@@ -373,6 +404,10 @@ impl<'a> Builder<'a> {
             }
             builder = builder.with(|builder| builder.with_config_entry(FAST_MATH, "1"))?;
         }
+        if options.fuses() {
+            let domain = fused::domain().map_err(|error| Error::session(path, error))?;
+            builder = builder.with(|builder| builder.with_operators(domain))?;
+        }
         if std::env::var_os("ORT_LOG").is_none() {
             // What is wrong comes back as an error; ONNX Runtime would write it to standard error too.
             builder = builder.with(|builder| builder.with_log_level(LogLevel::Fatal))?;
@@ -412,7 +447,8 @@ impl<'a> Builder<'a> {
     fn commit(self, graph: &GraphFiles, options: &SessionOptions) -> Result<Session> {
         let name = graph.data_name();
         let data = graph.data.clone().filter(|data| !data.is_empty()).map(|data| (name.as_path(), data));
-        let loaded = LoadedSession::from_memory(self.inner, &graph.bytes, data);
+        let bytes = options.graph(&graph.path, &graph.bytes)?;
+        let loaded = LoadedSession::from_memory(self.inner, &bytes, data);
         Self::session(self.path, loaded, options)
     }
 
@@ -429,7 +465,8 @@ impl<'a> Builder<'a> {
             // Some of a GPU's libraries are looked for only now.
             device => Error::device(device, error),
         })?;
-        let session = Session { inner, path: path.to_owned(), is_profiled: options.profile.is_some() };
+        let is_packed = inner.get().metadata().is_ok_and(|metadata| metadata.custom(PACKED).is_some());
+        let session = Session { inner, path: path.to_owned(), is_profiled: options.profile.is_some(), is_packed };
         session.validate()?;
         #[cfg(feature = "tracing")]
         tracing::debug!(graph = %path.display(), device = %options.device, threads = options.threads, "session opened");

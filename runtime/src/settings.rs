@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The names of [`Options::set`], and what each may be.
-pub const SETTINGS: [(&str, &str); 19] = [
+pub const SETTINGS: [(&str, &str); 20] = [
     ("device", "cpu, cuda, cuda:N, tensorrt, tensorrt:N or auto"),
     ("threads", "a number from 1 to 1024"),
     ("variant", "the name of a graph in the bundle"),
@@ -28,6 +28,7 @@ pub const SETTINGS: [(&str, &str); 19] = [
     ("verify", "always, once or never"),
     ("public_key", "a public key's file, or its line of base64"),
     ("operators", "known or any"),
+    ("standard_operators", "true or false"),
     ("ort_lib", "the path of ONNX Runtime's library"),
     ("spinning", "true or false"),
     ("fast_math", "true or false"),
@@ -74,6 +75,7 @@ impl Options {
             "verify" => self.verify = value.parse().map_err(|_| wrong())?,
             "public_key" => self.require_signature.push(PublicKey::of(value)?),
             "operators" => session.operators = value.parse().map_err(|_| wrong())?,
+            "standard_operators" => session.standard_operators = value.parse().map_err(|_| wrong())?,
             "ort_lib" => session.ort_lib = Some(PathBuf::from(value)),
             "spinning" => session.spinning = value.parse().map_err(|_| wrong())?,
             "fast_math" => session.fast_math = value.parse().map_err(|_| wrong())?,
@@ -164,6 +166,7 @@ mod tests {
             ("verify", "never", "Never"),
             ("public_key", key, "nonsense"),
             ("operators", "any", "all"),
+            ("standard_operators", "true", "1"),
             ("ort_lib", "libonnxruntime.so", ""),
             ("spinning", "true", "yes"),
             ("fast_math", "true", "fast"),

@@ -134,11 +134,14 @@ pub fn copy_folder(from: &Path, to: PathBuf) -> PathBuf {
     to
 }
 
-/// A bundle of the tiny BERT in `dir`, made by the program.
+/// A bundle of the tiny BERT in `dir`, made by the program: of integers, with the operators of ours when it runs.
 pub fn tiny_bundle(dir: &Dir) -> PathBuf {
     let bundle = dir.path("bundle");
     let mut command = program("nimbert-train");
     command.arg("export").arg(workspace("tests/data/tiny-bert")).arg("--out").arg(&bundle);
+    // Ranges of activations come from text.
+    let rows = Dir::default();
+    command.arg("--data").arg(rows.write("rows.csv", small_csv(80)));
     finish(&mut command).success();
     bundle
 }

@@ -2,10 +2,14 @@
 
 use candle_core::{DType, Device};
 
-use crate::error::{Error, Result, first_line};
+use crate::{
+    error::{Error, Result, first_line},
+    ops::has_bf16_products,
+};
 
 /// A device and the number format of the activations on it. Weights, gradients of weights and the optimizer's moments
-/// are `f32` everywhere.
+/// are `f32` everywhere. On the CPU activations are too, and `bf16` is the format to which the factors of products with weights are
+/// rounded.
 #[derive(Debug, Clone)]
 pub struct Compute {
     /// The device.
@@ -53,19 +57,25 @@ impl Compute {
             ("metal", "0") => open(Device::new_metal(0), "metal")?,
             _ => return unknown(),
         };
-        if device.is_cpu() && dtype != DType::F32 {
-            return Err(Error::setting(
-                "--compute-dtype",
-                "fp32 on the CPU",
-                if dtype == DType::BF16 { "bf16" } else { "fp16" },
-            ));
+        let compute = Self { device, dtype };
+        match dtype {
+            _ if !compute.device.is_cpu() || compute.is_fused() => Ok(compute),
+            DType::BF16 => {
+                let expected = "fp32 on this processor, which has no products of bf16 (avx512_bf16)";
+                Err(Error::setting("--compute-dtype", expected, "bf16"))
+            }
+            _ => Err(Error::setting("--compute-dtype", "fp32 or bf16 on the CPU", "fp16")),
         }
-        Ok(Self { device, dtype })
     }
 
     /// Whether the fused operations run.
     pub fn is_fused(&self) -> bool {
-        self.device.is_cpu() && self.dtype == DType::F32
+        self.device.is_cpu() && (self.dtype == DType::F32 || self.rounds_products())
+    }
+
+    /// Whether the factors of products are rounded to bfloat16 while all else is `f32`.
+    pub(crate) fn rounds_products(&self) -> bool {
+        self.device.is_cpu() && self.dtype == DType::BF16 && has_bf16_products()
     }
 }
 
@@ -133,8 +143,12 @@ mod tests {
         assert!(message("cuda:1", DType::BF16).contains("built without cuda"), "{}", message("cuda:1", DType::BF16));
         #[cfg(not(feature = "metal"))]
         assert!(message("metal", DType::F32).contains("built without metal"));
-        assert!(message("cpu", DType::F16).contains("fp32 on the CPU"));
+        assert!(message("cpu", DType::F16).contains("fp32 or bf16 on the CPU"));
         assert!(Compute::open("cpu", DType::F32).unwrap().is_fused());
+        match has_bf16_products() {
+            true => assert!(Compute::open("cpu", DType::BF16).unwrap().is_fused()),
+            false => assert!(message("cpu", DType::BF16).contains("avx512_bf16")),
+        }
     }
 
     #[test]

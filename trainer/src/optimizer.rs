@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, sync::Mutex};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var, bail};
+use nimbert::math::vectorized;
 use rayon::prelude::*;
 
 use crate::{
     error::Result,
     model::{Gradient, Gradients, Parameters},
-    ops::{vectorized, with_elements},
+    ops::with_elements,
 };
 
 /// The constants of the update; the default is PyTorch's, and transformers' for fine-tuning.

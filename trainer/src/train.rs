@@ -349,8 +349,17 @@ impl<'a> Run<'a> {
         self.progress.history.push(record);
     }
 
-    /// Loss and gradients of one step's rows, in batches.
+    /// Loss and gradients of one step's rows, in the format of the job.
     fn gradients(&mut self, examples: &[&Example]) -> Result<StepResult> {
+        self.model.round_products(self.job.compute.rounds_products());
+        let gradients = self.gradients_of(examples);
+        // What is measured between steps is measured in f32.
+        self.model.round_products(false);
+        gradients
+    }
+
+    /// The same in batches.
+    fn gradients_of(&mut self, examples: &[&Example]) -> Result<StepResult> {
         let Self { model, job: Job { config, teacher, .. }, dropout, progress, .. } = self;
         let decision = undecided(config.loss.problem_type);
         let mut sum: Option<StepResult> = None;
@@ -705,10 +714,16 @@ mod tests {
 
     #[test]
     fn half_precision_learns_the_same() {
-        let ((full, _), (half, weights)) = (run(DType::F32), run(DType::F16));
-        assert!(weights.iter().all(|weight| weight.is_finite()));
-        let last = |training: &Training| training.epochs.last().unwrap().loss;
-        assert!(last(&half) < half.epochs[0].loss * 0.9, "{:?}", half.epochs);
-        assert!((last(&half) - last(&full)).abs() < 0.05, "{} and {}", last(&half), last(&full));
+        let (full, full_weights) = run(DType::F32);
+        // The composed forms, and those of bfloat16: fused where the processor has its products.
+        for dtype in [DType::F16, DType::BF16] {
+            let (half, weights) = run(dtype);
+            assert!(weights.iter().all(|weight| weight.is_finite()));
+            let last = |training: &Training| training.epochs.last().unwrap().loss;
+            assert!(last(&half) < half.epochs[0].loss * 0.9, "{:?}", half.epochs);
+            assert!((last(&half) - last(&full)).abs() < 0.05, "{} and {}", last(&half), last(&full));
+            assert_ne!(weights, full_weights, "{dtype:?} was not used");
+            assert_eq!(run(dtype).1, weights, "{dtype:?}: other weights with the same seed");
+        }
     }
 }

@@ -92,6 +92,10 @@ struct OpenArgs {
     /// Multiply fp32 in bfloat16 where the processor can (aarch64, under Linux): faster, and less exact
     #[arg(long)]
     fast_math: bool,
+    /// Compute graphs of integers on the CPU with ONNX Runtime's operators alone, without those of nimbert that are several of
+    /// them in one: slower, for comparing
+    #[arg(long)]
+    standard_operators: bool,
     /// The most memory that the process may have, such as 300MB: batches become smaller, and a text that needs more is
     /// refused
     #[arg(long, value_name = "SIZE")]
@@ -156,6 +160,7 @@ impl OpenArgs {
             threads: self.threads.map(usize::from),
             spinning: self.spinning,
             fast_math: self.fast_math,
+            standard_operators: self.standard_operators,
             gpu,
             profile: self.profile.clone(),
             operators: self.trust.allow_operators,

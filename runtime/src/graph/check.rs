@@ -1,13 +1,14 @@
 //! The rules; the module's documentation lists them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     fault::Fault,
     model::{Attribute, Graph, Model, Node},
-    operators::check_operator,
+    operators::{MICROSOFT, check_operator},
+    pack::PACKED,
     sizes::check_sizes,
-    tensors::{DataFile, is_data_type},
+    tensors::{DataFile, Tensor, is_data_type},
     types::{Type, ValueInfo},
 };
 use crate::session::{DISTANCE, LOGITS};
@@ -40,6 +41,8 @@ pub(crate) fn check(graph: &[u8], data: Option<DataFile<'_>>, operators: Operato
     ensure(graph.get(4..8) != Some(b"ORTM"), "a graph in ONNX's format", || "ONNX Runtime's own".to_owned())?;
     let model = Model::parse(graph)?;
     check_opsets(&model)?;
+    // It is we who say so, of what we have made of a graph.
+    ensure(!model.is_packed, "a graph that does not say it was packed", || PACKED.to_owned())?;
     let Model { has_functions, has_training, graph, .. } = &model;
     let has_sparse = graph.has_sparse_initializers;
     for (is_there, what) in
@@ -55,6 +58,7 @@ pub(crate) fn check(graph: &[u8], data: Option<DataFile<'_>>, operators: Operato
         }
         check_attributes(node)?;
     }
+    check_biases(graph)?;
     check_inputs(graph)?;
     check_outputs(graph)?;
     graph.value_infos.iter().try_for_each(|value| tensor_type(value).map(drop))?;
@@ -128,6 +132,22 @@ fn check_attribute(node: &Node, attribute: &Attribute) -> Result<(), Fault> {
         7 => format!("{integers:?}"),
         _ => integer.to_string(),
     })
+}
+
+/// Checks that the bias of each product of bytes has a number a column: ONNX Runtime adds it without looking.
+fn check_biases(graph: &Graph) -> Result<(), Fault> {
+    let tensors: HashMap<&str, &Tensor> = graph.initializers.iter().map(|tensor| (tensor.name, tensor)).collect();
+    let is_product = |node: &&Node| node.domain == MICROSOFT && node.op_type == "MatMulIntegerToFloat";
+    for node in graph.nodes.iter().filter(is_product) {
+        let Some(bias) = node.inputs.get(6).filter(|name| !name.is_empty()) else { continue };
+        let dims = |name: &str| tensors.get(name).map(|tensor| tensor.dims.as_slice());
+        let (weight, bias) = (node.inputs.get(1).and_then(|weight| dims(weight)), dims(bias));
+        let fits = matches!((weight, bias), (Some([_, columns]), Some([count])) if columns == count);
+        ensure(fits, "a bias with a number for each column of a MatMulIntegerToFloat's weight", || {
+            format!("bias {bias:?}, weight {weight:?}")
+        })?;
+    }
+    Ok(())
 }
 
 fn check_inputs(graph: &Graph) -> Result<(), Fault> {

@@ -19,8 +19,11 @@
 mod check;
 mod fault;
 mod files;
+mod fuse;
 mod model;
 mod operators;
+mod pack;
+mod rewrite;
 mod sizes;
 mod tensors;
 #[cfg(test)]
@@ -32,6 +35,7 @@ use std::path::Path;
 
 pub use self::check::Operators;
 pub(crate) use self::files::{GraphFiles, MAX_DATA_BYTES, MAX_GRAPH_BYTES};
+pub(crate) use self::pack::PACKED;
 use crate::error::{Error, Result};
 
 /// Checks the graph in the file `path`, whose large tensors lie in a file of that name beside it and so many bytes.
@@ -41,4 +45,13 @@ use crate::error::{Error, Result};
 pub fn check(path: &Path, graph: &[u8], data: Option<(&str, u64)>, operators: Operators) -> Result<()> {
     let data = data.map(|(name, bytes)| tensors::DataFile { name, bytes });
     check::check(graph, data, operators).map_err(|fault| Error::format(path, fault.expected, fault.got))
+}
+
+/// The graph in the file `path` with operators of our own, or none where there is nothing to fuse.
+///
+/// # Errors
+/// [`Error::Format`] if it is no graph.
+#[doc(hidden)]
+pub fn fuse(path: &Path, graph: &[u8]) -> Result<Option<Vec<u8>>> {
+    fuse::fuse(graph).map_err(|fault| Error::format(path, fault.expected, fault.got))
 }

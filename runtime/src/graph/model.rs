@@ -5,6 +5,7 @@
 
 use super::{
     fault::Fault,
+    pack::PACKED,
     tensors::Tensor,
     types::ValueInfo,
     wire::{MOST_PER_NODE, damaged, fields, once, push},
@@ -24,6 +25,8 @@ pub(super) struct Model<'a> {
     pub(super) opsets: Vec<(&'a str, i64)>,
     pub(super) has_functions: bool,
     pub(super) has_training: bool,
+    /// Whether it says that it computes no padding.
+    pub(super) is_packed: bool,
     pub(super) graph: Graph<'a>,
 }
 
@@ -72,6 +75,7 @@ impl<'a> Model<'a> {
             match field? {
                 (7, value) => once(&mut graph, Graph::parse(value.bytes()?)?, "graph")?,
                 (8, value) => push(&mut model.opsets, parse_opset(value.bytes()?)?, MOST_PER_NODE, "operator sets")?,
+                (14, value) => model.is_packed |= parse_property(value.bytes()?)? == PACKED.as_bytes(),
                 (20, _) => model.has_training = true,
                 (25, _) => model.has_functions = true,
                 _ => {}
@@ -172,6 +176,17 @@ impl<'a> Attribute<'a> {
         attribute.integer = integer.unwrap_or_default();
         Ok(attribute)
     }
+}
+
+/// The key of a `StringStringEntryProto`: what it says is nobody's business here.
+fn parse_property(message: &[u8]) -> Result<&[u8], Fault> {
+    let mut key = None;
+    for field in fields(message) {
+        if let (1, value) = field? {
+            once(&mut key, value.bytes()?, "key")?;
+        }
+    }
+    Ok(key.unwrap_or_default())
 }
 
 fn parse_opset(message: &[u8]) -> Result<(&str, i64), Fault> {

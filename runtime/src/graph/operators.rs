@@ -8,7 +8,7 @@
 use super::{fault::Fault, model::Node, wire::MOST_PER_NODE};
 
 /// ONNX Runtime's own operators.
-const MICROSOFT: &str = "com.microsoft";
+pub(super) const MICROSOFT: &str = "com.microsoft";
 
 /// Name; an input each, `1` for one that must be there, `?` for one that need not, `*` for any number more; most
 /// outputs.

@@ -1,8 +1,14 @@
 //! Graphs as strangers may write them, built of bytes: a rule each.
 
+use crate::fused::DOMAIN;
+
 use super::{
     check::{Operators, check},
+    fuse::fuse,
+    model::{Model, Node},
+    pack::PACKED,
     tensors::DataFile,
+    wire::{Value, write_varint},
 };
 
 const DATA: DataFile<'static> = DataFile { name: "model.onnx_data", bytes: 64 };
@@ -14,25 +20,26 @@ type Bytes = Vec<u8>;
 /// Operators and their inputs.
 type Nodes<'a> = &'a [(&'a str, &'a [&'a str])];
 
-fn varint(mut number: u64) -> Bytes {
+fn written(field: u32, value: Value<'_>) -> Bytes {
     let mut bytes = Vec::new();
-    while number >= 0x80 {
-        bytes.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
+    value.write(&mut bytes, field);
+    bytes
+}
+
+fn varint(bits: u64) -> Bytes {
+    let mut bytes = Vec::new();
+    write_varint(&mut bytes, bits);
     bytes
 }
 
 /// A field of a number.
-fn int(field: u64, number: u64) -> Bytes {
-    [varint(field << 3), varint(number)].concat()
+fn int(field: u32, number: u64) -> Bytes {
+    written(field, Value::Varint(number))
 }
 
 /// A field of bytes: a text, a message, packed numbers.
-fn len(field: u64, content: impl AsRef<[u8]>) -> Bytes {
-    let content = content.as_ref();
-    [&varint(field << 3 | 2), &varint(content.len() as u64), content].concat()
+fn len(field: u32, content: impl AsRef<[u8]>) -> Bytes {
+    written(field, Value::Bytes(content.as_ref()))
 }
 
 /// A `TensorProto`: dims, type, and the fields of its data.
@@ -292,6 +299,23 @@ fn every_name_is_made_once_and_before_it_is_used() {
 }
 
 #[test]
+fn nobody_else_says_that_a_graph_is_packed_or_has_a_bias_of_another_size() {
+    assert_said("a graph that does not say it was packed", |parts| {
+        parts.model.push(len(14, [len(1, "nimbert.packed"), len(2, "true")].concat()));
+    });
+    let product = |bias: &'static str| {
+        said(Operators::Any, |parts| {
+            parts.initializers = block().initializers;
+            let inputs = ["q", "w3", "s", "ws", "z", "", bias];
+            parts.nodes.push(node("QuantizeLinear", &["logits", "s", "z"], &["q"], &[]));
+            parts.nodes.push(node(".MatMulIntegerToFloat", &inputs, &["p"], &[]));
+        })
+    };
+    assert_eq!(product("b3"), "good");
+    assert!(product("b").contains("a number for each column"), "{}", product("b"));
+}
+
+#[test]
 fn sizes_are_bounded() {
     // What is said of the last node: its inputs are `c` (four of 2^10), `one`, `ids` (the shape of the ids) or made
     // before.
@@ -343,4 +367,203 @@ fn sizes_are_bounded() {
         let said = shaped(nodes);
         assert!(said.contains(part), "no {part:?} in {said:?} for {nodes:?}");
     }
+}
+
+/// What `fuse` makes of a graph: its operators, those of ours with their inputs.
+fn fused(parts: &Parts) -> Option<Vec<String>> {
+    let model = fuse(&parts.bytes()).unwrap()?;
+    let model = Model::parse(&model).unwrap();
+    assert!(model.opsets.contains(&(DOMAIN, 1)));
+    let node = |node: &Node<'_>| match node.domain {
+        DOMAIN => format!("{}({}) -> {}", node.op_type, node.inputs.join(" "), node.outputs.join(" ")),
+        _ => node.op_type.to_owned(),
+    };
+    Some(model.graph.nodes.iter().map(node).collect())
+}
+
+/// A block of a layer, as `nimbert-train` writes it.
+fn block() -> Parts {
+    let scalar = |name: &str, data_type: u64, bytes: usize| tensor(name, &[], data_type, &[len(9, vec![1; bytes])]);
+    let floats = |name: &str| tensor(name, &[2], FLOAT, &[len(9, [0; 8])]);
+    let mut parts = Parts::good();
+    parts.initializers = ["s", "ws"].map(|name| scalar(name, FLOAT, 4)).into();
+    parts.initializers.extend(["g", "b"].map(floats));
+    parts.initializers.push(scalar("z", 2, 1));
+    parts.initializers.push(tensor("w", &[2, 2], 3, &[len(9, [0; 4])]));
+    parts.initializers.push(tensor("w3", &[2, 6], 3, &[len(9, [0; 12])]));
+    parts.initializers.push(tensor("b3", &[6], FLOAT, &[len(9, [0; 24])]));
+    parts.initializers.push(integers("rows", &[-1, 2]));
+    parts.initializers.push(integers("axis", &[1]));
+    parts.nodes = vec![
+        node("Cast", &["attention_mask"], &["mask"], &[attribute("to", int(3, INT32), 2)]),
+        node("ReduceSum", &["mask", "axis"], &["lengths"], &[attribute("keepdims", int(3, 0), 2)]),
+        node("Cast", &["input_ids"], &["floats"], &[attribute("to", int(3, FLOAT), 2)]),
+        node("LayerNormalization", &["floats", "g", "b"], &["x"], &[]),
+        node("QuantizeLinear", &["x", "s", "z"], &["xq"], &[]),
+        node(
+            ".QAttention",
+            &["xq", "w3", "b3", "s", "ws", "lengths", "z"],
+            &["a"],
+            &[attribute("num_heads", int(3, 2), 2)],
+        ),
+        node("Reshape", &["a", "rows"], &["am"], &[]),
+        node("QuantizeLinear", &["am", "s", "z"], &["aq"], &[]),
+        node(".MatMulIntegerToFloat", &["aq", "w", "s", "ws", "z"], &["p"], &[]),
+        node("Add", &["p", "x"], &["sum"], &[]),
+        node("LayerNormalization", &["sum", "g", "b"], &["y"], &[attribute("epsilon", float(0.5), 1)]),
+        node("QuantizeLinear", &["y", "s", "z"], &["yq"], &[]),
+        node(".MatMulIntegerToFloat", &["yq", "w", "s", "ws", "z"], &["i"], &[]),
+        node(".BiasGelu", &["i", "b"], &["h"], &[]),
+        node("QuantizeLinear", &["h", "s", "z"], &["hq"], &[]),
+        node(".MatMulIntegerToFloat", &["hq", "w", "s", "ws", "z"], &["o"], &[]),
+        node("Add", &["o", "y"], &["logits"], &[]),
+    ];
+    parts
+}
+
+/// A field of a float.
+fn float(value: f32) -> Bytes {
+    written(2, Value::Fixed32(&value.to_le_bytes()))
+}
+
+#[test]
+fn ways_from_product_to_product_are_fused() {
+    let parts = block();
+    check(&parts.bytes(), None, Operators::Known).unwrap();
+    let expected = [
+        "Cast",
+        "ReduceSum",
+        "Cast",
+        "LayerNormalization",
+        "QuantizeLinear",
+        "MatMulIntegerToFloat",
+        "AttentionQuantize(a/product lengths s z) -> a",
+        "Reshape",
+        "MatMulIntegerToFloat",
+        "AddLayerNormQuantize(p x g b s z) -> y yq",
+        "MatMulIntegerToFloat",
+        "BiasGeluQuantize(i b s z) -> hq",
+        "MatMulIntegerToFloat",
+        "Add",
+    ];
+    assert_eq!(fused(&parts).unwrap(), expected);
+    let fused = fuse(&parts.bytes()).unwrap().unwrap();
+    let model = Model::parse(&fused).unwrap();
+    let node = |op_type: &str| model.graph.nodes.iter().find(|node| node.op_type == op_type).unwrap();
+    assert_eq!(node("AttentionQuantize").attribute("num_heads").unwrap().integer, 2);
+    assert_eq!(node("AddLayerNormQuantize").attribute("epsilon").unwrap().float, 0.5);
+    let product = &model.graph.nodes[5];
+    assert_eq!(product.inputs, ["xq", "w3", "s", "ws", "z", "", "b3"]);
+    // Once is enough.
+    assert_eq!(fuse(&fused).unwrap(), None);
+}
+
+/// The same block between rows of texts, as they come and go.
+fn rows() -> Parts {
+    let mut parts = block();
+    parts.initializers.push(integers("width", &[2]));
+    let quantized = parts.nodes.iter().position(|node| node.windows(2).any(|name| name == b"xq")).unwrap();
+    let mut nodes = parts.nodes.clone();
+    nodes[3] = node("LayerNormalization", &["floats", "g", "b"], &["n"], &[]);
+    nodes.insert(quantized, node("Reshape", &["n", "rows"], &["x"], &[]));
+    nodes.insert(quantized, node("Concat", &["ids", "width"], &["by_text"], &[attribute("axis", int(3, 0), 2)]));
+    nodes.insert(quantized, node("Shape", &["input_ids"], &["ids"], &[]));
+    let attention = nodes.iter().position(|node| node.windows(10).any(|name| name == b"QAttention")).unwrap();
+    let heads = attribute("num_heads", int(3, 2), 2);
+    nodes[attention] = node(".QAttention", &["xt", "w3", "b3", "s", "ws", "lengths", "z"], &["a"], &[heads]);
+    nodes.insert(attention, node("Reshape", &["xq", "by_text"], &["xt"], &[]));
+    *nodes.last_mut().unwrap() = node("Add", &["o", "y"], &["last"], &[]);
+    nodes.push(node("Reshape", &["last", "by_text"], &["texts"], &[]));
+    nodes.push(node("ReduceMean", &["texts"], &["logits"], &[attribute("keepdims", int(3, 0), 2)]));
+    parts.nodes = nodes;
+    parts
+}
+
+#[test]
+fn rows_between_texts_are_packed() {
+    let parts = rows();
+    check(&parts.bytes(), None, Operators::Known).unwrap();
+    let packed = fused(&parts).unwrap();
+    let of_ours = |nodes: &[String]| nodes.iter().filter(|node| node.contains("->")).cloned().collect::<Vec<_>>();
+    let expected = [
+        "Pack(n lengths) -> x",
+        "AttentionQuantize(a/product lengths s z) -> a",
+        "AddLayerNormQuantize(p x g b s z) -> y yq",
+        "BiasGeluQuantize(i b s z) -> hq",
+        "Unpack(last lengths attention_mask) -> texts",
+    ];
+    assert_eq!(of_ours(&packed), expected);
+    let before = packed.iter().position(|node| node.starts_with("Pack")).unwrap();
+    assert_eq!(packed[before + 1], "QuantizeLinear");
+    let properties = |parts: &Parts| {
+        let bytes = fuse(&parts.bytes()).unwrap().unwrap();
+        bytes.windows(PACKED.len()).any(|window| window == PACKED.as_bytes())
+    };
+    assert!(properties(&parts));
+    // Rows that are read by what may ask which is whose.
+    let mut softmax = rows();
+    softmax.nodes.push(node("Softmax", &["y"], &["shares"], &[]));
+    // Rows that go out.
+    let mut output = rows();
+    output.outputs.push(value_info("y", FLOAT, 2));
+    // A shape that is not the ids'.
+    let mut shape = rows();
+    let place = shape.nodes.iter().position(|node| node.windows(5).any(|name| name == b"Shape")).unwrap();
+    shape.nodes[place] = node("Shape", &["floats"], &["ids"], &[]);
+    // Rows of another width, and a row a token that is added.
+    let mut wide = rows();
+    wide.initializers.push(integers("wide", &[-1, 4]));
+    let place = wide.nodes.iter().position(|node| node.windows(2).any(|name| name == b"am")).unwrap();
+    wide.nodes[place] = node("Reshape", &["a", "wide"], &["am"], &[]);
+    let mut added = rows();
+    let place = added.nodes.len() - 3;
+    added.nodes[place] = node("Add", &["o", "w"], &["last"], &[]);
+    for parts in [softmax, output, shape, wide, added] {
+        assert!(!properties(&parts) && !of_ours(&fused(&parts).unwrap()).iter().any(|node| node.starts_with("Pack")));
+    }
+}
+
+#[test]
+fn what_is_only_similar_is_not_fused() {
+    let changed = |op_type: &str, place: usize, change: fn(&mut Parts, usize)| {
+        let mut parts = block();
+        change(&mut parts, place);
+        let left = fused(&parts).unwrap();
+        assert!(left.contains(&op_type.to_owned()), "{op_type} is fused: {left:?}");
+    };
+    // Somebody else reads the numbers.
+    changed("BiasGelu", 13, |parts, _| parts.outputs.push(value_info("h", FLOAT, 2)));
+    changed("Add", 9, |parts, _| parts.outputs.push(value_info("sum", FLOAT, 2)));
+    // Bytes that become numbers again are ONNX Runtime's to fuse.
+    changed("BiasGelu", 14, |parts, place| {
+        parts.nodes.insert(place + 1, node("DequantizeLinear", &["hq", "s", "z"], &["h2"], &[]));
+    });
+    // A bias of another size, which ONNX Runtime would refuse in the one operator and read over in the other.
+    changed("QAttention", 5, |parts, place| {
+        let (inputs, heads) = (["xq", "w3", "b", "s", "ws", "lengths", "z"], attribute("num_heads", int(3, 2), 2));
+        parts.nodes[place] = node(".QAttention", &inputs, &["a"], &[heads]);
+    });
+    // A mask by token.
+    changed("QAttention", 1, |parts, place| {
+        parts.nodes[place] = node("ReduceSum", &["mask", "axis"], &["lengths"], &[]);
+    });
+    changed("QAttention", 5, |parts, place| {
+        let heads = attribute("num_heads", int(3, 2), 2);
+        let inputs = ["xq", "w3", "b3", "s", "ws", "lengths", "z"];
+        parts.nodes[place] = node(".QAttention", &inputs, &["a"], &[heads, attribute("do_rotary", int(3, 1), 2)]);
+    });
+    // A row a text is added to each row.
+    changed("LayerNormalization", 9, |parts, place| {
+        parts.nodes[place] = node("Add", &["p", "floats"], &["sum"], &[]);
+    });
+    // Bytes with a sign.
+    changed("BiasGelu", 14, |parts, place| {
+        parts.initializers.push(tensor("z8", &[], 3, &[len(9, [0])]));
+        parts.nodes[place] = node("QuantizeLinear", &["h", "s", "z8"], &["hq"], &[]);
+    });
+    // A scale a column.
+    changed("BiasGelu", 14, |parts, place| {
+        parts.nodes[place] = node("QuantizeLinear", &["h", "g", "z"], &["hq"], &[]);
+    });
+    assert_eq!(fused(&Parts::good()), None);
 }

@@ -179,6 +179,33 @@ fn read_chunk<'a, const N: usize>(rest: &mut &'a [u8]) -> Result<&'a [u8; N], Fa
     Ok(chunk)
 }
 
+impl Value<'_> {
+    /// Writes the field of that number behind what `message` has.
+    pub(super) fn write(self, message: &mut Vec<u8>, number: u32) {
+        let (wire_type, content): (u64, &[u8]) = match &self {
+            Value::Varint(_) => (0, &[]),
+            Value::Fixed64(bytes) => (1, &bytes[..]),
+            Value::Bytes(bytes) => (2, bytes),
+            Value::Fixed32(bytes) => (5, &bytes[..]),
+        };
+        write_varint(message, u64::from(number) << 3 | wire_type);
+        match self {
+            Value::Varint(bits) => write_varint(message, bits),
+            Value::Bytes(bytes) => write_varint(message, bytes.len() as u64),
+            Value::Fixed64(_) | Value::Fixed32(_) => {}
+        }
+        message.extend_from_slice(content);
+    }
+}
+
+pub(super) fn write_varint(message: &mut Vec<u8>, mut bits: u64) {
+    while bits >= 0x80 {
+        message.push(bits as u8 | 0x80);
+        bits >>= 7;
+    }
+    message.push(bits as u8);
+}
+
 /// Sets a field that is not repeated.
 pub(super) fn once<T>(slot: &mut Option<T>, value: T, name: &str) -> Result<(), Fault> {
     match slot.replace(value) {

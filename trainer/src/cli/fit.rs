@@ -139,7 +139,8 @@ pub(super) struct Args {
     /// What the head of --method frozen or contrastive reads, and with several tasks of finetune: the mean of a text's tokens, or its first one [default: mean]
     #[arg(long, value_enum)]
     pooling: Option<PoolingArg>,
-    /// Passes over the training rows [default: as many as read 1000 texts, and at least 5; of --method contrastive 2]
+    /// Passes over the training rows [default: as many as read 1000 texts, and at least 5; of --method contrastive 640, and
+    /// at least 2]
     #[arg(long)]
     epochs: Option<usize>,
     /// Rows a batch
@@ -217,7 +218,8 @@ pub(super) struct Args {
     /// Where training computes: cpu, cuda, cuda:N or metal; the latter need a build with that cargo feature
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: String,
-    /// Number format of the activations on CUDA or Metal; weights and gradients stay fp32
+    /// Number format of the activations on CUDA or Metal; weights and gradients stay fp32. On a CPU with avx512_bf16: bf16 for
+    /// products with weights in the steps of training, which is faster; what is measured or read besides is in fp32
     #[arg(long, value_enum, default_value_t = ComputeDtype::Fp32)]
     compute_dtype: ComputeDtype,
     /// Everything random follows from it
@@ -405,6 +407,11 @@ impl Args {
             }
         }
         Ok(())
+    }
+
+    /// Whether products are to be rounded in training on the CPU.
+    fn rounds_on_cpu(&self) -> bool {
+        self.device == "cpu" && !matches!(self.compute_dtype, ComputeDtype::Fp32)
     }
 
     fn compute(&self) -> Result<Compute, Error> {

@@ -95,7 +95,7 @@ impl Judge<'_> {
     /// The logits of so many calibration texts by a graph with that in 8 bits.
     fn logits_of(&self, int8: Int8<'_>, texts: usize) -> Result<Vec<Vec<f32>>> {
         let config = GraphConfig { int8, storage: self.config.storage, ..GraphConfig::FP32 };
-        let mut session = self.session(&self.model.graph(config)?, "calibration")?;
+        let mut session = self.session(&self.model.graph(config)?, "calibration", false)?;
         self.logits(&mut session, &spread(self.calibration_texts, texts))
     }
 
@@ -105,7 +105,7 @@ impl Judge<'_> {
         let mut graph = self.model.graph(GraphConfig::FP32)?;
         let names = self.model.quantizable();
         graph.graph.get_or_insert_default().output.extend(names.iter().map(|name| onnx::float_output(name)));
-        let mut session = self.session(&graph, "observed")?;
+        let mut session = self.session(&graph, "observed", false)?;
         let outputs: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut observers = vec![Observer::default(); names.len()];
         for text in spread(self.calibration_texts, CALIBRATION_TEXTS) {

@@ -303,6 +303,11 @@ impl SequenceClassifier {
         self.head.last_layer_input(pooled, &mut DropoutKeys::none())
     }
 
+    /// From now on rounds the factors of products with weights to bfloat16, or does not: for a processor that has such products.
+    pub(crate) fn round_products(&self, is_bf16: bool) {
+        self.gradients.set_bf16(is_bf16);
+    }
+
     /// The gradient of `loss`, computed from `output`, with respect to every parameter that is not frozen.
     ///
     /// # Errors

@@ -1,13 +1,10 @@
 //! Activation functions, element by element.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use nimbert::math::{exp, vectorized};
 use rayon::prelude::*;
 
-use super::{
-    TASK_ELEMENTS, composed, elements, is_fused,
-    math::{exp, normal_distribution, vectorized},
-    tensor, with_elements,
-};
+use super::{TASK_ELEMENTS, composed, elements, is_fused, math::normal_distribution, tensor, with_elements};
 
 /// An activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,13 +3,13 @@
 use std::{ops::Range, sync::Arc};
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use nimbert::math::{dot, exp, sum, vectorized};
 use rayon::prelude::*;
 
 use super::{
     composed,
     dropout::Dropout,
     elements, is_fused,
-    math::{dot, exp, sum, vectorized},
     matmul::{Matrix, Threads, matmul},
     relative::{Distances, Relative},
     tensor, with_elements,

@@ -1,12 +1,10 @@
 //! Dropout (Srivastava et al., JMLR 15, 2014): each element is set to 0 with probability p, the others divided by 1 − p.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use nimbert::math::vectorized;
 use rayon::prelude::*;
 
-use super::{
-    TASK_ELEMENTS, composed, elements, is_fused,
-    math::{random_bits, vectorized},
-};
+use super::{TASK_ELEMENTS, composed, elements, is_fused, math::random_bits};
 
 /// One use of dropout: which elements are dropped follows from the key and the element's index.
 #[derive(Debug, Clone, Copy)]

@@ -1,13 +1,10 @@
 //! Layer normalization (Ba, Kiros and Hinton, arXiv 1607.06450) over the last dimension.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use nimbert::math::{dot, sum, vectorized};
 use rayon::prelude::*;
 
-use super::{
-    TASK_ELEMENTS, composed, elements, is_fused,
-    math::{dot, sum, vectorized},
-    tensor, with_elements,
-};
+use super::{TASK_ELEMENTS, composed, elements, is_fused, tensor, with_elements};
 
 /// (x − mean) / √(variance + eps) · weight + bias for each row of x `[rows, hidden]`; weight and bias `[hidden]`.
 /// The variance is the biased one, as in PyTorch.

@@ -3,14 +3,17 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, TensorId, bail};
 use rayon::prelude::*;
 
 use super::{
-    composed, elements, is_fused,
+    bf16, composed, elements, is_fused,
     matmul::{Matrix, Threads, matmul},
     tensor, with_elements,
 };
@@ -20,15 +23,32 @@ use super::{
 /// candle's own store would add each to a tensor of zeros: two more allocations and passes over all of the model's
 /// matrices in every step.
 #[derive(Debug, Clone, Default)]
-pub struct GradientSink(Arc<Mutex<HashMap<TensorId, Parts>>>);
+pub struct GradientSink(Arc<Sink>);
+
+#[derive(Debug, Default)]
+struct Sink {
+    gradients: Mutex<HashMap<TensorId, Parts>>,
+    /// Whether the factors of products are rounded to bfloat16.
+    is_bf16: AtomicBool,
+}
 
 /// A gradient in parts, by their first rows.
 type Parts = BTreeMap<usize, Tensor>;
 
 impl GradientSink {
+    /// From now on rounds the factors of products of the layers that leave their gradients here to bfloat16, or does not.
+    /// [`has_bf16_products`] must be true for that.
+    pub(crate) fn set_bf16(&self, is_bf16: bool) {
+        self.0.is_bf16.store(is_bf16, Ordering::Relaxed);
+    }
+
+    fn gradients(&self) -> MutexGuard<'_, HashMap<TensorId, Parts>> {
+        self.0.gradients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets what a backward pass before has left.
     pub(crate) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.gradients().clear();
     }
 
     /// Takes the gradient of `parameter` out.
@@ -36,7 +56,7 @@ impl GradientSink {
     /// # Errors
     /// If memory runs out.
     pub(crate) fn take(&self, parameter: &Tensor) -> Result<Option<Tensor>> {
-        let parts = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&parameter.id());
+        let parts = self.gradients().remove(&parameter.id());
         let parts: Vec<Tensor> = parts.into_iter().flat_map(Parts::into_values).collect();
         match parts.len() {
             0 | 1 => Ok(parts.into_iter().next()),
@@ -47,7 +67,7 @@ impl GradientSink {
     /// Adds to the gradient of the rows of `parameter` from `first` on. All of a parameter's rows must get theirs, always in
     /// the same parts.
     pub(super) fn add(&self, parameter: &Tensor, first: usize, gradient: Tensor) -> Result<()> {
-        let mut gradients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gradients = self.gradients();
         let parts = gradients.entry(parameter.id()).or_default();
         let sum = match parts.remove(&first) {
             Some(before) => (before + gradient)?,
@@ -99,6 +119,14 @@ struct Linear {
 }
 
 impl Linear {
+    /// `out = a b`, or `out += a b`, in the format that the sink asks for.
+    fn multiply(&self, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], row_stride: usize, add: bool) {
+        match &self.sink {
+            Some(sink) if sink.0.is_bf16.load(Ordering::Relaxed) => bf16::matmul(a, b, out, row_stride, add),
+            _ => matmul(a, b, 1.0, out, row_stride, add, Threads::All),
+        }
+    }
+
     fn product(
         &self,
         [x, weight]: [&CpuStorage; 2],
@@ -119,7 +147,7 @@ impl Linear {
             y.par_chunks_exact_mut(outputs).with_min_len(16).for_each(|row| row.copy_from_slice(bias));
         }
         let (x, weight) = (Matrix::new(x, rows, inputs, inputs), Matrix::new(weight, outputs, inputs, inputs));
-        matmul(x, weight.t(), 1.0, &mut y, outputs, bias.is_some(), Threads::All);
+        self.multiply(x, weight.t(), &mut y, outputs, bias.is_some());
         Ok((CpuStorage::F32(y), Shape::from((rows, outputs))))
     }
 
@@ -137,10 +165,10 @@ impl Linear {
             let dy = Matrix::new(grad, rows, outputs, outputs);
             let mut dx = vec![0.0; rows * inputs];
             let weight_matrix = Matrix::new(&weight_data[self.rows.start * inputs..], outputs, inputs, inputs);
-            matmul(dy, weight_matrix, 1.0, &mut dx, inputs, false, Threads::All);
+            self.multiply(dy, weight_matrix, &mut dx, inputs, false);
             let mut dw = vec![0.0; outputs * inputs];
             let x_matrix = Matrix::new(x_data, rows, inputs, inputs);
-            matmul(dy.t(), x_matrix, 1.0, &mut dw, inputs, false, Threads::All);
+            self.multiply(dy.t(), x_matrix, &mut dw, inputs, false);
             let db = bias.map(|_| tensor(sum_rows(grad, outputs), &outputs.into())).transpose()?;
             Ok((tensor(dx, x.shape())?, tensor(dw, &(outputs, inputs).into())?, db))
         })?;

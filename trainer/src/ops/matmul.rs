@@ -1,5 +1,6 @@
 //! Matrix products by candle's own `gemm`, called directly so that an operand may be a part of a larger matrix and
-//! the product may be added to its destination. The one place of this crate's operations with `unsafe`.
+//! the product may be added to its destination. Besides `bf16` the one place of this crate's operations with
+//! `unsafe`.
 
 #![allow(unsafe_code, reason = "gemm takes pointers")]
 
@@ -24,6 +25,16 @@ impl<'a> Matrix<'a> {
     pub(super) fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert_fits(data.len(), rows, columns, row_stride);
         Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
+    /// How many rows and columns it has.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    /// A row, if its numbers are neighbours.
+    pub(super) fn row(&self, index: usize) -> Option<&'a [f32]> {
+        (self.column_stride == 1).then(|| &self.data[index * self.row_stride..][..self.columns])
     }
 
     /// `rows` rows from `start` on.

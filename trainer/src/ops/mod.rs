@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod bf16;
 mod composed;
 mod dropout;
 mod layer_norm;
@@ -18,14 +19,14 @@ mod matmul;
 mod relative;
 mod rotary;
 
-pub(crate) use math::vectorized;
-
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+use nimbert::math::{dot, vectorized};
 use rayon::prelude::*;
 
 pub use activation::{Activation, activation, gated_activation};
 pub(crate) use activation::{GELU_CUBIC, ROOT_TWO_OVER_PI};
 pub use attention::{Attention, attention};
+pub use bf16::has_bf16_products;
 pub use dropout::{Dropout, dropout, dropout_add};
 pub use layer_norm::layer_norm;
 pub use linear::{GradientSink, linear, linear_of_rows};
@@ -65,7 +66,7 @@ pub(crate) fn square_sum(values: &[f32]) -> f64 {
     let task = |values: &[f32]| {
         vectorized(
             #[inline(always)]
-            || f64::from(math::dot(values, values)),
+            || f64::from(dot(values, values)),
         )
     };
     let sums: Vec<f64> = values.par_chunks(TASK_ELEMENTS).map(task).collect();

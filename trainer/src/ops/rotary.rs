@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use nimbert::math::vectorized;
 use rayon::prelude::*;
 
-use super::{TASK_ELEMENTS, composed, elements, is_fused, math::vectorized, tensor, with_elements};
+use super::{TASK_ELEMENTS, composed, elements, is_fused, tensor, with_elements};
 
 /// Cosines and sines of the angles by place and frequency, as transformers computes them in 32 bits.
 #[derive(Debug)]

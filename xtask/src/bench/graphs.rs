@@ -122,7 +122,7 @@ fn graphs_of(python: &Path, shape: &Shape) -> Result<()> {
     // Texts that are asked for one by one, and all.
     let (single, all) = match shape.rows {
         Rows::Short => (100, 320),
-        Rows::Long => (12, 32),
+        Rows::Of(_) => (12, 32),
     };
     let folder = format!("{FOLDER}/graphs-{}-{}", shape.file_name(), shape.rows.max_length());
     let [model, ours, optimum, int8, trained] =

@@ -154,12 +154,12 @@ impl<'a> Training<'a> {
         })
     }
 
-    /// By transformers.
-    fn transformers(&self, python: &Path) -> Result<Outcome> {
+    /// By transformers, with further arguments for `benches/compare/train.py`.
+    fn transformers(&self, python: &Path, further: &[&str]) -> Result<Outcome> {
         let [seed, epochs, batch_size, max_length] = self.numbers();
         let script = ["benches/compare/train.py", self.base, self.train, self.test.unwrap_or("-")];
         let mut program = command(python, &script);
-        program.args(["--seed", &seed, "--epochs", &epochs]);
+        program.args(["--seed", &seed, "--epochs", &epochs]).args(further);
         program.args(["--batch-size", &batch_size, "--max-length", &max_length]);
         program.args(self.separator.iter().flat_map(|separator| ["--multi-label", separator]));
         program.args(self.pair.iter().flat_map(|pair| ["--pair-column", pair]));

@@ -67,7 +67,7 @@ pub(crate) fn tasks() -> Result<()> {
         let training =
             Training { test: Some(&test), epochs, separator, pair, ..Training::of_base("models/minilm", &train) };
         print(task.name, "nimbert", &training.nimbert(&[])?);
-        print(task.name, "transformers", &training.transformers(&python)?);
+        print(task.name, "transformers", &training.transformers(&python, &[])?);
         if let Some((name, arguments)) = task.further {
             print(task.name, name, &training.nimbert(arguments)?);
         }

@@ -14,6 +14,16 @@ use crate::{command, output, run, workspace};
 const TRAIN: usize = 1000;
 const TEST: usize = 2000;
 const SEEDS: u64 = 3;
+/// In which format products are made: what stands behind a program's name, and what nimbert and transformers are given.
+type Format = (&'static str, &'static [&'static str], &'static [&'static str]);
+const FORMATS: [Format; 2] = [("", &[], &[]), (", bf16", &["--compute-dtype", "bf16"], &["--bf16"])];
+
+/// Those that the processor has.
+fn formats() -> impl Iterator<Item = Format> {
+    let has_bf16 = machine().contains("bf16");
+    FORMATS.into_iter().filter(move |(name, ..)| name.is_empty() || has_bf16)
+}
+
 /// A model's shape, and what is trained on it with random weights.
 pub(super) struct Shape {
     pub(super) name: &'static str,
@@ -38,15 +48,15 @@ impl Shape {
 pub(super) enum Rows {
     /// Movie sentences.
     Short,
-    /// So many of them in a row that it has 512 tokens.
-    Long,
+    /// So many of them in a row that it has this number of tokens.
+    Of(usize),
 }
 
 impl Rows {
-    pub(super) fn name(self) -> &'static str {
+    pub(super) fn name(self) -> String {
         match self {
-            Self::Short => "short",
-            Self::Long => "of 512 tokens",
+            Self::Short => "short".to_owned(),
+            Self::Of(tokens) => format!("of {tokens} tokens"),
         }
     }
 
@@ -55,14 +65,14 @@ impl Rows {
         match self {
             // Enough steps that the first, which gets its memory from the system, does not count for much.
             Self::Short => [192, 32],
-            Self::Long => [40, 8],
+            Self::Of(tokens) => [5 * 4096 / tokens, 4096 / tokens],
         }
     }
 
     pub(super) fn max_length(self) -> usize {
         match self {
             Self::Short => 128,
-            Self::Long => 512,
+            Self::Of(tokens) => tokens,
         }
     }
 
@@ -70,15 +80,16 @@ impl Rows {
     pub(super) fn write(self, further: usize) -> Result<(String, String)> {
         let rows = movie_rows(0)?;
         let [count, _] = self.counts();
-        let (name, rows): (_, Vec<Vec<String>>) = match self {
-            Self::Short => ("short", rows),
-            Self::Long => {
-                // Forty sentences of 25 tokens, the first of which comes anew in every text.
-                let long = |start: usize| {
-                    let texts: Vec<&str> = rows[start..start + 40].iter().map(|row| row[0].as_str()).collect();
+        let (name, rows): (String, Vec<Vec<String>>) = match self {
+            Self::Short => ("short".to_owned(), rows),
+            Self::Of(tokens) => {
+                // Sentences of 25 tokens, more of them than are needed, the first of which comes anew in every text.
+                let sentences = tokens / 12;
+                let text = |start: usize| {
+                    let texts: Vec<&str> = rows[start..start + sentences].iter().map(|row| row[0].as_str()).collect();
                     vec![texts.join(" "), rows[start][1].clone()]
                 };
-                ("long", (0..count + further).map(|index| long(20 * index)).collect())
+                (format!("of-{tokens}"), (0..count + further).map(|index| text(sentences / 2 * index)).collect())
             }
         };
         let write = |part: &str, rows: &[Vec<String>]| write_csv(&format!("{name}-{part}.csv"), "text,label", rows);
@@ -86,6 +97,7 @@ impl Rows {
     }
 }
 
+const MINILM: &str = "MiniLM 384 × 6";
 const MINILM_WEIGHTS: usize = 6 * 12 * 384 * 384;
 
 fn shapes() -> Vec<Shape> {
@@ -123,13 +135,16 @@ fn shapes() -> Vec<Shape> {
         }),
         rows,
     };
+    let minilm = |rows| Shape { name: MINILM, rows, ..bert("", 6, 384) };
     vec![
+        minilm(Rows::Of(128)),
+        minilm(Rows::Of(512)),
         bert("random 384 × 12", 12, 384),
         bert("random 768 × 12", 12, 768),
         modernbert(Rows::Short),
-        modernbert(Rows::Long),
+        modernbert(Rows::Of(512)),
         deberta(Rows::Short),
-        deberta(Rows::Long),
+        deberta(Rows::Of(512)),
     ]
 }
 
@@ -150,7 +165,7 @@ pub(super) fn shapes_named(named: &str) -> Vec<Shape> {
 }
 
 fn print_head() {
-    println!("| model | rows | program | rows/s | | of the sgemm peak | peak memory | |");
+    println!("| model | rows | program | rows/s | nimbert / it | of the sgemm peak | peak memory | nimbert / it |");
     println!("|---|---|---|---|---|---|---|---|");
 }
 
@@ -161,10 +176,12 @@ fn measure(python: &Path, shape: &Shape, peak: f64) -> Result<()> {
     let [_, batch_size] = shape.rows.counts();
     let max_length = shape.rows.max_length();
     let training = Training { batch_size, max_length, ..Training::of_base(&base, &train) };
-    // Nothing can be learned, so the graph is as it comes.
-    let ours = training.nimbert(&["--precision", "fp32"])?;
-    let theirs = training.transformers(python)?;
-    print_ratio([shape.name, shape.rows.name()], shape.weights, &[ours], &[theirs], peak);
+    for (format, ours, theirs) in formats() {
+        // Nothing can be learned, so the graph is as it comes.
+        let ours = training.nimbert(&[&["--precision", "fp32"], ours].concat())?;
+        let theirs = training.transformers(python, theirs)?;
+        print_ratio([shape.name, &shape.rows.name(), format], shape.weights, &[ours], &[theirs], peak);
+    }
     Ok(())
 }
 
@@ -175,57 +192,60 @@ pub(crate) fn train() -> Result<()> {
     println!("{TRAIN} movie sentences, 5 epochs, batches of 32, tested on {TEST} others:\n");
     println!("| seed | program | rows/s | peak memory | test accuracy | int8 | last loss |");
     println!("|---|---|---|---|---|---|---|");
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let mut outcomes: Vec<(Format, Vec<Outcome>, Vec<Outcome>)> =
+        formats().map(|format| (format, Vec::new(), Vec::new())).collect();
     for seed in 0..SEEDS {
         let rows = movie_rows(seed)?;
         let train = write_csv("train.csv", "text,label", &rows[..TRAIN])?;
         let test = write_csv("test.csv", "text,label", &rows[TRAIN..TRAIN + TEST])?;
         let training = Training { test: Some(&test), seed, epochs: 5, ..Training::of_base("models/minilm", &train) };
-        for (name, outcomes, outcome) in [
-            ("nimbert", &mut ours, training.nimbert(&[])?),
-            ("transformers", &mut theirs, training.transformers(&python)?),
-        ] {
+        let print = |name: &str, outcome: &Outcome| {
             let Outcome { accuracy, int8_accuracy, loss, rows_per_second, peak_memory, .. } = outcome;
-            let (accuracy, int8) = (percent(accuracy), percent(int8_accuracy));
+            let (accuracy, int8) = (percent(*accuracy), percent(*int8_accuracy));
             println!(
                 "| {seed} | {name} | {rows_per_second:.1} | {peak_memory:.0} MB | {accuracy} | {int8} | {loss:.4} |"
             );
-            outcomes.push(outcome);
+        };
+        for ((format, for_us, for_them), ours, theirs) in &mut outcomes {
+            let (our, their) = (training.nimbert(for_us)?, training.transformers(&python, for_them)?);
+            print(&format!("nimbert{format}"), &our);
+            print(&format!("transformers{format}"), &their);
+            ours.push(our);
+            theirs.push(their);
         }
     }
-    let mean = |outcomes: &[Outcome], figure: fn(&Outcome) -> f64| {
-        outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64
-    };
-    let [ours_accuracy, theirs_accuracy] =
-        [&ours, &theirs].map(|outcomes| mean(outcomes, |outcome| outcome.accuracy.unwrap_or(f64::NAN)));
-    println!(
-        "\nmean accuracy: nimbert {:.2} %, transformers {:.2} %: {:+.2} points\n",
-        100.0 * ours_accuracy,
-        100.0 * theirs_accuracy,
-        100.0 * (ours_accuracy - theirs_accuracy)
-    );
+    println!();
+    for ((format, ..), ours, theirs) in &outcomes {
+        let [ours, theirs] =
+            [ours, theirs].map(|outcomes| 100.0 * mean(outcomes, |outcome| outcome.accuracy.unwrap_or(f64::NAN)));
+        let difference = ours - theirs;
+        println!("mean accuracy{format}: nimbert {ours:.2} %, transformers {theirs:.2} %: {difference:+.2} points");
+    }
+    println!();
     print_head();
-    print_ratio(["MiniLM 384 × 6", Rows::Short.name()], MINILM_WEIGHTS, &ours, &theirs, peak);
+    for ((format, ..), ours, theirs) in &outcomes {
+        print_ratio([MINILM, &Rows::Short.name(), format], MINILM_WEIGHTS, ours, theirs, peak);
+    }
     shapes().iter().try_for_each(|shape| measure(&python, shape, peak))
 }
 
-fn print_ratio([name, rows]: [&str; 2], weights: usize, ours: &[Outcome], theirs: &[Outcome], peak: f64) {
-    let mean = |outcomes: &[Outcome], figure: fn(&Outcome) -> f64| {
-        outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64
-    };
+fn mean(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
+    outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64
+}
+
+/// A line of ours, and one of transformers with what ours is beside it.
+fn print_ratio([name, rows, format]: [&str; 3], weights: usize, ours: &[Outcome], theirs: &[Outcome], peak: f64) {
     let share = |outcomes: &[Outcome]| {
         100.0 * 6.0 * weights as f64 * mean(outcomes, |outcome| outcome.tokens_per_second) / (peak * 1e9)
     };
     let [rate, their_rate] = [ours, theirs].map(|outcomes| mean(outcomes, |outcome| outcome.rows_per_second));
     let [memory, their_memory] = [ours, theirs].map(|outcomes| mean(outcomes, |outcome| outcome.peak_memory));
-    let (speedup, saving) = (rate / their_rate, memory / their_memory);
+    println!("| {name} | {rows} | nimbert{format} | {rate:.1} | | {:.0} % | {memory:.0} MB | |", share(ours));
     println!(
-        "| {name} | {rows} | nimbert | {rate:.1} | {speedup:.2} × | {:.0} % | {memory:.0} MB | {saving:.2} × |",
-        share(ours)
-    );
-    println!(
-        "| {name} | {rows} | transformers | {their_rate:.1} | | {:.0} % | {their_memory:.0} MB | |",
-        share(theirs)
+        "| {name} | {rows} | transformers{format} | {their_rate:.1} | {:.2} × | {:.0} % | {their_memory:.0} MB | {:.2} × |",
+        rate / their_rate,
+        share(theirs),
+        memory / their_memory
     );
 }
 

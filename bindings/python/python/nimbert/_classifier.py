@@ -68,6 +68,8 @@ class Options(TypedDict, total=False):
     """Keys, or files of keys, of which one must have signed the bundle."""
     operators: Literal["known", "any"] | None
     """Whether a graph may use operators that nimbert does not know. Default: known."""
+    standard_operators: bool | None
+    """Whether ONNX Runtime's operators compute graphs of integers on the CPU alone, without nimbert's own."""
     spinning: bool | None
     """Whether threads wait busily for the next text. Default: false."""
     fast_math: bool | None

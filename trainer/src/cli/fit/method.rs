@@ -56,8 +56,10 @@ pub(super) enum PoolingArg {
 /// Passes over the rows where nothing else is said, at least; with few rows so many that a number of texts is read over all of them.
 const EPOCHS: usize = 5;
 const TEXTS: usize = 1000;
-/// The same of `--method contrastive`.
+/// The same of `--method contrastive`: more texts are better by half a point at most, and take longer
+/// (benches/runs/2026-11-28-few.md).
 const CONTRASTIVE_EPOCHS: usize = 2;
+const CONTRASTIVE_TEXTS: usize = 640;
 
 /// From so many labels on the last layer of a new head is a regression before all learns, where each row has one label: with two that
 /// gains nothing that can be told from chance (benches/runs/2026-11-28-probing.md).
@@ -129,7 +131,7 @@ impl Args {
             Method::Frozen => {
                 // What is of no use to one method does not keep --method auto from it.
                 let is_asked_for = self.method == MethodArg::Frozen;
-                let of_training: [(&'static str, bool); 17] = [
+                let of_training: [(&'static str, bool); 18] = [
                     ("--epochs", self.epochs.is_some()),
                     ("--learning-rate", self.learning_rate.is_some()),
                     ("--patience", self.patience.is_some()),
@@ -147,6 +149,8 @@ impl Args {
                     ("--resume", self.resume && is_asked_for),
                     ("--checkpoint-every", self.checkpoint_every.is_some() && is_asked_for),
                     ("--tensorboard", self.tensorboard.is_some()),
+                    // On a GPU it is the format in which texts are read.
+                    ("--compute-dtype", self.rounds_on_cpu() && is_asked_for),
                 ];
                 match of_training.into_iter().find(|(_, is_given)| *is_given) {
                     Some((setting, _)) => refuse(setting, "a --method by which the encoder learns", "--method frozen"),
@@ -186,11 +190,11 @@ impl Args {
 
     /// Passes over `rows` training rows.
     pub(super) fn epochs(&self, method: Method, rows: usize) -> usize {
-        let least = match method {
-            Method::Contrastive => CONTRASTIVE_EPOCHS,
-            _ => EPOCHS,
+        let (least, texts) = match method {
+            Method::Contrastive => (CONTRASTIVE_EPOCHS, CONTRASTIVE_TEXTS),
+            _ => (EPOCHS, TEXTS),
         };
-        self.epochs.unwrap_or(TEXTS.div_ceil(rows.max(1)).max(least))
+        self.epochs.unwrap_or(texts.div_ceil(rows.max(1)).max(least))
     }
 
     pub(super) fn contrast(&self, method: Method) -> Option<Contrast> {

@@ -1,0 +1,264 @@
+//! Attention, to bytes.
+
+use super::quantization::Quantization;
+use crate::math::vectorized;
+
+/// Numbers that are computed side by side.
+const LANES: usize = 16;
+/// Queries that are computed together: what is read of keys and values is used so often.
+const QUERIES: usize = 4;
+/// Query rows of a text that are one task: enough that keys and values, which each task packs anew, are read often.
+pub(super) const TASK_ROWS: usize = 64;
+
+/// How queries, keys and values of texts lie there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attention {
+    pub(super) heads: usize,
+    /// Numbers of a head.
+    pub(super) width: usize,
+    pub(super) quantization: Quantization,
+}
+
+/// Memory for one task, to be used again.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// Keys of a head, so many tokens side by side: `[blocks of tokens, width, LANES]`, with the last one again where there is none.
+    keys: Vec<[f32; LANES]>,
+    /// Values of a head, so many numbers side by side: `[blocks of numbers, keys, LANES]`, with zeros where there is no number.
+    values: Vec<[f32; LANES]>,
+    /// `[QUERIES, keys]`
+    scores: Vec<f32>,
+}
+
+impl Attention {
+    /// softmax(Q Kᵀ / √width) V for each head (Vaswani et al., arXiv 1706.03762), quantized, for the query rows of one text from
+    /// `first` on: `text` is its `[rows, 3 × heads × width]`, queries, keys and values side by side, of which the first
+    /// `length` rows are its tokens; `out` is `[rows, heads × width]`. What stands for no token is 0.
+    pub(super) fn attend(&self, text: &[f32], length: usize, first: usize, scratch: &mut Scratch, out: &mut [u8]) {
+        let hidden = self.heads * self.width;
+        let rows = (out.len() / hidden).min(length.saturating_sub(first));
+        out[rows * hidden..].fill(self.quantization.byte(0.0));
+        if rows > 0 {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for head in 0..self.heads {
+                        self.head(text, length, first..first + rows, head * self.width, scratch, out);
+                    }
+                },
+            );
+        }
+    }
+
+    /// One head, whose numbers begin at `offset` in a row.
+    #[inline(always)]
+    fn head(
+        &self,
+        text: &[f32],
+        length: usize,
+        rows: std::ops::Range<usize>,
+        offset: usize,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) {
+        let (width, hidden) = (self.width, self.heads * self.width);
+        let Scratch { keys, values, scores } = scratch;
+        let wide = length.next_multiple_of(LANES);
+        keys.clear();
+        keys.resize(wide / LANES * width, [0.0; LANES]);
+        values.clear();
+        values.resize(width.div_ceil(LANES) * length, [0.0; LANES]);
+        scores.resize(QUERIES * wide, 0.0);
+        for (token, row) in text.chunks_exact(3 * hidden).take(length).enumerate() {
+            for (block, numbers) in row[2 * hidden + offset..][..width].chunks(LANES).enumerate() {
+                values[block * length + token][..numbers.len()].copy_from_slice(numbers);
+            }
+        }
+        for (block, keys) in keys.chunks_exact_mut(width).enumerate() {
+            transpose(&text[block * LANES * 3 * hidden + hidden + offset..], 3 * hidden, length - block * LANES, keys);
+        }
+        // e^x is 2^(x log₂ e).
+        let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
+        let (first, last) = (rows.start, rows.end - 1);
+        for start in rows.step_by(QUERIES) {
+            // Of the last ones some are computed twice.
+            let place = |query: usize| (start + query).min(last);
+            let query = |query: usize| &text[place(query) * 3 * hidden + offset..][..width];
+            let queries = [query(0), query(1), query(2), query(3)];
+            let mut largest = [[f32::NEG_INFINITY; LANES]; QUERIES];
+            for (block, keys) in keys.chunks_exact(width).enumerate() {
+                let products = multiply(queries, keys);
+                for query in 0..QUERIES {
+                    scores[query * wide + block * LANES..][..LANES].copy_from_slice(&products[query]);
+                    for lane in 0..LANES {
+                        largest[query][lane] = larger(largest[query][lane], products[query][lane]);
+                    }
+                }
+            }
+            // Loops instead of closures, which the compiler might leave outside, and without the instructions.
+            let mut sums = [0.0; QUERIES];
+            for query in 0..QUERIES {
+                let largest = halved(largest[query], larger);
+                sums[query] = exponentials(&mut scores[query * wide..][..wide], length, largest, scale);
+            }
+            let query = |query: usize| &scores[query * wide..][..length];
+            let probabilities = [query(0), query(1), query(2), query(3)];
+            for (block, values) in values.chunks_exact(length).enumerate() {
+                let context = multiply(probabilities, values);
+                let used = LANES.min(width - block * LANES);
+                for query in 0..QUERIES {
+                    let factor = 1.0 / sums[query];
+                    let out = &mut out[(place(query) - first) * hidden + offset + block * LANES..][..used];
+                    for (out, context) in out.iter_mut().zip(&context[query]) {
+                        *out = self.quantization.byte(context * factor);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The first numbers of up to so many rows, a row a lane: out `[width, LANES]`.
+#[inline(always)]
+fn transpose(numbers: &[f32], stride: usize, rows: usize, out: &mut [[f32; LANES]]) {
+    for quarter in 0..LANES / 4 {
+        let row = |index: usize| {
+            let place = (quarter * 4 + index).min(rows - 1);
+            &numbers[place * stride..][..out.len()]
+        };
+        let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+        for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            out[quarter * 4] = *a;
+            out[quarter * 4 + 1] = *b;
+            out[quarter * 4 + 2] = *c;
+            out[quarter * 4 + 3] = *d;
+        }
+    }
+}
+
+/// Rows times a block of columns: `[QUERIES, n]` by `[n, LANES]`.
+#[inline(always)]
+fn multiply([a, b, c, d]: [&[f32]; QUERIES], columns: &[[f32; LANES]]) -> [[f32; LANES]; QUERIES] {
+    let mut sums = [[0.0f32; LANES]; QUERIES];
+    for ((((column, a), b), c), d) in columns.iter().zip(a).zip(b).zip(c).zip(d) {
+        add(&mut sums[0], *a, column);
+        add(&mut sums[1], *b, column);
+        add(&mut sums[2], *c, column);
+        add(&mut sums[3], *d, column);
+    }
+    sums
+}
+
+#[inline(always)]
+fn add(sums: &mut [f32; LANES], factor: f32, numbers: &[f32; LANES]) {
+    for lane in 0..LANES {
+        sums[lane] = factor.mul_add(numbers[lane], sums[lane]);
+    }
+}
+
+/// The larger one; as an instruction has it, without a place for what is no number.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// 2^x for x <= 0 with a relative error below 2e-7. Below −126 the result is that of −126 instead of a subnormal number.
+#[inline(always)]
+fn exp2(x: f32) -> f32 {
+    // Adding 1.5 × 2^23 rounds to the nearest integer, and leaves that integer in the low bits: 2^n by moving it to the exponent.
+    const ROUND: f32 = 12_582_912.0;
+    // Least squares of 2^r for |r| <= ½, weighted until the largest relative error was as small as it gets with the first given.
+    const POWERS: [f32; 5] = [std::f32::consts::LN_2, 0.240_222_83, 0.055_505_585, 0.009_669_691, 0.001_330_060_7];
+    let x = larger(x, -126.0);
+    let shifted = x + ROUND;
+    let r = x - (shifted - ROUND);
+    let mut p = POWERS[4];
+    for index in (0..4).rev() {
+        p = p.mul_add(r, POWERS[index]);
+    }
+    let p = p.mul_add(r, 1.0);
+    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// Makes of a row's first `length` scores 2 to the power of what they are below the largest, times `scale`, and of the others
+/// nearly 0; gives their sum.
+#[inline(always)]
+fn exponentials(scores: &mut [f32], length: usize, largest: f32, scale: f32) -> f32 {
+    scores[length..].fill(f32::NEG_INFINITY);
+    let mut sums = [0.0f32; LANES];
+    let (blocks, _) = scores.as_chunks_mut::<LANES>();
+    for scores in blocks {
+        for lane in 0..LANES {
+            scores[lane] = exp2((scores[lane] - largest) * scale);
+            sums[lane] += scores[lane];
+        }
+    }
+    // What stands for no token is 2^-126 by now: too little to change a sum that is 1 or more.
+    halved(sums, |a, b| a + b)
+}
+
+/// All lanes by `f`, half of them at once and then half of these: a few steps where one after the other would be fifteen.
+#[inline(always)]
+fn halved(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = f(lanes[lane], lanes[lane + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::tests::by_instructions;
+
+    #[test]
+    fn powers_of_two() {
+        for i in -12600..=0 {
+            let x = i as f32 / 100.0;
+            for power in by_instructions(|| exp2(x)) {
+                assert!((f64::from(power) / f64::from(x).exp2() - 1.0).abs() < 2e-7, "2^{x}: {power}");
+            }
+        }
+        assert!(exp2(f32::NEG_INFINITY) < 2e-38);
+    }
+
+    /// Texts of one token, of less and more than the lanes, and of more than a task's rows; heads of less and more than the lanes.
+    #[test]
+    fn computed_in_64_bits() {
+        for (columns, length, heads, width) in [(1, 1, 2, 16), (20, 13, 3, 20), (40, 33, 2, 8), (90, 70, 1, 32)] {
+            let hidden = heads * width;
+            let value = |index: usize| ((index * 7919 % 1000) as f32 / 500.0 - 1.0) * 1.5;
+            let text: Vec<f32> = (0..columns * 3 * hidden).map(value).collect();
+            let (scale, zero) = (0.01, 120);
+            let attention = Attention { heads, width, quantization: Quantization::new(scale, zero) };
+            let attended = by_instructions(|| {
+                let mut out = vec![0; columns * hidden];
+                for (block, out) in out.chunks_mut(TASK_ROWS * hidden).enumerate() {
+                    attention.attend(&text, length, block * TASK_ROWS, &mut Scratch::default(), out);
+                }
+                out
+            });
+            assert!(attended.windows(2).all(|two| two[0] == two[1]), "other bytes with other instructions");
+            let number = |token: usize, part: usize, head: usize, index: usize| {
+                f64::from(text[token * 3 * hidden + part * hidden + head * width + index])
+            };
+            for (head, query) in (0..heads).flat_map(|head| (0..columns).map(move |query| (head, query))) {
+                let score =
+                    |key: usize| (0..width).map(|i| number(query, 0, head, i) * number(key, 1, head, i)).sum::<f64>();
+                let weights: Vec<f64> = (0..length).map(|key| (score(key) / (width as f64).sqrt()).exp()).collect();
+                let total = weights.iter().sum::<f64>();
+                for index in 0..width {
+                    let mean = |key: usize| weights[key] / total * number(key, 2, head, index);
+                    let context = if query < length { (0..length).map(mean).sum() } else { 0.0 };
+                    let level = (context / f64::from(scale) + f64::from(zero)).clamp(0.0, 255.0);
+                    let byte = attended[0][query * hidden + head * width + index];
+                    assert!((level - f64::from(byte)).abs() < 0.505, "{columns} {query}: {byte}, not {level}");
+                }
+            }
+        }
+    }
+}
