@@ -8,7 +8,8 @@ label; TEST.csv may be `-`: no test.
 
 Held equal: base weights and tokenizer.json, rows, max length, batch size, epochs; dropout as config.json says; batches
 in shuffled order; AdamW with weight decay 0.01, but none for biases and LayerNorm; clipping to a norm of 1; linear
-warm-up over a tenth of the steps, then linear decay; f32, or with --bf16 products in that (torch.autocast); a thread a core; tokenizing is done before the clock starts.
+warm-up over a tenth of the steps, then linear decay; f32, or with --bf16 products in that (torch.autocast); a
+thread a core; tokenizing is done before the clock starts.
 Not equal: the random numbers; and nimbert does not pad, here each batch is padded to its longest text. AdamW is torch's
 fused one, which transformers' Trainer takes by default.
 

@@ -19,7 +19,7 @@ pub(super) struct Attention {
     pub(super) quantization: Quantization,
 }
 
-/// Memory for one task, to be used again.
+/// Memory for one task, which each head uses again.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     /// Keys of a head, so many tokens side by side: `[blocks of tokens, width, LANES]`, with the last one again where there is none.

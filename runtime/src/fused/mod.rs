@@ -59,19 +59,61 @@ pub(crate) fn is_supported() -> bool {
 /// # Errors
 /// If ONNX Runtime refuses them.
 pub(crate) fn domain() -> ort::Result<OperatorDomain> {
+    let heads = |context: &KernelContext<'_>| {
+        let heads = context.get::<i64>(HEADS).filter(|heads| (1..=MOST_HEADS).contains(heads));
+        Ok(Attend { heads: heads.ok_or_else(|| ort::Error::new("no number of heads"))? as usize })
+    };
+    let epsilon = |context: &KernelContext<'_>| {
+        Ok(Normalize { epsilon: context.get(EPSILON).ok_or_else(|| ort::Error::new("no epsilon"))? })
+    };
     OperatorDomain::new(DOMAIN)?
-        .add(BiasGeluQuantize)?
-        .add(AddLayerNormQuantize)?
-        .add(AttentionQuantize)?
-        .add(Pack)?
-        .add(Unpack)
+        .add(operator(BIAS_GELU_QUANTIZE, &[FLOAT, FLOAT, FLOAT, BYTE], &[BYTE], |_| Ok(BiasGeluQuantize)))?
+        .add(operator(ADD_LAYER_NORM_QUANTIZE, &[FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, BYTE], &[FLOAT, BYTE], epsilon))?
+        .add(operator(ATTENTION_QUANTIZE, &[FLOAT, LENGTH, FLOAT, BYTE], &[BYTE], heads))?
+        .add(operator(PACK, &[FLOAT, LENGTH], &[FLOAT], |_| Ok(Pack)))?
+        .add(operator(UNPACK, &[FLOAT, LENGTH, TensorElementType::Int64], &[FLOAT], |_| Ok(Unpack)))
 }
 
-const FLOAT: OperatorInput = OperatorInput::required(TensorElementType::Float32);
-const LENGTHS: OperatorInput = OperatorInput::required(TensorElementType::Int32);
-const ZERO_POINT: OperatorInput = OperatorInput::required(TensorElementType::Uint8);
-const FLOATS: OperatorOutput = OperatorOutput::required(TensorElementType::Float32);
-const BYTES: OperatorOutput = OperatorOutput::required(TensorElementType::Uint8);
+const FLOAT: TensorElementType = TensorElementType::Float32;
+const LENGTH: TensorElementType = TensorElementType::Int32;
+const BYTE: TensorElementType = TensorElementType::Uint8;
+
+/// An operator as ONNX Runtime wants to know it: types of what goes in and comes out, and how a kernel is made for a node.
+struct Described<K> {
+    name: &'static str,
+    inputs: &'static [TensorElementType],
+    outputs: &'static [TensorElementType],
+    create: fn(&KernelContext<'_>) -> ort::Result<K>,
+}
+
+fn operator<K>(
+    name: &'static str,
+    inputs: &'static [TensorElementType],
+    outputs: &'static [TensorElementType],
+    create: fn(&KernelContext<'_>) -> ort::Result<K>,
+) -> Described<K> {
+    Described { name, inputs, outputs, create }
+}
+
+impl<K: Kernel + 'static> Operator for Described<K> {
+    type Kernel<'attr> = Guarded<K>;
+
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        self.inputs.iter().copied().map(OperatorInput::required)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        self.outputs.iter().copied().map(OperatorOutput::required)
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Guarded<K>> {
+        (self.create)(context).map(Guarded)
+    }
+}
 
 /// A kernel whose panic is an error: ONNX Runtime calls it, through whose frames none may go.
 struct Guarded<K>(K);
@@ -83,26 +125,6 @@ impl<K: Kernel> Kernel for Guarded<K> {
 }
 
 struct BiasGeluQuantize;
-
-impl Operator for BiasGeluQuantize {
-    type Kernel<'attr> = Guarded<Self>;
-
-    fn name(&self) -> &str {
-        BIAS_GELU_QUANTIZE
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [FLOAT, FLOAT, FLOAT, ZERO_POINT]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [BYTES]
-    }
-
-    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Guarded<Self>> {
-        Ok(Guarded(Self))
-    }
-}
 
 impl Kernel for BiasGeluQuantize {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
@@ -116,29 +138,6 @@ impl Kernel for BiasGeluQuantize {
         in_tasks(context, out.chunks_mut(task).zip(x.chunks(task)), |(out, x)| {
             bias_gelu_quantize(x, bias, quantization, out);
         })
-    }
-}
-
-struct AddLayerNormQuantize;
-
-impl Operator for AddLayerNormQuantize {
-    type Kernel<'attr> = Guarded<Normalize>;
-
-    fn name(&self) -> &str {
-        ADD_LAYER_NORM_QUANTIZE
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, ZERO_POINT]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [FLOATS, BYTES]
-    }
-
-    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Guarded<Normalize>> {
-        let epsilon = context.get(EPSILON).ok_or_else(|| ort::Error::new("no epsilon"))?;
-        Ok(Guarded(Normalize { epsilon }))
     }
 }
 
@@ -161,29 +160,6 @@ impl Kernel for Normalize {
         let outs = out.chunks_mut(task).zip(bytes.chunks_mut(task));
         let terms = a.chunks(task).zip(b.chunks(task));
         in_tasks(context, outs.zip(terms), |((out, bytes), (a, b))| norm.add_normalize_quantize(a, b, out, bytes))
-    }
-}
-
-struct AttentionQuantize;
-
-impl Operator for AttentionQuantize {
-    type Kernel<'attr> = Guarded<Attend>;
-
-    fn name(&self) -> &str {
-        ATTENTION_QUANTIZE
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [FLOAT, LENGTHS, FLOAT, ZERO_POINT]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [BYTES]
-    }
-
-    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Guarded<Attend>> {
-        let heads = context.get::<i64>(HEADS).filter(|heads| (1..=MOST_HEADS).contains(heads));
-        Ok(Guarded(Attend { heads: heads.ok_or_else(|| ort::Error::new("no number of heads"))? as usize }))
     }
 }
 
@@ -225,26 +201,6 @@ impl Kernel for Attend {
 
 struct Pack;
 
-impl Operator for Pack {
-    type Kernel<'attr> = Guarded<Self>;
-
-    fn name(&self) -> &str {
-        PACK
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [FLOAT, LENGTHS]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [FLOATS]
-    }
-
-    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Guarded<Self>> {
-        Ok(Guarded(Self))
-    }
-}
-
 impl Kernel for Pack {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let [x, lengths] = [input(context, 0)?, input(context, 1)?];
@@ -263,26 +219,6 @@ impl Kernel for Pack {
 }
 
 struct Unpack;
-
-impl Operator for Unpack {
-    type Kernel<'attr> = Guarded<Self>;
-
-    fn name(&self) -> &str {
-        UNPACK
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [FLOAT, LENGTHS, OperatorInput::required(TensorElementType::Int64)]
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [FLOATS]
-    }
-
-    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<Guarded<Self>> {
-        Ok(Guarded(Self))
-    }
-}
 
 impl Kernel for Unpack {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {

@@ -16,11 +16,12 @@ use crate::session::{DISTANCE, LOGITS};
 /// The versions of ONNX's operators that the table of operators knows.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=26;
 /// What a classifier may read; the first two it must.
-const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
+pub(super) const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 const NEEDED_INPUTS: usize = 2;
 /// `TensorProto.DataType`.
-const FLOAT: i32 = 1;
-const INT64: i32 = 7;
+pub(super) const FLOAT: i32 = 1;
+pub(super) const UINT8: i32 = 2;
+pub(super) const INT64: i32 = 7;
 
 /// Which operators a graph may have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -142,12 +143,18 @@ fn check_biases(graph: &Graph) -> Result<(), Fault> {
         let Some(bias) = node.inputs.get(6).filter(|name| !name.is_empty()) else { continue };
         let dims = |name: &str| tensors.get(name).map(|tensor| tensor.dims.as_slice());
         let (weight, bias) = (node.inputs.get(1).and_then(|weight| dims(weight)), dims(bias));
-        let fits = matches!((weight, bias), (Some([_, columns]), Some([count])) if columns == count);
-        ensure(fits, "a bias with a number for each column of a MatMulIntegerToFloat's weight", || {
-            format!("bias {bias:?}, weight {weight:?}")
-        })?;
+        ensure(
+            is_bias_of(weight, bias),
+            "a bias with a number for each column of a MatMulIntegerToFloat's weight",
+            || format!("bias {bias:?}, weight {weight:?}"),
+        )?;
     }
     Ok(())
+}
+
+/// Whether a bias of these sizes has a number for each column of a weight of those.
+pub(super) fn is_bias_of(weight: Option<&[i64]>, bias: Option<&[i64]>) -> bool {
+    matches!((weight, bias), (Some([_, columns]), Some([count])) if columns == count)
 }
 
 fn check_inputs(graph: &Graph) -> Result<(), Fault> {

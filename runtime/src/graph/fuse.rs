@@ -4,11 +4,12 @@
 //! Whatever is only similar stays. The graph was checked before.
 
 use super::{
+    check::{FLOAT, UINT8, is_bias_of},
     fault::Fault,
     model::{Model, Node},
     operators::MICROSOFT,
     pack::{MASK, pack},
-    rewrite::{Changes, FLOAT, Part, UINT8, Wiring, float_attribute, integer_attribute, node, rewrite},
+    rewrite::{Changes, Part, Wiring, float_attribute, integer_attribute, node, rewrite},
 };
 use crate::fused::{ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_QUANTIZE, DOMAIN, EPSILON, HEADS};
 
@@ -25,7 +26,7 @@ pub(super) fn fuse(model: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
     if changes.is_empty() {
         return Ok(None);
     }
-    let fused = rewrite(model, &changes)?;
+    let fused = rewrite(model, &parsed, &changes)?;
     Ok(Some(pack(&fused)?.unwrap_or(fused)))
 }
 
@@ -108,10 +109,7 @@ impl<'a> Fusion<'a> {
             _ => false,
         });
         // ONNX Runtime looks at sizes in the one operator that it does not look at in the other.
-        let fits = match (self.0.dims(weight), self.0.dims(bias)) {
-            (Some([_, columns]), Some([count])) => columns == count,
-            _ => false,
-        };
+        let fits = is_bias_of(self.0.dims(weight), self.0.dims(bias));
         if !is_usual || !fits || !self.is_lengths(lengths) || rest.len() > 1 || attention.outputs.len() > 1 {
             return None;
         }

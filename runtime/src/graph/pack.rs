@@ -6,10 +6,11 @@
 use std::collections::HashSet;
 
 use super::{
+    check::INPUTS,
     fault::Fault,
     model::{Model, Node},
     operators::MICROSOFT,
-    rewrite::{Changes, Part, Wiring, node, rewrite},
+    rewrite::{Changes, Part, Wiring, message, node, rewrite},
     wire::Value,
 };
 use crate::fused::{ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_QUANTIZE, DOMAIN, PACK, UNPACK};
@@ -18,7 +19,6 @@ use crate::fused::{ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_QUANTI
 pub(crate) const PACKED: &str = "nimbert.packed";
 /// The input that tells how many texts there are, and to what width they are filled up; all inputs have that shape.
 pub(super) const MASK: &str = "attention_mask";
-const TEXTS: [&str; 3] = ["input_ids", MASK, "token_type_ids"];
 
 /// A graph with fused operators without padding, or none where something in it needs the padding.
 ///
@@ -27,10 +27,8 @@ const TEXTS: [&str; 3] = ["input_ids", MASK, "token_type_ids"];
 pub(super) fn pack(model: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
     let parsed = Model::parse(model)?;
     let Some(changes) = changes(&Wiring::new(&parsed)) else { return Ok(None) };
-    let mut packed = rewrite(model, &changes)?;
-    let mut property = Vec::new();
-    Value::Bytes(PACKED.as_bytes()).write(&mut property, 1);
-    Value::Bytes(b"true").write(&mut property, 2);
+    let mut packed = rewrite(model, &parsed, &changes)?;
+    let property = message(&[(1, Value::Bytes(PACKED.as_bytes())), (2, Value::Bytes(b"true"))]);
     Value::Bytes(&property).write(&mut packed, 14);
     Ok(Some(packed))
 }
@@ -124,7 +122,7 @@ fn is_by_text(wiring: &Wiring<'_>, node: &Node<'_>) -> bool {
     let [of_ids, width] = shape.inputs[..] else { return false };
     let is_of_ids = |node: &Node<'_>| {
         let is_whole = node.op_type == "Shape" && node.attributes.is_empty();
-        is_whole && node.inputs.first().is_some_and(|ids| TEXTS.contains(ids))
+        is_whole && node.inputs.first().is_some_and(|ids| INPUTS.contains(ids))
     };
     node.attributes.is_empty()
         && shape.attribute("axis").is_some_and(|axis| axis.integer == 0)

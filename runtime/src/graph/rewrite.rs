@@ -3,17 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
+    check::INT64,
     fault::Fault,
     model::{Model, Node},
     tensors::Tensor,
     wire::{Value, fields},
 };
 use crate::fused::{DOMAIN, VERSION};
-
-/// `TensorProto.DataType`.
-pub(super) const FLOAT: i32 = 1;
-pub(super) const UINT8: i32 = 2;
-const INT64: i32 = 7;
 
 /// What stands in the places of nodes: nothing where one is part of another's replacement.
 pub(super) type Changes = HashMap<usize, Vec<Part>>;
@@ -26,13 +22,13 @@ pub(super) enum Part {
     New(Vec<u8>),
 }
 
-/// The graph with nodes in the places of others, which may be operators of our own.
+/// The graph, given as it was parsed too, with nodes in the places of others, which may be operators of our own.
 ///
 /// # Errors
 /// If it is no graph.
-pub(super) fn rewrite(model: &[u8], changes: &Changes) -> Result<Vec<u8>, Fault> {
+pub(super) fn rewrite(model: &[u8], parsed: &Model<'_>, changes: &Changes) -> Result<Vec<u8>, Fault> {
     let mut rewritten = Vec::with_capacity(model.len());
-    let knows_domain = Model::parse(model)?.opsets.iter().any(|(domain, _)| *domain == DOMAIN);
+    let knows_domain = parsed.opsets.iter().any(|(domain, _)| *domain == DOMAIN);
     for field in fields(model) {
         match field? {
             (7, graph) => Value::Bytes(&rewrite_graph(graph.bytes()?, changes)?).write(&mut rewritten, 7),
@@ -64,7 +60,8 @@ fn rewrite_graph(graph: &[u8], changes: &Changes) -> Result<Vec<u8>, Fault> {
     Ok(rewritten)
 }
 
-fn message(fields: &[(u32, Value<'_>)]) -> Vec<u8> {
+/// A message of these fields.
+pub(super) fn message(fields: &[(u32, Value<'_>)]) -> Vec<u8> {
     let mut message = Vec::new();
     fields.iter().for_each(|(number, value)| value.write(&mut message, *number));
     message

@@ -295,6 +295,11 @@ fn last_json(printed: &str) -> Result<Value> {
     Ok(serde_json::from_str(printed.lines().last().unwrap_or_default())?)
 }
 
+/// Whether the processor multiplies bfloat16.
+fn has_bf16() -> bool {
+    machine().contains("bf16")
+}
+
 /// The machine, as a table of results names it.
 fn machine() -> String {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

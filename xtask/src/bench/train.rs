@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{
-    FOLDER, Outcome, TORCH, TRANSFORMERS, Training, last_json, machine, movie_rows, percent, prepare, write_csv,
+    FOLDER, Outcome, TORCH, TRANSFORMERS, Training, has_bf16, last_json, machine, movie_rows, percent, prepare,
+    write_csv,
 };
 use crate::{command, output, run, workspace};
 
@@ -20,7 +21,7 @@ const FORMATS: [Format; 2] = [("", &[], &[]), (", bf16", &["--compute-dtype", "b
 
 /// Those that the processor has.
 fn formats() -> impl Iterator<Item = Format> {
-    let has_bf16 = machine().contains("bf16");
+    let has_bf16 = has_bf16();
     FORMATS.into_iter().filter(move |(name, ..)| name.is_empty() || has_bf16)
 }
 

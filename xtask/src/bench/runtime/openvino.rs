@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    super::{FOLDER, last_json, machine},
+    super::{FOLDER, has_bf16, last_json},
     Bench, ROUNDS, median,
 };
 use crate::{command, output, python, release_program, run, workspace};
@@ -59,7 +59,7 @@ impl Bench {
         std::fs::write(workspace(&training), rows.join("\n") + "\n")?;
         run(&mut command(&python, &[SCRIPT, "quantize", &fp32, &tokenizer, MAX_LENGTH, &training, &int8]))?;
 
-        let has_bf16 = machine().contains("bf16");
+        let has_bf16 = has_bf16();
         let mut ours: Vec<(&str, Figures)> = ["cpu-int8", "cpu-fp32"].map(|name| (name, Figures::default())).into();
         let mut theirs: Vec<Figures> = WAYS.iter().map(|_| Figures::default()).collect();
         for _ in 0..ROUNDS {
