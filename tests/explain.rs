@@ -48,7 +48,9 @@ fn a_weight_is_what_the_text_loses_without_the_word() {
         let logits = classifier.classify(text).unwrap().logits;
         f64::from(logits[1]) - logits.iter().map(|logit| f64::from(*logit)).sum::<f64>() / logits.len() as f64
     };
-    assert!((number(&found["value"]) - value(LONG)).abs() < 1e-6);
+    let alone = value(LONG);
+    // A sum is rounded otherwise beside other texts.
+    assert!((number(&found["value"]) - alone).abs() < 1e-5, "{found}, alone {alone}");
     assert!((number(&found["base_value"]) - value("")).abs() < 1e-4);
     for (place, word) in [(0, "one"), (17, "terrible")] {
         let without = LONG.replacen(word, "", 1);

@@ -100,6 +100,18 @@ pub fn exp(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(exponent))
 }
 
+/// The larger one; as an instruction has it, without a place for what is no number.
+#[inline(always)]
+pub fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// The smaller one, in the same way.
+#[inline(always)]
+pub fn smaller(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
 /// Σ aᵢbᵢ, summed in sixteen lanes: the order does not depend on the processor.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -1,7 +1,7 @@
 //! Attention, to bytes.
 
 use super::quantization::Quantization;
-use crate::math::vectorized;
+use crate::math::{larger, vectorized};
 
 /// Numbers that are computed side by side.
 const LANES: usize = 16;
@@ -154,12 +154,6 @@ fn add(sums: &mut [f32; LANES], factor: f32, numbers: &[f32; LANES]) {
     for lane in 0..LANES {
         sums[lane] = factor.mul_add(numbers[lane], sums[lane]);
     }
-}
-
-/// The larger one; as an instruction has it, without a place for what is no number.
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
 }
 
 /// 2^x for x <= 0 with a relative error below 2e-7. Below −126 the result is that of −126 instead of a subnormal number.

@@ -1,6 +1,6 @@
 //! GELU, to bytes.
 
-use super::quantization::Quantization;
+use super::quantization::{Quantization, quantize_row};
 use crate::math::vectorized;
 
 /// Beyond it, Φ is 0 or 1 to six digits.
@@ -49,6 +49,27 @@ pub(super) fn bias_gelu_quantize(x: &[f32], bias: &[f32], quantization: Quantiza
     );
 }
 
+/// The zero point of bytes with a scale a row: GELU is never below −0.17, for which so many levels are enough.
+pub(crate) const ROW_ZERO_POINT: u8 = 24;
+
+/// gelu(x times its row's scale + bias), and the scales of its bytes: x and out `[rows, width]`, all scales `[rows]`.
+pub(super) fn bias_gelu_by_row((x, x_scales): (&[f32], &[f32]), bias: &[f32], (out, scales): (&mut [u8], &mut [f32])) {
+    let width = bias.len();
+    let mut row = vec![0.0; width];
+    vectorized(
+        #[inline(always)]
+        || {
+            let rows = x.chunks_exact(width).zip(x_scales).zip(out.chunks_exact_mut(width).zip(scales));
+            for ((x, x_scale), (out, scale)) in rows {
+                for ((x, bias), y) in x.iter().zip(bias).zip(&mut row) {
+                    *y = gelu(x.mul_add(*x_scale, *bias));
+                }
+                *scale = quantize_row(&row, ROW_ZERO_POINT, out);
+            }
+        },
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +106,15 @@ mod tests {
             let exact = f64::from(x[index] + bias[index % 3]);
             let level = exact * phi(exact) / f64::from(scale) + f64::from(zero);
             assert!((level.clamp(0.0, 255.0) - f64::from(byte)).abs() < 0.501, "{exact}: {byte}, not {level}");
+        }
+        let factors: Vec<f32> = (0..100).map(|row| 0.1 + row as f32 / 30.0).collect();
+        let (mut out, mut scales) = (vec![0; x.len()], vec![0.0; 100]);
+        bias_gelu_by_row((&x, &factors), &bias, (&mut out, &mut scales));
+        for (index, byte) in out.into_iter().enumerate() {
+            let (exact, scale) =
+                (f64::from(x[index] * factors[index / 3] + bias[index % 3]), f64::from(scales[index / 3]));
+            let back = (f64::from(byte) - f64::from(ROW_ZERO_POINT)) * scale;
+            assert!((exact * phi(exact) - back).abs() < 0.502 * scale, "{exact}: {back}");
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Operators of our own for graphs on the CPU. Each is what several of ONNX Runtime's are, in one pass over memory: between two
-//! products of bytes it computes floats, and writes bytes. `graph::fuse` puts them into a graph when it is loaded; in
+//! products of bytes it computes floats, and most write bytes, some with a scale a row, which ONNX Runtime's have not. `graph::fuse` puts them into a graph when it is loaded; in
 //! a bundle there are none, so that others can run it.
 
 mod attention;
@@ -16,21 +16,33 @@ use ort::{
 
 use self::{
     attention::{Attention, Scratch, TASK_ROWS},
-    gelu::bias_gelu_quantize,
+    gelu::{bias_gelu_by_row, bias_gelu_quantize},
     layer_norm::LayerNorm,
-    quantization::Quantization,
+    quantization::{Bytes, Quantization},
 };
 use crate::{guard::guarded, math::has_fused_multiply_add};
+
+pub(crate) use gelu::ROW_ZERO_POINT as GELU_ZERO_POINT;
 
 /// The domain of these operators.
 pub(crate) const DOMAIN: &str = "nimbert";
 /// Changes with what the operators compute, and with which of them a graph is given: it names the compiled form.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 /// x float `[…, width]`, bias float `[width]`, scale float, zero point uint8 → uint8 `[…, width]`: gelu(x + bias).
 pub(crate) const BIAS_GELU_QUANTIZE: &str = "BiasGeluQuantize";
 /// a and b float `[…, width]`, weight and bias float `[width]`, scale float, zero point uint8 → float `[…, width]`, the normalized
 /// a + b, and uint8 `[…, width]`, the same in bytes. Attribute [`EPSILON`].
 pub(crate) const ADD_LAYER_NORM_QUANTIZE: &str = "AddLayerNormQuantize";
+/// a and b float `[rows, width]`, weight and bias float `[width]` → the same float `[rows, width]`, and uint8 `[rows, width]` around
+/// [`NORM_ZERO_POINT`] with the scales float `[rows]`. Attribute [`EPSILON`].
+pub(crate) const ADD_LAYER_NORM_BY_ROW: &str = "AddLayerNormQuantizeByRow";
+/// x float `[rows, width]` and what its rows are to be multiplied by float `[rows]`, bias float `[width]` → uint8 `[rows, width]` around
+/// [`GELU_ZERO_POINT`] with the scales float `[rows]`: gelu(x + bias).
+pub(crate) const BIAS_GELU_BY_ROW: &str = "BiasGeluQuantizeByRow";
+/// As [`ADD_LAYER_NORM_QUANTIZE`], of rows, with what those of a are to be multiplied by float `[rows]` behind a.
+pub(crate) const SCALED_ADD_LAYER_NORM_QUANTIZE: &str = "ScaledAddLayerNormQuantize";
+/// The same without bytes.
+pub(crate) const SCALED_ADD_LAYER_NORM: &str = "ScaledAddLayerNorm";
 /// Queries, keys and values float `[texts, columns, 3 × hidden]`, or `[tokens, 3 × hidden]` of texts one behind the other; lengths
 /// int32 `[texts]`, scale float, zero point uint8 → uint8 `[texts, columns, hidden]`, or `[tokens, hidden]`. Attribute [`HEADS`].
 pub(crate) const ATTENTION_QUANTIZE: &str = "AttentionQuantize";
@@ -43,6 +55,9 @@ pub(crate) const UNPACK: &str = "Unpack";
 pub(crate) const EPSILON: &str = "epsilon";
 /// Number of heads.
 pub(crate) const HEADS: &str = "num_heads";
+
+/// The zero point of what is normalized in bytes with a scale a row: it is as often below 0 as above.
+pub(crate) const NORM_ZERO_POINT: u8 = 128;
 
 /// More than any model has.
 const MOST_HEADS: i64 = 1024;
@@ -63,12 +78,30 @@ pub(crate) fn domain() -> ort::Result<OperatorDomain> {
         let heads = context.get::<i64>(HEADS).filter(|heads| (1..=MOST_HEADS).contains(heads));
         Ok(Attend { heads: heads.ok_or_else(|| ort::Error::new("no number of heads"))? as usize })
     };
-    let epsilon = |context: &KernelContext<'_>| {
-        Ok(Normalize { epsilon: context.get(EPSILON).ok_or_else(|| ort::Error::new("no epsilon"))? })
-    };
+    fn epsilon(context: &KernelContext<'_>) -> ort::Result<f32> {
+        context.get(EPSILON).ok_or_else(|| ort::Error::new("no epsilon"))
+    }
     OperatorDomain::new(DOMAIN)?
         .add(operator(BIAS_GELU_QUANTIZE, &[FLOAT, FLOAT, FLOAT, BYTE], &[BYTE], |_| Ok(BiasGeluQuantize)))?
-        .add(operator(ADD_LAYER_NORM_QUANTIZE, &[FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, BYTE], &[FLOAT, BYTE], epsilon))?
+        .add(operator(BIAS_GELU_BY_ROW, &[FLOAT, FLOAT, FLOAT], &[BYTE, FLOAT], |_| Ok(BiasGeluByRow)))?
+        .add(operator(
+            ADD_LAYER_NORM_QUANTIZE,
+            &[FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, BYTE],
+            &[FLOAT, BYTE],
+            |context| Ok(Normalize { epsilon: epsilon(context)?, scaled: false, to: To::Bytes }),
+        ))?
+        .add(operator(
+            SCALED_ADD_LAYER_NORM_QUANTIZE,
+            &[FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, BYTE],
+            &[FLOAT, BYTE],
+            |context| Ok(Normalize { epsilon: epsilon(context)?, scaled: true, to: To::Bytes }),
+        ))?
+        .add(operator(SCALED_ADD_LAYER_NORM, &[FLOAT, FLOAT, FLOAT, FLOAT, FLOAT], &[FLOAT], |context| {
+            Ok(Normalize { epsilon: epsilon(context)?, scaled: true, to: To::Floats })
+        }))?
+        .add(operator(ADD_LAYER_NORM_BY_ROW, &[FLOAT, FLOAT, FLOAT, FLOAT], &[FLOAT, BYTE, FLOAT], |context| {
+            Ok(Normalize { epsilon: epsilon(context)?, scaled: false, to: To::BytesByRow })
+        }))?
         .add(operator(ATTENTION_QUANTIZE, &[FLOAT, LENGTH, FLOAT, BYTE], &[BYTE], heads))?
         .add(operator(PACK, &[FLOAT, LENGTH], &[FLOAT], |_| Ok(Pack)))?
         .add(operator(UNPACK, &[FLOAT, LENGTH, TensorElementType::Int64], &[FLOAT], |_| Ok(Unpack)))
@@ -141,25 +174,83 @@ impl Kernel for BiasGeluQuantize {
     }
 }
 
+struct BiasGeluByRow;
+
+impl Kernel for BiasGeluByRow {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let [x, x_scales, bias] = [input(context, 0)?, input(context, 1)?, input(context, 2)?];
+        let ((shape, x), (_, x_scales)) = (x.try_extract_tensor::<f32>()?, x_scales.try_extract_tensor::<f32>()?);
+        let (_, bias) = bias.try_extract_tensor::<f32>()?;
+        let width = width_of(shape, bias.len())?;
+        expect(x_scales.len() * width == x.len(), "a scale a row")?;
+        let (mut out, mut scales) = (output(context, 0, shape)?, output(context, 1, rows_of(shape))?);
+        let (out, scales) = (out.try_extract_tensor_mut::<u8>()?.1, scales.try_extract_tensor_mut::<f32>()?.1);
+        let rows = (TASK_ELEMENTS / width).max(1);
+        let outs = out.chunks_mut(rows * width).zip(scales.chunks_mut(rows));
+        let xs = x.chunks(rows * width).zip(x_scales.chunks(rows));
+        in_tasks(context, outs.zip(xs), |(out, x)| bias_gelu_by_row(x, bias, out))
+    }
+}
+
+/// What is normalized, perhaps in bytes too.
 struct Normalize {
     epsilon: f32,
+    /// Whether the rows of a come with what they are to be multiplied by.
+    scaled: bool,
+    to: To,
+}
+
+/// What comes out besides what is normalized.
+enum To {
+    Floats,
+    /// By one scale for all of them, which comes in.
+    Bytes,
+    /// By a scale a row, which comes out.
+    BytesByRow,
 }
 
 impl Kernel for Normalize {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let [a, b] = [input(context, 0)?, input(context, 1)?];
-        let [weight, bias] = [input(context, 2)?, input(context, 3)?];
+        let behind = 1 + usize::from(self.scaled);
+        let [a, b] = [input(context, 0)?, input(context, behind)?];
+        let [weight, bias] = [input(context, behind + 1)?, input(context, behind + 2)?];
         let ((shape, a), (other, b)) = (a.try_extract_tensor::<f32>()?, b.try_extract_tensor::<f32>()?);
         let (weight, bias) = (weight.try_extract_tensor::<f32>()?.1, bias.try_extract_tensor::<f32>()?.1);
         let width = width_of(shape, weight.len())?;
         expect(shape == other && bias.len() == width, "terms of one shape, and weights and biases of its width")?;
-        let norm = LayerNorm { weight, bias, epsilon: self.epsilon, quantization: quantization(context, 4)? };
-        let (mut out, mut bytes) = (output(context, 0, shape)?, output(context, 1, shape)?);
-        let (out, bytes) = (out.try_extract_tensor_mut::<f32>()?.1, bytes.try_extract_tensor_mut::<u8>()?.1);
-        let task = (TASK_ELEMENTS / width).max(1) * width;
-        let outs = out.chunks_mut(task).zip(bytes.chunks_mut(task));
-        let terms = a.chunks(task).zip(b.chunks(task));
-        in_tasks(context, outs.zip(terms), |((out, bytes), (a, b))| norm.add_normalize_quantize(a, b, out, bytes))
+        let factors = if self.scaled { Some(input(context, 1)?) } else { None };
+        let factors = factors.as_ref().map(|factors| factors.try_extract_tensor::<f32>()).transpose()?;
+        let factors = factors.map(|(_, factors)| factors);
+        expect(factors.is_none_or(|factors| factors.len() * width == a.len()), "a scale a row")?;
+        let norm = LayerNorm { weight, bias, epsilon: self.epsilon };
+        let mut out = output(context, 0, shape)?;
+        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        let rows = (TASK_ELEMENTS / width).max(1);
+        let task = rows * width;
+        let terms = a.chunks(task).zip(b.chunks(task)).enumerate();
+        let terms = terms.map(|(index, (a, b))| {
+            let factors = factors.map(|factors| &factors[index * rows..][..a.len() / width]);
+            ((a, factors), b)
+        });
+        let outs = out.chunks_mut(task);
+        if let To::Floats = self.to {
+            return in_tasks(context, outs.zip(terms), |(out, (a, b))| norm.add_normalize(a, b, out, Bytes::None));
+        }
+        let mut bytes = output(context, 1, shape)?;
+        let (_, bytes) = bytes.try_extract_tensor_mut::<u8>()?;
+        let outs = outs.zip(bytes.chunks_mut(task));
+        if let To::BytesByRow = self.to {
+            let mut scales = output(context, 2, rows_of(shape))?;
+            let (_, scales) = scales.try_extract_tensor_mut::<f32>()?;
+            let outs = outs.zip(scales.chunks_mut(rows));
+            return in_tasks(context, outs.zip(terms), |(((out, bytes), scales), (a, b))| {
+                norm.add_normalize(a, b, out, Bytes::ByRow(NORM_ZERO_POINT, bytes, scales));
+            });
+        }
+        let quantization = quantization(context, behind + 3)?;
+        in_tasks(context, outs.zip(terms), |((out, bytes), (a, b))| {
+            norm.add_normalize(a, b, out, Bytes::OfAll(quantization, bytes));
+        })
     }
 }
 
@@ -308,6 +399,11 @@ fn quantization(context: &ComputeContext, index: usize) -> ort::Result<Quantizat
 fn width_of(shape: &[i64], expected: usize) -> ort::Result<usize> {
     expect(expected > 0 && shape.last() == Some(&(expected as i64)), "rows as wide as weights or biases")?;
     Ok(expected)
+}
+
+/// All axes but the last one.
+fn rows_of(shape: &[i64]) -> &[i64] {
+    &shape[..shape.len() - 1]
 }
 
 fn expect(is_right: bool, expected: &str) -> ort::Result<()> {

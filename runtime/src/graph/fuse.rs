@@ -1,7 +1,10 @@
 //! Graphs with operators of our own where several of ONNX Runtime's stand ([`crate::fused`]).
 //!
-//! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next.
+//! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next, and in
+//! feed-forward blocks the scales of those products.
 //! Whatever is only similar stays. The graph was checked before.
+
+use std::collections::{HashMap, HashSet};
 
 use super::{
     check::{FLOAT, UINT8, is_bias_of},
@@ -9,9 +12,12 @@ use super::{
     model::{Model, Node},
     operators::MICROSOFT,
     pack::{MASK, pack},
-    rewrite::{Changes, Part, Wiring, float_attribute, integer_attribute, node, rewrite},
+    rewrite::{Changes, Part, Wiring, constant, float_attribute, integer_attribute, node, rewrite},
 };
-use crate::fused::{ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_QUANTIZE, DOMAIN, EPSILON, HEADS};
+use crate::fused::{
+    ADD_LAYER_NORM_BY_ROW, ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_BY_ROW, BIAS_GELU_QUANTIZE, DOMAIN,
+    EPSILON, GELU_ZERO_POINT, HEADS, NORM_ZERO_POINT, SCALED_ADD_LAYER_NORM, SCALED_ADD_LAYER_NORM_QUANTIZE,
+};
 
 /// Of a LayerNormalization that does not say it.
 const USUAL_EPSILON: f32 = 1e-5;
@@ -41,32 +47,157 @@ struct Quantize<'a> {
     bytes: &'a str,
 }
 
+/// GELU of a sum, to bytes.
+struct Gelu<'a> {
+    place: usize,
+    x: &'a str,
+    bias: &'a str,
+    quantize: Quantize<'a>,
+}
+
+/// A sum, normalized, and perhaps to bytes beside those who read the numbers.
+struct Norm<'a> {
+    sum: usize,
+    place: usize,
+    terms: [&'a str; 2],
+    weight: &'a str,
+    bias: &'a str,
+    epsilon: f32,
+    y: &'a str,
+    quantize: Option<Quantize<'a>>,
+}
+
+impl Gelu<'_> {
+    fn fused(&self) -> Vec<(usize, Vec<Part>)> {
+        let Self { place, x, bias, quantize } = self;
+        let inputs = [x, bias, quantize.scale, quantize.zero_point];
+        let fused = node((DOMAIN, BIAS_GELU_QUANTIZE), &inputs, &[quantize.bytes], &[]);
+        vec![(*place, vec![fused]), (quantize.place, Vec::new())]
+    }
+}
+
+impl Norm<'_> {
+    /// One operator for all of it; nothing where there are no bytes.
+    fn fused(&self) -> Vec<(usize, Vec<Part>)> {
+        let Self { terms: [a, b], weight, bias, y, quantize, .. } = self;
+        let Some(Quantize { scale, zero_point, bytes, .. }) = quantize else { return Vec::new() };
+        self.with((ADD_LAYER_NORM_QUANTIZE, &[a, b, weight, bias, scale, zero_point]), &[y, bytes])
+    }
+
+    /// An operator in the places of all of it.
+    fn with(&self, (operator, inputs): (&str, &[&str]), outputs: &[&str]) -> Vec<(usize, Vec<Part>)> {
+        let fused = node((DOMAIN, operator), inputs, outputs, &[float_attribute(EPSILON, self.epsilon)]);
+        let others = [self.place].into_iter().chain(self.quantize.as_ref().map(|quantize| quantize.place));
+        std::iter::once((self.sum, vec![fused])).chain(others.map(|place| (place, Vec::new()))).collect()
+    }
+}
+
 impl<'a> Fusion<'a> {
     fn changes(&self) -> Changes {
         let mut changes = Changes::new();
-        for (place, node) in self.0.nodes.iter().enumerate() {
-            let fused = match (node.domain, node.op_type) {
-                (MICROSOFT, "BiasGelu") => self.bias_gelu(place, node),
-                (MICROSOFT, "QAttention") => self.attention(place, node),
-                ("" | "ai.onnx", "LayerNormalization") => self.add_layer_norm(place, node),
-                _ => None,
-            };
-            changes.extend(fused.into_iter().flatten());
+        let places = || self.0.nodes.iter().enumerate();
+        let norms = places().filter(|(_, node)| is_standard(node) && node.op_type == "LayerNormalization");
+        let norms: Vec<Norm<'a>> = norms.filter_map(|(place, node)| self.add_layer_norm(place, node)).collect();
+        changes.extend(norms.iter().flat_map(Norm::fused));
+        let by_sum: HashMap<usize, &Norm<'a>> = norms.iter().map(|norm| (norm.sum, norm)).collect();
+        let bytes = |norm: &'_ Norm<'a>| Some(norm.quantize.as_ref()?.bytes);
+        let by_bytes: HashMap<&str, &Norm<'a>> = norms.iter().filter_map(|norm| Some((bytes(norm)?, norm))).collect();
+        // Normalizations that have a form by row already: each has one.
+        let mut taken = HashSet::new();
+        for (place, node) in places().filter(|(_, node)| node.domain == MICROSOFT) {
+            match node.op_type {
+                "BiasGelu" => {
+                    let Some(gelu) = self.bias_gelu(place, node) else { continue };
+                    changes.extend(self.by_row(&gelu, &by_bytes, &by_sum, &mut taken).unwrap_or_else(|| gelu.fused()));
+                }
+                "QAttention" => changes.extend(self.attention(place, node).into_iter().flatten()),
+                _ => {}
+            }
         }
         changes
     }
 
-    fn bias_gelu(&self, place: usize, gelu: &Node<'a>) -> Option<Vec<(usize, Vec<Part>)>> {
+    fn bias_gelu(&self, place: usize, gelu: &Node<'a>) -> Option<Gelu<'a>> {
         let [x, bias] = gelu.inputs[..] else { return None };
         let quantize = self.only_quantize(gelu).filter(|_| self.0.is_of_type(bias, FLOAT))?;
-        let inputs = [x, bias, quantize.scale, quantize.zero_point];
-        let fused = node((DOMAIN, BIAS_GELU_QUANTIZE), &inputs, &[quantize.bytes], &[]);
-        Some(vec![(place, vec![fused]), (quantize.place, Vec::new())])
+        Some(Gelu { place, x, bias, quantize })
     }
 
-    /// The sum before a LayerNormalization, of a product and what went into its block; and its bytes, beside those who read the
-    /// numbers.
-    fn add_layer_norm(&self, place: usize, norm: &Node<'a>) -> Option<Vec<(usize, Vec<Part>)>> {
+    /// The whole of a feed-forward block, from one normalization to the next, whose bytes have a scale a row: what both products of it
+    /// give is to be multiplied by that, which is done where it is read. Rows differ: one scale for all of them costs most of what
+    /// integers lose (benches/runs/2026-11-28-fidelity.md).
+    fn by_row(
+        &self,
+        gelu: &Gelu<'a>,
+        by_bytes: &HashMap<&str, &Norm<'a>>,
+        by_sum: &HashMap<usize, &Norm<'a>>,
+        taken: &mut HashSet<usize>,
+    ) -> Option<Vec<(usize, Vec<Part>)>> {
+        let (first_place, first) = self.0.maker(gelu.x)?;
+        let (second_place, second) = self.0.only_reader(gelu.quantize.bytes)?;
+        let [first_bytes, second_product] = [*first.inputs.first()?, *second.outputs.first()?];
+        let before = by_bytes.get(first_bytes)?;
+        let (sum, _) = self.0.only_reader(second_product)?;
+        let behind = by_sum.get(&sum)?;
+        let residual = match behind.terms {
+            [a, b] if a == second_product => b,
+            [a, b] if b == second_product => a,
+            _ => return None,
+        };
+        let is_only_reader =
+            |name: &str, place: usize| self.0.only_reader(name).is_some_and(|(other, _)| other == place);
+        if !is_only_reader(first_bytes, first_place) || !is_only_reader(gelu.x, gelu.place) {
+            return None;
+        }
+        let [first_scales, second_scales] = [first_bytes, gelu.quantize.bytes].map(|bytes| format!("{bytes}/scales"));
+        if ![&first_scales, &second_scales].iter().all(|name| self.0.is_free(name)) {
+            return None;
+        }
+        if [before, behind].iter().any(|norm| taken.contains(&norm.sum)) {
+            return None;
+        }
+        let mut changes = before.with(
+            (ADD_LAYER_NORM_BY_ROW, &[before.terms[0], before.terms[1], before.weight, before.bias]),
+            &[before.y, first_bytes, &first_scales],
+        );
+        changes.push((first_place, self.unscaled(first, before.quantize.as_ref()?, NORM_ZERO_POINT)?));
+        let inputs = [gelu.x, &first_scales, gelu.bias];
+        let of_gelu = node((DOMAIN, BIAS_GELU_BY_ROW), &inputs, &[gelu.quantize.bytes, &second_scales], &[]);
+        changes.extend([(gelu.place, vec![of_gelu]), (gelu.quantize.place, Vec::new())]);
+        changes.push((second_place, self.unscaled(second, &gelu.quantize, GELU_ZERO_POINT)?));
+        let inputs = [second_product, &second_scales, residual, behind.weight, behind.bias];
+        changes.extend(match &behind.quantize {
+            None => behind.with((SCALED_ADD_LAYER_NORM, &inputs), &[behind.y]),
+            Some(Quantize { scale, zero_point, bytes, .. }) => {
+                let inputs = [&inputs[..], &[scale, zero_point]].concat();
+                behind.with((SCALED_ADD_LAYER_NORM_QUANTIZE, &inputs), &[behind.y, bytes])
+            }
+        });
+        taken.extend([before.sum, behind.sum]);
+        Some(changes)
+    }
+
+    /// A product of bytes around that zero point, without their scale; none where it reads them by another scale than they are made
+    /// with, or adds a bias, which the scale is not for.
+    fn unscaled(&self, product: &Node<'a>, quantize: &Quantize<'a>, zero_point: u8) -> Option<Vec<Part>> {
+        let [bytes, weight, scale, weight_scale, zero, ref rest @ ..] = product.inputs[..] else { return None };
+        let is_plain = product.op_type == "MatMulIntegerToFloat" && rest.get(1).is_none_or(|bias| bias.is_empty());
+        let is_plain = is_plain && scale == quantize.scale && zero == quantize.zero_point;
+        let output = *product.outputs.first()?;
+        let [one, zero] = ["one", "zero_point"].map(|part| format!("{output}/{part}"));
+        if !is_plain || !self.0.is_free(&one) || !self.0.is_free(&zero) {
+            return None;
+        }
+        let inputs = [bytes, weight, &one, weight_scale, &zero, rest.first().copied().unwrap_or_default()];
+        Some(vec![
+            constant(&one, FLOAT, &1.0f32.to_le_bytes()),
+            constant(&zero, UINT8, &[zero_point]),
+            node((MICROSOFT, "MatMulIntegerToFloat"), &inputs, &[output], &[]),
+        ])
+    }
+
+    /// The sum before a LayerNormalization, of a product and what went into its block.
+    fn add_layer_norm(&self, place: usize, norm: &Node<'a>) -> Option<Norm<'a>> {
         let ([x, weight, bias], [y]) = (&norm.inputs[..], &norm.outputs[..]) else { return None };
         let is_usual = norm.attributes.iter().all(|attribute| match attribute.name {
             "epsilon" => true,
@@ -76,7 +207,7 @@ impl<'a> Fusion<'a> {
         });
         let is_vector = |name: &str| self.0.is_of_type(name, FLOAT) && self.0.rank(name) == Some(1);
         let is_usual = is_usual && is_vector(weight) && is_vector(bias);
-        let quantize = self.0.readers(y).iter().find_map(|reader| self.quantize(*reader))?;
+        let quantize = self.0.readers(y).iter().find_map(|reader| self.quantize(*reader));
         let (first, sum) = self.0.maker(x)?;
         let [a, b] = sum.inputs[..] else { return None };
         // Both have the shape of the block's input then; elsewhere ONNX Runtime may repeat the smaller one.
@@ -87,14 +218,7 @@ impl<'a> Fusion<'a> {
             return None;
         }
         let epsilon = norm.attribute("epsilon").map_or(USUAL_EPSILON, |attribute| attribute.float);
-        let inputs = [a, b, weight, bias, quantize.scale, quantize.zero_point];
-        let fused = node(
-            (DOMAIN, ADD_LAYER_NORM_QUANTIZE),
-            &inputs,
-            &[y, quantize.bytes],
-            &[float_attribute(EPSILON, epsilon)],
-        );
-        Some(vec![(first, vec![fused]), (place, Vec::new()), (quantize.place, Vec::new())])
+        Some(Norm { sum: first, place, terms: [a, b], weight, bias, epsilon, y, quantize })
     }
 
     /// The product for queries, keys and values as a node of its own, and attention behind it.
@@ -188,4 +312,8 @@ impl<'a> Fusion<'a> {
         });
         (is_quantize && has_one_scale && is_for_products).then_some(Quantize { place, scale, zero_point, bytes })
     }
+}
+
+fn is_standard(node: &Node<'_>) -> bool {
+    matches!(node.domain, "" | "ai.onnx")
 }

@@ -13,7 +13,20 @@ use super::{
     rewrite::{Changes, Part, Wiring, message, node, rewrite},
     wire::Value,
 };
-use crate::fused::{ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_QUANTIZE, DOMAIN, PACK, UNPACK};
+use crate::fused::{
+    ADD_LAYER_NORM_BY_ROW, ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_BY_ROW, BIAS_GELU_QUANTIZE, DOMAIN,
+    PACK, SCALED_ADD_LAYER_NORM, SCALED_ADD_LAYER_NORM_QUANTIZE, UNPACK,
+};
+
+/// Operators of ours that compute a row from a row.
+const BY_ROW: [&str; 6] = [
+    ADD_LAYER_NORM_BY_ROW,
+    ADD_LAYER_NORM_QUANTIZE,
+    BIAS_GELU_BY_ROW,
+    BIAS_GELU_QUANTIZE,
+    SCALED_ADD_LAYER_NORM,
+    SCALED_ADD_LAYER_NORM_QUANTIZE,
+];
 
 /// The key among a graph's own properties that says it is such a one.
 pub(crate) const PACKED: &str = "nimbert.packed";
@@ -60,13 +73,15 @@ fn changes(wiring: &Wiring<'_>) -> Option<Changes> {
         if !follower.inputs.iter().any(|name| by_token.contains(name)) {
             continue;
         }
-        let is_constant = |name: &str| name.is_empty() || wiring.tensor(name).is_some();
+        let is_scalar = |name: &str| wiring.maker(name).is_some_and(|(_, node)| node.op_type == "Constant");
+        let is_constant = |name: &str| name.is_empty() || wiring.tensor(name).is_some() || is_scalar(name);
         // What is added to each row, not a row of its own to each.
         let is_vector = |name: &str| by_token.contains(name) || wiring.rank(name).is_some_and(|rank| rank < 2);
         let is_known = follower.inputs.iter().all(|name| by_token.contains(name) || is_constant(name));
         let stays_by_token = match (follower.domain, follower.op_type) {
             (DOMAIN, ATTENTION_QUANTIZE) => true,
-            (DOMAIN, ADD_LAYER_NORM_QUANTIZE | BIAS_GELU_QUANTIZE) | (MICROSOFT, "MatMulIntegerToFloat") => is_known,
+            (DOMAIN, operator) if BY_ROW.contains(&operator) => is_known,
+            (MICROSOFT, "MatMulIntegerToFloat") => is_known,
             ("", "Add") => follower.inputs.iter().all(|name| is_vector(name)),
             ("", "QuantizeLinear" | "LayerNormalization") => is_known,
             // What attention gives is a matrix by now.

@@ -78,6 +78,14 @@ pub(super) fn node((domain, op_type): (&str, &str), inputs: &[&str], outputs: &[
     Part::New(message(&fields))
 }
 
+/// The `NodeProto` of a scalar, of a type by its number in `TensorProto`, with these bytes.
+pub(super) fn constant(name: &str, data_type: i32, bytes: &[u8]) -> Part {
+    let data_type = Value::Varint(i64::from(data_type).cast_unsigned());
+    let tensor = message(&[(2, data_type), (9, Value::Bytes(bytes))]);
+    let value = [(1, Value::Bytes(b"value")), (5, Value::Bytes(&tensor)), (20, Value::Varint(4))];
+    node(("", "Constant"), &[], &[name], &[message(&value)])
+}
+
 /// An `AttributeProto` that is a float.
 pub(super) fn float_attribute(name: &str, value: f32) -> Vec<u8> {
     let value = value.to_le_bytes();

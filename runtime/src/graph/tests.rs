@@ -1,6 +1,6 @@
 //! Graphs as strangers may write them, built of bytes: a rule each.
 
-use crate::fused::DOMAIN;
+use crate::fused::{DOMAIN, VERSION};
 
 use super::{
     check::{Operators, check},
@@ -373,7 +373,7 @@ fn sizes_are_bounded() {
 fn fused(parts: &Parts) -> Option<Vec<String>> {
     let model = fuse(&parts.bytes()).unwrap()?;
     let model = Model::parse(&model).unwrap();
-    assert!(model.opsets.contains(&(DOMAIN, 1)));
+    assert!(model.opsets.contains(&(DOMAIN, VERSION.cast_signed())));
     let node = |node: &Node<'_>| match node.domain {
         DOMAIN => format!("{}({}) -> {}", node.op_type, node.inputs.join(" "), node.outputs.join(" ")),
         _ => node.op_type.to_owned(),
@@ -421,6 +421,19 @@ fn block() -> Parts {
     parts
 }
 
+/// The same with a normalization behind it, whose bytes are read: all of a feed-forward block.
+fn whole_block() -> Parts {
+    let mut parts = block();
+    parts.nodes.pop();
+    parts.nodes.extend([
+        node("Add", &["o", "y"], &["sum2"], &[]),
+        node("LayerNormalization", &["sum2", "g", "b"], &["v"], &[]),
+        node("QuantizeLinear", &["v", "s", "z"], &["vq"], &[]),
+        node(".MatMulIntegerToFloat", &["vq", "w", "s", "ws", "z"], &["logits"], &[]),
+    ]);
+    parts
+}
+
 /// A field of a float.
 fn float(value: f32) -> Bytes {
     written(2, Value::Fixed32(&value.to_le_bytes()))
@@ -456,6 +469,67 @@ fn ways_from_product_to_product_are_fused() {
     assert_eq!(product.inputs, ["xq", "w3", "s", "ws", "z", "", "b3"]);
     // Once is enough.
     assert_eq!(fuse(&fused).unwrap(), None);
+}
+
+#[test]
+fn a_whole_feed_forward_block_has_a_scale_a_row() {
+    let parts = whole_block();
+    check(&parts.bytes(), None, Operators::Known).unwrap();
+    let of_ours = |parts: &Parts| -> Vec<String> {
+        fused(parts).unwrap().into_iter().filter(|node| node.contains("->")).skip(1).collect()
+    };
+    let expected = [
+        "AddLayerNormQuantizeByRow(p x g b) -> y yq yq/scales",
+        "BiasGeluQuantizeByRow(i yq/scales b) -> hq hq/scales",
+        "ScaledAddLayerNormQuantize(o hq/scales y g b s z) -> v vq",
+    ];
+    assert_eq!(of_ours(&parts), expected);
+    let bytes = fuse(&parts.bytes()).unwrap().unwrap();
+    let model = Model::parse(&bytes).unwrap();
+    let product = |output: &str| model.graph.nodes.iter().find(|node| node.outputs == [output]).unwrap();
+    assert_eq!(product("i").inputs, ["yq", "w", "i/one", "ws", "i/zero_point", ""]);
+    assert_eq!(product("o").inputs, ["hq", "w", "o/one", "ws", "o/zero_point", ""]);
+    // In the last layer nobody asks for bytes behind it.
+    let mut last = whole_block();
+    last.nodes.truncate(17);
+    last.nodes.push(node("LayerNormalization", &["sum2", "g", "b"], &["logits"], &[]));
+    assert_eq!(of_ours(&last)[2], "ScaledAddLayerNorm(o hq/scales y g b) -> logits");
+    // What else reads the bytes or the products wants them by one scale; and a product's bias is not for a row's.
+    let changed = |place: usize, what: Bytes| {
+        let mut parts = whole_block();
+        parts.nodes[place] = what;
+        parts
+    };
+    let mut read = whole_block();
+    read.nodes.push(node(".MatMulIntegerToFloat", &["yq", "w", "s", "ws", "z"], &["other"], &[]));
+    let mut output = whole_block();
+    output.outputs.push(value_info("o", FLOAT, 2));
+    let first = changed(12, node(".MatMulIntegerToFloat", &["yq", "w", "s", "ws", "z", "", "b"], &["i"], &[]));
+    let second = changed(15, node(".MatMulIntegerToFloat", &["hq", "w", "s", "ws", "z", "", "b"], &["o"], &[]));
+    // Bytes that a product takes for others than they are.
+    let mut scale = changed(12, node(".MatMulIntegerToFloat", &["yq", "w", "s2", "ws", "z"], &["i"], &[]));
+    scale.initializers.push(tensor("s2", &[], FLOAT, &[len(9, [0, 0, 0, 64])]));
+    for parts in [read, output, first, second, scale, block()] {
+        assert!(!of_ours(&parts).iter().any(|node| node.contains("/scales")), "{:?}", of_ours(&parts));
+    }
+}
+
+#[test]
+fn of_blocks_that_share_a_normalization_one_has_scales_by_row() {
+    let mut parts = whole_block();
+    parts.nodes.pop();
+    parts.nodes.extend([
+        node(".MatMulIntegerToFloat", &["vq", "w", "s", "ws", "z"], &["i2"], &[]),
+        node(".BiasGelu", &["i2", "b"], &["h2"], &[]),
+        node("QuantizeLinear", &["h2", "s", "z"], &["hq2"], &[]),
+        node(".MatMulIntegerToFloat", &["hq2", "w", "s", "ws", "z"], &["o2"], &[]),
+        node("Add", &["o2", "v"], &["sum3"], &[]),
+        node("LayerNormalization", &["sum3", "g", "b"], &["logits"], &[]),
+    ]);
+    let nodes = fused(&parts).unwrap();
+    let count = |part: &str| nodes.iter().filter(|node| node.starts_with(part)).count();
+    assert_eq!((count("BiasGeluQuantizeByRow("), count("BiasGeluQuantize(")), (1, 1), "{nodes:?}");
+    assert!(nodes.contains(&"ScaledAddLayerNormQuantize(o hq/scales y g b s z) -> v vq".to_owned()), "{nodes:?}");
 }
 
 /// The same block between rows of texts, as they come and go.

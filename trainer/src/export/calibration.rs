@@ -1,15 +1,17 @@
 //! What activations are like on texts, by which they are quantized; and what quantizing each of them costs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use nimbert::{
-    Batch, Encoding,
+    Batch,
     session::{Output, Session},
 };
 
 use crate::{
     error::{Error, Result},
-    onnx::{self, Calibration, GraphConfig, Histogram, Int8, Observations, Observed, Range, compare},
+    onnx::{
+        self, Calibration, Covariance, GraphConfig, Histogram, Int8, Moments, Observations, Observed, Range, compare,
+    },
 };
 
 use super::Judge;
@@ -19,6 +21,12 @@ const CALIBRATION_TEXTS: usize = 512;
 /// Texts by which methods of calibration are compared, and those by which the cost of quantizing one activation is measured.
 const COMPARED_TEXTS: usize = 256;
 const SENSITIVITY_TEXTS: usize = 48;
+
+/// How channels vary together is found by so many tokens of a window, and of all of them, at most; of more channels, which would take
+/// gigabytes in all layers, not at all: weights that read them are rounded to nearest.
+const COVARIANCE_TOKENS: usize = 16;
+const ALL_COVARIANCE_TOKENS: usize = COVARIANCE_TOKENS * CALIBRATION_TEXTS;
+const COVARIANCE_CHANNELS: usize = 3072;
 
 /// What quantizing one activation alone does to the logits.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +53,10 @@ struct Observer {
     /// By channel, over all tokens.
     sums: Vec<f64>,
     tokens: usize,
+    /// Whether weights that read it may be rounded by how its channels vary together.
+    covaries: bool,
+    /// Of some tokens.
+    moments: Option<Moments>,
 }
 
 impl Observer {
@@ -52,31 +64,49 @@ impl Observer {
     fn add(&mut self, activation: &Output) {
         self.histogram.add(&activation.values);
         let channels = activation.shape.last().copied().unwrap_or(1);
-        self.sums.resize(channels, 0.0);
+        if self.tokens == 0 {
+            self.sums = vec![0.0; channels];
+            self.moments = (self.covaries && channels <= COVARIANCE_CHANNELS).then(|| Moments::of(channels));
+        }
         for token in activation.values.chunks_exact(channels) {
             self.tokens += 1;
             self.sums.iter_mut().zip(token).for_each(|(sum, value)| *sum += f64::from(*value));
         }
+        if let Some(moments) = &mut self.moments {
+            let tokens: Vec<&[f32]> = activation.values.chunks_exact(channels).collect();
+            let left = ALL_COVARIANCE_TOKENS.saturating_sub(moments.tokens());
+            moments.add(&spread(&tokens, COVARIANCE_TOKENS.min(left)).concat());
+        }
     }
 
-    fn observed(&self, calibration: Calibration) -> Observed {
+    fn observed(&self, calibration: Calibration, covariance: Option<&Arc<Covariance>>) -> Observed {
         let mean = self.sums.iter().map(|sum| (sum / self.tokens.max(1) as f64) as f32).collect();
-        Observed { range: self.histogram.range(calibration), mean }
+        Observed { range: self.histogram.range(calibration), mean, covariance: covariance.cloned() }
     }
 }
 
-/// At most `count` of the texts, from all of the file: it may be sorted by label.
-fn spread<'a>(texts: &[&'a [Encoding]], count: usize) -> Vec<&'a [Encoding]> {
-    let count = count.min(texts.len());
-    (0..count).map(|index| texts[index * texts.len() / count]).collect()
+/// At most `count` of them, from all: a file of texts may be sorted by label.
+fn spread<T: Copy>(all: &[T], count: usize) -> Vec<T> {
+    let count = count.min(all.len());
+    (0..count).map(|index| all[index * all.len() / count]).collect()
 }
 
 impl Judge<'_> {
     /// Ranges and means of all activations that can be quantized, by the method whose int8 graph is nearest to fp32.
     pub(super) fn observe(&self) -> Result<(Calibration, Observations)> {
         let (mut fp32, observers) = self.observers()?;
+        let (mut covariances, mut seen) = (Vec::new(), Vec::new());
+        for (name, mut observer) in observers {
+            self.check_stop()?;
+            covariances.push(observer.moments.take().and_then(Moments::covariance).map(Arc::new));
+            seen.push((name, observer));
+        }
         let observed = |calibration: Calibration| -> Observations {
-            observers.iter().map(|(name, observer)| (name.clone(), observer.observed(calibration))).collect()
+            let seen = seen.iter().zip(&covariances);
+            let observed = seen.map(|((name, observer), covariance)| {
+                (name.clone(), observer.observed(calibration, covariance.as_ref()))
+            });
+            observed.collect()
         };
         let calibrations = self.config.calibrations.iter();
         let mut candidates: Vec<_> = calibrations.map(|&calibration| (calibration, observed(calibration))).collect();
@@ -95,7 +125,8 @@ impl Judge<'_> {
     /// The logits of so many calibration texts by a graph with that in 8 bits.
     fn logits_of(&self, int8: Int8<'_>, texts: usize) -> Result<Vec<Vec<f32>>> {
         let config = GraphConfig { int8, storage: self.config.storage, ..GraphConfig::FP32 };
-        let mut session = self.session(&self.model.graph(config)?, "calibration", false)?;
+        // As it lies there: operators of ours find some of the ranges themselves.
+        let mut session = self.session(&self.model.graph(config)?, "calibration", true)?;
         self.logits(&mut session, &spread(self.calibration_texts, texts))
     }
 
@@ -107,7 +138,9 @@ impl Judge<'_> {
         graph.graph.get_or_insert_default().output.extend(names.iter().map(|name| onnx::float_output(name)));
         let mut session = self.session(&graph, "observed", false)?;
         let outputs: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut observers = vec![Observer::default(); names.len()];
+        // Layers that share their weights share their integers too, which are stored once.
+        let covaries = !self.model.config.shares_layers();
+        let mut observers = vec![Observer { covaries, ..Observer::default() }; names.len()];
         for text in spread(self.calibration_texts, CALIBRATION_TEXTS) {
             self.check_stop()?;
             for window in text {

@@ -269,6 +269,11 @@ struct Json {
 }
 
 impl EncoderConfig {
+    /// Whether all layers have the same weights.
+    pub(crate) fn shares_layers(&self) -> bool {
+        self.family.shares_layers()
+    }
+
     /// That of a table of vectors of `width` numbers for the tokens of another model ([`crate::static_model`]), with a head that
     /// is made anew with a deviation that keeps sizes.
     pub(crate) fn static_of(teacher: &Self, width: usize, dropout: f32) -> Result<Self> {

@@ -244,6 +244,11 @@ const STATIC: Family = Family {
 pub(super) const STATIC_TYPE: &str = "nimbert-static";
 
 impl Family {
+    /// Whether all layers have the same weights.
+    pub(super) fn shares_layers(&self) -> bool {
+        matches!(self.names.layers, Layers::Shared(_))
+    }
+
     /// The family of a `model_type`.
     pub(super) fn of(model_type: &str) -> Option<&'static Self> {
         FAMILIES.iter().find(|family| family.types.iter().any(|(name, _)| *name == model_type))

@@ -2,12 +2,13 @@
 //! asked for.
 //!
 //! In int8, weights have one scale a channel, and activations one scale and zero point each that were found beforehand
-//! ([`Observations`]): nothing depends on the batch. What rounding the weights adds to a product on average is taken out of
-//! its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019).
+//! ([`Observations`]): nothing depends on the batch. Weights are rounded so that their products change as little as can be, and what
+//! that adds to a product on average is taken out of its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops,
+    sync::Arc,
 };
 
 use candle_core::{DType, Tensor};
@@ -17,6 +18,7 @@ use super::{
     graph::{GraphBuilder, OpsetVersions, float_attribute, int_attribute},
     integers::{MAX_BYTE, MAX_REDUCED, best_scale, channel_integers, row_integers, scale},
     packing,
+    rounding::Covariance,
 };
 use crate::{
     error::Result,
@@ -45,6 +47,8 @@ pub struct Observed {
     pub range: Range,
     /// The mean of each channel.
     pub mean: Vec<f32>,
+    /// How channels vary together, by which weights that read them are rounded; none: each to nearest.
+    pub covariance: Option<Arc<Covariance>>,
 }
 
 /// What is quantized, and how: activations by the name of the value in the fp32 graph.
@@ -233,7 +237,7 @@ impl<'a> Exporter<'a> {
         let Some(Observed { mean, .. }) = self.observed(x) else { return Ok(affine) };
         let Affine { weight, bias } = affine;
         let (rows, columns) = weight.dims2()?;
-        let (integers, scales) = self.quantized_weight(&values(&weight)?, columns, self.max_product_weight());
+        let (integers, scales) = self.quantized_weight(&values(&weight)?, columns, self.max_product_weight(), Some(x));
         let rounded = integers.iter().enumerate().map(|(at, &integer)| f32::from(integer) * scales[at % columns]);
         let rounded = Tensor::from_iter(rounded, weight.device())?.reshape((rows, columns))?;
         let mean = Tensor::from_slice(mean, (1, rows), weight.device())?;
@@ -267,13 +271,13 @@ impl<'a> Exporter<'a> {
                 Ok(self.builder.node(name, "MatMul", &[x, &weight], vec![]))
             }
             (Some(range), Operators::Standard) => {
+                let weight = self.dequantized(name, weight, x)?;
                 let x = self.quantized_and_back(x, range);
-                let weight = self.dequantized(name, weight)?;
                 Ok(self.builder.node(name, "MatMul", &[&x, &weight], vec![]))
             }
             (Some(range), Operators::Microsoft) => {
                 let [quantized, scale, zero_point] = self.quantized(x, range);
-                let [weight, weight_scale] = self.integers(name, weight, self.max_product_weight())?;
+                let [weight, weight_scale] = self.integers(name, weight, self.max_product_weight(), Some(x))?;
                 let inputs = [&quantized, &weight, &scale, &weight_scale, &zero_point].map(String::as_str);
                 Ok(self.builder.contrib(name, "MatMulIntegerToFloat", &inputs, vec![]))
             }
@@ -319,21 +323,21 @@ impl<'a> Exporter<'a> {
         b.node(&output, "DequantizeLinear", &[&quantized, &scale, &zero], vec![])
     }
 
-    /// A weight `[in, out]` as signed bytes with one scale a channel, and back in fp32.
-    fn dequantized(&mut self, name: &str, weight: &Tensor) -> Result<String> {
-        let [integers, scales] = self.integers(name, weight, self.max_product_weight())?;
+    /// A weight `[in, out]` that `x` is multiplied with as signed bytes with one scale a channel, and back in fp32.
+    fn dequantized(&mut self, name: &str, weight: &Tensor, x: &str) -> Result<String> {
+        let [integers, scales] = self.integers(name, weight, self.max_product_weight(), Some(x))?;
         let zeros = self.builder.bytes(&format!("{name}/weight_zero"), &[weight.dim(1)?], vec![0; weight.dim(1)?]);
         let inputs = [&integers, &scales, &zeros].map(String::as_str);
         let axis = vec![int_attribute("axis", 1)];
         Ok(self.builder.node(&format!("{name}/weight_dequantized"), "DequantizeLinear", &inputs, axis))
     }
 
-    /// A weight `[in, out]` as integers of at most `max`, and their scales by channel.
-    pub(crate) fn integers(&mut self, name: &str, weight: &Tensor, max: f32) -> Result<[String; 2]> {
+    /// A weight `[in, out]`, which `x` is multiplied with if that is known, as integers of at most `max`, and their scales by channel.
+    pub(crate) fn integers(&mut self, name: &str, weight: &Tensor, max: f32, x: Option<&str>) -> Result<[String; 2]> {
         let (rows, columns) = weight.dims2()?;
         let values = values(weight)?;
         let name = format!("{name}/weight");
-        let (integers, scales) = self.quantized_weight(&values, columns, max);
+        let (integers, scales) = self.quantized_weight(&values, columns, max, x);
         let scales = self.builder.float_values(&format!("{name}_scale"), &[columns], &scales);
         let integers = match self.is_packed(columns, 4) {
             false => self.builder.bytes(&name, &[rows, columns], integers),
@@ -348,10 +352,13 @@ impl<'a> Exporter<'a> {
     }
 
     /// A matrix as integers of at most `max`, fewer if they are packed, and their scales by channel.
-    fn quantized_weight(&self, values: &[f32], columns: usize, max: f32) -> (Vec<i8>, Vec<f32>) {
-        match self.is_packed(columns, 4) {
-            true => channel_integers(values, columns, packing::MAX_MATRIX, best_scale),
-            false => channel_integers(values, columns, max, scale),
+    fn quantized_weight(&self, values: &[f32], columns: usize, max: f32, x: Option<&str>) -> (Vec<i8>, Vec<f32>) {
+        let max = if self.is_packed(columns, 4) { packing::MAX_MATRIX } else { max };
+        let scale = if self.is_packed(columns, 4) { best_scale } else { scale };
+        let (nearest, scales) = channel_integers(values, columns, max, scale);
+        match x.and_then(|x| self.observed(x)?.covariance.as_ref()) {
+            Some(covariance) => (covariance.rounded(values, &scales, max), scales),
+            None => (nearest, scales),
         }
     }
 
@@ -374,7 +381,7 @@ impl<'a> Exporter<'a> {
         if !self.is_stored_small() || weight.elem_count() < MIN_ELEMENTS {
             return self.builder.floats(&format!("{name}/weight"), weight);
         }
-        let [integers, scales] = self.integers(name, weight, MAX_BYTE)?;
+        let [integers, scales] = self.integers(name, weight, MAX_BYTE, None)?;
         let b = &mut self.builder;
         let to_float = vec![int_attribute("to", DataType::Float as i64)];
         let floats = b.node(&format!("{name}/weight_float"), "Cast", &[&integers], to_float);

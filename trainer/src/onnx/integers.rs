@@ -49,7 +49,7 @@ pub(super) fn best_scale(values: &[f32], max: f32) -> f32 {
 }
 
 /// The nearest integer, at most `max` from 0, which is at most 127.
-fn round(value: f32, max: f32) -> i8 {
+pub(super) fn round(value: f32, max: f32) -> i8 {
     value.round_ties_even().clamp(-max, max) as i8
 }
 

@@ -6,6 +6,7 @@ mod graph;
 mod integers;
 mod packing;
 mod ranges;
+mod rounding;
 mod validate;
 
 pub use candle_onnx::onnx::ModelProto;
@@ -15,6 +16,8 @@ pub use exporter::{GraphConfig, Int8, Observations, Observed, Operators, Range, 
 pub use fp16::to_fp16;
 pub(crate) use graph::{Axis, float_attribute, float_output, int_attribute, ints_attribute};
 pub use ranges::{Calibration, Histogram};
+pub use rounding::Covariance;
+pub(crate) use rounding::Moments;
 pub use validate::{Comparison, compare};
 
 use std::path::{Path, PathBuf};

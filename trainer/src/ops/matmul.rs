@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 /// A matrix inside of a slice: `rows × columns` elements, the one at (r, c) at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -22,18 +22,18 @@ impl<'a> Matrix<'a> {
     ///
     /// # Panics
     /// If the slice is too short for it.
-    pub(super) fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert_fits(data.len(), rows, columns, row_stride);
         Self { data, rows, columns, row_stride, column_stride: 1 }
     }
 
     /// How many rows and columns it has.
-    pub(super) fn shape(&self) -> (usize, usize) {
+    pub(crate) fn shape(&self) -> (usize, usize) {
         (self.rows, self.columns)
     }
 
     /// A row, if its numbers are neighbours.
-    pub(super) fn row(&self, index: usize) -> Option<&'a [f32]> {
+    pub(crate) fn row(&self, index: usize) -> Option<&'a [f32]> {
         (self.column_stride == 1).then(|| &self.data[index * self.row_stride..][..self.columns])
     }
 
@@ -43,7 +43,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The transposed matrix; nothing is moved.
-    pub(super) fn t(self) -> Self {
+    pub(crate) fn t(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -59,7 +59,7 @@ const KERNEL_ROWS: usize = 48;
 
 /// How many threads a product may use.
 #[derive(Clone, Copy)]
-pub(super) enum Threads {
+pub(crate) enum Threads {
     /// The caller's only: for small products inside of a parallel loop.
     One,
     /// All of rayon's: each computes a block of rows of its own. gemm's own way to share a product among threads makes
@@ -71,7 +71,7 @@ pub(super) enum Threads {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(super) fn matmul(
+pub(crate) fn matmul(
     a: Matrix<'_>,
     b: Matrix<'_>,
     scale: f32,

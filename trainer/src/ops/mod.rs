@@ -15,7 +15,7 @@ mod dropout;
 mod layer_norm;
 mod linear;
 mod math;
-mod matmul;
+pub(crate) mod matmul;
 mod relative;
 mod rotary;
 

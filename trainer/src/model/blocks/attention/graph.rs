@@ -70,7 +70,11 @@ impl SelfAttention {
         let mut constants = Constants {
             query: exporter.corrected(self.query.affine()?, input.answered)?,
             key: exporter.corrected(self.key.affine()?, input.all)?,
-            value: exporter.corrected(self.value.affine()?, input.all)?,
+            // For first tokens alone it is no product of integers.
+            value: match answers {
+                Answers::All => exporter.corrected(self.value.affine()?, input.all)?,
+                Answers::First => self.value.affine()?,
+            },
         };
         let is_plain = self.angles.is_none() && self.window.is_none() && distances.is_none();
         let mut part = Part { attention: self, distances, exporter, texts, name };
@@ -143,7 +147,7 @@ impl Part<'_, '_> {
             Some(range) => {
                 let [quantized, scale, zero_point] = exporter.quantized(x, range);
                 let max = exporter.max_product_weight();
-                let [weight, weight_scale] = exporter.integers(&name, &weight, max)?;
+                let [weight, weight_scale] = exporter.integers(&name, &weight, max, Some(input.all))?;
                 let x = exporter.reshaped(&texts_name, &quantized, &self.texts.shape_3d);
                 let inputs = [&x, &weight, &bias, &scale, &weight_scale, &lengths, &zero_point];
                 exporter.builder.contrib(&name, "QAttention", &inputs.map(String::as_str), heads)
