@@ -41,19 +41,25 @@ fn every_graph_says_the_distance_that_was_fitted() {
         let features = Features::of(&model, &examples, |_| Ok(())).unwrap();
         let labels: Vec<&[u32]> = examples.iter().map(|example| example.target.ids.as_slice()).collect();
         // Of four rows, so that the others are further away.
-        let fitted = Mahalanobis::fit(&features.select(&[0, 1, 2, 3]), &labels[..4], ProblemType::SingleLabel).unwrap();
-        let expected = fitted.distances(&features).unwrap();
+        let rows = features.select(&[0, 1, 2, 3]);
+        let fitted = Mahalanobis::fit(&rows, &labels[..4], ProblemType::SingleLabel).unwrap();
+        let told = fitted.clone().told_from(&rows, &features.select(&[4, 5]), 0, || Ok(())).unwrap();
+        assert_ne!(told.distances(&features).unwrap(), fitted.distances(&features).unwrap());
         let texts: Vec<&[Encoding]> = examples.iter().map(|example| example.windows.as_slice()).collect();
-        for (operators, is_half) in
-            [(Operators::Microsoft, false), (Operators::Standard, false), (Operators::Standard, true)]
+        let forms = [(Operators::Microsoft, false), (Operators::Standard, false), (Operators::Standard, true)];
+        // What tells strangers from four rows is steep: halves, which are least exact, get no nearer to it than that.
+        let fitted = [(&fitted, 0.1), (&told, 0.5)];
+        for ((operators, is_half), (fitted, of_halves)) in
+            forms.into_iter().flat_map(|form| fitted.map(|one| (form, one)))
         {
-            let graph = model.graph(GraphConfig { operators, distance: Some(&fitted), ..GraphConfig::FP32 }).unwrap();
+            let expected = fitted.distances(&features).unwrap();
+            let graph = model.graph(GraphConfig { operators, distance: Some(fitted), ..GraphConfig::FP32 }).unwrap();
             let graph = if is_half { onnx::to_fp16(graph).unwrap() } else { graph };
             let dir = Dir::default();
             onnx::write(&graph, &dir.path("graph.onnx")).unwrap();
             let mut session = Session::open(&dir.path("graph.onnx"), &SessionOptions::default()).unwrap();
             let answers = answer(&mut session, texts.iter().copied(), model.config.pad_token_id, 4).unwrap();
-            let tolerance = if is_half { 0.1 } else { 2e-3 };
+            let tolerance = if is_half { of_halves } else { 2e-3 };
             for (answer, expected) in answers.iter().zip(&expected) {
                 let found = answer.distance.unwrap();
                 assert!(
@@ -123,6 +129,82 @@ fn a_bundle_says_what_is_unknown_and_which_labels_may_be_right() {
     let output = finish(evaluate.arg("evaluate").arg(&bundle).arg("--data").arg(data).arg("--json")).success();
     let figures: Value = serde_json::from_str(&output).unwrap();
     assert!(["coverage", "unknown", "labels_a_set"].iter().all(|name| figures[name].is_number()), "{figures}");
+}
+
+/// Rows of two labels, and some of a third that are like none of them.
+fn with_strangers(rows: usize, strangers: usize) -> String {
+    let strangers = (0..strangers).map(|row| format!("电影很好看 {},other\n", "很好看 ".repeat(row % 5 + 1)));
+    small_csv(rows) + &strangers.collect::<String>()
+}
+
+#[test]
+fn strangers_teach_and_test_what_is_unknown_and_are_no_label() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", with_strangers(120, 40));
+    for (name, further) in [("validated", ["--validation-size", "0.3"]), ("folds", ["--cross-validate", "3"])] {
+        let bundle = dir.path(name);
+        let mut fit = fit_by_any(&base("bert"), &data, &bundle);
+        fit.args(["--method", "frozen", "--unknown-rate", "0.1", "--unknown-label", "other"]).args(further);
+        let output = finish(&mut fit).success();
+        assert!(output.contains("other: 32 rows teach which texts are like no label, 8 test it"), "{output}");
+        assert!(
+            output.contains("of 8 texts that are like no label: 100.00 % taken for unknown; AUROC 1.0000"),
+            "{output}"
+        );
+        assert!(fs::read_to_string(dir.path(&format!("{name}.report.html"))).unwrap().contains("AUROC of strangers"));
+        assert!(!Bundle::open(&bundle).unwrap().config.labels.contains(&"other".to_owned()));
+        let answers = predictions(&bundle, &["电影很好看 很好看", "one of the year's best films , great acting 2"]);
+        assert!(answers[0].unknown && answers[0].distance > answers[1].distance, "{answers:?}");
+    }
+    let evaluate = |further: &[&str]| {
+        let mut evaluate = program("nimbert-train");
+        finish(evaluate.arg("evaluate").arg(dir.path("folds")).arg("--data").arg(&data).args(further))
+    };
+    evaluate(&[]).failure(2, &["data.csv:122", "expected one of the labels", "\"other\""]);
+    let figures: Value = serde_json::from_str(&evaluate(&["--unknown-label", "other", "--json"]).success()).unwrap();
+    assert_eq!((&figures["rows"], &figures["strangers"]["rows"]), (&120.into(), &40.into()));
+    assert!(figures["strangers"]["roc_auc"].as_f64().unwrap() > 0.99, "{figures}");
+    assert!(evaluate(&["--unknown-label", "other"]).success().contains("of 40 texts that are like no label"));
+    let mut check = program("nimbert-train");
+    let output = finish(check.arg("check").arg("--data").arg(&data).args(["--unknown-label", "other"])).success();
+    assert!(output.contains("data.csv: 40 rows with \"other\" are set aside"), "{output}");
+}
+
+#[test]
+fn strangers_that_cannot_be_are_refused() {
+    let dir = Dir::default();
+    let (data, several) =
+        (dir.write("data.csv", with_strangers(60, 10)), dir.write("tags.jsonl", several_labels_jsonl(40)));
+    let strangers = dir.write("strangers.csv", with_strangers(0, 10));
+    for (data, arguments, expected) in [
+        (&data, &["--unknown-label", "other"][..], "--unknown-rate with it"),
+        (&data, &["--unknown-label", "others", "--unknown-rate", "0.2"], "rows with that label that are learned from"),
+        (&strangers, &["--unknown-label", "other", "--unknown-rate", "0.2"], "a row of another label"),
+        (&several, &["--unknown-label", "a", "--multi-label"], "--multi-label"),
+    ] {
+        finish(fit(&base("bert"), data, &dir.path("bundle")).args(arguments)).failure(2, &[expected]);
+    }
+    assert!(!dir.path("bundle").exists());
+    let mut evaluate = program("nimbert-train");
+    evaluate.arg("evaluate").arg(tiny_bundle(&dir)).arg("--data").arg(&data).args(["--unknown-label", "other"]);
+    finish(&mut evaluate).failure(2, &["a bundle that says what is unknown"]);
+}
+
+#[test]
+fn strangers_are_set_aside_by_what_needs_no_labels() {
+    let dir = Dir::default();
+    let more = "text,label\n\"Café Zoë – naïve résumé\",\n\"I love this movie!\",\n";
+    let (data, more) = (dir.write("data.csv", with_strangers(40, 6)), dir.write("more.csv", more));
+    let mut suggest = program("nimbert-train");
+    suggest.arg("suggest").arg(tiny_bundle(&dir)).arg("--unlabelled").arg(more).arg("--data").arg(&data);
+    suggest.args(["--unknown-label", "other", "--count", "2", "--out"]).arg(dir.path("next.csv"));
+    let output = suggest.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && told.contains("6 rows with \"other\" are set aside"), "{told}");
+    let mut check = program("nimbert-train");
+    check.arg("check").arg("--data").arg(&data).args(["--unknown-label", "other", "--json"]);
+    let found: Value = serde_json::from_str(&finish(&mut check).success()).unwrap();
+    assert_eq!((&found["rows"], &found["strangers"]), (&40.into(), &6.into()));
 }
 
 #[test]

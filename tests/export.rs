@@ -68,6 +68,7 @@ fn five_hundred_texts_get_the_same_answers_in_every_batch() {
         evidence: Evidence { split: "synthetic", texts: texts[..64].to_vec(), labels: None },
         unseen: None,
         test: None,
+        strangers: Vec::new(),
         calibration_texts: texts[..128].to_vec(),
     };
     let config = ExportConfig {

@@ -7,7 +7,7 @@ use nimbert::{
     prediction::{Coverage, DEFAULT_THRESHOLD},
 };
 
-use crate::{tasks::TaskRows, train::undecided};
+use crate::{metrics::roc_auc, tasks::TaskRows, train::undecided};
 
 /// What a classifier is to say of its answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -66,6 +66,33 @@ pub fn kept(decision: &Decision, of_task: &TaskRows, distances: &[Option<f32>]) 
         .unknown_threshold
         .map(|_| of_task.rows.iter().filter(|row| decision.is_unknown(distances[**row])).count() as f64 / rows);
     Kept { rows: of_task.rows.len(), coverage, unknown }
+}
+
+/// How texts that are like no label were told from those that have one.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Found {
+    /// The texts that are like no label.
+    pub rows: usize,
+    /// The share of them that is taken for unknown.
+    pub share: f64,
+    /// The share of pairs, of a text with a label and one that is like none, whose second is further away; none: there was none with a
+    /// label.
+    pub roc_auc: Option<f64>,
+}
+
+impl Found {
+    /// By the distances of texts that have a label and of `strangers`; none where there are no strangers, or where nothing is unknown.
+    pub fn of(decision: &Decision, known: &[Option<f32>], strangers: &[Option<f32>]) -> Option<Self> {
+        decision.unknown_threshold?;
+        if strangers.is_empty() {
+            return None;
+        }
+        let distances: Vec<f32> = known.iter().chain(strangers).copied().collect::<Option<_>>()?;
+        let is_stranger: Vec<bool> = (0..distances.len()).map(|row| row >= known.len()).collect();
+        let found = strangers.iter().filter(|distance| decision.is_unknown(**distance)).count();
+        let (rows, share) = (strangers.len(), found as f64 / strangers.len() as f64);
+        Some(Self { rows, share, roc_auc: roc_auc(&distances, &is_stranger) })
+    }
 }
 
 /// The rows that it takes at least to find what a share of them exceeds.

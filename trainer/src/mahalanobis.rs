@@ -5,6 +5,9 @@
 //! as the rows are too few to know it (Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices",
 //! 2004). Of that the directions of most variance are kept, and all others have one variance (Tipping and Bishop, "Probabilistic
 //! principal component analysis", 1999): the distance costs a thin product, and its constants are small beside a model.
+//!
+//! Where there are texts that are known to be like no label, logistic regression tells them from the rows by that distance and by the
+//! direction in which a text lies: the distance is what it finds, and further away is never nearer.
 
 use candle_core::{DType, Device, Tensor};
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
@@ -13,6 +16,8 @@ use nimbert::{ProblemType, session::DISTANCE};
 use crate::{
     error::Result,
     features::Features,
+    logistic::{CrossValidated, LogisticRegression},
+    loss::Target,
     onnx::{Exporter, int_attribute},
 };
 
@@ -30,7 +35,7 @@ const BLOCK: usize = 1024;
 
 /// How far a feature vector is from those that it was fitted to: 1 is the mean of their distances, unless they are all but the same.
 ///
-/// Of y, the vector less the mean of the label that is nearest, both times `scale`, it is |y|² − |y · directions|².
+/// Where no strangers are known: of y, the vector less the mean of the label that is nearest, both times `scale`, it is |y|² − |y · directions|².
 #[derive(Debug, Clone)]
 pub struct Mahalanobis {
     scale: f64,
@@ -42,6 +47,16 @@ pub struct Mahalanobis {
     offsets: Tensor,
     /// What directions of more variance than the others take back, as its root: `[width, rank]`
     directions: Tensor,
+    boundary: Option<Boundary>,
+}
+
+/// What texts that are like no label have taught: of x, the vector, and its distance d it is slope · d + x · weights + offset.
+#[derive(Debug, Clone)]
+struct Boundary {
+    slope: f64,
+    /// `[width, 1]`
+    weights: Tensor,
+    offset: f64,
 }
 
 /// The inverse of a covariance: that of `others`, one variance for all directions, less what some have more.
@@ -114,7 +129,52 @@ impl Mahalanobis {
             slopes: matrix(&slopes)?,
             offsets: vector(&offsets.iter().map(|offset| offset / unit).collect::<Vec<_>>())?,
             directions: matrix(&directions)?,
+            boundary: None,
         })
+    }
+
+    /// The same, by what tells `strangers`, which are like no label, from the rows that it was fitted to. Of those 1 is the mean again,
+    /// and none is below 0. An error of `on_step`, which is called now and then, ends the work.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`]; those of `on_step`.
+    pub fn told_from(
+        self,
+        rows: &Features,
+        strangers: &Features,
+        seed: u64,
+        on_step: impl FnMut() -> Result<()>,
+    ) -> Result<Self> {
+        let width = rows.width;
+        // The distance as a further feature.
+        let with_distance = |features: &Features| -> Result<Vec<f32>> {
+            let distances = self.distances(features)?;
+            let rows = distances.iter().enumerate();
+            Ok(rows.flat_map(|(row, distance)| features.row(row).iter().chain([distance])).copied().collect())
+        };
+        let values = [with_distance(rows)?, with_distance(strangers)?].concat();
+        let all = Features { values, width: width + 1 };
+        let targets: Vec<Target> = (0..all.rows()).map(|row| [u32::from(row >= rows.rows())].into()).collect();
+        let targets: Vec<&Target> = targets.iter().collect();
+        let regression = LogisticRegression { problem_type: ProblemType::SingleLabel, classes: 2, class_weights: None };
+        let CrossValidated { linear, .. } = regression.cross_validate(&all, &targets, seed, on_step)?;
+        let (of_rows, of_strangers) = linear.weight.split_at(width + 1);
+        let mut weights: Vec<f64> = of_strangers.iter().zip(of_rows).map(|(strange, known)| strange - known).collect();
+        let slope = weights.pop().expect("the distance's").max(0.0);
+        let score = |row: usize| {
+            let (vector, distance) = all.row(row).split_at(width);
+            let dot: f64 = vector.iter().zip(&weights).map(|(x, weight)| f64::from(*x) * weight).sum();
+            dot + slope * f64::from(distance[0])
+        };
+        let scores: Vec<f64> = (0..rows.rows()).map(score).collect();
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        let least = scores.iter().copied().fold(f64::INFINITY, f64::min);
+        // Never steeper than the odds themselves.
+        let scale = 1.0 / (mean - least).max(1.0);
+        weights.iter_mut().for_each(|weight| *weight *= scale);
+        let weights = Tensor::from_vec(weights, (width, 1), &Device::Cpu)?.to_dtype(DType::F32)?;
+        let boundary = Boundary { slope: slope * scale, weights, offset: 1.0 - mean * scale };
+        Ok(Self { boundary: Some(boundary), ..self })
     }
 
     /// Numbers a vector.
@@ -130,8 +190,10 @@ impl Mahalanobis {
         let x = (features.tensor()? * self.scale)?;
         let nearest = x.matmul(&self.slopes)?.broadcast_add(&self.offsets)?.argmax(1)?;
         let y = (x - self.means.index_select(&nearest, 0)?)?;
-        let distances = (y.sqr()?.sum(1)? - y.matmul(&self.directions)?.sqr()?.sum(1)?)?;
-        Ok(distances.relu()?.to_vec1()?)
+        let distances = (y.sqr()?.sum(1)? - y.matmul(&self.directions)?.sqr()?.sum(1)?)?.relu()?;
+        let Some(Boundary { slope, weights, offset }) = &self.boundary else { return Ok(distances.to_vec1()?) };
+        let of_direction = features.tensor()?.matmul(weights)?.squeeze(1)?;
+        Ok((distances.affine(*slope, *offset)? + of_direction)?.relu()?.to_vec1()?)
     }
 
     /// The nodes from `unit`, vectors of length 1 `[batch, width]`, to the output `distance` `[batch, 1]`.
@@ -164,7 +226,18 @@ impl Mahalanobis {
         let (all, taken) = (square("all", &y), square("taken", &along));
         let rest = b.node(&name("rest"), "Sub", &[&all, &taken], vec![]);
         // Where nothing is left, rounding may leave less.
-        b.node(DISTANCE, "Relu", &[&rest], vec![]);
+        let Some(Boundary { slope, weights, offset }) = &self.boundary else {
+            b.node(DISTANCE, "Relu", &[&rest], vec![]);
+            return Ok(());
+        };
+        let distance = b.node(&name("of_rows"), "Relu", &[&rest], vec![]);
+        b.floats(&name("weights"), weights)?;
+        let (slope, offset) = (b.scalar(&name("slope"), *slope as f32), b.scalar(&name("offset"), *offset as f32));
+        let sloped = b.node(&name("sloped"), "Mul", &[&distance, &slope], vec![]);
+        let of_direction = b.node(&name("of_direction"), "MatMul", &[unit, &name("weights")], vec![]);
+        let sum = b.node(&name("sum"), "Add", &[&sloped, &of_direction], vec![]);
+        let told = b.node(&name("told"), "Add", &[&sum, &offset], vec![]);
+        b.node(DISTANCE, "Relu", &[&told], vec![]);
         Ok(())
     }
 }
@@ -255,6 +328,33 @@ mod tests {
             assert!(distances.iter().all(|distance| distance.is_finite()), "{distances:?}");
             assert!(distances[30] > distances[0], "{distances:?}");
         }
+    }
+
+    #[test]
+    fn strangers_are_told_from_rows_by_where_they_lie_and_what_is_far_stays_far() {
+        let (features, labels) = features();
+        let labels: Vec<&[u32]> = labels.iter().map(std::slice::from_ref).collect();
+        let fitted = Mahalanobis::fit(&features, &labels, ProblemType::SingleLabel).unwrap();
+        // No further away than rows are.
+        let near = |share: f32| {
+            let vector = [1.0, 0.0, share, 0.0, 0.0, 0.3];
+            let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+            vector.map(|x| x / length)
+        };
+        let strangers =
+            Features { values: (0..30).flat_map(|row| near(0.026 + row as f32 / 4000.0)).collect(), width: 6 };
+        let told = fitted.clone().told_from(&features, &strangers, 0, || Ok(())).unwrap();
+        let (own, of_strangers) = (told.distances(&features).unwrap(), told.distances(&strangers).unwrap());
+        let mean = own.iter().sum::<f32>() / 40.0;
+        assert!((mean - 1.0).abs() < 1e-3 && own.iter().all(|distance| *distance >= 0.0), "{mean}");
+        let beyond = |distances: &[f32], own: &[f32]| {
+            let most = own.iter().copied().fold(0.0, f32::max);
+            distances.iter().filter(|distance| **distance > most).count()
+        };
+        let before = beyond(&fitted.distances(&strangers).unwrap(), &fitted.distances(&features).unwrap());
+        assert!(beyond(&of_strangers, &own) > before, "{of_strangers:?}, {before}");
+        let far = Features { values: vec![0.0, 0.0, 0.0, 0.0, 1.0, 0.0], width: 6 };
+        assert_eq!(beyond(&told.distances(&far).unwrap(), &own), 1);
     }
 
     #[test]

@@ -176,7 +176,7 @@ fn matthews(confusion: &[Vec<usize>]) -> Option<f64> {
 
 /// The probability that a row with the label scores higher than one without it, ties counting half; none if there are
 /// only rows of one kind.
-fn roc_auc(scores: &[f32], positive: &[bool]) -> Option<f64> {
+pub(crate) fn roc_auc(scores: &[f32], positive: &[bool]) -> Option<f64> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
     let positives = positive.iter().filter(|&&positive| positive).count();

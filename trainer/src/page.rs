@@ -3,7 +3,7 @@
 use nimbert::{Decision, prediction::Answer};
 
 use crate::{
-    calibrate::Kept,
+    calibrate::{Found, Kept},
     cross_validation::OutOfFold,
     dataset::Dataset,
     export::{Calibrated, Judged, VariantFigures},
@@ -29,6 +29,8 @@ pub struct Run<'a> {
     pub judged: &'a Judged,
     /// How far what the bundle says of its answers holds of test rows, if there are any: by task.
     pub kept: &'a [Kept],
+    /// How texts that are like no label were told from those that have one, if that was tested.
+    pub found: Option<Found>,
     /// What the check of the data has found.
     pub warnings: &'a [String],
     /// The methods that were compared, and which one it is.
@@ -78,6 +80,10 @@ pub fn page(run: Run<'_>) -> Page {
             summary.push((format!("{of}labels a set (test)"), format!("{size:.2}")));
         }
         summary.extend(unknown.map(|share| ("taken for unknown (test)".to_owned(), percent(Some(share)))));
+    }
+    if let Some(Found { share, roc_auc, .. }) = run.found {
+        summary.push(("of strangers taken for unknown (test)".to_owned(), percent(Some(share))));
+        summary.extend(roc_auc.map(|auroc| ("AUROC of strangers (test)".to_owned(), format!("{auroc:.4}"))));
     }
     summary.push(("graph".to_owned(), format!("{:.1} MB {}", shipped.bytes as f64 / 1e6, shipped.kind)));
     let label_rows = |of_task: &OfTask<'_>| {

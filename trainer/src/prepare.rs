@@ -63,10 +63,21 @@ pub struct Sources {
     pub validation: Vec<Source>,
     /// What is measured and used for no choice; may be empty.
     pub test: Vec<Source>,
+    /// Rows that are like no label.
+    pub strangers: Strangers<Row>,
     /// Rows a label, on average, that were not set aside for testing.
     pub rows_a_label: usize,
     /// What was done with the rows that the user may not expect: those left out, shares that could not be kept.
     pub notes: Vec<String>,
+}
+
+/// Texts that are like no label (`--unknown-label`): rows, or as they are tokenized.
+#[derive(Debug)]
+pub struct Strangers<T> {
+    /// What says which texts are unknown.
+    pub train: Vec<T>,
+    /// What is measured and used for no choice.
+    pub test: Vec<T>,
 }
 
 /// A row of one of the data sets.
@@ -89,6 +100,8 @@ pub struct Examples {
     pub validation: Vec<Example>,
     /// What is measured and used for no choice; may be empty.
     pub test: Vec<Example>,
+    /// Texts that are like no label: without any.
+    pub strangers: Strangers<Example>,
 }
 
 impl DataConfig {
@@ -150,6 +163,7 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
     let names: Vec<String> = config.columns.tasks.iter().map(|task| task.name.clone()).collect();
     let tasks = Tasks::of(&names, &labels);
     let mut notes = Vec::new();
+    let mut strangers = divide_strangers(config, &mut dataset);
     let (divided, rows_a_label) = divide(config, 0, &dataset, (&labels, &tasks), &mut notes)?;
     let [mut train, mut validation, mut test] = divided;
     let mut datasets = vec![dataset];
@@ -178,9 +192,12 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
             test.extend(old_test);
         }
     }
-    for (files, split) in [(&config.validation_data, &mut validation), (&config.test_data, &mut test)] {
+    let Strangers { train: teaching, test: testing } = &mut strangers;
+    let further = [(&config.validation_data, &mut validation, teaching), (&config.test_data, &mut test, testing)];
+    for (files, split, strangers) in further {
         if !files.is_empty() {
-            let further = Dataset::open(files, &config.columns)?;
+            let mut further = Dataset::open(files, &config.columns)?;
+            strangers.append(&mut further.strangers);
             let [learned, ..] = by_role(config.going_on.as_ref(), &further);
             if let Some(row) = learned.first() {
                 let (count, first) = (learned.len(), further.place(&further.rows[*row]));
@@ -209,6 +226,13 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         let expected = "a weight above 0 in some row that is trained on (--seed picks others)";
         return Err(Error::setting("--weight-column", expected, "none"));
     }
+    if let Some(label) = &config.columns.unknown_label {
+        if strangers.train.is_empty() {
+            return Err(Error::setting("--unknown-label", "rows with that label that are learned from", label));
+        }
+        let [teach, test] = [&strangers.train, &strangers.test].map(Vec::len);
+        notes.push(format!("{label}: {teach} rows teach which texts are like no label, {test} test it"));
+    }
     if !tasks.is_single() {
         for task in tasks.iter() {
             let name = task.name.as_deref().unwrap_or_default();
@@ -232,11 +256,38 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
     for dataset in &datasets {
         notes.extend(left_out(&dataset.skipped));
     }
-    Ok(Sources { datasets, rehearsal, unlearned, labels, tasks, train, validation, test, rows_a_label, notes })
+    Ok(Sources {
+        datasets,
+        rehearsal,
+        unlearned,
+        labels,
+        tasks,
+        train,
+        validation,
+        test,
+        strangers,
+        rows_a_label,
+        notes,
+    })
 }
 
 /// Rows to learn from, to choose the best epoch by, to test on.
 type Division = [Vec<Source>; 3];
+
+/// Takes the strangers out of `--data`: which of them teach, and which test.
+fn divide_strangers(config: &DataConfig, dataset: &mut Dataset) -> Strangers<Row> {
+    let all = std::mem::take(&mut dataset.strangers);
+    let share = if config.test_data.is_empty() { config.test_size } else { 0.0 };
+    let part = match share {
+        0.0 => Vec::new(),
+        share => stratified(&vec![0; all.len()], share, 1, &mut generator(config.seed, Stream::Strangers)).part,
+    };
+    let mut strangers = Strangers { train: Vec::new(), test: Vec::new() };
+    for (index, row) in all.into_iter().enumerate() {
+        if part.binary_search(&index).is_ok() { strangers.test.push(row) } else { strangers.train.push(row) }
+    }
+    strangers
+}
 
 /// What the rows of a data set, the one of that index, are for, and how many there are a label, on average, that are not for testing:
 /// for the same rows and settings the same. Rows that the model before has seen stay what they were.
@@ -337,8 +388,11 @@ pub fn tokenize(
     config: &EncoderConfig,
     max_windows: usize,
 ) -> Result<Examples> {
-    let windows: Vec<Vec<Vec<Encoding>>> =
-        sources.datasets.iter().map(|dataset| encode_all(tokenizer, dataset, config)).collect::<Result<Vec<_>>>()?;
+    let windows: Vec<Vec<Vec<Encoding>>> = sources
+        .datasets
+        .iter()
+        .map(|dataset| encode_all(tokenizer, &dataset.rows, config))
+        .collect::<Result<Vec<_>>>()?;
     for (dataset, windows) in sources.datasets.iter().zip(&windows) {
         if let Some((row, windows)) = dataset.rows.iter().zip(windows).find(|(_, windows)| windows.len() > max_windows)
         {
@@ -358,21 +412,27 @@ pub fn tokenize(
         };
         split.iter().map(example).collect()
     };
+    let strangers = |rows: &[Row]| -> Result<Vec<Example>> {
+        let windows = encode_all(tokenizer, rows, config)?.into_iter().zip(rows);
+        let target = |row: &Row| Target { weight: row.weight, ..Target::from([]) };
+        Ok(windows.map(|(windows, row)| Example { windows, target: target(row) }).collect())
+    };
     Ok(Examples {
+        strangers: Strangers { train: strangers(&sources.strangers.train)?, test: strangers(&sources.strangers.test)? },
         train: examples(&sources.train),
         validation: examples(&sources.validation),
         test: examples(&sources.test),
     })
 }
 
-/// Tokenizes every text of a data set, on all threads: the windows of each.
+/// Tokenizes every text, on all threads: the windows of each.
 ///
 /// # Errors
 /// [`Error::Runtime`] if the tokenizer refuses a text; [`Error::Model`] if it gives token types that the model has no
 /// embedding for.
-pub fn encode_all(tokenizer: &Tokenizer, dataset: &Dataset, config: &EncoderConfig) -> Result<Vec<Vec<Encoding>>> {
+pub fn encode_all(tokenizer: &Tokenizer, rows: &[Row], config: &EncoderConfig) -> Result<Vec<Vec<Encoding>>> {
     let windows: Vec<Vec<Encoding>> =
-        dataset.rows.par_iter().map(|row| tokenizer.windows(row)).collect::<nimbert::Result<_>>()?;
+        rows.par_iter().map(|row| tokenizer.windows(row)).collect::<nimbert::Result<_>>()?;
     let types = config.type_vocab_size;
     let highest = windows.iter().flatten().flat_map(|window| &window.token_type_ids).max().copied().unwrap_or(0);
     if types > 0 && highest as usize >= types {

@@ -16,6 +16,7 @@ pub(crate) enum Stream {
     Variations = 5,
     Suggest = 6,
     Rehearsal = 7,
+    Strangers = 8,
 }
 
 /// The generator of `stream` under `seed`.

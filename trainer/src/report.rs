@@ -10,7 +10,7 @@ use nimbert::{
 };
 
 use crate::{
-    calibrate::Kept,
+    calibrate::{Found, Kept},
     dataloader::Example,
     dataset::Dataset,
     export::{Judged, Sensitivity},
@@ -36,7 +36,7 @@ pub fn of_task(name: Option<&str>) -> String {
 
 /// The stages before the model.
 pub fn data_stages(sources: &Sources, examples: &Examples, config: &DataConfig, max_length: usize) -> String {
-    let Examples { train, validation, test } = examples;
+    let Examples { train, validation, test, strangers: _ } = examples;
     let labels = &sources.labels;
     let learned_from: Vec<&Dataset> = sources.learned_from().collect();
     let rows: usize = learned_from.iter().map(|dataset| dataset.rows.len()).sum();
@@ -285,6 +285,12 @@ pub fn kept_stage(task: Option<&str>, kept: Kept) -> String {
     } else {
         stage("", &format!("{of_task}of {rows} test rows: {}", both.join("; ")))
     }
+}
+
+/// How many texts that are like no label were found.
+pub fn of_found(Found { rows, share, roc_auc }: &Found) -> String {
+    let auroc = roc_auc.map_or(String::new(), |auroc| format!("; AUROC {auroc:.4}"));
+    format!("of {rows} texts that are like no label: {} taken for unknown{auroc}", percent(Some(*share)))
 }
 
 /// What was measured before packing, and what was packed.

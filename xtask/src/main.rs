@@ -60,7 +60,7 @@ cargo xtask COMMAND
   bench heads      two tasks over one encoder, beside a model for each (half an hour)
   bench tune       settings that were tried beside the usual ones (40 minutes); with a budget behind it, such as 20m, that long a set
   bench unknown    texts of labels that were not trained on, and sets of labels, beside what was asked for (half an hour);
-                   with texts or sets behind it, that part only
+                   with texts, shown or sets behind it, that part only
   bench few        few labelled rows, beside SetFit and logistic regression on sentence-transformers' features (a day; needs
                    PyPI); with a word behind it, such as bbc-8 or bbc-8-0, the draws with that in their names
   bench student    the student without attention beside its teacher, TF-IDF and Model2Vec (half an hour; needs PyPI)

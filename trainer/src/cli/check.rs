@@ -120,10 +120,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     if args.json {
         let skipped = skipped.len();
-        writeln!(out, "{}", json!({ "rows": rows, "skipped": skipped, "findings": findings }))?;
+        let strangers =
+            train.strangers.len() + held_out.iter().map(|(_, dataset)| dataset.strangers.len()).sum::<usize>();
+        let findings = json!({ "rows": rows, "skipped": skipped, "strangers": strangers, "findings": findings });
+        writeln!(out, "{findings}")?;
         return failure.map_or(Ok(()), Err);
     }
-    left_out(skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    let of_strangers = std::iter::once(&train).chain(held_out.iter().map(|(_, dataset)| dataset));
+    let of_strangers = of_strangers.filter_map(|dataset| Some((dataset.name(), dataset.of_strangers()?)));
+    let of_strangers = of_strangers.map(|(name, what)| format!("{name}: {what}"));
+    left_out(skipped).into_iter().chain(of_strangers).try_for_each(|line| writeln!(out, "{line}"))?;
     for finding in &findings {
         writeln!(out, "{finding}")?;
     }

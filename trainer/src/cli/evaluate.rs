@@ -9,10 +9,10 @@ use indicatif::ProgressBar;
 use nimbert::{Classifier, Options, SessionOptions, Task};
 use nimbert_trainer::{
     Error,
-    calibrate::{Kept, kept},
+    calibrate::{Found, Kept, kept},
     dataset::{Dataset, TaskColumn, left_out},
     metrics::{Metrics, percent},
-    report::figure,
+    report::{figure, of_found},
     tasks::{TaskRows, Tasks, label_prefix},
 };
 use serde_json::Value;
@@ -61,9 +61,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         let prefix = label_prefix(name.as_deref());
         labels.extend(of_task.iter().map(|label| format!("{prefix}{label}")));
     }
+    if args.columns.unknown_label.is_some() && tasks[0].decision.unknown_threshold.is_none() {
+        let expected = "a bundle that says what is unknown (fit --unknown-rate)";
+        return Err(Error::setting("--unknown-label", expected, "one that does not").into());
+    }
+    if let Some(label) = args.columns.unknown_label.as_ref().filter(|_| dataset.strangers.is_empty()) {
+        super::message(&format!("no row has the label {label:?}"));
+    }
     let targets = dataset.targets(&labels)?;
     dataset.doubt().iter().for_each(|doubt| super::message(&format!("warning: {doubt}")));
-    let bar = ProgressBar::new(dataset.rows.len() as u64);
+    let bar = ProgressBar::new((dataset.rows.len() + dataset.strangers.len()) as u64);
     let mut distances = Vec::with_capacity(dataset.rows.len());
     let mut logits: Vec<Vec<f32>> = Vec::with_capacity(dataset.rows.len());
     for rows in dataset.rows.chunks(WINDOW) {
@@ -73,6 +80,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         bar.inc(rows.len() as u64);
     }
+    let mut of_strangers = Vec::with_capacity(dataset.strangers.len());
+    for rows in dataset.strangers.chunks(WINDOW) {
+        of_strangers.extend(classifier.classify_batch(rows)?.into_iter().map(|prediction| prediction.distance));
+        bar.inc(rows.len() as u64);
+    }
+    let found = Found::of(&tasks[0].decision, &distances, &of_strangers);
     bar.finish_and_clear();
     let expected: Vec<&[u32]> = targets.iter().map(|target| target.ids.as_slice()).collect();
     let rows = Tasks::of(&names, &labels).rows(&logits, &expected);
@@ -82,6 +95,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         let mut json = figures[0].json()?;
         json["skipped"] = dataset.skipped.len().into();
+        if let Some(found) = found {
+            json["strangers"] = serde_json::to_value(found)?;
+        }
         json["counting"] = args.columns.counting().into();
         if let Some(task) = &tasks[0].name {
             json["task"] = task.as_str().into();
@@ -93,6 +109,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     args.columns.counting().iter().try_for_each(|line| writeln!(out, "{line}"))?;
     left_out(&dataset.skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    found.iter().try_for_each(|found| writeln!(out, "{}", of_found(found)))?;
     figures.iter().try_for_each(|figures| figures.write(&mut out))
 }
 

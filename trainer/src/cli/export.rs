@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         false => {
             let dataset = Dataset::open(&args.data, &args.columns.columns_of(problem_type))?;
             super::remark(&dataset);
-            let rows = encode_all(&tokenizer, &dataset, &model.config)?.into_iter().zip(dataset.targets(&labels)?);
+            let rows = encode_all(&tokenizer, &dataset.rows, &model.config)?.into_iter().zip(dataset.targets(&labels)?);
             rows.map(|(windows, target)| Example { windows, target }).collect()
         }
     };
@@ -96,12 +96,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             evidence: Evidence { labels: None, ..Evidence::new("synthetic", &examples) },
             unseen: None,
             test: None,
+            strangers: Vec::new(),
             calibration_texts: Vec::new(),
         },
         false => ExportData {
             evidence: Evidence::new("test", &examples),
             unseen: None,
             test: None,
+            strangers: Vec::new(),
             calibration_texts: examples.iter().map(|example| example.windows.as_slice()).collect(),
         },
     };

@@ -641,7 +641,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     }
     let validation = candidate.examples.validation.len();
     work.check_rows(validation, Some(candidate.examples.train.len()))?;
-    let Chosen { method, answers, methods, figures } = work.choose(&folder, &methods, &candidate.examples.train)?;
+    let Chosen { method, answers, methods, figures } = work.choose(&folder, &methods, &candidate.examples)?;
     if args.has_linear_head(method) != args.has_linear_head(work.method) {
         (candidate.model, candidate.load_report) = load(method)?;
     }
@@ -689,11 +689,12 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             (candidate, judged?, None)
         }
     };
-    let kept = work.kept(&judged);
+    let (kept, found) = (work.kept(&judged), work.found(&judged));
     let rehearsal = before.and_then(|before| work.rehearsed(&before, &judged));
     rehearsal.iter().for_each(|table| tell(&report::table(table)));
     let run = Run {
         kept: &kept,
+        found,
         methods: methods.as_ref(),
         out_of_fold: candidate.out_of_fold.as_ref(),
         cross_validation: figures.as_ref(),
@@ -729,6 +730,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     for (task, kept) in work.sources.tasks.iter().zip(&kept) {
         tell(&report::kept_stage(task.name.as_deref(), *kept));
     }
+    found.iter().for_each(|found| tell(&report::stage("", &report::of_found(found))));
     // Beside the bundle: they hold texts that were trained on, or tell of them, which is not to be shipped.
     for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
         write(&path, &content)?;
@@ -994,7 +996,7 @@ impl Work {
 
     fn judge_as(&self, candidate: &Candidate, storage: Storage) -> Result<Judged, Error> {
         let Candidate { model, examples, out_of_fold, .. } = candidate;
-        let distance = self.distance(model, examples.train.iter())?;
+        let distance = self.distance(model, examples.train.iter(), &examples.strangers.train)?;
         let mut config = ExportConfig { storage, distance, ..self.export_config.clone() };
         if storage == Storage::Packed {
             // Packing is meant to lose something. Of several models the most accurate is taken as it ships, and the table
@@ -1011,6 +1013,7 @@ impl Work {
             },
             unseen: unseen.map(|answers| answers.answerable(&targets)),
             test: (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test)),
+            strangers: examples.strangers.test.iter().map(|example| example.windows.as_slice()).collect(),
             calibration_texts: examples.train.iter().map(|example| example.windows.as_slice()).collect(),
         };
         let judged = judge(model, &data, &config, &self.stop)?;

@@ -109,6 +109,11 @@ struct ColumnArgs {
     /// What stands between labels in a string
     #[arg(long, default_value_t = ',', value_name = "CHARACTER")]
     label_separator: char,
+    /// The label of rows that are like none of the others: no label of the classifier, but texts that it is to take for unknown.
+    /// With `fit --unknown-rate` a part of them, and those of --validation-data, teach which those are, and a part tests it;
+    /// elsewhere they are set aside
+    #[arg(long, value_name = "LABEL", conflicts_with_all = ["label_columns", "multi_label"])]
+    unknown_label: Option<String>,
     /// Column (or key) of how much each row counts in training
     #[arg(long, value_name = "NAME")]
     weight_column: Option<String>,
@@ -174,6 +179,7 @@ impl ColumnArgs {
             separator: self.label_separator,
             label_columns: self.label_columns.clone(),
             tasks: Vec::new(),
+            unknown_label: self.unknown_label.clone(),
             weight: self.weight_column.clone(),
             on_missing: match self.on_missing {
                 OnMissingArg::Error => OnMissing::Error,
@@ -297,7 +303,7 @@ fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
 
 /// Says what was left out of a data set, and what in it looks like a mistake.
 fn remark(dataset: &Dataset) {
-    left_out(&dataset.skipped).iter().for_each(|line| message(line));
+    left_out(&dataset.skipped).into_iter().chain(dataset.of_strangers()).for_each(|line| message(&line));
     dataset.doubt().iter().for_each(|doubt| message(&format!("warning: {doubt}")));
 }
 
@@ -318,7 +324,7 @@ fn features_of(
     let (model, _) = SequenceClassifier::load(&folder.weights, config, labels, 0)?;
     let mut examples = Vec::new();
     for dataset in datasets {
-        let windows = encode_all(tokenizer, dataset, &model.config)?.into_iter();
+        let windows = encode_all(tokenizer, &dataset.rows, &model.config)?.into_iter();
         examples.extend(windows.zip(dataset.targets(labels)?).map(|(windows, target)| Example { windows, target }));
     }
     let bar = progress(examples.len(), "rows read");

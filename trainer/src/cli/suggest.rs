@@ -116,7 +116,7 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     let columns = args.columns.columns_of(decision.problem_type);
     let unlabelled = Dataset::open(
         &args.unlabelled,
-        &Columns { label: None, label_columns: Vec::new(), weight: None, ..columns.clone() },
+        &Columns { label: None, label_columns: Vec::new(), unknown_label: None, weight: None, ..columns.clone() },
     )?;
     if let Some(pairs) = bundle.manifest.pairs.filter(|pairs| *pairs != args.columns.has_pairs()) {
         let texts = |pairs| if pairs { "pairs of texts" } else { "single texts" }.to_owned();
@@ -136,13 +136,15 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
             ));
         }
     }
-    let labelled = match args.data.is_empty() {
+    let mut labelled = match args.data.is_empty() {
         true => None,
         false => Some(Dataset::open(&args.data, &columns)?),
     };
     for dataset in [Some(&unlabelled), labelled.as_ref()].into_iter().flatten() {
         remark(dataset);
     }
+    // They need no label any more either.
+    labelled.iter_mut().for_each(|dataset| dataset.rows.append(&mut dataset.strangers));
     let mut embedder = Embedder::open(&bundle, args.ort_lib.clone())?;
     let bar = progress(unlabelled.rows.len() + labelled.as_ref().map_or(0, |dataset| dataset.rows.len()), "texts");
     let mut read = |dataset: &Dataset| {

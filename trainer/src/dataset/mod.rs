@@ -50,8 +50,10 @@ pub struct Row {
 pub struct Dataset {
     /// The files.
     pub files: Vec<PathBuf>,
-    /// Their rows, in order; at least one of each file.
+    /// Their rows, in order, but those of [`Columns::unknown_label`]; at least one.
     pub rows: Vec<Row>,
+    /// The rows of that label, in order.
+    pub strangers: Vec<Row>,
     /// How many columns (keys of a JSON object: those of the first row) the first file has.
     pub columns: usize,
     /// Rows that were left out since something was missing: where they stand.
@@ -87,6 +89,9 @@ pub struct Columns {
     pub label_columns: Vec<String>,
     /// A column for each of several tasks instead. A row may lack labels of some.
     pub tasks: Vec<TaskColumn>,
+    /// The label of rows that are like none of the labels: no label to be learned, but what is to be taken for unknown. None: all
+    /// labels are learned.
+    pub unknown_label: Option<String>,
     /// How much each row counts in training; none: all alike.
     pub weight: Option<String>,
     /// Whether a row has one label or any number of them.
@@ -107,6 +112,7 @@ impl Default for Columns {
             label: Some("label".to_owned()),
             label_columns: Vec::new(),
             tasks: Vec::new(),
+            unknown_label: None,
             weight: None,
             problem_type: ProblemType::SingleLabel,
             separator: ',',
@@ -147,9 +153,15 @@ impl Dataset {
             let expected = "two or more different columns; of a label alone, one for its opposite too";
             return Err(Error::setting("--label-columns", expected, columns.label_columns.join(",")));
         }
+        let is_one_column = names.is_empty() && columns.tasks.is_empty();
+        if columns.unknown_label.is_some() && !(is_one_column && columns.problem_type == ProblemType::SingleLabel) {
+            let expected = "rows of one label each, in one column (--label-column)";
+            return Err(Error::setting("--unknown-label", expected, "others"));
+        }
         let mut dataset = Self {
             files: files.to_vec(),
             rows: Vec::new(),
+            strangers: Vec::new(),
             columns: 0,
             skipped: Vec::new(),
             respelled: BTreeMap::new(),
@@ -169,10 +181,34 @@ impl Dataset {
             }
         }
         bits.expect_names(&dataset)?;
+        if let Some(label) = &columns.unknown_label {
+            dataset.set_aside(label)?;
+        }
         if columns.weight.is_some() && dataset.rows.iter().all(|row| row.weight == 0.0) {
             return Err(data_error(&files[0], None, "a weight above 0 in some row", "none"));
         }
         Ok(dataset)
+    }
+
+    /// Sets the rows of that label aside, however it is written if it is a number.
+    fn set_aside(&mut self, label: &str) -> Result<()> {
+        let number = label::canonical_number(label);
+        let is_stranger = |row: &Row| {
+            row.labels
+                .first()
+                .is_some_and(|own| own == label || number.is_some() && label::canonical_number(own) == number)
+        };
+        (self.strangers, self.rows) = std::mem::take(&mut self.rows).into_iter().partition(is_stranger);
+        match self.rows.is_empty() {
+            true => Err(data_error(&self.files[0], None, "a row of another label than --unknown-label", "none")),
+            false => Ok(()),
+        }
+    }
+
+    /// What to say of rows that were set aside, if there are any.
+    pub fn of_strangers(&self) -> Option<String> {
+        let label = self.strangers.first()?.labels[0].as_str();
+        Some(format!("{} rows with {label:?} are set aside: texts that are like no label", self.strangers.len()))
     }
 
     /// If all labels are numbers, those that a model knows too, 1.0 and 1 are the same one, written as the model does or in one way:
@@ -227,7 +263,7 @@ impl Dataset {
 
     /// What to say of quoted fields that may hold rows of their own, if there are any.
     pub fn doubt(&self) -> Option<String> {
-        let rows: Vec<&Row> = self.rows.iter().filter(|row| row.may_hold_rows).collect();
+        let rows: Vec<&Row> = self.rows.iter().chain(&self.strangers).filter(|row| row.may_hold_rows).collect();
         let first = self.place(rows.first()?);
         let what = "a quoted field that runs over lines which look like rows of their own; is a quote missing?";
         Some(format!(

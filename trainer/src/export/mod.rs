@@ -116,6 +116,8 @@ pub struct ExportData<'a> {
     pub unseen: Option<Unseen<'a>>,
     /// Those that are measured and used for nothing.
     pub test: Option<Evidence<'a>>,
+    /// Texts that are like no label, for the same.
+    pub strangers: Vec<&'a [Encoding]>,
     /// Texts by which the ranges of activations are found. Without any, int8 graphs have int8 weights and compute in
     /// fp32.
     pub calibration_texts: Vec<&'a [Encoding]>,
@@ -161,6 +163,8 @@ pub struct Judged {
     pub answers: Vec<Answer>,
     /// The default graph's answers to the test rows, if there are any.
     pub test_answers: Option<Vec<Answer>>,
+    /// Its answers to texts that are like no label, where there are any.
+    pub stranger_answers: Vec<Answer>,
 }
 
 /// How a task's logits become an answer.
@@ -242,7 +246,7 @@ pub fn judge(
     VariantKind::check(&config.variants)?;
     // Graphs are tried outside of the bundle: what has not been judged is not in it.
     let scratch = Scratch::new()?;
-    let ExportData { evidence, unseen, test, calibration_texts } = data;
+    let ExportData { evidence, unseen, test, strangers, calibration_texts } = data;
     let judge = Judge { model, evidence, calibration_texts, config, scratch: scratch.path(), stop };
     let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
     let mut fp32 = judge.tried(VariantKind::CpuFp32, None, &trained)?;
@@ -288,6 +292,7 @@ pub fn judge(
     }
     let of_test = |test: &Evidence<'_>| judge.answers(&mut tried[default].session, &test.texts);
     let test_answers = test.as_ref().map(of_test).transpose()?;
+    let stranger_answers = judge.answers(&mut tried[default].session, strangers)?;
     let (fp32, shipped) = (&tried[0], &tried[default]);
     let difference = judge.compare(&shipped.logits, &fp32.logits);
     let acceptance = Acceptance {
@@ -307,7 +312,18 @@ pub fn judge(
         graphs.push((kind, std::mem::take(&mut tried[place(kind)].graph)));
     }
     let Quantization { calibration, sensitivity, in_fp32, .. } = quantization.unwrap_or_default();
-    Ok(Judged { graphs, acceptance, calibrated, variants, calibration, sensitivity, in_fp32, answers, test_answers })
+    Ok(Judged {
+        graphs,
+        acceptance,
+        calibrated,
+        variants,
+        calibration,
+        sensitivity,
+        in_fp32,
+        answers,
+        test_answers,
+        stranger_answers,
+    })
 }
 
 /// How activations are quantized.
@@ -489,7 +505,14 @@ impl Judge<'_> {
             gates::accuracy(VariantKind::CpuInt8, [fp32, int8], expected, most, pair).is_ok()
         });
         let is_faithful = is_accurate && tried.comparison.relative_error <= FAITHFUL;
-        Ok(is_faithful.then_some(tried))
+        Ok(if is_faithful && self.is_good_as_it_lies(&tried, fp32)? { Some(tried) } else { None })
+    }
+
+    /// Whether a graph passes without operators of ours too, by which some of its ranges mean nothing.
+    fn is_good_as_it_lies(&self, tried: &Tried, fp32: &Tried) -> Result<bool> {
+        let mut session = self.session(&tried.graph, tried.kind.name(), true)?;
+        let (logits, _) = parts(self.answers(&mut session, &self.evidence.texts)?);
+        Ok(self.likeness_gates(tried.kind, &logits, self.hits(&logits), &fp32.logits, fp32.hits).is_ok())
     }
 
     /// How many answers the evidence's labels ask for: one a text and task, but for those that are missing.

@@ -22,18 +22,23 @@ const UNKNOWN_RATE: f64 = 0.02;
 const COVERAGE: f64 = 0.9;
 /// Labels of fewer rows are left out.
 const LEAST: usize = 8;
+const FINETUNE: [&str; 6] = ["--method", "finetune", "--epochs", "3", "--validation-size", "0.25"];
+/// Strangers that are shown, and what they are called.
+const SHOWN: usize = 300;
+const STRANGER: &str = "a stranger";
+/// The place of the distance among the scores.
+const DISTANCE: usize = 2;
 
-/// Unknown texts and sets, or the part of that name.
+/// Unknown texts that none is shown of, and some; and sets: or the part of that name.
 pub(crate) fn unknown(part: Option<&str>) -> Result<()> {
+    type Part = (&'static str, fn() -> Result<()>);
+    let parts: [Part; 3] = [("texts", texts), ("shown", shown), ("sets", sets)];
+    if let Some(part) = part.filter(|part| parts.iter().all(|(name, _)| name != part)) {
+        bail!("expected texts, shown or sets, found {part}");
+    }
     setup::setup()?;
     build()?;
-    if let Some(part) = part.filter(|part| !["texts", "sets"].contains(part)) {
-        bail!("expected texts or sets, found {part}");
-    }
-    if part != Some("sets") {
-        texts()?;
-    }
-    if part != Some("texts") { sets() } else { Ok(()) }
+    parts.into_iter().filter(|(name, _)| part.is_none_or(|part| part == *name)).try_for_each(|(_, run)| run())
 }
 
 fn texts() -> Result<()> {
@@ -45,6 +50,23 @@ fn texts() -> Result<()> {
     for name in ["20newsgroups", "r52"] {
         for seed in 0..SEEDS {
             strangers(name, seed)?;
+        }
+    }
+    Ok(())
+}
+
+fn shown() -> Result<()> {
+    println!(
+        "\n{}; base all-MiniLM-L6-v2, int8; {SHOWN} strangers of some labels shown (--unknown-label)\n",
+        machine()
+    );
+    println!(
+        "| rows | seed | shown | AUROC, of labels shown | of others | false alarms | found, of labels shown | of others |"
+    );
+    println!("|---|--:|---|--:|--:|--:|--:|--:|");
+    for name in ["r52", "20newsgroups"] {
+        for seed in 0..SEEDS {
+            shown_strangers(name, seed)?;
         }
     }
     Ok(())
@@ -80,36 +102,81 @@ fn shuffled(name: &str, seed: u64) -> Result<(Vec<Labelled>, fastrand::Rng)> {
     Ok((rows, random))
 }
 
-/// Half of the labels are trained on, and the others are strangers.
-fn strangers(name: &str, seed: u64) -> Result<()> {
+/// Rows by what they are for: half of the labels are trained on, and the others are strangers.
+struct Divided {
+    /// What is trained on.
+    known: Vec<Labelled>,
+    test: Vec<Labelled>,
+    strange: Vec<Labelled>,
+    /// The strangers' labels.
+    others: Vec<String>,
+}
+
+fn divided(name: &str, seed: u64) -> Result<Divided> {
     let (rows, mut random) = shuffled(name, seed)?;
     let mut labels: Vec<String> = label_counts(&rows).into_keys().collect();
     random.shuffle(&mut labels);
-    labels.truncate(labels.len() / 2);
-    let (mut known, mut strange): (Vec<Labelled>, Vec<Labelled>) =
+    let others = labels.split_off(labels.len() / 2);
+    let (mut known, strange): (Vec<Labelled>, Vec<Labelled>) =
         rows.into_iter().partition(|row| labels.contains(&row.label));
     let mut test = known.split_off(TRAIN.min(known.len() * 2 / 3));
     let mut counts = label_counts(&known);
     counts.retain(|_, count| *count >= LEAST);
     [&mut known, &mut test].into_iter().for_each(|rows| rows.retain(|row| counts.contains_key(&row.label)));
     test.truncate(TEST);
+    Ok(Divided { known, test, strange, others })
+}
+
+fn strangers(name: &str, seed: u64) -> Result<()> {
+    let Divided { known, test, mut strange, .. } = divided(name, seed)?;
     strange.truncate(TEST);
-    let bundle = fit(known, &test, seed, &["--method", "finetune", "--epochs", "3", "--validation-size", "0.25"])?;
+    let labels = label_counts(&known).len();
+    let bundle = fit(known, &test, seed, &FINETUNE)?;
     let accuracy = accuracy(&tested(&bundle)?)?;
     let [known, strange] = [("known", test), ("strange", strange)].map(|(part, rows)| scores(&bundle, part, &rows));
     let (known, strange) = (known?, strange?);
     let aurocs: Vec<String> = (0..3).map(|score| format!("{:.4}", auroc(&known, &strange, score))).collect();
-    let share =
-        |answers: &[Answer]| 100.0 * answers.iter().filter(|answer| answer.1).count() as f64 / answers.len() as f64;
     println!(
         "| {name} | {seed} | {} | {:.1} % | {} | {:.2} % of {:.0} | {:.1} % |",
-        counts.len(),
+        labels,
         100.0 * accuracy,
         aurocs.join(" | "),
         share(&known),
         100.0 * UNKNOWN_RATE,
         share(&strange)
     );
+    Ok(())
+}
+
+/// Rows of half of the strangers' labels are shown as what is unknown; strangers of those labels and of the others are looked for, by a
+/// bundle that was shown none and by one that was.
+fn shown_strangers(name: &str, seed: u64) -> Result<()> {
+    let Divided { known, test, strange, others } = divided(name, seed)?;
+    let labels = &others[..others.len() / 2];
+    let (mut of_shown, mut of_others): (Vec<Labelled>, Vec<Labelled>) =
+        strange.into_iter().partition(|row| labels.contains(&row.label));
+    let shown = of_shown.split_off(of_shown.len().saturating_sub(SHOWN).max(of_shown.len() / 2));
+    of_shown.truncate(TEST);
+    of_others.truncate(TEST);
+    let mut with_shown = known.clone();
+    with_shown.extend(shown.into_iter().map(|row| Labelled { label: STRANGER.to_owned(), ..row }));
+    let unknown_label = [&FINETUNE[..], &["--unknown-label", STRANGER]].concat();
+    for (rows, further, is_shown) in [(known, &FINETUNE[..], "none"), (with_shown, &unknown_label, "some")] {
+        let bundle = fit(rows, &test, seed, further)?;
+        let parts = [("known", &test), ("shown", &of_shown), ("others", &of_others)];
+        let answers = parts.map(|(part, rows)| scores(&bundle, part, rows));
+        let [known, of_shown, of_others] = answers;
+        let (known, of_shown, of_others) = (known?, of_shown?, of_others?);
+        println!(
+            "| {name} | {seed} | {is_shown} | {:.4} | {:.4} | {:.2} % of {:.0} | {:.1} % | {:.1} % |",
+            auroc(&known, &of_shown, DISTANCE),
+            auroc(&known, &of_others, DISTANCE),
+            share(&known),
+            100.0 * UNKNOWN_RATE,
+            share(&of_shown),
+            share(&of_others)
+        );
+    }
     Ok(())
 }
 
@@ -161,6 +228,11 @@ fn scores(bundle: &str, part: &str, rows: &[Labelled]) -> Result<Vec<Answer>> {
         Ok(([score(0)?, score(1)?, score(2)?], fields[3] == "true"))
     };
     printed.lines().map(answer).collect()
+}
+
+/// The share that is taken for unknown, in percent.
+fn share(answers: &[Answer]) -> f64 {
+    100.0 * answers.iter().filter(|answer| answer.1).count() as f64 / answers.len() as f64
 }
 
 /// The share of pairs of a known and a strange text whose strange one has the higher score.

@@ -14,7 +14,7 @@ use nimbert_trainer::{
     loss::Target,
     metrics::percent,
     model::{ModelFolder, SequenceClassifier},
-    prepare::Source,
+    prepare::{Examples, Source},
     record::Record,
     report,
     train::{Job, Splits, TrainConfig, train},
@@ -57,7 +57,13 @@ pub(super) struct Chosen {
 impl Work {
     /// The best of the methods for these rows, by what each answers to rows that were left out. Of one method that is found out
     /// where `--cross-validate` asks for it.
-    pub(super) fn choose(&self, folder: &ModelFolder, methods: &Methods, rows: &[Example]) -> anyhow::Result<Chosen> {
+    pub(super) fn choose(
+        &self,
+        folder: &ModelFolder,
+        methods: &Methods,
+        examples: &Examples,
+    ) -> anyhow::Result<Chosen> {
+        let rows = &examples.train;
         let compared = self.compared(methods)?;
         let untried = Chosen { method: compared[0], answers: None, methods: None, figures: None };
         let asked = self.args.cross_validate.map(usize::from);
@@ -75,7 +81,7 @@ impl Work {
             tell(&report::stage("", &format!("{name}: {count} rows are too few to try others by")));
             return Ok(untried);
         };
-        let trials = self.trials(folder, &compared, rows, &folds)?;
+        let trials = self.trials(folder, &compared, examples, &folds)?;
         let (chosen, table) = best(&trials, problem_type, &targets);
         let is_choice = compared.len() > 1;
         if is_choice {
@@ -135,7 +141,7 @@ impl Work {
         &self,
         folder: &ModelFolder,
         compared: &[Method],
-        rows: &[Example],
+        examples: &Examples,
         folds: &Folds,
     ) -> anyhow::Result<Vec<Trial>> {
         if compared.len() > 1 {
@@ -146,7 +152,7 @@ impl Work {
         let (mut trials, mut failure) = (Vec::new(), None);
         for &method in compared {
             let began = Instant::now();
-            match self.answers(folder, method, rows, folds) {
+            match self.answers(folder, method, examples, folds) {
                 Ok(answers) => trials.push(Trial { method, answers, seconds: began.elapsed().as_secs_f64() }),
                 // Another one may do.
                 Err(error) if is_of_method(&error) && compared.len() > 1 => {
@@ -190,7 +196,7 @@ impl Work {
         &self,
         folder: &ModelFolder,
         method: Method,
-        rows: &[Example],
+        Examples { train: rows, strangers, .. }: &Examples,
         folds: &Folds,
     ) -> anyhow::Result<OutOfFold> {
         let model = self.untrained(folder, method)?;
@@ -206,7 +212,7 @@ impl Work {
             let logits = self.answer(&model, method, rows, features.as_ref(), fold, &bar)?;
             if let Some(distances) = &mut distances {
                 let [seen, unseen] = [&fold.seen, &fold.unseen].map(|of| of.iter().map(|&row| &rows[row]));
-                if let Some(distance) = self.distance(&model, seen)? {
+                if let Some(distance) = self.distance(&model, seen, &strangers.train)? {
                     let of_unseen = self.distances(&distance, &model, unseen)?;
                     fold.unseen.iter().zip(of_unseen).for_each(|(&row, of_row)| distances[row] = of_row);
                 }

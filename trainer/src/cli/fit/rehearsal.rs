@@ -24,6 +24,10 @@ impl Args {
             let got = format!("{}, a bundle, which has graphs", folder.display());
             return Err(Error::setting("--from", "the folder that --save-model kept, which has weights", got));
         }
+        if self.columns.unknown_label.is_some() {
+            let expected = "a model that begins: going on with strangers is not there yet";
+            return Err(Error::setting("--unknown-label", expected, "--from"));
+        }
         for (setting, is_given) in [
             ("--unknown-rate", self.unknown_rate.is_some()),
             ("--trim-vocab", self.trim_vocab.is_some()),

@@ -1,10 +1,11 @@
 //! `--unknown-rate`, `--coverage` and `--abstain-precision`: what a bundle says of its answers.
 
-use nimbert::ProblemType;
+use nimbert::{ProblemType, prediction::Answer};
 use nimbert_trainer::{
     Error,
-    calibrate::{Certainty, least_rows},
+    calibrate::{Certainty, Found, least_rows},
     dataloader::Example,
+    export::Judged,
     mahalanobis::Mahalanobis,
     model::SequenceClassifier,
     tasks::TaskLabels,
@@ -39,6 +40,10 @@ impl Args {
         if self.coverage.is_some() && self.columns.problem_type() == ProblemType::MultiLabel {
             let (setting, expected) = ("--coverage", "rows of one label".to_owned());
             return Err(Error::Setting { setting, expected, got: "--multi-label".to_owned() });
+        }
+        if self.columns.unknown_label.is_some() && self.unknown_rate.is_none() {
+            let expected = "--unknown-rate with it: the share of other texts that may be taken for unknown";
+            return Err(Error::setting("--unknown-label", expected, "none"));
         }
         Ok(Certainty {
             abstain_precision: self.abstain_precision,
@@ -86,11 +91,13 @@ impl Work {
         least.map_or((None, String::new()), |(rows, of)| (Some(rows), of))
     }
 
-    /// How far a text is from the rows that the model has learned from; none: that is not asked for.
+    /// How far a text is from the rows that the model has learned from, also by what tells `strangers` from them, if there are any;
+    /// none: that is not asked for.
     pub(super) fn distance<'a>(
         &self,
         model: &SequenceClassifier,
         rows: impl Iterator<Item = &'a Example>,
+        strangers: &[Example],
     ) -> Result<Option<Mahalanobis>, Error> {
         if self.export_config.certainty.unknown_rate.is_none() {
             return Ok(None);
@@ -103,7 +110,22 @@ impl Work {
         };
         let labels: Vec<Vec<u32>> = windows.iter().map(label).collect();
         let labels: Vec<&[u32]> = labels.iter().map(Vec::as_slice).collect();
-        Ok(Some(Mahalanobis::fit(&self.features(model, &windows)?, &labels, self.export_config.problem_type)?))
+        let features = self.features(model, &windows)?;
+        let distance = Mahalanobis::fit(&features, &labels, self.export_config.problem_type)?;
+        if strangers.iter().all(|row| row.target.weight == 0.0) {
+            return Ok(Some(distance));
+        }
+        let strangers = strangers.iter().filter(|row| row.target.weight > 0.0);
+        let strangers = self.features(model, &self::windows(strangers))?;
+        let on_step = || self.check_stop("the regression that tells strangers");
+        Ok(Some(distance.told_from(&features, &strangers, self.args.seed, on_step)?))
+    }
+
+    /// How many strangers the bundle finds that it has not learned from.
+    pub(super) fn found(&self, judged: &Judged) -> Option<Found> {
+        let distances = |answers: &[Answer]| answers.iter().map(|answer| answer.distance).collect::<Vec<_>>();
+        let known = judged.test_answers.as_deref().map(distances).unwrap_or_default();
+        Found::of(judged.decision(), &known, &distances(&judged.stranger_answers))
     }
 
     /// That of each of `rows`: the mean of its windows'.
