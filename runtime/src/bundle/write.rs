@@ -63,8 +63,7 @@ impl BundleWriter {
         // A trial, in the nearest folder that is there: no other check tells whether one may write.
         let (parent, name) = split_target(target)?;
         let nearest = parent.ancestors().find(|folder| folder.exists()).unwrap_or(&parent);
-        let trial = create_hidden(nearest, &name, "trial")?;
-        fs::remove_dir(&trial).map_err(|error| Error::io(&trial, error))
+        HiddenFolder::create(nearest, &name).map(drop)
     }
 
     /// Starts a bundle that is to become `target`.
