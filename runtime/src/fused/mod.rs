@@ -1,6 +1,6 @@
 //! Operators of our own for graphs on the CPU. Each is what several of ONNX Runtime's are, in one pass over memory: between two
-//! products of bytes it computes floats, and most write bytes, some with a scale a row, which ONNX Runtime's have not. `graph::fuse` puts them into a graph when it is loaded; in
-//! a bundle there are none, so that others can run it.
+//! products of bytes it computes floats, and most write bytes, some with a scale a row, which ONNX Runtime's have not.
+//! `graph::fuse` puts them into a graph when it is loaded; in a bundle there are none, so that others can run it.
 
 mod attention;
 mod gelu;
@@ -167,7 +167,7 @@ impl Kernel for BiasGeluQuantize {
         let width = width_of(shape, bias.len())?;
         let mut out = output(context, 0, shape)?;
         let (_, out) = out.try_extract_tensor_mut::<u8>()?;
-        let task = (TASK_ELEMENTS / width).max(1) * width;
+        let task = task_rows(width) * width;
         in_tasks(context, out.chunks_mut(task).zip(x.chunks(task)), |(out, x)| {
             bias_gelu_quantize(x, bias, quantization, out);
         })
@@ -185,7 +185,7 @@ impl Kernel for BiasGeluByRow {
         expect(x_scales.len() * width == x.len(), "a scale a row")?;
         let (mut out, mut scales) = (output(context, 0, shape)?, output(context, 1, rows_of(shape))?);
         let (out, scales) = (out.try_extract_tensor_mut::<u8>()?.1, scales.try_extract_tensor_mut::<f32>()?.1);
-        let rows = (TASK_ELEMENTS / width).max(1);
+        let rows = task_rows(width);
         let outs = out.chunks_mut(rows * width).zip(scales.chunks_mut(rows));
         let xs = x.chunks(rows * width).zip(x_scales.chunks(rows));
         in_tasks(context, outs.zip(xs), |(out, x)| bias_gelu_by_row(x, bias, out))
@@ -225,7 +225,7 @@ impl Kernel for Normalize {
         let norm = LayerNorm { weight, bias, epsilon: self.epsilon };
         let mut out = output(context, 0, shape)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let rows = (TASK_ELEMENTS / width).max(1);
+        let rows = task_rows(width);
         let task = rows * width;
         let terms = a.chunks(task).zip(b.chunks(task)).enumerate();
         let terms = terms.map(|(index, (a, b))| {
@@ -399,6 +399,11 @@ fn quantization(context: &ComputeContext, index: usize) -> ort::Result<Quantizat
 fn width_of(shape: &[i64], expected: usize) -> ort::Result<usize> {
     expect(expected > 0 && shape.last() == Some(&(expected as i64)), "rows as wide as weights or biases")?;
     Ok(expected)
+}
+
+/// Rows of that width that one task computes.
+fn task_rows(width: usize) -> usize {
+    (TASK_ELEMENTS / width).max(1)
 }
 
 /// All axes but the last one.

@@ -26,10 +26,7 @@ pub(super) fn quantize_row(row: &[f32], zero_point: u8, bytes: &mut [u8]) -> f32
     for lane in 0..LANES {
         scale = scale.max(most[lane] / (255.0 - zero)).max(-least[lane] / zero);
     }
-    let quantization = Quantization::new(scale, zero_point);
-    for (byte, x) in bytes.iter_mut().zip(row) {
-        *byte = quantization.byte(*x);
-    }
+    Quantization::new(scale, zero_point).bytes(row, bytes);
     scale
 }
 
@@ -50,11 +47,7 @@ impl Bytes<'_> {
         let place = index * row.len()..(index + 1) * row.len();
         match self {
             Self::None => {}
-            Self::OfAll(quantization, bytes) => {
-                for (byte, x) in bytes[place].iter_mut().zip(row) {
-                    *byte = quantization.byte(*x);
-                }
-            }
+            Self::OfAll(quantization, bytes) => quantization.bytes(row, &mut bytes[place]),
             Self::ByRow(zero_point, bytes, scales) => scales[index] = quantize_row(row, *zero_point, &mut bytes[place]),
         }
     }
@@ -70,6 +63,14 @@ pub(super) struct Quantization {
 impl Quantization {
     pub(super) fn new(scale: f32, zero_point: u8) -> Self {
         Self { inverse_scale: 1.0 / scale, zero_point: zero_point.into() }
+    }
+
+    /// Those of a row.
+    #[inline(always)]
+    fn bytes(self, row: &[f32], bytes: &mut [u8]) {
+        for (byte, x) in bytes.iter_mut().zip(row) {
+            *byte = self.byte(*x);
+        }
     }
 
     /// The byte for `x`. A product with 1 / scale may be the neighbour of the quotient: where x lies in the middle between two

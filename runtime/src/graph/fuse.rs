@@ -100,8 +100,8 @@ impl<'a> Fusion<'a> {
         let norms: Vec<Norm<'a>> = norms.filter_map(|(place, node)| self.add_layer_norm(place, node)).collect();
         changes.extend(norms.iter().flat_map(Norm::fused));
         let by_sum: HashMap<usize, &Norm<'a>> = norms.iter().map(|norm| (norm.sum, norm)).collect();
-        let bytes = |norm: &'_ Norm<'a>| Some(norm.quantize.as_ref()?.bytes);
-        let by_bytes: HashMap<&str, &Norm<'a>> = norms.iter().filter_map(|norm| Some((bytes(norm)?, norm))).collect();
+        let with_bytes = norms.iter().filter_map(|norm| Some((norm.quantize.as_ref()?.bytes, norm)));
+        let by_bytes: HashMap<&str, &Norm<'a>> = with_bytes.collect();
         // Normalizations that have a form by row already: each has one.
         let mut taken = HashSet::new();
         for (place, node) in places().filter(|(_, node)| node.domain == MICROSOFT) {

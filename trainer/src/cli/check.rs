@@ -100,9 +100,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         tasks: Vec::new(),
     };
     let (mut findings, mut failure) = (check(&input), None);
+    let datasets: Vec<&Dataset> = std::iter::once(&train).chain(held_out.iter().map(|(_, dataset)| dataset)).collect();
     if let (true, Some(folder), Some(tokenizer)) = (args.deep, &folder, &tokenizer) {
-        let datasets: Vec<&Dataset> =
-            std::iter::once(&train).chain(held_out.iter().map(|(_, dataset)| dataset)).collect();
         match deep::check_deep(args, &input, &datasets, (folder, tokenizer), &findings) {
             Ok(further) => findings.extend(further),
             // What was found before may be the reason, and is told in any case.
@@ -114,21 +113,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             },
         }
     }
-    let rows = train.rows.len() + held_out.iter().map(|(_, dataset)| dataset.rows.len()).sum::<usize>();
-    let skipped: Vec<&String> =
-        train.skipped.iter().chain(held_out.iter().flat_map(|(_, dataset)| &dataset.skipped)).collect();
+    let rows = datasets.iter().map(|dataset| dataset.rows.len()).sum::<usize>();
+    let skipped: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.skipped).collect();
     let mut out = io::stdout().lock();
     if args.json {
         let skipped = skipped.len();
-        let strangers =
-            train.strangers.len() + held_out.iter().map(|(_, dataset)| dataset.strangers.len()).sum::<usize>();
+        let strangers = datasets.iter().map(|dataset| dataset.strangers.len()).sum::<usize>();
         let findings = json!({ "rows": rows, "skipped": skipped, "strangers": strangers, "findings": findings });
         writeln!(out, "{findings}")?;
         return failure.map_or(Ok(()), Err);
     }
-    let of_strangers = std::iter::once(&train).chain(held_out.iter().map(|(_, dataset)| dataset));
-    let of_strangers = of_strangers.filter_map(|dataset| Some((dataset.name(), dataset.of_strangers()?)));
-    let of_strangers = of_strangers.map(|(name, what)| format!("{name}: {what}"));
+    let of_strangers =
+        datasets.iter().filter_map(|dataset| Some(format!("{}: {}", dataset.name(), dataset.of_strangers()?)));
     left_out(skipped).into_iter().chain(of_strangers).try_for_each(|line| writeln!(out, "{line}"))?;
     for finding in &findings {
         writeln!(out, "{finding}")?;

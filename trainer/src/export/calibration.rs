@@ -94,19 +94,17 @@ fn spread<T: Copy>(all: &[T], count: usize) -> Vec<T> {
 impl Judge<'_> {
     /// Ranges and means of all activations that can be quantized, by the method whose int8 graph is nearest to fp32.
     pub(super) fn observe(&self) -> Result<(Calibration, Observations)> {
-        let (mut fp32, observers) = self.observers()?;
-        let (mut covariances, mut seen) = (Vec::new(), Vec::new());
-        for (name, mut observer) in observers {
+        let (mut fp32, mut observers) = self.observers()?;
+        let mut covariances = Vec::new();
+        for (_, observer) in &mut observers {
             self.check_stop()?;
             covariances.push(observer.moments.take().and_then(Moments::covariance).map(Arc::new));
-            seen.push((name, observer));
         }
         let observed = |calibration: Calibration| -> Observations {
-            let seen = seen.iter().zip(&covariances);
-            let observed = seen.map(|((name, observer), covariance)| {
+            let observed = |((name, observer), covariance): (&(String, Observer), &Option<_>)| {
                 (name.clone(), observer.observed(calibration, covariance.as_ref()))
-            });
-            observed.collect()
+            };
+            observers.iter().zip(&covariances).map(observed).collect()
         };
         let calibrations = self.config.calibrations.iter();
         let mut candidates: Vec<_> = calibrations.map(|&calibration| (calibration, observed(calibration))).collect();

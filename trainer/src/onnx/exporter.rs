@@ -2,8 +2,9 @@
 //! asked for.
 //!
 //! In int8, weights have one scale a channel, and activations one scale and zero point each that were found beforehand
-//! ([`Observations`]): nothing depends on the batch. Weights are rounded so that their products change as little as can be, and what
-//! that adds to a product on average is taken out of its bias (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019).
+//! ([`Observations`]): nothing depends on the batch. Weights are rounded so that their products change as little as can be, and
+//! what that adds to a product on average is taken out of its bias (Nagel et al., "Data-Free Quantization Through Weight
+//! Equalization and Bias Correction", 2019).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,7 @@ use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
 
 use super::{
     graph::{GraphBuilder, OpsetVersions, float_attribute, int_attribute},
-    integers::{MAX_BYTE, MAX_REDUCED, best_scale, channel_integers, row_integers, scale},
+    integers::{MAX_BYTE, MAX_REDUCED, best_scale, channel_integers, channel_scales, row_integers, scale},
     packing,
     rounding::Covariance,
 };
@@ -353,13 +354,14 @@ impl<'a> Exporter<'a> {
 
     /// A matrix as integers of at most `max`, fewer if they are packed, and their scales by channel.
     fn quantized_weight(&self, values: &[f32], columns: usize, max: f32, x: Option<&str>) -> (Vec<i8>, Vec<f32>) {
-        let max = if self.is_packed(columns, 4) { packing::MAX_MATRIX } else { max };
-        let scale = if self.is_packed(columns, 4) { best_scale } else { scale };
-        let (nearest, scales) = channel_integers(values, columns, max, scale);
-        match x.and_then(|x| self.observed(x)?.covariance.as_ref()) {
-            Some(covariance) => (covariance.rounded(values, &scales, max), scales),
-            None => (nearest, scales),
-        }
+        let is_packed = self.is_packed(columns, 4);
+        let max = if is_packed { packing::MAX_MATRIX } else { max };
+        let scale = if is_packed { best_scale } else { scale };
+        let Some(covariance) = x.and_then(|x| self.observed(x)?.covariance.as_ref()) else {
+            return channel_integers(values, columns, max, scale);
+        };
+        let scales = channel_scales(values, columns, max, scale);
+        (covariance.rounded(values, &scales, max), scales)
     }
 
     /// The largest integer of a weight in a product of integers.

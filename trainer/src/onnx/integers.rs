@@ -13,10 +13,15 @@ pub(super) fn channel_integers(
     max: f32,
     scale: fn(&[f32], f32) -> f32,
 ) -> (Vec<i8>, Vec<f32>) {
-    let column = |index: usize| values[index..].iter().step_by(columns).copied().collect::<Vec<_>>();
-    let scales: Vec<f32> = (0..columns).map(|index| scale(&column(index), max)).collect();
+    let scales = channel_scales(values, columns, max, scale);
     let integers = values.iter().enumerate().map(|(index, value)| round(value / scales[index % columns], max));
     (integers.collect(), scales)
+}
+
+/// The scales of the columns alone.
+pub(super) fn channel_scales(values: &[f32], columns: usize, max: f32, scale: fn(&[f32], f32) -> f32) -> Vec<f32> {
+    let column = |index: usize| values[index..].iter().step_by(columns).copied().collect::<Vec<_>>();
+    (0..columns).map(|index| scale(&column(index), max)).collect()
 }
 
 /// A row-major matrix as integers of at most `max`, and the scale of each row.

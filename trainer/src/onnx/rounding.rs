@@ -110,7 +110,7 @@ impl Covariance {
         let mut integers = vec![0; weight.len()];
         // What each weight in order has lost.
         let mut lost = vec![0.0; weight.len()];
-        for start in (0..inputs).step_by(BLOCK).collect::<Vec<_>>().into_iter().rev() {
+        for start in (0..inputs).step_by(BLOCK).rev() {
             let end = inputs.min(start + BLOCK);
             let mut wanted: Vec<f32> = (start..end).flat_map(row_of).copied().collect();
             if end < inputs {

@@ -47,12 +47,12 @@ fn texts() -> Result<()> {
         "| rows | seed | labels | accuracy | AUROC of softmax | of energy | of the distance | false alarms | found |"
     );
     println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|");
-    for name in ["20newsgroups", "r52"] {
-        for seed in 0..SEEDS {
-            strangers(name, seed)?;
-        }
-    }
-    Ok(())
+    draws(["20newsgroups", "r52"], strangers)
+}
+
+/// A line or more for each draw of each data set.
+fn draws(names: [&str; 2], run: fn(&str, u64) -> Result<()>) -> Result<()> {
+    names.into_iter().try_for_each(|name| (0..SEEDS).try_for_each(|seed| run(name, seed)))
 }
 
 fn shown() -> Result<()> {
@@ -64,12 +64,7 @@ fn shown() -> Result<()> {
         "| rows | seed | shown | AUROC, of labels shown | of others | false alarms | found, of labels shown | of others |"
     );
     println!("|---|--:|---|--:|--:|--:|--:|--:|");
-    for name in ["r52", "20newsgroups"] {
-        for seed in 0..SEEDS {
-            shown_strangers(name, seed)?;
-        }
-    }
-    Ok(())
+    draws(["r52", "20newsgroups"], shown_strangers)
 }
 
 fn sets() -> Result<()> {
@@ -164,8 +159,7 @@ fn shown_strangers(name: &str, seed: u64) -> Result<()> {
     for (rows, further, is_shown) in [(known, &FINETUNE[..], "none"), (with_shown, &unknown_label, "some")] {
         let bundle = fit(rows, &test, seed, further)?;
         let parts = [("known", &test), ("shown", &of_shown), ("others", &of_others)];
-        let answers = parts.map(|(part, rows)| scores(&bundle, part, rows));
-        let [known, of_shown, of_others] = answers;
+        let [known, of_shown, of_others] = parts.map(|(part, rows)| scores(&bundle, part, rows));
         let (known, of_shown, of_others) = (known?, of_shown?, of_others?);
         println!(
             "| {name} | {seed} | {is_shown} | {:.4} | {:.4} | {:.2} % of {:.0} | {:.1} % | {:.1} % |",

@@ -103,7 +103,7 @@ impl Work {
             return Ok(None);
         }
         // Each window for itself, as the graph has them. A row without a weight was not learned from.
-        let windows = windows(rows.filter(|row| row.target.weight > 0.0));
+        let windows = learned_windows(rows);
         let label = |window: &Example| match self.export_config.problem_type {
             ProblemType::SingleLabel => vec![window.target.id()],
             ProblemType::MultiLabel => window.target.ids.clone(),
@@ -112,11 +112,11 @@ impl Work {
         let labels: Vec<&[u32]> = labels.iter().map(Vec::as_slice).collect();
         let features = self.features(model, &windows)?;
         let distance = Mahalanobis::fit(&features, &labels, self.export_config.problem_type)?;
-        if strangers.iter().all(|row| row.target.weight == 0.0) {
+        let strangers = learned_windows(strangers.iter());
+        if strangers.is_empty() {
             return Ok(Some(distance));
         }
-        let strangers = strangers.iter().filter(|row| row.target.weight > 0.0);
-        let strangers = self.features(model, &self::windows(strangers))?;
+        let strangers = self.features(model, &strangers)?;
         let on_step = || self.check_stop("the regression that tells strangers");
         Ok(Some(distance.told_from(&features, &strangers, self.args.seed, on_step)?))
     }
@@ -142,6 +142,11 @@ impl Work {
         };
         Ok(rows.map(mean).collect())
     }
+}
+
+/// Those of rows that are learned from.
+fn learned_windows<'a>(rows: impl Iterator<Item = &'a Example>) -> Vec<Example> {
+    windows(rows.filter(|row| row.target.weight > 0.0))
 }
 
 /// Each window as a row of its own.
