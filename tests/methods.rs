@@ -1,16 +1,21 @@
 //! `--method`: the head alone, and an encoder that learns from few rows.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use nimbert::{Bundle, Classifier, Encoding, Options, ProblemType, Tokenizer};
 use nimbert_tests::{
     ARCHITECTURES, Dir, base, finish, fit_by_any, program, several_labels_jsonl, small_csv, workspace,
 };
 use nimbert_trainer::{
+    Error,
     dataloader::Example,
     evaluate::predict,
+    feature_cache::FeatureCache,
     features::{Features, Read},
-    logistic::LogisticRegression,
+    logistic::{LinearLayer, LogisticRegression},
     loss::Target,
     model::{EncoderConfig, Pooling, SequenceClassifier},
 };
@@ -121,6 +126,123 @@ fn features_and_regression_are_those_of_the_reference() {
             let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
             assert_near(got, &expected, 1e-4, "logits of the model");
         }
+    }
+}
+
+/// What is kept of texts is what is computed, whatever lies in the cache.
+#[test]
+fn a_cache_knows_what_the_encoder_says() {
+    let dir = Dir::default();
+    let cache = FeatureCache::new(dir.path("cache/features"));
+    let (model, examples) = frozen_bert();
+    let expected = Features::of(&model, &examples, |_| Ok(())).unwrap();
+    // How many texts are known, what the encoder is asked for, and whether anything is said.
+    let read = |model: &SequenceClassifier, examples: &[Example]| {
+        let mut read = 0;
+        let count = |texts| {
+            read += texts;
+            Ok(())
+        };
+        let recalled = cache.read(model, examples, Read::Direction, count).unwrap();
+        assert_eq!(read, examples.len());
+        (recalled.features, recalled.known, recalled.warning)
+    };
+    let some = &examples[..5];
+    assert_eq!(read(&model, some), (expected.select(&[0, 1, 2, 3, 4]), 0, None));
+    let files = || -> Vec<PathBuf> {
+        fs::read_dir(dir.path("cache/features")).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    let file = files().remove(0);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    // In another order, twice, and with some more of them.
+    let all = |order: &[usize]| order.iter().map(|&row| examples[row].clone()).collect::<Vec<_>>();
+    let order = [4, 7, 0, 7, 1];
+    let (features, known, warning) = read(&model, &all(&order));
+    assert_eq!((known, warning), (3, None));
+    for (place, row) in order.into_iter().enumerate() {
+        let expected: Vec<f64> = expected.row(row).iter().copied().map(f64::from).collect();
+        assert_near(features.row(place), &expected, 1e-6, "what was kept");
+    }
+    assert_eq!(read(&model, &all(&order)), (features, 5, None));
+    // A text of two windows is another text, and the last layer of a head decides nothing.
+    let mut longer = examples[0].clone();
+    longer.windows.push(examples[1].windows[0].clone());
+    assert_eq!(read(&model, &[longer]).1, 0);
+    let layer = LinearLayer { weight: vec![0.5; 3 * 32], bias: vec![0.0; 3] };
+    model.set_last_layer(&layer).unwrap();
+    assert_eq!((read(&model, some).1, files().len()), (5, 1));
+    // Another encoder has a file of its own.
+    let (other, _) = frozen_bert();
+    let norm = other.parameters().get("bert.embeddings.LayerNorm.bias").unwrap();
+    norm.set(&norm.ones_like().unwrap()).unwrap();
+    assert_eq!((read(&other, some).1, files().len()), (0, 2));
+
+    // What is damaged, cut, or anything else is read anew, and told.
+    let bytes = fs::read(&file).unwrap();
+    let mut changed = bytes.clone();
+    changed[bytes.len() / 2] ^= 1;
+    for damaged in [&changed[..], &bytes[..bytes.len() / 2], b"no safetensors"] {
+        fs::write(&file, damaged).unwrap();
+        let (features, known, warning) = read(&model, some);
+        assert_eq!((features.row(0), known), (expected.row(0), 0));
+        assert!(warning.unwrap().contains("damaged; all texts are read anew"));
+        assert_eq!(read(&model, some).1, 5);
+    }
+    // And what is whole, but of something else.
+    let of_other = files().into_iter().find(|path| *path != file).unwrap();
+    fs::copy(&of_other, &file).unwrap();
+    let (features, known, warning) = read(&model, some);
+    assert_eq!((features.row(0), known), (expected.row(0), 0));
+    assert!(warning.unwrap().contains("not what is computed now"));
+
+    // A run that is ended keeps what it has read, by 256 texts.
+    let another = |id: u32| {
+        let mut example = examples[0].clone();
+        example.windows[0].input_ids.splice(1..2, [id / 20 + 5, id % 20 + 5]);
+        example.windows[0].token_type_ids.push(0);
+        example
+    };
+    let many: Vec<Example> = (0..320).map(another).collect();
+    let mut count = 0;
+    let ended = cache.read(&model, &many, Read::Direction, |texts| {
+        count += texts;
+        if count < 300 { Ok(()) } else { Err(Error::Interrupted { during: "a test".to_owned() }) }
+    });
+    assert!(matches!(ended, Err(Error::Interrupted { .. })));
+    assert_eq!(read(&model, &many).1, 256);
+}
+
+/// Commands share what a base says of texts, and say so.
+#[test]
+fn a_text_is_read_once_by_a_base() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(80));
+    let cached = |mut command: std::process::Command, further: &[&str]| {
+        command.env("NIMBERT_CACHE", dir.path("cache")).args(further);
+        let output = finish(&mut command);
+        assert_eq!(output.status, Some(0), "{output:?}");
+        output.stderr
+    };
+    let first = cached(check_deep(&data), &[]);
+    assert!(!first.contains("read before"), "{first}");
+    // Numbers are one token to the tiny BERT.
+    let more = small_csv(80) + "a great film of the year,positive\n";
+    let mut fit = fit_by_any(&base("bert"), &data, &dir.path("bundle"));
+    fit.args(["--method", "frozen", "--test-size", "0", "--validation-size", "0"]);
+    for (command, further, known) in [
+        (check_deep(&data), &[][..], Some(80)),
+        (fit, &["--max-accuracy-drop", "20"], Some(80)),
+        (check_deep(&data), &["--no-cache"], None),
+        (check_deep(&dir.write("more.csv", more)), &[], Some(80)),
+    ] {
+        let said = cached(command, further);
+        let expected = known.map(|known| format!("{known} of "));
+        assert_eq!(said.contains("texts were read before"), known.is_some(), "{said}");
+        assert!(expected.is_none_or(|expected| said.contains(&expected)), "{said}");
     }
 }
 
@@ -515,6 +637,8 @@ fn labels_that_may_be_wrong_are_found() {
     let three = dir.write("three.csv", "text,label\ngreat,a\ngood,a\nthin,b\nbad,b\nplot,c\nfilm,c\n");
     finish(&mut check_deep(&three)).success();
     finish(program("nimbert-train").args(["check", "--deep", "--data"]).arg(&few)).failure(2, &["--base"]);
+    finish(program("nimbert-train").args(["check", "--no-cache", "--data"]).arg(&few))
+        .failure(2, &["--no-cache", "--deep"]);
     // What was found before is told, though the labels cannot be judged.
     let one = dir.write("one.csv", "text,label\ngreat,a\ngreat,a\nthin,b\nbad,b\nplot,c\n");
     let output = finish(&mut check_deep(&one)).success();

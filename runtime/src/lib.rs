@@ -41,7 +41,8 @@ mod map;
 #[doc(hidden)]
 pub mod math;
 pub mod memory;
-mod own;
+#[doc(hidden)]
+pub mod own;
 pub mod placement;
 mod precision;
 pub mod prediction;

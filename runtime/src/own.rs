@@ -9,11 +9,11 @@ use std::{
 };
 
 /// What was not used for so long is removed.
-pub(crate) const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Whether a file or folder is there, is no link, belongs to this user, and may be written by nobody else. Elsewhere than on
 /// Unix the system's folder for caches is the user's own.
-pub(crate) fn is_own(path: &Path) -> bool {
+pub fn is_own(path: &Path) -> bool {
     let Ok(metadata) = fs::symlink_metadata(path) else { return false };
     #[cfg(unix)]
     {
@@ -37,7 +37,7 @@ pub(crate) fn user_id() -> u32 {
 }
 
 /// Makes a folder, if it is not there, into which nobody else may write, whatever the process's mask.
-pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
+pub fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -52,7 +52,7 @@ pub(crate) fn create_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Sets who may read and write, where there is such.
-pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -65,9 +65,21 @@ pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
+/// A new file that only this user may read or write, where there is such.
+pub fn create_private(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
 /// Removes what lies in `folder` under a name of so many hexadecimal digits and is older than `age`, by the time of what
 /// `used` names; nothing else that may lie there.
-pub(crate) fn remove_older(folder: &Path, digits: usize, age: Duration, used: impl Fn(&Path) -> PathBuf) {
+pub fn remove_older(folder: &Path, digits: usize, age: Duration, used: impl Fn(&Path) -> PathBuf) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let is_ours = name.len() == digits && name.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -80,7 +92,7 @@ pub(crate) fn remove_older(folder: &Path, digits: usize, age: Duration, used: im
 }
 
 /// Whether a file was written so long ago.
-pub(crate) fn is_older(path: &Path, age: Duration) -> bool {
+pub fn is_older(path: &Path, age: Duration) -> bool {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|elapsed| elapsed > age))
 }

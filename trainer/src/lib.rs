@@ -20,6 +20,7 @@ pub mod embed;
 mod error;
 pub mod evaluate;
 pub mod export;
+pub mod feature_cache;
 pub mod features;
 pub mod html;
 pub mod hub;

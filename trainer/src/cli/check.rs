@@ -21,7 +21,7 @@ use nimbert_trainer::{
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::ColumnArgs;
+use super::{CacheArgs, ColumnArgs};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -65,12 +65,15 @@ pub(super) struct Args {
     /// Replace files that --doubts and --report name
     #[arg(long, requires = "deep")]
     overwrite: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    args.cache.check("--deep with it", args.deep)?;
     deep::check_targets(args)?;
     let folder = match &args.base {
         None => None,

@@ -256,6 +256,9 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = ["resume", "checkpoint_every"])]
     #[serde(skip)]
     no_checkpoint: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    cache: super::CacheArgs,
     /// Also keep the trained fp32 model, as a Hugging Face folder
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]

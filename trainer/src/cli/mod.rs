@@ -22,13 +22,14 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbert::{ProblemType, Tokenizer, rows::ReadOptions};
+use nimbert::{ProblemType, Tokenizer, compiled::default_cache, rows::ReadOptions};
 use nimbert_trainer::{
     Error,
     dataloader::Example,
     dataset::{Columns, Dataset, OnMissing, TaskColumn, left_out},
     export::VariantKind,
-    features::Features,
+    feature_cache::{FeatureCache, Recalled},
+    features::{Features, Read},
     model::{ModelFolder, Pooling, SequenceClassifier},
     onnx::Calibration,
     prepare::encode_all,
@@ -313,12 +314,62 @@ fn progress(len: usize, what: &str) -> ProgressBar {
     ProgressBar::new(len as u64).with_style(ProgressStyle::with_template(&template).expect("names of indicatif"))
 }
 
+/// Whether what an encoder says of texts is kept.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+struct CacheArgs {
+    /// Read all texts anew, and keep nothing of them: what a base says of texts lies in $NIMBERT_CACHE, or the system's folder for
+    /// caches, so that a text is read once by a base. What it says beside
+    /// other texts may differ in the last bits
+    #[arg(long)]
+    no_cache: bool,
+}
+
+impl CacheArgs {
+    /// Checks that it is of use, which it is with that option.
+    fn check(self, option: &str, is_given: bool) -> Result<(), Error> {
+        match self.no_cache && !is_given {
+            true => Err(Error::setting("--no-cache", option, "none: no base reads the texts")),
+            false => Ok(()),
+        }
+    }
+
+    fn cache(self) -> Option<FeatureCache> {
+        let folder = if self.no_cache { None } else { default_cache() };
+        folder.map(|folder| FeatureCache::new(folder.join("features")))
+    }
+}
+
+/// What an encoder that has not learned from them says of rows, with a progress bar; those that the cache knows are not read.
+fn read_features(
+    cache: Option<FeatureCache>,
+    model: &SequenceClassifier,
+    rows: &[Example],
+    read: Read,
+    check_stop: impl Fn() -> Result<(), Error>,
+) -> Result<Features, Error> {
+    let bar = progress(rows.len(), "rows read");
+    let on_read = |count: usize| {
+        bar.inc(count as u64);
+        check_stop()
+    };
+    let recalled = match cache {
+        Some(cache) => cache.read(model, rows, read, on_read)?,
+        None => Recalled { features: Features::read(model, rows, read, on_read)?, known: 0, warning: None },
+    };
+    bar.finish_and_clear();
+    if recalled.known > 0 {
+        message(&format!("{} of {} texts were read before (--no-cache reads them anew)", recalled.known, rows.len()));
+    }
+    recalled.warning.iter().for_each(|warning| message(&format!("warning: {warning}")));
+    Ok(recalled.features)
+}
+
 /// What the base's encoder says of all rows, and the rows as it reads them.
 fn features_of(
     datasets: &[&Dataset],
     labels: &[String],
-    folder: &ModelFolder,
-    tokenizer: &Tokenizer,
+    (folder, tokenizer): (&ModelFolder, &Tokenizer),
+    cache: CacheArgs,
 ) -> anyhow::Result<(Vec<Example>, Features)> {
     let config = folder.config.with_linear_head(Pooling::Mean)?;
     let (model, _) = SequenceClassifier::load(&folder.weights, config, labels, 0)?;
@@ -327,12 +378,7 @@ fn features_of(
         let windows = encode_all(tokenizer, &dataset.rows, &model.config)?.into_iter();
         examples.extend(windows.zip(dataset.targets(labels)?).map(|(windows, target)| Example { windows, target }));
     }
-    let bar = progress(examples.len(), "rows read");
-    let features = Features::of(&model, &examples, |count| {
-        bar.inc(count as u64);
-        Ok(())
-    })?;
-    bar.finish_and_clear();
+    let features = read_features(cache.cache(), &model, &examples, Read::Direction, || Ok(()))?;
     Ok((examples, features))
 }
 

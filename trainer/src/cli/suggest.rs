@@ -72,6 +72,8 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
+    cache: super::CacheArgs,
+    #[command(flatten)]
     columns: super::ColumnArgs,
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
@@ -83,6 +85,7 @@ const ROUNDS: usize = 7;
 const REPETITIONS: u64 = 5;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    args.cache.check("--simulate with it", args.simulate)?;
     let inputs: Vec<&PathBuf> = args.unlabelled.iter().chain(&args.data).collect();
     for path in [&args.out, &args.report].into_iter().flatten() {
         check_output(path, "to write into", &inputs, args.base.as_deref())?;
@@ -234,7 +237,7 @@ fn simulate(args: &Args) -> anyhow::Result<()> {
         let expected = format!("at least {least} rows to draw {} from, or a smaller --count", simulation.labels());
         return Err(Error::Setting { setting: "--simulate", expected, got: dataset.rows.len().to_string() }.into());
     }
-    let (examples, features) = features_of(&[&dataset], &labels, &folder, &tokenizer)?;
+    let (examples, features) = features_of(&[&dataset], &labels, (&folder, &tokenizer), args.cache)?;
     let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
     let task =
         LogisticRegression { problem_type: args.columns.problem_type(), classes: labels.len(), class_weights: None };

@@ -3,9 +3,14 @@
 //! A batch is packed: the tokens of all texts follow one another without padding. Shapes below use `tokens` for their
 //! number, `rows` for the number of texts, `hidden` and `labels` for the sizes of the model.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::{DType, Device, Tensor, Var};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     blocks::{Answers, BatchContext, DistanceTable, Embeddings, Head, Layer, Norm},
@@ -241,6 +246,24 @@ impl SequenceClassifier {
             None if names.under_layers().iter().any(|prefix| name.starts_with(prefix)) => 0,
             None => self.layers.len() + 1,
         }
+    }
+
+    /// A digest of all that decides what the last layer of the head reads of a text.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        let config = EncoderConfig { path: PathBuf::new(), json: serde_json::Map::new(), ..self.config.clone() };
+        let mut digest = Sha256::new().chain_update(format!("{config:?}"));
+        let last_layer = format!("{}.", config.family.names.head_output);
+        for (name, var) in self.parameters.iter().filter(|(name, _)| !name.starts_with(&last_layer)) {
+            digest.update(name);
+            let values = var.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+            for values in values.chunks(1 << 14) {
+                digest.update(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+            }
+        }
+        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The tensors.

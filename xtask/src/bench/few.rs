@@ -107,8 +107,17 @@ fn nimbert(train: &str, rows: usize, test: &str, method: &str) -> Result<(f64, f
     let bundle = format!("{FOLDER}/few");
     let fit =
         ["fit", "--base", BASE, "--data", train, "--out", &bundle, "--method", method, "--max-length", MAX_LENGTH];
-    let settings =
-        ["--overwrite", "--no-checkpoint", "--test-size", "0", "--validation-size", "0", "--variants", "cpu-fp32"];
+    let settings = [
+        "--overwrite",
+        "--no-checkpoint",
+        "--no-cache",
+        "--test-size",
+        "0",
+        "--validation-size",
+        "0",
+        "--variants",
+        "cpu-fp32",
+    ];
     let said = output(command(release_program("nimbert-train"), &fit).args(settings))?;
     let of_head = said.lines().find(|line| line.starts_with("regression")).map(|line| {
         let seconds = line.split(" s;").next().and_then(|line| line.rsplit(' ').next());

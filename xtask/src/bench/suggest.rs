@@ -24,7 +24,7 @@ pub(crate) fn suggest() -> Result<()> {
         let cells: Vec<Vec<String>> = rows.into_iter().map(Labelled::into_cells).collect();
         let data = write_csv("suggest.csv", "text,label", &cells)?;
         println!("{name}, {} rows", cells.len());
-        let simulate = ["suggest", "--simulate", "--base", BASE, "--data", &data];
+        let simulate = ["suggest", "--simulate", "--base", BASE, "--data", &data, "--no-cache"];
         run(&mut command(release_program("nimbert-train"), &simulate))?;
     }
     Ok(())

@@ -38,7 +38,8 @@ pub(crate) fn tune(budget: &str) -> Result<()> {
         let learned = |command_name: &str, further: &[&str]| -> Result<(f64, String)> {
             let bundle = format!("{FOLDER}/tune-{command_name}");
             let mut program = command(release_program("nimbert-train"), &[command_name]);
-            let printed = output(program.args(settings).args(["--out", &bundle, "--overwrite"]).args(further))?;
+            let printed =
+                output(program.args(settings).args(["--out", &bundle, "--overwrite", "--no-cache"]).args(further))?;
             Ok((100.0 * accuracy(&evaluated(&bundle, &test, &[])?)?, printed))
         };
         let (usual, _) = learned("fit", &[])?;

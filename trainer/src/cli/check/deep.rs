@@ -58,7 +58,7 @@ pub(super) fn check_deep(
     let further: Vec<String> = further.into_iter().cloned().collect();
     labels.extend(further);
 
-    let (examples, features) = features_of(datasets, &labels, folder, tokenizer)?;
+    let (examples, features) = features_of(datasets, &labels, (folder, tokenizer), args.cache)?;
     let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
     let task =
         LogisticRegression { problem_type: args.columns.problem_type(), classes: labels.len(), class_weights: None };

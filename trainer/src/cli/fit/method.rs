@@ -8,6 +8,7 @@ use nimbert_trainer::{
     contrast::Contrast,
     cross_validation::OutOfFold,
     dataloader::Example,
+    feature_cache::FeatureCache,
     features::{Features, Read},
     logistic::{CrossValidated, LinearLayer, LogisticRegression},
     loss::Target,
@@ -18,7 +19,7 @@ use nimbert_trainer::{
 };
 use serde_json::{Value, json};
 
-use super::{super::progress, Args, Candidate, CurveArg, Trained, Work, tell};
+use super::{super::read_features, Args, Candidate, CurveArg, Trained, Work, tell};
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -224,7 +225,7 @@ impl Work {
             let (began, probed) = (Instant::now(), probed_rows(&targets));
             let seen: Vec<Example> = probed.iter().map(|&row| examples.train[row].clone()).collect();
             let targets: Vec<&Target> = probed.into_iter().map(|row| targets[row]).collect();
-            self.probe(model, &self.read(model, &seen, Read::LastLayer)?, &targets)?;
+            self.probe(model, &self.features_of_base(model, &seen, Read::LastLayer)?, &targets)?;
             tell(&report::probing_stage(PROBE_STRENGTH, seen.len(), began.elapsed().as_secs_f64()));
         }
         if self.method == Method::Frozen {
@@ -244,7 +245,7 @@ impl Work {
     /// of it.
     fn solve_head(&self, Candidate { model, examples, .. }: &Candidate) -> anyhow::Result<()> {
         let mut began = Instant::now();
-        let features = self.features(model, &examples.train)?;
+        let features = self.features_of_base(model, &examples.train, Read::Direction)?;
         let mut head = LinearLayer { weight: Vec::new(), bias: Vec::new() };
         for task in model.tasks.iter() {
             let (rows, targets) = task.targets(examples.train.iter().map(|example| &example.target));
@@ -285,8 +286,8 @@ impl Work {
         rows: &[Example],
     ) -> Result<Option<Features>, Error> {
         match method {
-            _ if self.args.has_linear_head(method) => self.features(model, rows).map(Some),
-            _ if self.is_probed(method, model) => self.read(model, rows, Read::LastLayer).map(Some),
+            _ if self.args.has_linear_head(method) => self.features_of_base(model, rows, Read::Direction).map(Some),
+            _ if self.is_probed(method, model) => self.features_of_base(model, rows, Read::LastLayer).map(Some),
             _ => Ok(None),
         }
     }
@@ -315,18 +316,27 @@ impl Work {
 
     /// What the encoder says of the rows, with a progress bar.
     pub(super) fn features(&self, model: &SequenceClassifier, rows: &[Example]) -> Result<Features, Error> {
-        self.read(model, rows, Read::Direction)
+        self.read(None, model, rows, Read::Direction)
     }
 
-    fn read(&self, model: &SequenceClassifier, rows: &[Example], read: Read) -> Result<Features, Error> {
-        let elsewhere = if self.compute.is_fused() { None } else { Some(model.on(&self.compute)?) };
-        let bar = progress(rows.len(), "rows");
-        let features = Features::read(elsewhere.as_ref().unwrap_or(model), rows, read, |count| {
-            bar.inc(count as u64);
-            self.check_stop("the encoder's reading of the training rows")
-        })?;
-        bar.finish_and_clear();
-        Ok(features)
+    /// The same of a model that has not learned, which another run has too.
+    fn features_of_base(&self, model: &SequenceClassifier, rows: &[Example], read: Read) -> Result<Features, Error> {
+        self.read(self.args.cache.cache(), model, rows, read)
+    }
+
+    fn read(
+        &self,
+        cache: Option<FeatureCache>,
+        model: &SequenceClassifier,
+        rows: &[Example],
+        read: Read,
+    ) -> Result<Features, Error> {
+        let check_stop = || self.check_stop("the encoder's reading of the training rows");
+        match self.compute.is_fused() {
+            true => read_features(cache, model, rows, read, check_stop),
+            // Half precision is not the same twice.
+            false => read_features(None, &model.on(&self.compute)?, rows, read, check_stop),
+        }
     }
 
     /// A task's head for these rows.
