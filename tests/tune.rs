@@ -69,7 +69,9 @@ fn a_killed_run_goes_on_and_its_command_gives_the_same_bundle() {
     let output = finish(&mut tune(&dir, &data)).success();
     // Everything was tried: 6 settings on one fold, of which two and perhaps the default go on.
     assert!(!output.contains("of 6, fold"), "{output}");
-    assert!(!dir.path("tuned.tune").exists() && dir.path("tuned.tuning.html").exists());
+    let page = fs::read_to_string(dir.path("tuned.tuning.html")).unwrap();
+    assert!(page.matches(r#"<circle class="trial""#).count() >= 5 && page.contains(r#"class="trial taken""#), "{page}");
+    assert!(!dir.path("tuned.tune").exists());
     assert!(output.contains(" settings") && output.contains("log loss"), "{output}");
 
     let again = command(&output).into_iter().map(|argument| match argument.strip_suffix("/tuned") {

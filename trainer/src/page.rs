@@ -128,6 +128,7 @@ pub fn page(run: Run<'_>) -> Page {
         doubts: Vec::new(),
         warnings: run.warnings.to_vec(),
         variants: judged.variants.iter().map(variant_row).collect(),
+        trials: Vec::new(),
         methods: run.methods.cloned(),
         cross_validation: run.cross_validation.cloned(),
         rehearsal: run.rehearsal.cloned(),

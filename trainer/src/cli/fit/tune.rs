@@ -14,7 +14,7 @@ use nimbert_trainer::{
     Error,
     cross_validation::{Fold, judge},
     features::Features,
-    html::{self, Page, Table},
+    html::{self, Page, Table, TrialPoint},
     loss::Target,
     metrics::percent,
     report,
@@ -187,7 +187,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let prepared = bases.iter().zip(&folders).map(|(args, folder)| prepare(args, settings.clone(), folder, &stop));
     let mut tuning = Tuning::new(args, prepared.collect::<anyhow::Result<_>>()?, began)?;
     let Some(best) = tuning.best()? else { return Ok(()) };
-    let table = tuning.table(best)?;
+    let (table, trials) = (tuning.table(best)?, tuning.trials(best)?);
     tell(&report::table(&table));
     let command = tuning.command_line(best);
     tell(&report::stage("command", &shown(&command)));
@@ -195,7 +195,8 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     drop(tuning);
     let Command::Fit(chosen) = Cli::try_parse_from(&command)?.command else { unreachable!("it is a fit") };
     fit(&chosen, settings, &resolve(&chosen)?, &stop)?;
-    let page = Page { title: "Tuning".to_owned(), subtitle: shown(&command), ladder: Some(table), ..Page::default() };
+    let (title, subtitle) = ("Tuning".to_owned(), shown(&command));
+    let page = Page { title, subtitle, ladder: Some(table), trials, ..Page::default() };
     super::write(&given.beside_bundle("tuning.html"), &html::render(&page))?;
     // What led to the bundle is in the page.
     std::fs::remove_dir_all(&folder).map_err(|reason| Error::Io { path: folder, reason })?;
@@ -527,16 +528,30 @@ impl<'a> Tuning<'a> {
         let row = |&index: &usize| {
             let (candidate, Score { folds, accuracy, loss, seconds }) = (&self.candidates[index], scores[index]);
             let right = if accuracy.is_nan() { "failed".to_owned() } else { percent(Some(accuracy)) };
-            let options = candidate.shown();
-            let base = match self.bases.len() {
-                1 => String::new(),
-                _ => format!("{}, ", super::super::model_name(&self.bases[candidate.base].work.args.base())),
-            };
-            vec![format!("{base}{options}"), folds.to_string(), right, format!("{loss:.4}"), format!("{seconds:.1}")]
+            vec![self.shown(candidate), folds.to_string(), right, format!("{loss:.4}"), format!("{seconds:.1}")]
         };
         let header = ["settings", "folds", "right", "log loss", "seconds"].map(str::to_owned).to_vec();
         let chosen = order.iter().position(|&index| index == best);
         Ok(Table { header, rows: order.iter().map(row).collect(), chosen })
+    }
+
+    /// The same as points.
+    fn trials(&self, best: usize) -> anyhow::Result<Vec<TrialPoint>> {
+        let point = |(index, candidate)| {
+            let Score { folds, accuracy, seconds, .. } = self.score(index)?;
+            let (settings, seconds) = (self.shown(candidate), seconds / folds.max(1) as f64);
+            Ok((folds > 0).then_some(TrialPoint { settings, folds, seconds, accuracy, is_chosen: index == best }))
+        };
+        self.candidates.iter().enumerate().map(point).filter_map(anyhow::Result::transpose).collect()
+    }
+
+    /// A candidate's settings, and its base where there are several.
+    fn shown(&self, candidate: &Candidate) -> String {
+        let options = candidate.shown();
+        match self.bases.len() {
+            1 => options,
+            _ => format!("{}, {options}", super::super::model_name(&self.bases[candidate.base].work.args.base())),
+        }
     }
 
     /// The fit with the best settings: what was given here, and they.
