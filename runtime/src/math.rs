@@ -100,6 +100,20 @@ pub fn exp(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(exponent))
 }
 
+/// All lanes by `f`, half of them at once and then half of these: a few steps where one after the other would be many. Their number is
+/// a power of two.
+#[inline(always)]
+pub fn halved<const LANES: usize>(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            lanes[lane] = f(lanes[lane], lanes[lane + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
 /// The larger one; as an instruction has it, without a place for what is no number.
 #[inline(always)]
 pub fn larger(a: f32, b: f32) -> f32 {

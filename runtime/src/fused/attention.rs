@@ -1,7 +1,7 @@
 //! Attention, to bytes.
 
-use super::quantization::Quantization;
-use crate::math::{larger, vectorized};
+use super::quantization::{Bytes, Deferred, dequantize_row, scale_channels};
+use crate::math::{halved, larger, vectorized};
 
 /// Numbers that are computed side by side.
 const LANES: usize = 16;
@@ -12,11 +12,21 @@ pub(super) const TASK_ROWS: usize = 64;
 
 /// How queries, keys and values of texts lie there.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attention {
+pub(super) struct Attention<'a> {
     pub(super) heads: usize,
     /// Numbers of a head.
     pub(super) width: usize,
-    pub(super) quantization: Quantization,
+    /// What is added to queries, keys and values: `[3 × heads × width]`
+    pub(super) bias: &'a [f32],
+}
+
+/// Queries, keys and values of a text, as products give them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Products<'a> {
+    /// `[rows, 3 × heads × width]`, of which the first rows are the text's tokens.
+    pub(super) rows: &'a [f32],
+    /// What is left of them, if anything is.
+    pub(super) left: Option<Deferred<'a>>,
 }
 
 /// Memory for one task, which each head uses again.
@@ -26,56 +36,77 @@ pub(super) struct Scratch {
     keys: Vec<[f32; LANES]>,
     /// Values of a head, so many numbers side by side: `[blocks of numbers, keys, LANES]`, with zeros where there is no number.
     values: Vec<[f32; LANES]>,
+    /// Keys, values or queries of some tokens, as they are: `[LANES, width]`
+    tokens: Vec<f32>,
     /// `[QUERIES, keys]`
     scores: Vec<f32>,
+    /// What comes out, before it is bytes: `[rows, heads × width]`
+    context: Vec<f32>,
 }
 
-impl Attention {
+impl Attention<'_> {
     /// softmax(Q Kᵀ / √width) V for each head (Vaswani et al., arXiv 1706.03762), quantized, for the query rows of one text from
-    /// `first` on: `text` is its `[rows, 3 × heads × width]`, queries, keys and values side by side, of which the first
-    /// `length` rows are its tokens; `out` is `[rows, heads × width]`. What stands for no token is 0.
-    pub(super) fn attend(&self, text: &[f32], length: usize, first: usize, scratch: &mut Scratch, out: &mut [u8]) {
+    /// `first` on, of which the first `length` rows are its tokens; `out` is `[rows, heads × width]`. What stands for no token is 0.
+    pub(super) fn attend(
+        &self,
+        text: Products<'_>,
+        length: usize,
+        first: usize,
+        scratch: &mut Scratch,
+        mut out: Bytes<'_>,
+    ) {
         let hidden = self.heads * self.width;
-        let rows = (out.len() / hidden).min(length.saturating_sub(first));
-        out[rows * hidden..].fill(self.quantization.byte(0.0));
-        if rows > 0 {
-            vectorized(
-                #[inline(always)]
-                || {
+        let all = out.bytes.len() / hidden;
+        let rows = all.min(length.saturating_sub(first));
+        scratch.context.clear();
+        scratch.context.resize(all * hidden, 0.0);
+        vectorized(
+            #[inline(always)]
+            || {
+                if rows > 0 {
                     for head in 0..self.heads {
-                        self.head(text, length, first..first + rows, head * self.width, scratch, out);
+                        self.head(text, length, first..first + rows, head * self.width, scratch);
                     }
-                },
-            );
-        }
+                }
+                for (index, row) in scratch.context.chunks_exact_mut(hidden).enumerate() {
+                    scale_channels(row, out.factors);
+                    out.write(index, row);
+                }
+            },
+        );
     }
 
     /// One head, whose numbers begin at `offset` in a row.
     #[inline(always)]
     fn head(
         &self,
-        text: &[f32],
+        text: Products<'_>,
         length: usize,
         rows: std::ops::Range<usize>,
         offset: usize,
         scratch: &mut Scratch,
-        out: &mut [u8],
     ) {
         let (width, hidden) = (self.width, self.heads * self.width);
-        let Scratch { keys, values, scores } = scratch;
+        let Scratch { keys, values, tokens, scores, context } = scratch;
         let wide = length.next_multiple_of(LANES);
         keys.clear();
         keys.resize(wide / LANES * width, [0.0; LANES]);
         values.clear();
         values.resize(width.div_ceil(LANES) * length, [0.0; LANES]);
         scores.resize(QUERIES * wide, 0.0);
-        for (token, row) in text.chunks_exact(3 * hidden).take(length).enumerate() {
-            for (block, numbers) in row[2 * hidden + offset..][..width].chunks(LANES).enumerate() {
+        tokens.resize(LANES * width, 0.0);
+        for token in 0..length {
+            let numbers = &mut tokens[..width];
+            self.token(text, token, 2 * hidden + offset, numbers);
+            for (block, numbers) in numbers.chunks(LANES).enumerate() {
                 values[block * length + token][..numbers.len()].copy_from_slice(numbers);
             }
         }
         for (block, keys) in keys.chunks_exact_mut(width).enumerate() {
-            transpose(&text[block * LANES * 3 * hidden + hidden + offset..], 3 * hidden, length - block * LANES, keys);
+            for (lane, numbers) in tokens.chunks_exact_mut(width).enumerate() {
+                self.token(text, (block * LANES + lane).min(length - 1), hidden + offset, numbers);
+            }
+            transpose(tokens, keys);
         }
         // e^x is 2^(x log₂ e).
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
@@ -83,7 +114,10 @@ impl Attention {
         for start in rows.step_by(QUERIES) {
             // Of the last ones some are computed twice.
             let place = |query: usize| (start + query).min(last);
-            let query = |query: usize| &text[place(query) * 3 * hidden + offset..][..width];
+            for (query, numbers) in tokens.chunks_exact_mut(width).take(QUERIES).enumerate() {
+                self.token(text, place(query), offset, numbers);
+            }
+            let query = |query: usize| &tokens[query * width..][..width];
             let queries = [query(0), query(1), query(2), query(3)];
             let mut largest = [[f32::NEG_INFINITY; LANES]; QUERIES];
             for (block, keys) in keys.chunks_exact(width).enumerate() {
@@ -104,28 +138,35 @@ impl Attention {
             let query = |query: usize| &scores[query * wide..][..length];
             let probabilities = [query(0), query(1), query(2), query(3)];
             for (block, values) in values.chunks_exact(length).enumerate() {
-                let context = multiply(probabilities, values);
+                let numbers = multiply(probabilities, values);
                 let used = LANES.min(width - block * LANES);
                 for query in 0..QUERIES {
                     let factor = 1.0 / sums[query];
-                    let out = &mut out[(place(query) - first) * hidden + offset + block * LANES..][..used];
-                    for (out, context) in out.iter_mut().zip(&context[query]) {
-                        *out = self.quantization.byte(context * factor);
+                    let context = &mut context[(place(query) - first) * hidden + offset + block * LANES..][..used];
+                    for (context, number) in context.iter_mut().zip(&numbers[query]) {
+                        *context = number * factor;
                     }
                 }
             }
         }
     }
+
+    /// A token's numbers from `column` of its row on, with their bias.
+    #[inline(always)]
+    fn token(&self, text: Products<'_>, token: usize, column: usize, out: &mut [f32]) {
+        let width = self.width;
+        let product = &text.rows[token * 3 * self.heads * width + column..][..width];
+        let left = text.left.map(|left| left.columns(column, width));
+        dequantize_row(out, (product, left, token), &self.bias[column..][..width], |x| x);
+    }
 }
 
-/// The first numbers of up to so many rows, a row a lane: out `[width, LANES]`.
+/// Rows `[LANES, width]`, a row a lane: out `[width, LANES]`.
 #[inline(always)]
-fn transpose(numbers: &[f32], stride: usize, rows: usize, out: &mut [[f32; LANES]]) {
+fn transpose(rows: &[f32], out: &mut [[f32; LANES]]) {
+    let width = out.len();
     for quarter in 0..LANES / 4 {
-        let row = |index: usize| {
-            let place = (quarter * 4 + index).min(rows - 1);
-            &numbers[place * stride..][..out.len()]
-        };
+        let row = |index: usize| &rows[(quarter * 4 + index) * width..][..width];
         let (a, b, c, d) = (row(0), row(1), row(2), row(3));
         for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
             out[quarter * 4] = *a;
@@ -191,22 +232,12 @@ fn exponentials(scores: &mut [f32], length: usize, largest: f32, scale: f32) -> 
     halved(sums, |a, b| a + b)
 }
 
-/// All lanes by `f`, half of them at once and then half of these: a few steps where one after the other would be fifteen.
-#[inline(always)]
-fn halved(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] = f(lanes[lane], lanes[lane + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::quantization::{Quantization, ROW_ZERO_POINT, Scales},
+        *,
+    };
     use crate::math::tests::by_instructions;
 
     #[test]
@@ -228,29 +259,62 @@ mod tests {
             let value = |index: usize| ((index * 7919 % 1000) as f32 / 500.0 - 1.0) * 1.5;
             let text: Vec<f32> = (0..columns * 3 * hidden).map(value).collect();
             let (scale, zero) = (0.01, 120);
-            let attention = Attention { heads, width, quantization: Quantization::new(scale, zero) };
-            let attended = by_instructions(|| {
-                let mut out = vec![0; columns * hidden];
-                for (block, out) in out.chunks_mut(TASK_ROWS * hidden).enumerate() {
-                    attention.attend(&text, length, block * TASK_ROWS, &mut Scratch::default(), out);
-                }
-                out
-            });
-            assert!(attended.windows(2).all(|two| two[0] == two[1]), "other bytes with other instructions");
-            let number = |token: usize, part: usize, head: usize, index: usize| {
-                f64::from(text[token * 3 * hidden + part * hidden + head * width + index])
+            let bias: Vec<f32> = (0..3 * hidden).map(|index| (index % 7) as f32 / 7.0 - 0.4).collect();
+            let attention = Attention { heads, width, bias: &bias };
+            let rows: Vec<[f32; 2]> =
+                (0..columns).map(|row| [0.5 + (row % 5) as f32 / 5.0, row as f32 / 100.0]).collect();
+            let sums: Vec<f32> = (0..3 * hidden).map(|index| (index % 11) as f32 / 11.0 - 0.5).collect();
+            let channels: Vec<f32> = (0..hidden).map(|index| 0.5 + (index % 3) as f32).collect();
+            // By one scale, and by rows' own, of products of which something is left.
+            let attended = |left: Option<Deferred<'_>>, by_row: bool| {
+                let attended = by_instructions(|| {
+                    let (mut out, mut scales) = (vec![0; columns * hidden], vec![[0.0; 2]; columns]);
+                    let outs = out.chunks_mut(TASK_ROWS * hidden).zip(scales.chunks_mut(TASK_ROWS)).enumerate();
+                    for (block, (bytes, scales)) in outs {
+                        let one = Scales::One(Quantization::new(scale, zero));
+                        let scales = if by_row { Scales::ByRow(scales) } else { one };
+                        let (bytes, text) = (
+                            Bytes { bytes, scales, factors: by_row.then_some(&channels) },
+                            Products { rows: &text, left },
+                        );
+                        attention.attend(text, length, block * TASK_ROWS, &mut Scratch::default(), bytes);
+                    }
+                    (out, scales)
+                });
+                assert!(attended.windows(2).all(|two| two[0] == two[1]), "other bytes with other instructions");
+                attended.into_iter().next().unwrap()
             };
-            for (head, query) in (0..heads).flat_map(|head| (0..columns).map(move |query| (head, query))) {
-                let score =
-                    |key: usize| (0..width).map(|i| number(query, 0, head, i) * number(key, 1, head, i)).sum::<f64>();
-                let weights: Vec<f64> = (0..length).map(|key| (score(key) / (width as f64).sqrt()).exp()).collect();
-                let total = weights.iter().sum::<f64>();
-                for index in 0..width {
-                    let mean = |key: usize| weights[key] / total * number(key, 2, head, index);
-                    let context = if query < length { (0..length).map(mean).sum() } else { 0.0 };
-                    let level = (context / f64::from(scale) + f64::from(zero)).clamp(0.0, 255.0);
-                    let byte = attended[0][query * hidden + head * width + index];
-                    assert!((level - f64::from(byte)).abs() < 0.505, "{columns} {query}: {byte}, not {level}");
+            for (left, by_row) in [(None, false), (Some(Deferred { rows: &rows, sums: &sums }), true)] {
+                let (bytes, scales) = attended(left, by_row);
+                let number = |token: usize, part: usize, head: usize, index: usize| {
+                    let column = part * hidden + head * width + index;
+                    let product = text[token * 3 * hidden + column];
+                    let product = left.map_or(product, |_| product * rows[token][0] + sums[column] * rows[token][1]);
+                    f64::from(product + bias[column])
+                };
+                for (head, query) in (0..heads).flat_map(|head| (0..columns).map(move |query| (head, query))) {
+                    let score = |key: usize| {
+                        (0..width).map(|i| number(query, 0, head, i) * number(key, 1, head, i)).sum::<f64>()
+                    };
+                    let weights: Vec<f64> = (0..length).map(|key| (score(key) / (width as f64).sqrt()).exp()).collect();
+                    let total = weights.iter().sum::<f64>();
+                    for index in 0..width {
+                        let mean = |key: usize| weights[key] / total * number(key, 2, head, index);
+                        let context = if query < length { (0..length).map(mean).sum() } else { 0.0 };
+                        let byte = bytes[query * hidden + head * width + index];
+                        if by_row {
+                            let context = context * f64::from(channels[head * width + index]);
+                            let [scale, moved] = scales[query];
+                            let back = f64::from((f32::from(byte) - f32::from(ROW_ZERO_POINT)) * scale + moved);
+                            assert!(
+                                (back - context).abs() < 0.51 * f64::from(scale),
+                                "{columns} {query}: {back}, not {context}"
+                            );
+                            continue;
+                        }
+                        let level = (context / f64::from(scale) + f64::from(zero)).clamp(0.0, 255.0);
+                        assert!((level - f64::from(byte)).abs() < 0.505, "{columns} {query}: {byte}, not {level}");
+                    }
                 }
             }
         }

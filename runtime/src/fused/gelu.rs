@@ -1,6 +1,6 @@
 //! GELU, to bytes.
 
-use super::quantization::{Quantization, quantize_row};
+use super::quantization::{Bytes, Deferred, dequantize_row, scale_channels};
 use crate::math::vectorized;
 
 /// Beyond it, Φ is 0 or 1 to six digits.
@@ -35,36 +35,17 @@ fn gelu(x: f32) -> f32 {
     x * p.mul_add(bounded, 0.5)
 }
 
-/// gelu(x + bias), quantized: x and out `[rows, width]`, bias `[width]`.
-pub(super) fn bias_gelu_quantize(x: &[f32], bias: &[f32], quantization: Quantization, out: &mut [u8]) {
-    vectorized(
-        #[inline(always)]
-        || {
-            for (x, out) in x.chunks_exact(bias.len()).zip(out.chunks_exact_mut(bias.len())) {
-                for ((x, bias), out) in x.iter().zip(bias).zip(out) {
-                    *out = quantization.byte(gelu(x + bias));
-                }
-            }
-        },
-    );
-}
-
-/// The zero point of bytes with a scale a row: GELU is never below −0.17, for which so many levels are enough.
-pub(crate) const ROW_ZERO_POINT: u8 = 24;
-
-/// gelu(x times its row's scale + bias), and the scales of its bytes: x and out `[rows, width]`, all scales `[rows]`.
-pub(super) fn bias_gelu_by_row((x, x_scales): (&[f32], &[f32]), bias: &[f32], (out, scales): (&mut [u8], &mut [f32])) {
+/// gelu(x + bias), to bytes: x `[rows, width]`, bias `[width]`.
+pub(super) fn bias_gelu((x, left): (&[f32], Option<Deferred<'_>>), bias: &[f32], mut bytes: Bytes<'_>) {
     let width = bias.len();
     let mut row = vec![0.0; width];
     vectorized(
         #[inline(always)]
         || {
-            let rows = x.chunks_exact(width).zip(x_scales).zip(out.chunks_exact_mut(width).zip(scales));
-            for ((x, x_scale), (out, scale)) in rows {
-                for ((x, bias), y) in x.iter().zip(bias).zip(&mut row) {
-                    *y = gelu(x.mul_add(*x_scale, *bias));
-                }
-                *scale = quantize_row(&row, ROW_ZERO_POINT, out);
+            for (index, x) in x.chunks_exact(width).enumerate() {
+                dequantize_row(&mut row, (x, left, index), bias, gelu);
+                scale_channels(&mut row, bytes.factors);
+                bytes.write(index, &row);
             }
         },
     );
@@ -72,7 +53,10 @@ pub(super) fn bias_gelu_by_row((x, x_scales): (&[f32], &[f32]), bias: &[f32], (o
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::quantization::{Quantization, ROW_ZERO_POINT, Scales},
+        *,
+    };
     use crate::math::tests::by_instructions;
 
     /// ∫ of the density from 0 to x, by Simpson's rule in 64 bits.
@@ -99,22 +83,26 @@ mod tests {
     fn bytes_are_the_nearest() {
         let x: Vec<f32> = (0..300).map(|i| i as f32 / 30.0 - 5.0).collect();
         let bias = [0.5, -1.0, 0.0];
-        let (scale, zero) = (0.021, 8);
+        let (scale, zero_point) = (0.021, 8);
         let mut out = vec![0; x.len()];
-        bias_gelu_quantize(&x, &bias, Quantization::new(scale, zero), &mut out);
+        let one = Scales::One(Quantization::new(scale, zero_point));
+        bias_gelu((&x, None), &bias, Bytes { bytes: &mut out, scales: one, factors: None });
         for (index, byte) in out.into_iter().enumerate() {
             let exact = f64::from(x[index] + bias[index % 3]);
-            let level = exact * phi(exact) / f64::from(scale) + f64::from(zero);
+            let level = exact * phi(exact) / f64::from(scale) + f64::from(zero_point);
             assert!((level.clamp(0.0, 255.0) - f64::from(byte)).abs() < 0.501, "{exact}: {byte}, not {level}");
         }
-        let factors: Vec<f32> = (0..100).map(|row| 0.1 + row as f32 / 30.0).collect();
-        let (mut out, mut scales) = (vec![0; x.len()], vec![0.0; 100]);
-        bias_gelu_by_row((&x, &factors), &bias, (&mut out, &mut scales));
+        let rows: Vec<[f32; 2]> = (0..100).map(|row| [0.1 + row as f32 / 30.0, row as f32 / 100.0]).collect();
+        let (mut out, mut scales, sums) = (vec![0; x.len()], vec![[0.0; 2]; 100], [1.0, -2.0, 0.5]);
+        let factors = [2.0, 0.5, 1.0];
+        let by_row = Bytes { bytes: &mut out, scales: Scales::ByRow(&mut scales), factors: Some(&factors) };
+        bias_gelu((&x, Some(Deferred { rows: &rows, sums: &sums })), &bias, by_row);
         for (index, byte) in out.into_iter().enumerate() {
-            let (exact, scale) =
-                (f64::from(x[index] * factors[index / 3] + bias[index % 3]), f64::from(scales[index / 3]));
-            let back = (f64::from(byte) - f64::from(ROW_ZERO_POINT)) * scale;
-            assert!((exact * phi(exact) - back).abs() < 0.502 * scale, "{exact}: {back}");
+            let ([factor, moved], [scale, back]) = (rows[index / 3], scales[index / 3]);
+            let exact = f64::from(x[index] * factor + moved * sums[index % 3] + bias[index % 3]);
+            let back = f64::from((f32::from(byte) - f32::from(ROW_ZERO_POINT)) * scale + back);
+            let expected = exact * phi(exact) * f64::from(factors[index % 3]);
+            assert!((expected - back).abs() < 0.502 * f64::from(scale), "{expected}: {back}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a block adds to its input, normalized; as it is, and to bytes.
 
-use super::quantization::Bytes;
+use super::quantization::{Bytes, Deferred, dequantize_row, scale_channels};
 use crate::math::{sum, vectorized};
 
 /// What does not change from row to row.
@@ -14,27 +14,33 @@ pub(super) struct LayerNorm<'a> {
 }
 
 impl LayerNorm<'_> {
-    /// Layer normalization (Ba, Kiros and Hinton, arXiv 1607.06450) of a times its row's scale plus b, and its bytes: all
-    /// `[rows, width]`, scales `[rows]`, where there are none 1.
+    /// Layer normalization (Ba, Kiros and Hinton, arXiv 1607.06450) of a + b, a being a product of which something may be left, and
+    /// perhaps its bytes: all `[rows, width]`.
     pub(super) fn add_normalize(
         &self,
-        (a, scales): (&[f32], Option<&[f32]>),
+        (a, left): (&[f32], Option<Deferred<'_>>),
         b: &[f32],
         out: &mut [f32],
-        mut bytes: Bytes<'_>,
+        mut bytes: Option<Bytes<'_>>,
     ) {
         let width = self.weight.len();
+        let mut multiplied = vec![0.0; width];
         vectorized(
             #[inline(always)]
             || {
                 let rows = a.chunks_exact(width).zip(b.chunks_exact(width));
                 for (index, ((a, b), out)) in rows.zip(out.chunks_exact_mut(width)).enumerate() {
-                    let scale = scales.map_or(1.0, |scales| scales[index]);
-                    for ((a, b), out) in a.iter().zip(b).zip(&mut *out) {
-                        *out = a.mul_add(scale, *b);
-                    }
+                    dequantize_row(out, (a, left, index), b, |x| x);
                     self.row(out);
-                    bytes.write(index, out);
+                    match &mut bytes {
+                        Some(bytes @ Bytes { factors: None, .. }) => bytes.write(index, out),
+                        Some(bytes) => {
+                            multiplied.copy_from_slice(out);
+                            scale_channels(&mut multiplied, bytes.factors);
+                            bytes.write(index, &multiplied);
+                        }
+                        None => {}
+                    }
                 }
             },
         );
@@ -54,7 +60,10 @@ impl LayerNorm<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::quantization::Quantization, *};
+    use super::{
+        super::quantization::{Quantization, ROW_ZERO_POINT, Scales},
+        *,
+    };
 
     #[test]
     fn computed_in_64_bits() {
@@ -65,19 +74,24 @@ mod tests {
         let (scale, zero) = (0.04, 100);
         let norm = LayerNorm { weight: &weight, bias: &bias, epsilon: 1e-12 };
         let (mut out, mut bytes) = (vec![0.0; a.len()], vec![0; a.len()]);
-        let factors = [0.5, 1.0, 3.0];
-        let of_all = Bytes::OfAll(Quantization::new(scale, zero), &mut bytes);
-        norm.add_normalize((&a, Some(&factors)), &b, &mut out, of_all);
-        let (mut again, mut of_rows, mut scales) = (vec![0.0; a.len()], vec![0; a.len()], vec![0.0; rows]);
-        let by_row = Bytes::ByRow(128, &mut of_rows, &mut scales);
-        norm.add_normalize((&a, Some(&factors)), &b, &mut again, by_row);
+        let (left_rows, sums) = ([[0.5, 0.1], [1.0, 0.0], [3.0, -0.2]], values(2.0)[..width].to_vec());
+        let left = Deferred { rows: &left_rows, sums: &sums };
+        let one = Scales::One(Quantization::new(scale, zero));
+        let by_one = Bytes { bytes: &mut bytes, scales: one, factors: None };
+        norm.add_normalize((&a, Some(left)), &b, &mut out, Some(by_one));
+        let (mut again, mut of_rows, mut scales) = (vec![0.0; a.len()], vec![0; a.len()], vec![[0.0; 2]; rows]);
+        let channels: Vec<f32> = (0..width).map(|i| 0.5 + (i % 4) as f32).collect();
+        let by_row = Bytes { bytes: &mut of_rows, scales: Scales::ByRow(&mut scales), factors: Some(&channels) };
+        norm.add_normalize((&a, Some(left)), &b, &mut again, Some(by_row));
         assert_eq!(again, out);
         for (index, byte) in of_rows.into_iter().enumerate() {
-            let back = (f32::from(byte) - 128.0) * scales[index / width];
-            assert!((back - out[index]).abs() < 0.501 * scales[index / width], "{index}: {back}");
+            let [scale, moved] = scales[index / width];
+            let back = (f32::from(byte) - f32::from(ROW_ZERO_POINT)) * scale + moved;
+            let expected = out[index] * channels[index % width];
+            assert!((back - expected).abs() < 0.501 * scale, "{index}: {back}, not {expected}");
         }
-        for (row, factor) in factors.into_iter().map(f64::from).enumerate() {
-            let sum = |i: usize| factor * f64::from(a[i]) + f64::from(b[i]);
+        for (row, [factor, moved]) in left_rows.into_iter().map(|row| row.map(f64::from)).enumerate() {
+            let sum = |i: usize| factor * f64::from(a[i]) + moved * f64::from(sums[i % width]) + f64::from(b[i]);
             let sums: Vec<f64> = (row * width..(row + 1) * width).map(sum).collect();
             let mean = sums.iter().sum::<f64>() / width as f64;
             let variance = sums.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;

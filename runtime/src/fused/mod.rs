@@ -1,5 +1,5 @@
 //! Operators of our own for graphs on the CPU. Each is what several of ONNX Runtime's are, in one pass over memory: between two
-//! products of bytes it computes floats, and most write bytes, some with a scale a row, which ONNX Runtime's have not.
+//! products of bytes they compute floats, and write bytes, most with a scale and a zero point a row, which ONNX Runtime's have not.
 //! `graph::fuse` puts them into a graph when it is loaded; in a bundle there are none, so that others can run it.
 
 mod attention;
@@ -15,37 +15,32 @@ use ort::{
 };
 
 use self::{
-    attention::{Attention, Scratch, TASK_ROWS},
-    gelu::{bias_gelu_by_row, bias_gelu_quantize},
+    attention::{Attention, Products, Scratch, TASK_ROWS},
+    gelu::bias_gelu,
     layer_norm::LayerNorm,
-    quantization::{Bytes, Quantization},
+    quantization::{Bytes, Deferred, Quantization, Scales},
 };
 use crate::{guard::guarded, math::has_fused_multiply_add};
 
-pub(crate) use gelu::ROW_ZERO_POINT as GELU_ZERO_POINT;
+pub(crate) use quantization::ROW_ZERO_POINT;
 
 /// The domain of these operators.
 pub(crate) const DOMAIN: &str = "nimbert";
 /// Changes with what the operators compute, and with which of them a graph is given: it names the compiled form.
-pub(crate) const VERSION: u64 = 2;
-/// x float `[…, width]`, bias float `[width]`, scale float, zero point uint8 → uint8 `[…, width]`: gelu(x + bias).
-pub(crate) const BIAS_GELU_QUANTIZE: &str = "BiasGeluQuantize";
-/// a and b float `[…, width]`, weight and bias float `[width]`, scale float, zero point uint8 → float `[…, width]`, the normalized
-/// a + b, and uint8 `[…, width]`, the same in bytes. Attribute [`EPSILON`].
-pub(crate) const ADD_LAYER_NORM_QUANTIZE: &str = "AddLayerNormQuantize";
-/// a and b float `[rows, width]`, weight and bias float `[width]` → the same float `[rows, width]`, and uint8 `[rows, width]` around
-/// [`NORM_ZERO_POINT`] with the scales float `[rows]`. Attribute [`EPSILON`].
-pub(crate) const ADD_LAYER_NORM_BY_ROW: &str = "AddLayerNormQuantizeByRow";
-/// x float `[rows, width]` and what its rows are to be multiplied by float `[rows]`, bias float `[width]` → uint8 `[rows, width]` around
-/// [`GELU_ZERO_POINT`] with the scales float `[rows]`: gelu(x + bias).
-pub(crate) const BIAS_GELU_BY_ROW: &str = "BiasGeluQuantizeByRow";
-/// As [`ADD_LAYER_NORM_QUANTIZE`], of rows, with what those of a are to be multiplied by float `[rows]` behind a.
-pub(crate) const SCALED_ADD_LAYER_NORM_QUANTIZE: &str = "ScaledAddLayerNormQuantize";
-/// The same without bytes.
-pub(crate) const SCALED_ADD_LAYER_NORM: &str = "ScaledAddLayerNorm";
+pub(crate) const VERSION: u64 = 3;
+// None has the name of an operator of ONNX Runtime, so that traces tell them apart.
+// The first three read what a product of bytes gives, and may write the bytes of the next one. Behind the inputs that are named here
+// they have these, each of which may be missing: what the product has left of its rows float `[rows, 2]`, and the sums of its weights
+// float `[columns]` ([`quantization::Deferred`]); what channels are multiplied by before they become bytes float `[width]`; zero point
+// uint8, without which there are no bytes, and scale float: without that each row has its own of both. Behind the outputs that are named:
+// the bytes uint8 `[…, width]`, and what the next product leaves of them float `[…, 2]`.
+/// x float `[…, width]`, bias float `[width]` → gelu(x + bias), in bytes only.
+pub(crate) const BIAS_GELU: &str = "BiasGeluQuantize";
+/// a and b float `[…, width]`, weight and bias float `[width]` → float `[…, width]`, the normalized a + b. Attribute [`EPSILON`].
+pub(crate) const ADD_LAYER_NORM: &str = "AddLayerNormQuantize";
 /// Queries, keys and values float `[texts, columns, 3 × hidden]`, or `[tokens, 3 × hidden]` of texts one behind the other; lengths
-/// int32 `[texts]`, scale float, zero point uint8 → uint8 `[texts, columns, hidden]`, or `[tokens, hidden]`. Attribute [`HEADS`].
-pub(crate) const ATTENTION_QUANTIZE: &str = "AttentionQuantize";
+/// int32 `[texts]`, bias float `[3 × hidden]` → `[texts, columns, hidden]`, or `[tokens, hidden]`, in bytes only. Attribute [`HEADS`].
+pub(crate) const ATTENTION: &str = "AttentionQuantize";
 /// x float `[texts, columns, width]`, lengths int32 `[texts]` → float `[tokens, width]`: without what fills texts up.
 pub(crate) const PACK: &str = "Pack";
 /// x float `[tokens, width]`, lengths int32 `[texts]`, anything int64 `[texts, columns]` → float `[texts, columns, width]`: filled
@@ -55,9 +50,6 @@ pub(crate) const UNPACK: &str = "Unpack";
 pub(crate) const EPSILON: &str = "epsilon";
 /// Number of heads.
 pub(crate) const HEADS: &str = "num_heads";
-
-/// The zero point of what is normalized in bytes with a scale a row: it is as often below 0 as above.
-pub(crate) const NORM_ZERO_POINT: u8 = 128;
 
 /// More than any model has.
 const MOST_HEADS: i64 = 1024;
@@ -82,27 +74,11 @@ pub(crate) fn domain() -> ort::Result<OperatorDomain> {
         context.get(EPSILON).ok_or_else(|| ort::Error::new("no epsilon"))
     }
     OperatorDomain::new(DOMAIN)?
-        .add(operator(BIAS_GELU_QUANTIZE, &[FLOAT, FLOAT, FLOAT, BYTE], &[BYTE], |_| Ok(BiasGeluQuantize)))?
-        .add(operator(BIAS_GELU_BY_ROW, &[FLOAT, FLOAT, FLOAT], &[BYTE, FLOAT], |_| Ok(BiasGeluByRow)))?
-        .add(operator(
-            ADD_LAYER_NORM_QUANTIZE,
-            &[FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, BYTE],
-            &[FLOAT, BYTE],
-            |context| Ok(Normalize { epsilon: epsilon(context)?, scaled: false, to: To::Bytes }),
-        ))?
-        .add(operator(
-            SCALED_ADD_LAYER_NORM_QUANTIZE,
-            &[FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, BYTE],
-            &[FLOAT, BYTE],
-            |context| Ok(Normalize { epsilon: epsilon(context)?, scaled: true, to: To::Bytes }),
-        ))?
-        .add(operator(SCALED_ADD_LAYER_NORM, &[FLOAT, FLOAT, FLOAT, FLOAT, FLOAT], &[FLOAT], |context| {
-            Ok(Normalize { epsilon: epsilon(context)?, scaled: true, to: To::Floats })
+        .add(between_products(BIAS_GELU, &[FLOAT, FLOAT], &[], |_| Ok(BiasGelu)))?
+        .add(between_products(ADD_LAYER_NORM, &[FLOAT, FLOAT, FLOAT, FLOAT], &[FLOAT], |context| {
+            Ok(AddLayerNorm { epsilon: epsilon(context)? })
         }))?
-        .add(operator(ADD_LAYER_NORM_BY_ROW, &[FLOAT, FLOAT, FLOAT, FLOAT], &[FLOAT, BYTE, FLOAT], |context| {
-            Ok(Normalize { epsilon: epsilon(context)?, scaled: false, to: To::BytesByRow })
-        }))?
-        .add(operator(ATTENTION_QUANTIZE, &[FLOAT, LENGTH, FLOAT, BYTE], &[BYTE], heads))?
+        .add(between_products(ATTENTION, &[FLOAT, LENGTH, FLOAT], &[], heads))?
         .add(operator(PACK, &[FLOAT, LENGTH], &[FLOAT], |_| Ok(Pack)))?
         .add(operator(UNPACK, &[FLOAT, LENGTH, TensorElementType::Int64], &[FLOAT], |_| Ok(Unpack)))
 }
@@ -116,7 +92,22 @@ struct Described<K> {
     name: &'static str,
     inputs: &'static [TensorElementType],
     outputs: &'static [TensorElementType],
+    /// Whether it stands between products of bytes.
+    is_between: bool,
     create: fn(&KernelContext<'_>) -> ort::Result<K>,
+}
+
+/// What operators between products have behind their own inputs and outputs.
+const FURTHER_INPUTS: [TensorElementType; 5] = [FLOAT, FLOAT, FLOAT, BYTE, FLOAT];
+const FURTHER_OUTPUTS: [TensorElementType; 2] = [BYTE, FLOAT];
+
+fn between_products<K>(
+    name: &'static str,
+    inputs: &'static [TensorElementType],
+    outputs: &'static [TensorElementType],
+    create: fn(&KernelContext<'_>) -> ort::Result<K>,
+) -> Described<K> {
+    Described { is_between: true, ..operator(name, inputs, outputs, create) }
 }
 
 fn operator<K>(
@@ -125,7 +116,7 @@ fn operator<K>(
     outputs: &'static [TensorElementType],
     create: fn(&KernelContext<'_>) -> ort::Result<K>,
 ) -> Described<K> {
-    Described { name, inputs, outputs, create }
+    Described { name, inputs, outputs, is_between: false, create }
 }
 
 impl<K: Kernel + 'static> Operator for Described<K> {
@@ -136,11 +127,13 @@ impl<K: Kernel + 'static> Operator for Described<K> {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        self.inputs.iter().copied().map(OperatorInput::required)
+        let further = FURTHER_INPUTS.into_iter().filter(|_| self.is_between).map(OperatorInput::optional);
+        self.inputs.iter().copied().map(OperatorInput::required).chain(further)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        self.outputs.iter().copied().map(OperatorOutput::required)
+        let further = FURTHER_OUTPUTS.into_iter().filter(|_| self.is_between).map(OperatorOutput::optional);
+        self.outputs.iter().copied().map(OperatorOutput::required).chain(further)
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Guarded<K>> {
@@ -157,100 +150,142 @@ impl<K: Kernel> Kernel for Guarded<K> {
     }
 }
 
-struct BiasGeluQuantize;
+/// The inputs that an operator between products has behind its own.
+struct Further<'a> {
+    rows: Option<ValueRef<'a>>,
+    sums: Option<ValueRef<'a>>,
+    factors: Option<ValueRef<'a>>,
+    zero_point: Option<u8>,
+    scale: Option<f32>,
+}
 
-impl Kernel for BiasGeluQuantize {
+impl<'a> Further<'a> {
+    /// Behind `own` inputs.
+    fn of(context: &'a ComputeContext, own: usize) -> ort::Result<Self> {
+        let zero_point = context.input(own + 3)?.map(|zero_point| zero_point.try_extract_scalar::<u8>()).transpose()?;
+        let scale = context.input(own + 4)?.map(|scale| scale.try_extract_scalar::<f32>()).transpose()?;
+        let [rows, sums, factors] = [context.input(own)?, context.input(own + 1)?, context.input(own + 2)?];
+        Ok(Self { rows, sums, factors, zero_point, scale })
+    }
+
+    /// What is left of a product of so many rows and columns.
+    fn left(&self, rows: usize, columns: usize) -> ort::Result<Option<Deferred<'_>>> {
+        let (Some(of_rows), Some(sums)) = (&self.rows, &self.sums) else { return Ok(None) };
+        let (of_rows, _) = of_rows.try_extract_tensor::<f32>()?.1.as_chunks();
+        let (_, sums) = sums.try_extract_tensor::<f32>()?;
+        expect(of_rows.len() == rows && sums.len() == columns, "what is left of all rows, and sums of all columns")?;
+        Ok(Some(Deferred { rows: of_rows, sums }))
+    }
+
+    /// Where bytes go, if there are some, as outputs behind `own` others.
+    fn written<'b>(
+        &'b self,
+        context: &'b ComputeContext,
+        own: usize,
+        shape: &[i64],
+    ) -> ort::Result<Option<Written<'b>>> {
+        let Some(zero_point) = self.zero_point else { return Ok(None) };
+        let factors = self.factors.as_ref().map(|factors| factors.try_extract_tensor::<f32>()).transpose()?;
+        let factors = factors.map(|(_, factors)| factors);
+        let [outer @ .., width] = shape else { return Err(ort::Error::new("expected rows")) };
+        let width = *width as usize;
+        expect(factors.is_none_or(|factors| factors.len() == width), "a factor a channel")?;
+        let bytes = output(context, own, shape)?;
+        let scales = match self.scale {
+            Some(scale) => WrittenScales::One(Quantization::new(scale, zero_point)),
+            None => WrittenScales::ByRow(output(context, own + 1, &[outer, &[2]].concat())?),
+        };
+        Ok(Some(Written { bytes, scales, factors, width }))
+    }
+}
+
+/// Bytes that an operator writes.
+struct Written<'a> {
+    bytes: ValueRefMut<'a>,
+    scales: WrittenScales<'a>,
+    factors: Option<&'a [f32]>,
+    width: usize,
+}
+
+enum WrittenScales<'a> {
+    One(Quantization),
+    ByRow(ValueRefMut<'a>),
+}
+
+impl Written<'_> {
+    /// Those of so many rows each, one after the other.
+    fn parts(&mut self, rows: impl IntoIterator<Item = usize>) -> ort::Result<impl Iterator<Item = Bytes<'_>>> {
+        let Self { bytes, scales, factors, width } = self;
+        let (_, mut bytes) = bytes.try_extract_tensor_mut::<u8>()?;
+        let (one, mut by_row) = match scales {
+            WrittenScales::One(quantization) => (Some(*quantization), &mut [][..]),
+            WrittenScales::ByRow(rows) => (None, rows.try_extract_tensor_mut::<f32>()?.1.as_chunks_mut().0),
+        };
+        let (factors, width) = (*factors, *width);
+        Ok(rows.into_iter().map(move |rows| {
+            let (of_rows, behind) = std::mem::take(&mut bytes).split_at_mut(rows * width);
+            bytes = behind;
+            let scales = match one {
+                Some(quantization) => Scales::One(quantization),
+                None => {
+                    let (of_rows, behind) = std::mem::take(&mut by_row).split_at_mut(rows);
+                    by_row = behind;
+                    Scales::ByRow(of_rows)
+                }
+            };
+            Bytes { bytes: of_rows, scales, factors }
+        }))
+    }
+}
+
+/// So many rows, in tasks of `task` and the rest.
+fn parted(rows: usize, task: usize) -> impl Iterator<Item = usize> {
+    (0..rows).step_by(task).map(move |start| task.min(rows - start))
+}
+
+struct BiasGelu;
+
+impl Kernel for BiasGelu {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let [x, bias] = [input(context, 0)?, input(context, 1)?];
         let ((shape, x), (_, bias)) = (x.try_extract_tensor::<f32>()?, bias.try_extract_tensor::<f32>()?);
-        let quantization = quantization(context, 2)?;
         let width = width_of(shape, bias.len())?;
-        let mut out = output(context, 0, shape)?;
-        let (_, out) = out.try_extract_tensor_mut::<u8>()?;
-        let task = task_rows(width) * width;
-        in_tasks(context, out.chunks_mut(task).zip(x.chunks(task)), |(out, x)| {
-            bias_gelu_quantize(x, bias, quantization, out);
-        })
+        let (rows, task) = (x.len() / width, task_rows(width));
+        let further = Further::of(context, 2)?;
+        let left = further.left(rows, width)?;
+        let mut written =
+            further.written(context, 0, shape)?.ok_or_else(|| ort::Error::new("expected a zero point"))?;
+        let xs = x.chunks(task * width).enumerate().map(|(index, x)| (x, part_of(left, index * task, x.len() / width)));
+        in_tasks(context, xs.zip(written.parts(parted(rows, task))?), |(x, bytes)| bias_gelu(x, bias, bytes))
     }
 }
 
-struct BiasGeluByRow;
-
-impl Kernel for BiasGeluByRow {
-    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let [x, x_scales, bias] = [input(context, 0)?, input(context, 1)?, input(context, 2)?];
-        let ((shape, x), (_, x_scales)) = (x.try_extract_tensor::<f32>()?, x_scales.try_extract_tensor::<f32>()?);
-        let (_, bias) = bias.try_extract_tensor::<f32>()?;
-        let width = width_of(shape, bias.len())?;
-        expect(x_scales.len() * width == x.len(), "a scale a row")?;
-        let (mut out, mut scales) = (output(context, 0, shape)?, output(context, 1, rows_of(shape))?);
-        let (out, scales) = (out.try_extract_tensor_mut::<u8>()?.1, scales.try_extract_tensor_mut::<f32>()?.1);
-        let rows = task_rows(width);
-        let outs = out.chunks_mut(rows * width).zip(scales.chunks_mut(rows));
-        let xs = x.chunks(rows * width).zip(x_scales.chunks(rows));
-        in_tasks(context, outs.zip(xs), |(out, x)| bias_gelu_by_row(x, bias, out))
-    }
-}
-
-/// What is normalized, perhaps in bytes too.
-struct Normalize {
+struct AddLayerNorm {
     epsilon: f32,
-    /// Whether the rows of a come with what they are to be multiplied by.
-    scaled: bool,
-    to: To,
 }
 
-/// What comes out besides what is normalized.
-enum To {
-    Floats,
-    /// By one scale for all of them, which comes in.
-    Bytes,
-    /// By a scale a row, which comes out.
-    BytesByRow,
-}
-
-impl Kernel for Normalize {
+impl Kernel for AddLayerNorm {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let behind = 1 + usize::from(self.scaled);
-        let [a, b] = [input(context, 0)?, input(context, behind)?];
-        let [weight, bias] = [input(context, behind + 1)?, input(context, behind + 2)?];
+        let [a, b, weight, bias] = [input(context, 0)?, input(context, 1)?, input(context, 2)?, input(context, 3)?];
         let ((shape, a), (other, b)) = (a.try_extract_tensor::<f32>()?, b.try_extract_tensor::<f32>()?);
         let (weight, bias) = (weight.try_extract_tensor::<f32>()?.1, bias.try_extract_tensor::<f32>()?.1);
         let width = width_of(shape, weight.len())?;
         expect(shape == other && bias.len() == width, "terms of one shape, and weights and biases of its width")?;
-        let factors = if self.scaled { Some(input(context, 1)?) } else { None };
-        let factors = factors.as_ref().map(|factors| factors.try_extract_tensor::<f32>()).transpose()?;
-        let factors = factors.map(|(_, factors)| factors);
-        expect(factors.is_none_or(|factors| factors.len() * width == a.len()), "a scale a row")?;
+        let (rows, task) = (a.len() / width, task_rows(width));
+        let further = Further::of(context, 4)?;
+        let left = further.left(rows, width)?;
         let norm = LayerNorm { weight, bias, epsilon: self.epsilon };
         let mut out = output(context, 0, shape)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let rows = task_rows(width);
-        let task = rows * width;
-        let terms = a.chunks(task).zip(b.chunks(task)).enumerate();
-        let terms = terms.map(|(index, (a, b))| {
-            let factors = factors.map(|factors| &factors[index * rows..][..a.len() / width]);
-            ((a, factors), b)
-        });
-        let outs = out.chunks_mut(task);
-        if let To::Floats = self.to {
-            return in_tasks(context, outs.zip(terms), |(out, (a, b))| norm.add_normalize(a, b, out, Bytes::None));
-        }
-        let mut bytes = output(context, 1, shape)?;
-        let (_, bytes) = bytes.try_extract_tensor_mut::<u8>()?;
-        let outs = outs.zip(bytes.chunks_mut(task));
-        if let To::BytesByRow = self.to {
-            let mut scales = output(context, 2, rows_of(shape))?;
-            let (_, scales) = scales.try_extract_tensor_mut::<f32>()?;
-            let outs = outs.zip(scales.chunks_mut(rows));
-            return in_tasks(context, outs.zip(terms), |(((out, bytes), scales), (a, b))| {
-                norm.add_normalize(a, b, out, Bytes::ByRow(NORM_ZERO_POINT, bytes, scales));
-            });
-        }
-        let quantization = quantization(context, behind + 3)?;
-        in_tasks(context, outs.zip(terms), |((out, bytes), (a, b))| {
-            norm.add_normalize(a, b, out, Bytes::OfAll(quantization, bytes));
-        })
+        let mut written = further.written(context, 1, shape)?;
+        let bytes: Vec<Option<Bytes<'_>>> = match &mut written {
+            Some(written) => written.parts(parted(rows, task))?.map(Some).collect(),
+            None => parted(rows, task).map(|_| None).collect(),
+        };
+        let terms = a.chunks(task * width).zip(b.chunks(task * width)).enumerate();
+        let terms = terms.map(|(index, (a, b))| ((a, part_of(left, index * task, a.len() / width)), b));
+        let tasks = terms.zip(out.chunks_mut(task * width)).zip(bytes);
+        in_tasks(context, tasks, |(((a, b), out), bytes)| norm.add_normalize(a, b, out, bytes))
     }
 }
 
@@ -260,9 +295,9 @@ struct Attend {
 
 impl Kernel for Attend {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let [products, lengths] = [input(context, 0)?, input(context, 1)?];
+        let [products, lengths, bias] = [input(context, 0)?, input(context, 1)?, input(context, 2)?];
         let (shape, products) = products.try_extract_tensor::<f32>()?;
-        let lengths = lengths_of(&lengths)?;
+        let (lengths, (_, bias)) = (lengths_of(&lengths)?, bias.try_extract_tensor::<f32>()?);
         // Rows that each text has: with those that fill it up, or without.
         let (rows, all): (Vec<usize>, i64) = match shape[..] {
             [texts, columns, all] if texts == lengths.len() as i64 => (vec![columns as usize; lengths.len()], all),
@@ -271,23 +306,34 @@ impl Kernel for Attend {
         };
         expect(all > 0 && (all as usize).is_multiple_of(3 * self.heads), "queries, keys and values of all heads")?;
         let hidden = all as usize / 3;
-        let attention =
-            Attention { heads: self.heads, width: hidden / self.heads, quantization: quantization(context, 2)? };
+        expect(bias.len() == 3 * hidden, "a bias for queries, keys and values")?;
+        let attention = Attention { heads: self.heads, width: hidden / self.heads, bias };
+        let further = Further::of(context, 3)?;
+        let left = further.left(rows.iter().sum(), 3 * hidden)?;
         let shape = [&shape[..shape.len() - 1], &[hidden as i64]].concat();
-        let mut out = output(context, 0, &shape)?;
-        let (_, mut out) = out.try_extract_tensor_mut::<u8>()?;
-        let (mut left, mut tasks) = (products, Vec::new());
+        let mut written =
+            further.written(context, 0, &shape)?.ok_or_else(|| ort::Error::new("expected a zero point"))?;
+        // A part of a text each: its rows, where it begins, and which of its rows are the part's.
+        let (mut start, mut tasks) = (0, Vec::new());
         for (rows, length) in rows.into_iter().zip(lengths) {
-            let (text, behind) = left.split_at(rows * 3 * hidden);
-            let (of_text, behind_out) = std::mem::take(&mut out).split_at_mut(rows * hidden);
-            (left, out) = (behind, behind_out);
-            let blocks = of_text.chunks_mut(TASK_ROWS * hidden).enumerate();
-            tasks.extend(blocks.map(|(block, out)| (text, length.min(rows), block * TASK_ROWS, out)));
+            let text = Products {
+                rows: &products[start * 3 * hidden..][..rows * 3 * hidden],
+                left: part_of(left, start, rows),
+            };
+            tasks.extend((0..rows).step_by(TASK_ROWS).map(|first| (text, length.min(rows), first)));
+            start += rows;
         }
-        in_tasks(context, tasks.into_iter(), |(text, length, first, out)| {
-            attention.attend(text, length, first, &mut Scratch::default(), out);
+        let rows = tasks.iter().map(|(text, _, first)| TASK_ROWS.min(text.rows.len() / (3 * hidden) - first));
+        let bytes: Vec<Bytes<'_>> = written.parts(rows)?.collect();
+        in_tasks(context, tasks.iter().zip(bytes), |((text, length, first), bytes)| {
+            attention.attend(*text, *length, *first, &mut Scratch::default(), bytes);
         })
     }
+}
+
+/// What is left of `rows` rows from `start` on.
+fn part_of(left: Option<Deferred<'_>>, start: usize, rows: usize) -> Option<Deferred<'_>> {
+    left.map(|left| left.rows(start, rows))
 }
 
 struct Pack;
@@ -388,13 +434,6 @@ fn output<'a>(context: &'a ComputeContext, index: usize, shape: &[i64]) -> ort::
     context.output(index, shape.to_vec())?.ok_or_else(|| ort::Error::new(format!("no output {index}")))
 }
 
-/// The scale in the input `index`, and the zero point in the one behind it.
-fn quantization(context: &ComputeContext, index: usize) -> ort::Result<Quantization> {
-    let scale = input(context, index)?.try_extract_scalar::<f32>()?;
-    let zero_point = input(context, index + 1)?.try_extract_scalar::<u8>()?;
-    Ok(Quantization::new(scale, zero_point))
-}
-
 /// The last axis, which must have so many elements.
 fn width_of(shape: &[i64], expected: usize) -> ort::Result<usize> {
     expect(expected > 0 && shape.last() == Some(&(expected as i64)), "rows as wide as weights or biases")?;
@@ -404,11 +443,6 @@ fn width_of(shape: &[i64], expected: usize) -> ort::Result<usize> {
 /// Rows of that width that one task computes.
 fn task_rows(width: usize) -> usize {
     (TASK_ELEMENTS / width).max(1)
-}
-
-/// All axes but the last one.
-fn rows_of(shape: &[i64]) -> &[i64] {
-    &shape[..shape.len() - 1]
 }
 
 fn expect(is_right: bool, expected: &str) -> ort::Result<()> {

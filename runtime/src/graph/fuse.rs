@@ -1,7 +1,8 @@
 //! Graphs with operators of our own where several of ONNX Runtime's stand ([`crate::fused`]).
 //!
-//! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next, and in
-//! feed-forward blocks the scales of those products.
+//! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next. Where such a
+//! way begins and ends with operators of ours, each row of its bytes has a scale and a zero point, which the product leaves to the operator
+//! behind it: rows differ, and one scale for all of them costs most of what integers lose (benches/runs/2026-11-28-fidelity.md).
 //! Whatever is only similar stays. The graph was checked before.
 
 use std::collections::{HashMap, HashSet};
@@ -11,13 +12,10 @@ use super::{
     fault::Fault,
     model::{Model, Node},
     operators::MICROSOFT,
-    pack::{MASK, pack},
+    pack::{MASK, is_by_text, pack},
     rewrite::{Changes, Part, Wiring, constant, float_attribute, integer_attribute, node, rewrite},
 };
-use crate::fused::{
-    ADD_LAYER_NORM_BY_ROW, ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_BY_ROW, BIAS_GELU_QUANTIZE, DOMAIN,
-    EPSILON, GELU_ZERO_POINT, HEADS, NORM_ZERO_POINT, SCALED_ADD_LAYER_NORM, SCALED_ADD_LAYER_NORM_QUANTIZE,
-};
+use crate::fused::{ADD_LAYER_NORM, ATTENTION, BIAS_GELU, DOMAIN, EPSILON, HEADS, ROW_ZERO_POINT};
 
 /// Of a LayerNormalization that does not say it.
 const USUAL_EPSILON: f32 = 1e-5;
@@ -39,165 +37,269 @@ pub(super) fn fuse(model: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
 /// What is looked for in a graph.
 struct Fusion<'a>(Wiring<'a>);
 
-/// A QuantizeLinear to bytes by one scale.
+/// A QuantizeLinear to bytes by one scale, perhaps of numbers whose channels are multiplied before.
 struct Quantize<'a> {
-    place: usize,
+    /// Where its nodes are.
+    places: Vec<usize>,
+    factors: Option<&'a str>,
     scale: &'a str,
     zero_point: &'a str,
     bytes: &'a str,
 }
 
-/// GELU of a sum, to bytes.
-struct Gelu<'a> {
+/// What stands behind a product of bytes, and perhaps before the next.
+struct Way<'a> {
+    /// Where ours goes, and which nodes go with the one there.
     place: usize,
-    x: &'a str,
-    bias: &'a str,
-    quantize: Quantize<'a>,
-}
-
-/// A sum, normalized, and perhaps to bytes beside those who read the numbers.
-struct Norm<'a> {
-    sum: usize,
-    place: usize,
-    terms: [&'a str; 2],
-    weight: &'a str,
-    bias: &'a str,
-    epsilon: f32,
-    y: &'a str,
+    others: Vec<usize>,
+    /// What it reads of the product, which nothing else reads.
+    product: &'a str,
+    middle: Middle<'a>,
     quantize: Option<Quantize<'a>>,
 }
 
-impl Gelu<'_> {
-    fn fused(&self) -> Vec<(usize, Vec<Part>)> {
-        let Self { place, x, bias, quantize } = self;
-        let inputs = [x, bias, quantize.scale, quantize.zero_point];
-        let fused = node((DOMAIN, BIAS_GELU_QUANTIZE), &inputs, &[quantize.bytes], &[]);
-        vec![(*place, vec![fused]), (quantize.place, Vec::new())]
+/// What is computed there.
+enum Middle<'a> {
+    /// GELU of a sum.
+    Gelu { bias: &'a str },
+    /// The sum with another matrix, normalized, which others read too.
+    Norm { residual: &'a str, weight: &'a str, bias: &'a str, epsilon: f32, y: &'a str },
+    /// Attention, whose product is part of it, and what makes a matrix of it, if something does: its place and the shape.
+    Attention { node: &'a Node<'a>, heads: i64, reshape: Option<(usize, &'a str)> },
+}
+
+/// What goes with bytes whose rows have scales and zero points of their own, by its names.
+struct Rows {
+    /// What a product leaves of them to its reader.
+    left: String,
+    /// What it takes for their zero point.
+    zero_point: String,
+}
+
+impl Rows {
+    fn of(bytes: &str) -> Self {
+        let [left, zero_point] = ["rows", "rows/zero_point"].map(|part| format!("{bytes}/{part}"));
+        Self { left, zero_point }
     }
 }
 
-impl Norm<'_> {
-    /// One operator for all of it; nothing where there are no bytes.
-    fn fused(&self) -> Vec<(usize, Vec<Part>)> {
-        let Self { terms: [a, b], weight, bias, y, quantize, .. } = self;
-        let Some(Quantize { scale, zero_point, bytes, .. }) = quantize else { return Vec::new() };
-        self.with((ADD_LAYER_NORM_QUANTIZE, &[a, b, weight, bias, scale, zero_point]), &[y, bytes])
+/// The sums of a product's weights, by which its reader makes up for the rows' own zero points.
+fn sums_of(product: &str) -> String {
+    format!("{product}/sums")
+}
+
+impl<'a> Way<'a> {
+    /// Operators of ours in its places. `read` goes with the bytes that the product reads, if their rows have scales, and `own` with its
+    /// own bytes.
+    fn fused(&self, read: Option<(&Rows, i64)>, own: Option<&Rows>) -> Vec<(usize, Vec<Part>)> {
+        let Self { place, others, product, middle, quantize } = self;
+        let mut made: Vec<(usize, Vec<Part>)> = others.iter().map(|other| (*other, Vec::new())).collect();
+        let bytes = match (middle, quantize) {
+            // Bytes become a matrix where numbers did.
+            (Middle::Attention { node: attention, reshape: Some((place, shape)), .. }, Some(quantize)) => {
+                let output = attention.outputs[0];
+                made.push((*place, vec![node(("", "Reshape"), &[output, shape], &[quantize.bytes], &[])]));
+                Some(output)
+            }
+            (_, quantize) => quantize.as_ref().map(|quantize| quantize.bytes),
+        };
+        // What all three have behind their own inputs, and outputs.
+        let product = match middle {
+            Middle::Attention { .. } => format!("{product}/product"),
+            _ => (*product).to_owned(),
+        };
+        let (product, sums) = (product.as_str(), sums_of(&product));
+        let mut tail = read.map_or(["", ""], |(rows, _)| [&rows.left, &sums]).to_vec();
+        if let Some(Quantize { factors, scale, zero_point, .. }) = quantize {
+            tail.push(factors.unwrap_or_default());
+            tail.extend(own.map_or(vec![*zero_point, scale], |rows| vec![rows.zero_point.as_str()]));
+        }
+        let written = bytes.into_iter().chain(own.map(|rows| rows.left.as_str()));
+        let mut parts = match middle {
+            Middle::Gelu { bias } => {
+                let inputs = [&[product, bias], &tail[..]].concat();
+                vec![node((DOMAIN, BIAS_GELU), &inputs, &written.collect::<Vec<_>>(), &[])]
+            }
+            Middle::Norm { residual, weight, bias, epsilon, y } => {
+                let inputs = [&[product, residual, weight, bias], &tail[..]].concat();
+                let outputs: Vec<&str> = [*y].into_iter().chain(written).collect();
+                vec![node((DOMAIN, ADD_LAYER_NORM), &inputs, &outputs, &[float_attribute(EPSILON, *epsilon)])]
+            }
+            Middle::Attention { node: attention, heads, .. } => {
+                let [x, weight, bias, scale, weight_scale, lengths, zero_point] = attention.inputs[..7] else {
+                    return Vec::new();
+                };
+                let weight_zero_point = attention.inputs.get(7).copied().unwrap_or_default();
+                let factors = [x, weight, scale, weight_scale, zero_point, weight_zero_point];
+                let mut parts = byte_product(product, factors, read);
+                let inputs = [&[product, lengths, bias], &tail[..]].concat();
+                let heads = integer_attribute(HEADS, *heads);
+                parts.push(node((DOMAIN, ATTENTION), &inputs, &written.collect::<Vec<_>>(), &[heads]));
+                parts
+            }
+        };
+        if let Some(rows) = own {
+            parts.insert(0, constant(&rows.zero_point, (UINT8, &[]), &[ROW_ZERO_POINT]));
+        }
+        made.push((*place, parts));
+        made
     }
 
-    /// An operator in the places of all of it.
-    fn with(&self, (operator, inputs): (&str, &[&str]), outputs: &[&str]) -> Vec<(usize, Vec<Part>)> {
-        let fused = node((DOMAIN, operator), inputs, outputs, &[float_attribute(EPSILON, self.epsilon)]);
-        let others = [self.place].into_iter().chain(self.quantize.as_ref().map(|quantize| quantize.place));
-        std::iter::once((self.sum, vec![fused])).chain(others.map(|place| (place, Vec::new()))).collect()
+    /// Whether its product is part of attention, and what has the product's name, or attention's.
+    fn key(&self) -> (bool, &'a str) {
+        (matches!(self.middle, Middle::Attention { .. }), self.product)
     }
+
+    /// The numbers of a row of what it makes; none: the graph does not say.
+    fn width(&self, wiring: &Wiring<'a>) -> Option<i64> {
+        match self.middle {
+            Middle::Gelu { bias } | Middle::Norm { bias, .. } => wiring.dims(bias)?.first().copied(),
+            Middle::Attention { node, .. } => wiring.dims(node.inputs.get(2)?)?.first().map(|all| all / 3),
+        }
+    }
+}
+
+/// The names of what is computed of a product's weights.
+const PARTS: [&str; 5] = ["one", "ones", "integer_sums", "float_sums", "sums"];
+
+/// The product called `output` of bytes and a weight with their scales and zero points; `rows` go with the bytes, of which each has so many,
+/// if these have scales and zero points by row, which the product leaves to its reader, with the sums of its weights.
+fn byte_product(
+    output: &str,
+    [bytes, weight, scale, weight_scale, zero_point, weight_zero_point]: [&str; 6],
+    rows: Option<(&Rows, i64)>,
+) -> Vec<Part> {
+    let product = |scale: &str, zero_point: &str| {
+        let inputs = [bytes, weight, scale, weight_scale, zero_point, weight_zero_point];
+        node((MICROSOFT, "MatMulIntegerToFloat"), &inputs, &[output], &[])
+    };
+    let Some((rows, width)) = rows else { return vec![product(scale, zero_point)] };
+    let [one, ones, integers, floats, sums] = PARTS.map(|part| format!("{output}/{part}"));
+    let of_ones = vec![1; width.unsigned_abs() as usize];
+    // Constants, which ONNX Runtime computes when it loads the graph: without the weights as floats, which would be large.
+    vec![
+        constant(&one, (FLOAT, &[]), &1.0f32.to_le_bytes()),
+        constant(&ones, (UINT8, &[1, width.unsigned_abs()]), &of_ones),
+        node(("", "MatMulInteger"), &[&ones, weight], &[&integers], &[]),
+        node(("", "Cast"), &[&integers], &[&floats], &[integer_attribute("to", FLOAT.into())]),
+        node(("", "Mul"), &[&floats, weight_scale], &[&sums], &[]),
+        product(&one, &rows.zero_point),
+    ]
+}
+
+/// By what a way knows its product.
+fn key_of<'a>(product: &Node<'a>) -> (bool, &'a str) {
+    (is_attention(product), product.outputs[0])
 }
 
 impl<'a> Fusion<'a> {
     fn changes(&self) -> Changes {
+        let ways: Vec<Way<'a>> = self.0.nodes.iter().enumerate().filter_map(|at| self.way(at)).collect();
+        let keys: HashSet<(bool, &str)> = ways.iter().map(Way::key).collect();
+        // By products whose bytes have a scale a row: those bytes, and the width of a row.
+        let mut by_row: HashMap<(bool, &str), (&str, i64)> = HashMap::new();
         let mut changes = Changes::new();
-        let places = || self.0.nodes.iter().enumerate();
-        let norms = places().filter(|(_, node)| is_standard(node) && node.op_type == "LayerNormalization");
-        let norms: Vec<Norm<'a>> = norms.filter_map(|(place, node)| self.add_layer_norm(place, node)).collect();
-        changes.extend(norms.iter().flat_map(Norm::fused));
-        let by_sum: HashMap<usize, &Norm<'a>> = norms.iter().map(|norm| (norm.sum, norm)).collect();
-        let with_bytes = norms.iter().filter_map(|norm| Some((norm.quantize.as_ref()?.bytes, norm)));
-        let by_bytes: HashMap<&str, &Norm<'a>> = with_bytes.collect();
-        // Normalizations that have a form by row already: each has one.
-        let mut taken = HashSet::new();
-        for (place, node) in places().filter(|(_, node)| node.domain == MICROSOFT) {
-            match node.op_type {
-                "BiasGelu" => {
-                    let Some(gelu) = self.bias_gelu(place, node) else { continue };
-                    changes.extend(self.by_row(&gelu, &by_bytes, &by_sum, &mut taken).unwrap_or_else(|| gelu.fused()));
+        for way in &ways {
+            let (Some(quantize), Some(width)) = (&way.quantize, way.width(&self.0)) else { continue };
+            for (place, product) in self.products_by_row((quantize, width), &keys).into_iter().flatten() {
+                by_row.insert(key_of(product), (quantize.bytes, width));
+                let [bytes, weight, scale, weight_scale, zero_point, ..] = product.inputs[..] else { continue };
+                if !is_attention(product) {
+                    let factors = [bytes, weight, scale, weight_scale, zero_point, ""];
+                    let rows = Some((&Rows::of(quantize.bytes), width));
+                    changes.insert(place, byte_product(product.outputs[0], factors, rows));
                 }
-                "QAttention" => changes.extend(self.attention(place, node).into_iter().flatten()),
-                _ => {}
+            }
+        }
+        let rows: HashSet<&str> = by_row.values().map(|(bytes, _)| *bytes).collect();
+        for way in &ways {
+            let read = by_row.get(&way.key()).map(|(bytes, width)| (Rows::of(bytes), *width));
+            let own = way.quantize.as_ref().filter(|quantize| rows.contains(quantize.bytes));
+            if read.is_some() || way.quantize.is_some() {
+                let own = own.map(|quantize| Rows::of(quantize.bytes));
+                changes.extend(way.fused(read.as_ref().map(|(rows, width)| (rows, *width)), own.as_ref()));
             }
         }
         changes
     }
 
-    fn bias_gelu(&self, place: usize, gelu: &Node<'a>) -> Option<Gelu<'a>> {
-        let [x, bias] = gelu.inputs[..] else { return None };
-        let quantize = self.only_quantize(gelu).filter(|_| self.0.is_of_type(bias, FLOAT))?;
-        Some(Gelu { place, x, bias, quantize })
-    }
-
-    /// The whole of a feed-forward block, from one normalization to the next, whose bytes have a scale a row: what both products of it
-    /// give is to be multiplied by that, which is done where it is read. Rows differ: one scale for all of them costs most of what
-    /// integers lose (benches/runs/2026-11-28-fidelity.md).
-    fn by_row(
+    /// The products that read bytes of that width, if a way of `keys` begins behind each of them; none where one reads them by another scale
+    /// than they are made with, as rows of another width, with a weight that is no constant matrix or has a zero point, or adds a bias,
+    /// which the scale is not for.
+    fn products_by_row(
         &self,
-        gelu: &Gelu<'a>,
-        by_bytes: &HashMap<&str, &Norm<'a>>,
-        by_sum: &HashMap<usize, &Norm<'a>>,
-        taken: &mut HashSet<usize>,
-    ) -> Option<Vec<(usize, Vec<Part>)>> {
-        let (first_place, first) = self.0.maker(gelu.x)?;
-        let (second_place, second) = self.0.only_reader(gelu.quantize.bytes)?;
-        let [first_bytes, second_product] = [*first.inputs.first()?, *second.outputs.first()?];
-        let before = by_bytes.get(first_bytes)?;
-        let (sum, _) = self.0.only_reader(second_product)?;
-        let behind = by_sum.get(&sum)?;
-        let residual = match behind.terms {
-            [a, b] if a == second_product => b,
-            [a, b] if b == second_product => a,
-            _ => return None,
-        };
-        let is_only_reader =
-            |name: &str, place: usize| self.0.only_reader(name).is_some_and(|(other, _)| other == place);
-        if !is_only_reader(first_bytes, first_place) || !is_only_reader(gelu.x, gelu.place) {
-            return None;
-        }
-        let [first_scales, second_scales] = [first_bytes, gelu.quantize.bytes].map(|bytes| format!("{bytes}/scales"));
-        if ![&first_scales, &second_scales].iter().all(|name| self.0.is_free(name)) {
-            return None;
-        }
-        if [before, behind].iter().any(|norm| taken.contains(&norm.sum)) {
-            return None;
-        }
-        let mut changes = before.with(
-            (ADD_LAYER_NORM_BY_ROW, &[before.terms[0], before.terms[1], before.weight, before.bias]),
-            &[before.y, first_bytes, &first_scales],
-        );
-        changes.push((first_place, self.unscaled(first, before.quantize.as_ref()?, NORM_ZERO_POINT)?));
-        let inputs = [gelu.x, &first_scales, gelu.bias];
-        let of_gelu = node((DOMAIN, BIAS_GELU_BY_ROW), &inputs, &[gelu.quantize.bytes, &second_scales], &[]);
-        changes.extend([(gelu.place, vec![of_gelu]), (gelu.quantize.place, Vec::new())]);
-        changes.push((second_place, self.unscaled(second, &gelu.quantize, GELU_ZERO_POINT)?));
-        let inputs = [second_product, &second_scales, residual, behind.weight, behind.bias];
-        changes.extend(match &behind.quantize {
-            None => behind.with((SCALED_ADD_LAYER_NORM, &inputs), &[behind.y]),
-            Some(Quantize { scale, zero_point, bytes, .. }) => {
-                let inputs = [&inputs[..], &[scale, zero_point]].concat();
-                behind.with((SCALED_ADD_LAYER_NORM_QUANTIZE, &inputs), &[behind.y, bytes])
+        (quantize, width): (&Quantize<'a>, i64),
+        keys: &HashSet<(bool, &str)>,
+    ) -> Option<Vec<(usize, &'a Node<'a>)>> {
+        let mut products = Vec::new();
+        for &reader in self.0.readers(quantize.bytes) {
+            let node = self.0.nodes.get(reader)?;
+            match node.op_type {
+                // The same rows, by text.
+                "Reshape" => {
+                    let readers = self.0.readers(node.outputs.first()?);
+                    let is_attention = |place: &usize| self.0.nodes.get(*place).is_some_and(is_attention);
+                    if !is_by_text(&self.0, node) || !readers.iter().all(is_attention) {
+                        return None;
+                    }
+                    products.extend(readers);
+                }
+                _ => products.push(reader),
             }
-        });
-        taken.extend([before.sum, behind.sum]);
-        Some(changes)
+        }
+        let known = |place: usize| {
+            let product = self.0.nodes.get(place)?;
+            let (weight, quantization, rest) = match product.inputs[..] {
+                [_, weight, _, scale, _, _, zero, ref rest @ ..] if is_attention(product) => {
+                    (weight, [scale, zero], rest)
+                }
+                [_, weight, scale, _, zero, ref rest @ ..] if product.op_type == "MatMulIntegerToFloat" => {
+                    (weight, [scale, zero], rest)
+                }
+                _ => return None,
+            };
+            let is_plain =
+                quantization == [quantize.scale, quantize.zero_point] && rest.iter().all(|name| name.is_empty());
+            // Stored in fewer bits, it is made by nodes.
+            let is_matrix = match self.0.dims(weight) {
+                Some(dims) => dims.len() == 2 && dims[0] == width,
+                None => self.0.is_constant(weight),
+            };
+            let parts = PARTS.iter().flat_map(|part| {
+                let output = product.outputs[0];
+                [format!("{output}/{part}"), format!("{output}/product/{part}")]
+            });
+            let is_free = parts.into_iter().all(|name| self.0.is_free(&name));
+            (is_plain && is_matrix && is_free && keys.contains(&key_of(product))).then_some((place, product))
+        };
+        let products: Vec<_> = products.into_iter().map(known).collect::<Option<_>>()?;
+        let Rows { left, zero_point } = Rows::of(quantize.bytes);
+        let is_free = self.0.is_free(&left) && self.0.is_free(&zero_point);
+        let fits = quantize.factors.is_none_or(|factors| self.0.dims(factors) == Some(&[width]));
+        (!products.is_empty() && is_free && fits).then_some(products)
     }
 
-    /// A product of bytes around that zero point, without their scale; none where it reads them by another scale than they are made
-    /// with, or adds a bias, which the scale is not for.
-    fn unscaled(&self, product: &Node<'a>, quantize: &Quantize<'a>, zero_point: u8) -> Option<Vec<Part>> {
-        let [bytes, weight, scale, weight_scale, zero, ref rest @ ..] = product.inputs[..] else { return None };
-        let is_plain = product.op_type == "MatMulIntegerToFloat" && rest.get(1).is_none_or(|bias| bias.is_empty());
-        let is_plain = is_plain && scale == quantize.scale && zero == quantize.zero_point;
-        let output = *product.outputs.first()?;
-        let [one, zero] = ["one", "zero_point"].map(|part| format!("{output}/{part}"));
-        if !is_plain || !self.0.is_free(&one) || !self.0.is_free(&zero) {
-            return None;
+    /// What begins at a node, if it is known.
+    fn way(&self, (place, node): (usize, &'a Node<'a>)) -> Option<Way<'a>> {
+        match (node.domain, node.op_type) {
+            ("" | "ai.onnx", "LayerNormalization") => self.add_layer_norm(place, node),
+            (MICROSOFT, "BiasGelu") => self.bias_gelu(place, node),
+            (MICROSOFT, "QAttention") => self.attention(place, node),
+            _ => None,
         }
-        let inputs = [bytes, weight, &one, weight_scale, &zero, rest.first().copied().unwrap_or_default()];
-        Some(vec![
-            constant(&one, FLOAT, &1.0f32.to_le_bytes()),
-            constant(&zero, UINT8, &[zero_point]),
-            node((MICROSOFT, "MatMulIntegerToFloat"), &inputs, &[output], &[]),
-        ])
+    }
+
+    fn bias_gelu(&self, place: usize, gelu: &'a Node<'a>) -> Option<Way<'a>> {
+        let ([product, bias], [y]) = (&gelu.inputs[..], &gelu.outputs[..]) else { return None };
+        let quantize =
+            self.only_quantize(y).filter(|_| self.0.is_of_type(bias, FLOAT) && self.0.rank(bias) == Some(1))?;
+        let is_own = self.0.only_reader(product).is_some_and(|(reader, _)| reader == place);
+        let others = quantize.places.clone();
+        is_own.then_some(Way { place, others, product, middle: Middle::Gelu { bias }, quantize: Some(quantize) })
     }
 
     /// The sum before a LayerNormalization, of a product and what went into its block.
-    fn add_layer_norm(&self, place: usize, norm: &Node<'a>) -> Option<Norm<'a>> {
+    fn add_layer_norm(&self, place: usize, norm: &'a Node<'a>) -> Option<Way<'a>> {
         let ([x, weight, bias], [y]) = (&norm.inputs[..], &norm.outputs[..]) else { return None };
         let is_usual = norm.attributes.iter().all(|attribute| match attribute.name {
             "epsilon" => true,
@@ -208,57 +310,51 @@ impl<'a> Fusion<'a> {
         let is_vector = |name: &str| self.0.is_of_type(name, FLOAT) && self.0.rank(name) == Some(1);
         let is_usual = is_usual && is_vector(weight) && is_vector(bias);
         let quantize = self.0.readers(y).iter().find_map(|reader| self.quantize(*reader));
-        let (first, sum) = self.0.maker(x)?;
-        let [a, b] = sum.inputs[..] else { return None };
+        let (sum_place, sum) = self.0.maker(x)?;
         // Both have the shape of the block's input then; elsewhere ONNX Runtime may repeat the smaller one.
-        let is_product =
-            |name: &str| self.0.maker(name).is_some_and(|(_, node)| node.op_type == "MatMulIntegerToFloat");
-        let are_alike = is_product(a) && self.is_normalized(b) || is_product(b) && self.is_normalized(a);
-        if !is_usual || sum.op_type != "Add" || !sum.domain.is_empty() || !are_alike || self.0.readers(x).len() > 1 {
+        let is_product = |name: &str| {
+            let is_own = self.0.only_reader(name).is_some_and(|(reader, _)| reader == sum_place);
+            is_own && self.0.maker(name).is_some_and(|(_, node)| node.op_type == "MatMulIntegerToFloat")
+        };
+        let (product, residual) = match sum.inputs[..] {
+            [a, b] if is_product(a) && self.is_normalized(b) => (a, b),
+            [a, b] if is_product(b) && self.is_normalized(a) => (b, a),
+            _ => return None,
+        };
+        if !is_usual || sum.op_type != "Add" || !sum.domain.is_empty() || self.0.readers(x).len() > 1 {
             return None;
         }
         let epsilon = norm.attribute("epsilon").map_or(USUAL_EPSILON, |attribute| attribute.float);
-        Some(Norm { sum: first, place, terms: [a, b], weight, bias, epsilon, y, quantize })
+        let others =
+            [place].into_iter().chain(quantize.iter().flat_map(|quantize| quantize.places.iter().copied())).collect();
+        let middle = Middle::Norm { residual, weight, bias, epsilon, y };
+        Some(Way { place: sum_place, others, product, middle, quantize })
     }
 
-    /// The product for queries, keys and values as a node of its own, and attention behind it.
-    fn attention(&self, place: usize, attention: &Node<'a>) -> Option<Vec<(usize, Vec<Part>)>> {
-        let [x, weight, bias, scale, weight_scale, lengths, zero_point, ref rest @ ..] = attention.inputs[..] else {
-            return None;
-        };
-        let weight_zero_point = rest.first().copied().unwrap_or_default();
+    /// Attention of quantized queries, keys and values, whose product becomes a node of its own.
+    fn attention(&self, place: usize, attention: &'a Node<'a>) -> Option<Way<'a>> {
+        let [_, weight, bias, _, _, lengths, _, ref rest @ ..] = attention.inputs[..] else { return None };
         let is_usual = attention.attributes.iter().all(|attribute| match attribute.name {
             "num_heads" => true,
             "unidirectional" => attribute.integer == 0,
             _ => false,
         });
-        // ONNX Runtime looks at sizes in the one operator that it does not look at in the other.
-        let fits = is_bias_of(self.0.dims(weight), self.0.dims(bias));
+        // ONNX Runtime would refuse another size when it loads the graph.
+        let fits = self.0.is_of_type(bias, FLOAT) && is_bias_of(self.0.dims(weight), self.0.dims(bias));
         if !is_usual || !fits || !self.is_lengths(lengths) || rest.len() > 1 || attention.outputs.len() > 1 {
             return None;
         }
-        // Bytes become a matrix where numbers did.
         let output = *attention.outputs.first()?;
-        let reshaped = self.0.only_reader(output).filter(|(_, reader)| {
+        let reshape = self.0.only_reader(output).filter(|(_, reader)| {
             reader.op_type == "Reshape" && reader.attributes.is_empty() && !self.0.has_type(output)
         });
-        let quantize = self.only_quantize(reshaped.map_or(attention, |(_, reshape)| reshape))?;
-        let (mut changes, bytes) = (vec![(quantize.place, Vec::new())], reshaped.map_or(quantize.bytes, |_| output));
-        if let Some((place, reshape)) = reshaped {
-            let inputs = [output, *reshape.inputs.get(1)?];
-            changes.push((place, vec![node(("", "Reshape"), &inputs, &[quantize.bytes], &[])]));
-        }
-        let product = format!("{output}/product");
-        if !self.0.is_free(&product) {
-            return None;
-        }
-        let inputs = [x, weight, scale, weight_scale, zero_point, weight_zero_point, bias];
-        let of_product = node((MICROSOFT, "MatMulIntegerToFloat"), &inputs, &[&product], &[]);
-        let heads = integer_attribute(HEADS, attention.attribute("num_heads")?.integer);
-        let inputs = [&product, lengths, quantize.scale, quantize.zero_point];
-        let fused = node((DOMAIN, ATTENTION_QUANTIZE), &inputs, &[bytes], &[heads]);
-        changes.push((place, vec![of_product, fused]));
-        Some(changes)
+        let reshape = reshape.and_then(|(place, node)| Some((place, *node.inputs.get(1)?, *node.outputs.first()?)));
+        let quantize = self.only_quantize(reshape.map_or(output, |(_, _, matrix)| matrix))?;
+        let heads = attention.attribute("num_heads")?.integer;
+        let is_free = self.0.is_free(&format!("{output}/product"));
+        let reshape = reshape.map(|(place, shape, _)| (place, shape));
+        let (others, middle) = (quantize.places.clone(), Middle::Attention { node: attention, heads, reshape });
+        is_free.then_some(Way { place, others, product: output, middle, quantize: Some(quantize) })
     }
 
     /// Whether a value is how many tokens each text has: the sum of the mask's rows.
@@ -281,14 +377,23 @@ impl<'a> Fusion<'a> {
         maker.is_some_and(|(_, maker)| maker.op_type == "LayerNormalization")
     }
 
-    /// What makes bytes of a node's output, if nothing else reads it.
-    fn only_quantize(&self, node: &Node<'a>) -> Option<Quantize<'a>> {
-        self.0.only_reader(node.outputs.first()?).and_then(|(reader, _)| self.quantize(reader))
+    /// What makes bytes of a value, if nothing else reads it.
+    fn only_quantize(&self, value: &str) -> Option<Quantize<'a>> {
+        self.0.only_reader(value).and_then(|(reader, _)| self.quantize(reader))
     }
 
-    /// The node there, if it makes bytes for products.
+    /// The node there, or the one that reads alone what that one multiplies, if it makes bytes for products.
     fn quantize(&self, place: usize) -> Option<Quantize<'a>> {
         let node = self.0.nodes.get(place)?;
+        if let ("" | "ai.onnx", "Mul", [_, factors], [multiplied]) =
+            (node.domain, node.op_type, &node.inputs[..], &node.outputs[..])
+        {
+            let is_vector = self.0.is_of_type(factors, FLOAT) && self.0.rank(factors) == Some(1);
+            let (behind, _) =
+                self.0.only_reader(multiplied).filter(|(_, behind)| is_vector && behind.op_type == "QuantizeLinear")?;
+            let quantize = self.quantize(behind)?;
+            return Some(Quantize { places: vec![place, behind], factors: Some(factors), ..quantize });
+        }
         let ([_, scale, zero_point], [bytes]) = (&node.inputs[..], &node.outputs[..]) else { return None };
         // With one scale an axis says nothing.
         let is_quantize = node.op_type == "QuantizeLinear" && node.attributes.iter().all(|other| other.name == "axis");
@@ -310,10 +415,17 @@ impl<'a> Fusion<'a> {
             }
             _ => is_factor(reader, bytes),
         });
-        (is_quantize && has_one_scale && is_for_products).then_some(Quantize { place, scale, zero_point, bytes })
+        let places = vec![place];
+        (is_quantize && has_one_scale && is_for_products).then_some(Quantize {
+            places,
+            factors: None,
+            scale,
+            zero_point,
+            bytes,
+        })
     }
 }
 
-fn is_standard(node: &Node<'_>) -> bool {
-    matches!(node.domain, "" | "ai.onnx")
+fn is_attention(node: &Node<'_>) -> bool {
+    node.domain == MICROSOFT && node.op_type == "QAttention"
 }

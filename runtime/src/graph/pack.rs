@@ -13,20 +13,7 @@ use super::{
     rewrite::{Changes, Part, Wiring, message, node, rewrite},
     wire::Value,
 };
-use crate::fused::{
-    ADD_LAYER_NORM_BY_ROW, ADD_LAYER_NORM_QUANTIZE, ATTENTION_QUANTIZE, BIAS_GELU_BY_ROW, BIAS_GELU_QUANTIZE, DOMAIN,
-    PACK, SCALED_ADD_LAYER_NORM, SCALED_ADD_LAYER_NORM_QUANTIZE, UNPACK,
-};
-
-/// Operators of ours that compute a row from a row.
-const BY_ROW: [&str; 6] = [
-    ADD_LAYER_NORM_BY_ROW,
-    ADD_LAYER_NORM_QUANTIZE,
-    BIAS_GELU_BY_ROW,
-    BIAS_GELU_QUANTIZE,
-    SCALED_ADD_LAYER_NORM,
-    SCALED_ADD_LAYER_NORM_QUANTIZE,
-];
+use crate::fused::{ADD_LAYER_NORM, ATTENTION, BIAS_GELU, DOMAIN, PACK, UNPACK};
 
 /// The key among a graph's own properties that says it is such a one.
 pub(crate) const PACKED: &str = "nimbert.packed";
@@ -73,16 +60,15 @@ fn changes(wiring: &Wiring<'_>) -> Option<Changes> {
         if !follower.inputs.iter().any(|name| by_token.contains(name)) {
             continue;
         }
-        let is_scalar = |name: &str| wiring.maker(name).is_some_and(|(_, node)| node.op_type == "Constant");
-        let is_constant = |name: &str| name.is_empty() || wiring.tensor(name).is_some() || is_scalar(name);
+        let is_constant = |name: &str| name.is_empty() || wiring.is_constant(name);
         // What is added to each row, not a row of its own to each.
         let is_vector = |name: &str| by_token.contains(name) || wiring.rank(name).is_some_and(|rank| rank < 2);
         let is_known = follower.inputs.iter().all(|name| by_token.contains(name) || is_constant(name));
         let stays_by_token = match (follower.domain, follower.op_type) {
-            (DOMAIN, ATTENTION_QUANTIZE) => true,
-            (DOMAIN, operator) if BY_ROW.contains(&operator) => is_known,
+            (DOMAIN, ATTENTION) => true,
+            (DOMAIN, BIAS_GELU | ADD_LAYER_NORM) => is_known,
             (MICROSOFT, "MatMulIntegerToFloat") => is_known,
-            ("", "Add") => follower.inputs.iter().all(|name| is_vector(name)),
+            ("", "Add" | "Mul") => follower.inputs.iter().all(|name| is_vector(name)),
             ("", "QuantizeLinear" | "LayerNormalization") => is_known,
             // What attention gives is a matrix by now.
             ("", "Reshape") if matrix_width(wiring, follower).is_some() => {
@@ -118,7 +104,7 @@ fn changes(wiring: &Wiring<'_>) -> Option<Changes> {
 }
 
 fn is_attention(node: &Node<'_>) -> bool {
-    node.domain == DOMAIN && node.op_type == ATTENTION_QUANTIZE
+    node.domain == DOMAIN && node.op_type == ATTENTION
 }
 
 /// The width of the matrix of as many rows as there are, if that is what a node makes.
@@ -131,7 +117,7 @@ fn matrix_width(wiring: &Wiring<'_>, node: &Node<'_>) -> Option<i64> {
 }
 
 /// Whether a node gives rows the shape of the texts: of the ids, and one number more, which can only be the width of the rows.
-fn is_by_text(wiring: &Wiring<'_>, node: &Node<'_>) -> bool {
+pub(super) fn is_by_text(wiring: &Wiring<'_>, node: &Node<'_>) -> bool {
     let shape = node.inputs.get(1).and_then(|shape| wiring.maker(shape));
     let Some((_, shape)) = shape.filter(|(_, shape)| shape.op_type == "Concat") else { return false };
     let [of_ids, width] = shape.inputs[..] else { return false };

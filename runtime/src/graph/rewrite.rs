@@ -78,10 +78,11 @@ pub(super) fn node((domain, op_type): (&str, &str), inputs: &[&str], outputs: &[
     Part::New(message(&fields))
 }
 
-/// The `NodeProto` of a scalar, of a type by its number in `TensorProto`, with these bytes.
-pub(super) fn constant(name: &str, data_type: i32, bytes: &[u8]) -> Part {
-    let data_type = Value::Varint(i64::from(data_type).cast_unsigned());
-    let tensor = message(&[(2, data_type), (9, Value::Bytes(bytes))]);
+/// The `NodeProto` of a constant, of a type by its number in `TensorProto` and of these sizes, with these bytes.
+pub(super) fn constant(name: &str, (data_type, sizes): (i32, &[u64]), bytes: &[u8]) -> Part {
+    let mut fields: Vec<_> = sizes.iter().map(|size| (1, Value::Varint(*size))).collect();
+    fields.extend([(2, Value::Varint(i64::from(data_type).cast_unsigned())), (9, Value::Bytes(bytes))]);
+    let tensor = message(&fields);
     let value = [(1, Value::Bytes(b"value")), (5, Value::Bytes(&tensor)), (20, Value::Varint(4))];
     node(("", "Constant"), &[], &[name], &[message(&value)])
 }
@@ -108,6 +109,8 @@ pub(super) struct Wiring<'a> {
     readers: HashMap<&'a str, Vec<usize>>,
     /// Whose types are said.
     typed: HashSet<&'a str>,
+    /// What nodes make of constants alone.
+    computed: HashSet<&'a str>,
 }
 
 impl<'a> Wiring<'a> {
@@ -119,13 +122,22 @@ impl<'a> Wiring<'a> {
             node.inputs.iter().for_each(|name| readers.entry(name).or_default().push(place));
             makers.extend(node.outputs.iter().map(|name| (*name, place)));
         }
+        let tensors: HashMap<&str, &Tensor<'a>> =
+            graph.initializers.iter().map(|tensor| (tensor.name, tensor)).collect();
+        let mut computed = HashSet::new();
+        for node in &graph.nodes {
+            if node.inputs.iter().all(|name| tensors.contains_key(name) || computed.contains(name)) {
+                computed.extend(node.outputs.iter().copied());
+            }
+        }
         graph.outputs.iter().for_each(|output| readers.entry(output.name).or_default().push(graph.nodes.len()));
         Self {
             nodes: &graph.nodes,
-            tensors: graph.initializers.iter().map(|tensor| (tensor.name, tensor)).collect(),
+            tensors,
             makers,
             readers,
             typed: graph.value_infos.iter().map(|value| value.name).collect(),
+            computed,
         }
     }
 
@@ -150,6 +162,11 @@ impl<'a> Wiring<'a> {
     /// The initializer of that name.
     pub(super) fn tensor(&self, name: &str) -> Option<&'a Tensor<'a>> {
         self.tensors.get(name).copied()
+    }
+
+    /// Whether a value is an initializer, or follows from such alone.
+    pub(super) fn is_constant(&self, name: &str) -> bool {
+        self.tensor(name).is_some() || self.computed.contains(name)
     }
 
     /// The sizes of the initializer of that name.

@@ -449,13 +449,25 @@ fn ways_from_product_to_product_are_fused() {
         "Cast",
         "LayerNormalization",
         "QuantizeLinear",
+        "Constant",
         "MatMulIntegerToFloat",
-        "AttentionQuantize(a/product lengths s z) -> a",
+        "AttentionQuantize(a/product lengths b3    aq/rows/zero_point) -> a aq/rows",
         "Reshape",
+        "Constant",
+        "Constant",
+        "MatMulInteger",
+        "Cast",
+        "Mul",
         "MatMulIntegerToFloat",
-        "AddLayerNormQuantize(p x g b s z) -> y yq",
+        "Constant",
+        "AddLayerNormQuantize(p x g b aq/rows p/sums  yq/rows/zero_point) -> y yq yq/rows",
+        "Constant",
+        "Constant",
+        "MatMulInteger",
+        "Cast",
+        "Mul",
         "MatMulIntegerToFloat",
-        "BiasGeluQuantize(i b s z) -> hq",
+        "BiasGeluQuantize(i b yq/rows i/sums  z s) -> hq",
         "MatMulIntegerToFloat",
         "Add",
     ];
@@ -465,35 +477,39 @@ fn ways_from_product_to_product_are_fused() {
     let node = |op_type: &str| model.graph.nodes.iter().find(|node| node.op_type == op_type).unwrap();
     assert_eq!(node("AttentionQuantize").attribute("num_heads").unwrap().integer, 2);
     assert_eq!(node("AddLayerNormQuantize").attribute("epsilon").unwrap().float, 0.5);
-    let product = &model.graph.nodes[5];
-    assert_eq!(product.inputs, ["xq", "w3", "s", "ws", "z", "", "b3"]);
+    // What attention reads is of a normalization that is none of ours.
+    let product = |output: &str| model.graph.nodes.iter().find(|node| node.outputs == [output]).unwrap();
+    assert_eq!(product("a/product").inputs, ["xq", "w3", "s", "ws", "z", ""]);
+    assert_eq!(product("p").inputs, ["aq", "w", "p/one", "ws", "aq/rows/zero_point", ""]);
     // Once is enough.
     assert_eq!(fuse(&fused).unwrap(), None);
+}
+
+/// Operators of ours with their inputs and outputs, but for the first block's attention.
+fn of_ours(parts: &Parts) -> Vec<String> {
+    fused(parts).unwrap().into_iter().filter(|node| node.contains("->")).skip(1).collect()
 }
 
 #[test]
 fn a_whole_feed_forward_block_has_a_scale_a_row() {
     let parts = whole_block();
     check(&parts.bytes(), None, Operators::Known).unwrap();
-    let of_ours = |parts: &Parts| -> Vec<String> {
-        fused(parts).unwrap().into_iter().filter(|node| node.contains("->")).skip(1).collect()
-    };
     let expected = [
-        "AddLayerNormQuantizeByRow(p x g b) -> y yq yq/scales",
-        "BiasGeluQuantizeByRow(i yq/scales b) -> hq hq/scales",
-        "ScaledAddLayerNormQuantize(o hq/scales y g b s z) -> v vq",
+        "AddLayerNormQuantize(p x g b aq/rows p/sums  yq/rows/zero_point) -> y yq yq/rows",
+        "BiasGeluQuantize(i b yq/rows i/sums  hq/rows/zero_point) -> hq hq/rows",
+        "AddLayerNormQuantize(o y g b hq/rows o/sums  z s) -> v vq",
     ];
     assert_eq!(of_ours(&parts), expected);
     let bytes = fuse(&parts.bytes()).unwrap().unwrap();
     let model = Model::parse(&bytes).unwrap();
     let product = |output: &str| model.graph.nodes.iter().find(|node| node.outputs == [output]).unwrap();
-    assert_eq!(product("i").inputs, ["yq", "w", "i/one", "ws", "i/zero_point", ""]);
-    assert_eq!(product("o").inputs, ["hq", "w", "o/one", "ws", "o/zero_point", ""]);
+    assert_eq!(product("i").inputs, ["yq", "w", "i/one", "ws", "yq/rows/zero_point", ""]);
+    assert_eq!(product("o").inputs, ["hq", "w", "o/one", "ws", "hq/rows/zero_point", ""]);
     // In the last layer nobody asks for bytes behind it.
     let mut last = whole_block();
     last.nodes.truncate(17);
     last.nodes.push(node("LayerNormalization", &["sum2", "g", "b"], &["logits"], &[]));
-    assert_eq!(of_ours(&last)[2], "ScaledAddLayerNorm(o hq/scales y g b) -> logits");
+    assert_eq!(of_ours(&last)[2], "AddLayerNormQuantize(o y g b hq/rows o/sums) -> logits");
     // What else reads the bytes or the products wants them by one scale; and a product's bias is not for a row's.
     let changed = |place: usize, what: Bytes| {
         let mut parts = whole_block();
@@ -509,13 +525,29 @@ fn a_whole_feed_forward_block_has_a_scale_a_row() {
     // Bytes that a product takes for others than they are.
     let mut scale = changed(12, node(".MatMulIntegerToFloat", &["yq", "w", "s2", "ws", "z"], &["i"], &[]));
     scale.initializers.push(tensor("s2", &[], FLOAT, &[len(9, [0, 0, 0, 64])]));
-    for parts in [read, output, first, second, scale, block()] {
-        assert!(!of_ours(&parts).iter().any(|node| node.contains("/scales")), "{:?}", of_ours(&parts));
+    // A name that is taken.
+    let mut taken = whole_block();
+    taken.initializers.push(tensor("hq/rows", &[], FLOAT, &[len(9, [0, 0, 0, 64])]));
+    // A zero point of the weight.
+    let weight = changed(12, node(".MatMulIntegerToFloat", &["yq", "w", "s", "ws", "z", "w8"], &["i"], &[]));
+    let cases = [
+        (read, "yq"),
+        (weight, "yq"),
+        (output, "hq"),
+        (first, "yq"),
+        (second, "hq"),
+        (scale, "yq"),
+        (block(), "hq"),
+        (taken, "hq"),
+    ];
+    for (parts, bytes) in cases {
+        let nodes = of_ours(&parts);
+        assert!(!nodes.iter().any(|node| node.contains(&format!("{bytes}/rows"))), "{nodes:?}");
     }
 }
 
 #[test]
-fn of_blocks_that_share_a_normalization_one_has_scales_by_row() {
+fn products_of_one_normalization_share_its_scales() {
     let mut parts = whole_block();
     parts.nodes.pop();
     parts.nodes.extend([
@@ -525,11 +557,95 @@ fn of_blocks_that_share_a_normalization_one_has_scales_by_row() {
         node(".MatMulIntegerToFloat", &["hq2", "w", "s", "ws", "z"], &["o2"], &[]),
         node("Add", &["o2", "v"], &["sum3"], &[]),
         node("LayerNormalization", &["sum3", "g", "b"], &["logits"], &[]),
+        node(".MatMulIntegerToFloat", &["vq", "w", "s", "ws", "z"], &["i4"], &[]),
+        node(".BiasGelu", &["i4", "b"], &["h4"], &[]),
+        node("QuantizeLinear", &["h4", "s", "z"], &["hq4"], &[]),
+        node(".MatMulIntegerToFloat", &["hq4", "w", "s", "ws", "z"], &["o4"], &[]),
     ]);
-    let nodes = fused(&parts).unwrap();
-    let count = |part: &str| nodes.iter().filter(|node| node.starts_with(part)).count();
-    assert_eq!((count("BiasGeluQuantizeByRow("), count("BiasGeluQuantize(")), (1, 1), "{nodes:?}");
-    assert!(nodes.contains(&"ScaledAddLayerNormQuantize(o hq/scales y g b s z) -> v vq".to_owned()), "{nodes:?}");
+    let nodes = of_ours(&parts);
+    for expected in [
+        "AddLayerNormQuantize(o y g b hq/rows o/sums  vq/rows/zero_point) -> v vq vq/rows",
+        "BiasGeluQuantize(i2 b vq/rows i2/sums  hq2/rows/zero_point) -> hq2 hq2/rows",
+        "BiasGeluQuantize(i4 b vq/rows i4/sums  z s) -> hq4",
+    ] {
+        assert!(nodes.contains(&expected.to_owned()), "{nodes:?}");
+    }
+}
+
+#[test]
+fn attention_takes_scales_and_channels_are_multiplied() {
+    let mut parts = whole_block();
+    parts.nodes.truncate(18);
+    let heads = attribute("num_heads", int(3, 2), 2);
+    parts.nodes.extend([
+        node("Mul", &["v", "g"], &["vm"], &[]),
+        node("QuantizeLinear", &["vm", "s", "z"], &["vq"], &[]),
+        node(".QAttention", &["vq", "w3", "b3", "s", "ws", "lengths", "z"], &["a2"], &[heads]),
+        node("Reshape", &["a2", "rows"], &["am2"], &[]),
+        node("Mul", &["am2", "b"], &["amm2"], &[]),
+        node("QuantizeLinear", &["amm2", "s", "z"], &["aq2"], &[]),
+        node(".MatMulIntegerToFloat", &["aq2", "w", "s", "ws", "z"], &["p2"], &[]),
+        node("Add", &["p2", "v"], &["sum3"], &[]),
+        node("LayerNormalization", &["sum3", "g", "b"], &["logits"], &[]),
+    ]);
+    check(&parts.bytes(), None, Operators::Known).unwrap();
+    let expected = [
+        "AddLayerNormQuantize(o y g b hq/rows o/sums g vq/rows/zero_point) -> v vq vq/rows",
+        "AttentionQuantize(a2/product lengths b3 vq/rows a2/product/sums b aq2/rows/zero_point) -> a2 aq2/rows",
+        "AddLayerNormQuantize(p2 v g b aq2/rows p2/sums) -> logits",
+    ];
+    assert_eq!(of_ours(&parts)[2..], expected);
+    let bytes = fuse(&parts.bytes()).unwrap().unwrap();
+    let model = Model::parse(&bytes).unwrap();
+    let product = model.graph.nodes.iter().find(|node| node.outputs == ["a2/product"]).unwrap();
+    assert_eq!(product.inputs, ["vq", "w3", "a2/product/one", "ws", "vq/rows/zero_point", ""]);
+    assert!(!model.graph.nodes.iter().any(|node| ["vm", "amm2"].contains(&node.outputs[0])));
+    // What is multiplied by no vector of its width, or is read by others too, stays multiplied by ONNX Runtime.
+    let changed = |place: usize, other: Bytes| {
+        let mut parts = Parts { nodes: parts.nodes.clone(), initializers: parts.initializers.clone(), ..Parts::good() };
+        parts.nodes[place] = other;
+        parts
+    };
+    let mut read = changed(18, parts.nodes[18].clone());
+    read.outputs.push(value_info("vm", FLOAT, 2));
+    let swapped = changed(18, node("Mul", &["g", "v"], &["vm"], &[]));
+    let squared = changed(22, node("Mul", &["am2", "am2"], &["amm2"], &[]));
+    for (parts, multiplied) in [(read, "vm"), (swapped, "vm"), (squared, "amm2")] {
+        let bytes = fuse(&parts.bytes()).unwrap().unwrap();
+        let nodes = Model::parse(&bytes).unwrap().graph.nodes;
+        assert!(nodes.iter().any(|node| node.op_type == "Mul" && node.outputs == [multiplied]), "{multiplied}");
+    }
+    // One factor for all is none a channel.
+    let mut one = changed(18, node("Mul", &["v", "g1"], &["vm"], &[]));
+    one.initializers.push(tensor("g1", &[1], FLOAT, &[len(9, [0; 4])]));
+    assert!(!of_ours(&one).iter().any(|node| node.contains("vq/rows")), "{:?}", of_ours(&one));
+}
+
+/// The bytes of [`whole_block`]'s normalization in another form before they are multiplied, and attention that is GELU's product.
+#[test]
+fn what_products_read_otherwise_has_one_scale() {
+    let with = |place: usize, nodes: &[Bytes], initializers: &[Bytes]| {
+        let mut parts = whole_block();
+        parts.nodes.splice(place..=place, nodes.iter().cloned());
+        parts.initializers.extend(initializers.iter().cloned());
+        of_ours(&parts)
+    };
+    let product =
+        |bytes: &str, weight: &str| node(".MatMulIntegerToFloat", &[bytes, weight, "s", "ws", "z"], &["i"], &[]);
+    let reshaped = [node("Reshape", &["yq", "rows"], &["yr"], &[]), product("yr", "w")];
+    let weight = |dims: &[i64]| [tensor("other", dims, 3, &[len(9, [0; 4])])];
+    for nodes in [
+        with(12, &reshaped, &[]),
+        with(12, &[product("yq", "yq")], &[]),
+        with(12, &[product("yq", "other")], &weight(&[1, 2, 2])),
+        with(12, &[product("yq", "other")], &weight(&[4, 1])),
+    ] {
+        assert!(!nodes.iter().any(|node| node.contains("yq/rows")), "{nodes:?}");
+    }
+    let heads = attribute("num_heads", int(3, 2), 2);
+    let inputs = ["yq", "w3", "b3", "s", "ws", "floats", "z"];
+    let nodes = with(12, &[node(".QAttention", &inputs, &["i"], &[heads])], &[]);
+    assert!(nodes.iter().any(|node| node == "BiasGeluQuantize(i b    hq/rows/zero_point) -> hq hq/rows"), "{nodes:?}");
 }
 
 /// The same block between rows of texts, as they come and go.
@@ -561,9 +677,9 @@ fn rows_between_texts_are_packed() {
     let of_ours = |nodes: &[String]| nodes.iter().filter(|node| node.contains("->")).cloned().collect::<Vec<_>>();
     let expected = [
         "Pack(n lengths) -> x",
-        "AttentionQuantize(a/product lengths s z) -> a",
-        "AddLayerNormQuantize(p x g b s z) -> y yq",
-        "BiasGeluQuantize(i b s z) -> hq",
+        "AttentionQuantize(a/product lengths b3    aq/rows/zero_point) -> a aq/rows",
+        "AddLayerNormQuantize(p x g b aq/rows p/sums  yq/rows/zero_point) -> y yq yq/rows",
+        "BiasGeluQuantize(i b yq/rows i/sums  z s) -> hq",
         "Unpack(last lengths attention_mask) -> texts",
     ];
     assert_eq!(of_ours(&packed), expected);

@@ -28,6 +28,10 @@ const COVARIANCE_TOKENS: usize = 16;
 const ALL_COVARIANCE_TOKENS: usize = COVARIANCE_TOKENS * CALIBRATION_TEXTS;
 const COVARIANCE_CHANNELS: usize = 3072;
 
+/// A channel, or the weights that read it, count as this share of the largest if they are less: what is nearly always 0 on these texts
+/// may be something on others.
+const LEAST_CHANNEL: f32 = 0.05;
+
 /// What quantizing one activation alone does to the logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sensitivity {
@@ -49,6 +53,8 @@ impl Sensitivity {
 /// Takes what an activation is on texts.
 #[derive(Debug, Clone, Default)]
 struct Observer {
+    /// What its channels are multiplied by before anything is seen of them.
+    factors: Option<Arc<[f32]>>,
     histogram: Histogram,
     /// By channel, over all tokens.
     sums: Vec<f64>,
@@ -61,9 +67,14 @@ struct Observer {
 
 impl Observer {
     /// Takes an activation of `[tokens, channels]`.
-    fn add(&mut self, activation: &Output) {
-        self.histogram.add(&activation.values);
+    fn add(&mut self, mut activation: Output) {
         let channels = activation.shape.last().copied().unwrap_or(1);
+        if let Some(factors) = &self.factors {
+            for token in activation.values.chunks_exact_mut(channels) {
+                token.iter_mut().zip(&**factors).for_each(|(value, factor)| *value *= factor);
+            }
+        }
+        self.histogram.add(&activation.values);
         if self.tokens == 0 {
             self.sums = vec![0.0; channels];
             self.moments = (self.covaries && channels <= COVARIANCE_CHANNELS).then(|| Moments::of(channels));
@@ -81,8 +92,24 @@ impl Observer {
 
     fn observed(&self, calibration: Calibration, covariance: Option<&Arc<Covariance>>) -> Observed {
         let mean = self.sums.iter().map(|sum| (sum / self.tokens.max(1) as f64) as f32).collect();
-        Observed { range: self.histogram.range(calibration), mean, covariance: covariance.cloned() }
+        let (factors, range) = (self.factors.clone(), self.histogram.range(calibration));
+        Observed { factors, range, mean, covariance: covariance.cloned() }
     }
+}
+
+/// What makes channels, and the weights that read them, alike: so that neither small channels nor their weights are lost beside large
+/// ones in integers (Xiao et al., "SmoothQuant", arXiv 2211.10438, with α = ½). All channels together stay as large as they are.
+fn smoothing_factors(channels: &[f32], weights: &[f32]) -> Option<Arc<[f32]>> {
+    let at_least = |values: &[f32]| -> Vec<f32> {
+        let most = values.iter().copied().fold(0.0, f32::max);
+        values.iter().map(|value| value.max(most * LEAST_CHANNEL)).collect()
+    };
+    let factors =
+        at_least(channels).into_iter().zip(at_least(weights)).map(|(channel, weight)| (weight / channel).sqrt());
+    let factors: Vec<f32> = factors.collect();
+    let mean = (factors.iter().map(|factor| factor.ln()).sum::<f32>() / factors.len() as f32).exp();
+    let is_finite = mean > 0.0 && mean.is_finite() && channels.len() == weights.len();
+    is_finite.then(|| factors.into_iter().map(|factor| factor / mean).collect())
 }
 
 /// At most `count` of them, from all: a file of texts may be sorted by label.
@@ -131,24 +158,54 @@ impl Judge<'_> {
     /// What all activations that can be quantized are like, by their names, and the session that computed them in fp32.
     /// Each text is run by itself, so that padding is not counted, and nothing is kept but histograms and sums.
     fn observers(&self) -> Result<(Session, Vec<(String, Observer)>)> {
-        let mut graph = self.model.graph(GraphConfig::FP32)?;
+        let (mut graph, mut weights) = self.model.graph_and_largest_weights()?;
         let names = self.model.quantizable();
         graph.graph.get_or_insert_default().output.extend(names.iter().map(|name| onnx::float_output(name)));
         let mut session = self.session(&graph, "observed", false)?;
-        let outputs: Vec<&str> = names.iter().map(String::as_str).collect();
         // Layers that share their weights share their integers too, which are stored once.
-        let covaries = !self.model.config.shares_layers();
-        let mut observers = vec![Observer { covaries, ..Observer::default() }; names.len()];
-        for text in spread(self.calibration_texts, CALIBRATION_TEXTS) {
+        let is_shared = self.model.config.shares_layers();
+        let mut observers = vec![Observer { covaries: !is_shared, ..Observer::default() }; names.len()];
+        if !is_shared {
+            let mut largest: Vec<Vec<f32>> = vec![Vec::new(); names.len()];
+            self.run_texts(&mut session, &names, CALIBRATION_TEXTS, |index, output| {
+                let channels = output.shape.last().copied().unwrap_or(1);
+                largest[index].resize(channels, 0.0);
+                for token in output.values.chunks_exact(channels) {
+                    largest[index]
+                        .iter_mut()
+                        .zip(token)
+                        .for_each(|(largest, value)| *largest = largest.max(value.abs()));
+                }
+            })?;
+            for ((observer, name), channels) in observers.iter_mut().zip(&names).zip(&largest) {
+                observer.factors = weights.remove(name).and_then(|weights| smoothing_factors(channels, &weights));
+            }
+        }
+        self.run_texts(&mut session, &names, CALIBRATION_TEXTS, |index, output| observers[index].add(output))?;
+        Ok((session, names.into_iter().zip(observers).collect()))
+    }
+
+    /// Tells `take` of each of these activations on up to so many texts.
+    fn run_texts(
+        &self,
+        session: &mut Session,
+        names: &[String],
+        count: usize,
+        mut take: impl FnMut(usize, Output),
+    ) -> Result<()> {
+        let outputs: Vec<&str> = names.iter().map(String::as_str).collect();
+        for text in spread(self.calibration_texts, count) {
             self.check_stop()?;
             for window in text {
                 let batch = Batch::pad(std::iter::once(window), self.model.config.pad_token_id);
-                for (observer, output) in observers.iter_mut().zip(session.run_outputs(&batch, &outputs)?) {
-                    observer.add(&output);
-                }
+                session
+                    .run_outputs(&batch, &outputs)?
+                    .into_iter()
+                    .enumerate()
+                    .for_each(|(index, output)| take(index, output));
             }
         }
-        Ok((session, names.into_iter().zip(observers).collect()))
+        Ok(())
     }
 
     /// What quantizing each activation alone does, the most costly first.
@@ -164,5 +221,26 @@ impl Judge<'_> {
         }
         table.sort_by(|a, b| b.cost().total_cmp(&a.cost()));
         Ok(table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smoothed_channels_are_as_large_as_the_weights_that_read_them() {
+        let (channels, weights) = ([4.0, 1.0, 16.0], [1.0, 1.0, 0.25]);
+        let factors = smoothing_factors(&channels, &weights).unwrap();
+        let ratios: Vec<f32> = (0..3).map(|at| channels[at] * factors[at] / (weights[at] / factors[at])).collect();
+        assert!(ratios.iter().all(|ratio| (ratio / ratios[0] - 1.0).abs() < 1e-5), "{ratios:?}");
+        let product = factors.iter().product::<f32>();
+        assert!((product - 1.0).abs() < 1e-5, "all together they change: {product}");
+        // A channel that was 0 on these texts counts as a twentieth of the largest.
+        let factors = smoothing_factors(&[1.0, 0.0], &[1.0, 1.0]).unwrap();
+        assert!((factors[1] / factors[0] - 20.0f32.sqrt()).abs() < 1e-4, "{factors:?}");
+        assert_eq!(smoothing_factors(&[0.0, 0.0], &[1.0, 1.0]), None);
+        assert_eq!(smoothing_factors(&[1.0], &[1.0, 1.0]), None);
+        assert_eq!(smoothing_factors(&[], &[]), None);
     }
 }

@@ -936,10 +936,10 @@ mod tests {
         let message = message(VariantKind::CpuInt8, |graph| {
             let nodes = &mut graph.graph.as_mut().unwrap().node;
             for node in nodes.iter_mut().filter(|node| node.op_type == "QuantizeLinear") {
-                let x = node.input[0].clone();
+                let x = node.output[0].strip_suffix("/quantized").unwrap().to_owned();
                 *node = NodeProto {
                     op_type: "DynamicQuantizeLinear".to_owned(),
-                    input: vec![x.clone()],
+                    input: vec![node.input[0].clone()],
                     output: ["quantized", "scale", "zero_point"].map(|part| format!("{x}/{part}")).to_vec(),
                     name: node.name.clone(),
                     ..NodeProto::default()

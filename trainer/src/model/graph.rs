@@ -16,6 +16,8 @@
 //! several, so each text and head is a product for itself; and it divides a sum by the number of columns, so scores have a
 //! column a head and not one a token.
 
+use std::collections::BTreeMap;
+
 use candle_onnx::onnx::{ModelProto, tensor_proto::DataType};
 use nimbert::session::{DISTANCE, logits_of};
 
@@ -48,6 +50,20 @@ impl SequenceClassifier {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn graph(&self, config: GraphConfig<'_>) -> Result<ModelProto> {
+        Ok(self.exported(config)?.finish())
+    }
+
+    /// The graph in fp32; and of each activation that weights read, by its channels: the largest of them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub(crate) fn graph_and_largest_weights(&self) -> Result<(ModelProto, BTreeMap<String, Vec<f32>>)> {
+        let mut exporter = self.exported(GraphConfig::FP32)?;
+        let largest = exporter.take_largest_weights();
+        Ok((exporter.finish(), largest))
+    }
+
+    fn exported<'a>(&self, config: GraphConfig<'a>) -> Result<Exporter<'a>> {
         let mut exporter = Exporter::new(config);
         let axes = || [Axis::Named("batch"), Axis::Named("sequence")];
         let mut input = |name: &str| exporter.builder.input(name, DataType::Int64, &axes());
@@ -86,7 +102,7 @@ impl SequenceClassifier {
         if config.distance.is_some() {
             exporter.builder.output(DISTANCE, DataType::Float, &[Axis::Named("batch"), Axis::Size(1)]);
         }
-        Ok(exporter.finish())
+        Ok(exporter)
     }
 
     /// What the last layer's result is called.

@@ -2,7 +2,8 @@
 //! asked for.
 //!
 //! In int8, weights have one scale a channel, and activations one scale and zero point each that were found beforehand
-//! ([`Observations`]): nothing depends on the batch. Weights are rounded so that their products change as little as can be, and
+//! ([`Observations`]), of channels that are scaled before (Xiao et al., "SmoothQuant", arXiv 2211.10438): nothing depends on
+//! the batch. Weights are rounded so that their products change as little as can be, and
 //! what that adds to a product on average is taken out of its bias (Nagel et al., "Data-Free Quantization Through Weight
 //! Equalization and Bias Correction", 2019).
 
@@ -44,6 +45,9 @@ pub struct Range {
 /// What was seen of an activation on texts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
+    /// What its channels are multiplied by before it is quantized, and the weights that read it divided by (SmoothQuant): what stands below is
+    /// of that product. None: nothing.
+    pub factors: Option<Arc<[f32]>>,
     /// The range by which it is quantized.
     pub range: Range,
     /// The mean of each channel.
@@ -136,6 +140,8 @@ pub(crate) struct Exporter<'a> {
     pub(crate) config: GraphConfig<'a>,
     /// What was made once and is read in several places.
     made: BTreeSet<String>,
+    /// Of what weights read, by its channels.
+    largest_weights: BTreeMap<String, Vec<f32>>,
 }
 
 /// The token ids of a graph's texts, and how many there are.
@@ -195,7 +201,7 @@ impl Affine {
 
 impl<'a> Exporter<'a> {
     pub(crate) fn new(config: GraphConfig<'a>) -> Self {
-        Self { builder: GraphBuilder::default(), config, made: BTreeSet::new() }
+        Self { builder: GraphBuilder::default(), config, made: BTreeSet::new(), largest_weights: BTreeMap::new() }
     }
 
     pub(crate) fn finish(self) -> ModelProto {
@@ -238,11 +244,12 @@ impl<'a> Exporter<'a> {
         let Some(Observed { mean, .. }) = self.observed(x) else { return Ok(affine) };
         let Affine { weight, bias } = affine;
         let (rows, columns) = weight.dims2()?;
-        let (integers, scales) = self.quantized_weight(&values(&weight)?, columns, self.max_product_weight(), Some(x));
+        let read = self.divided(values(&weight)?, columns, x);
+        let (integers, scales) = self.quantized_weight(&read, columns, self.max_product_weight(), Some(x));
         let rounded = integers.iter().enumerate().map(|(at, &integer)| f32::from(integer) * scales[at % columns]);
-        let rounded = Tensor::from_iter(rounded, weight.device())?.reshape((rows, columns))?;
-        let mean = Tensor::from_slice(mean, (1, rows), weight.device())?;
-        let lost = mean.matmul(&(&weight - rounded)?)?.squeeze(0)?;
+        let lost = read.iter().zip(rounded).map(|(weight, rounded)| weight - rounded);
+        let lost = Tensor::from_iter(lost, weight.device())?.reshape((rows, columns))?;
+        let lost = Tensor::from_slice(mean, (1, rows), weight.device())?.matmul(&lost)?.squeeze(0)?;
         let bias = bias.map_or(Ok(lost.clone()), |bias| bias + &lost)?;
         Ok(Affine { weight, bias: Some(bias) })
     }
@@ -266,6 +273,7 @@ impl<'a> Exporter<'a> {
 
     /// x `[…, in]` times `weight` `[in, out]`, without bias.
     pub(crate) fn product(&mut self, name: &str, x: &str, weight: &Tensor) -> Result<String> {
+        self.read(x, weight)?;
         match (self.range(x), self.config.operators) {
             (None, _) => {
                 let weight = self.stored(name, weight)?;
@@ -291,6 +299,7 @@ impl<'a> Exporter<'a> {
             let product = self.product(&format!("{name}/product"), x, weight)?;
             return Ok(self.builder.node(name, "Add", &[&product, summand], vec![]));
         }
+        self.read(x, weight)?;
         let weight = self.stored(name, weight)?;
         Ok(self.builder.node(name, "Gemm", &[x, &weight, summand], vec![]))
     }
@@ -303,11 +312,51 @@ impl<'a> Exporter<'a> {
         }
         let scale = ((range.max - range.min) / 255.0).max(f32::MIN_POSITIVE);
         let zero_point = (-range.min / scale).round_ties_even().clamp(0.0, 255.0) as u8;
+        let x = self.smoothed(x);
         let b = &mut self.builder;
         b.scalar(&names[1], scale);
         b.byte(&names[2], zero_point);
-        b.node(&names[0], "QuantizeLinear", &[x, &names[1], &names[2]], vec![]);
+        b.node(&names[0], "QuantizeLinear", &[&x, &names[1], &names[2]], vec![]);
         names
+    }
+
+    /// x as it is quantized: its channels times their factors, if there are any.
+    fn smoothed(&mut self, x: &str) -> String {
+        let Some(factors) = self.observed(x).and_then(|observed| observed.factors.as_deref()) else {
+            return x.to_owned();
+        };
+        let name = format!("{x}/smoothed");
+        let factors = self.builder.float_values(&format!("{x}/factors"), &[factors.len()], factors);
+        self.builder.node(&name, "Mul", &[x, &factors], vec![])
+    }
+
+    /// A row-major weight as it reads what [`Self::smoothed`] makes of x.
+    fn divided(&self, mut weight: Vec<f32>, columns: usize, x: &str) -> Vec<f32> {
+        if let Some(factors) = self.observed(x).and_then(|observed| observed.factors.as_deref()) {
+            for (row, factor) in weight.chunks_exact_mut(columns).zip(factors) {
+                row.iter_mut().for_each(|weight| *weight /= factor);
+            }
+        }
+        weight
+    }
+
+    /// Notes that a weight `[in, out]` reads x.
+    pub(crate) fn read(&mut self, x: &str, weight: &Tensor) -> Result<()> {
+        // They are looked at before anything is quantized.
+        if !matches!(self.config.int8, Int8::No) {
+            return Ok(());
+        }
+        let (rows, columns) = weight.dims2()?;
+        let largest = self.largest_weights.entry(x.to_owned()).or_insert_with(|| vec![0.0; rows]);
+        for (largest, row) in largest.iter_mut().zip(values(weight)?.chunks_exact(columns)) {
+            *largest = row.iter().fold(*largest, |largest, weight| largest.max(weight.abs()));
+        }
+        Ok(())
+    }
+
+    /// Of each value that weights read, by its channels: the largest of them.
+    pub(crate) fn take_largest_weights(&mut self) -> BTreeMap<String, Vec<f32>> {
+        std::mem::take(&mut self.largest_weights)
     }
 
     /// x as signed bytes around 0, and back in fp32: TensorRT computes in int8 between such pairs.
@@ -317,10 +366,11 @@ impl<'a> Exporter<'a> {
             return output;
         }
         let scale = (range.max.max(-range.min) / MAX_BYTE).max(f32::MIN_POSITIVE);
+        let smoothed = self.smoothed(x);
         let b = &mut self.builder;
         let scale = b.scalar(&format!("{x}/scale"), scale);
         let zero = b.signed_byte(&format!("{x}/zero_point"), 0);
-        let quantized = b.node(&format!("{x}/quantized"), "QuantizeLinear", &[x, &scale, &zero], vec![]);
+        let quantized = b.node(&format!("{x}/quantized"), "QuantizeLinear", &[&smoothed, &scale, &zero], vec![]);
         b.node(&output, "DequantizeLinear", &[&quantized, &scale, &zero], vec![])
     }
 
@@ -336,7 +386,10 @@ impl<'a> Exporter<'a> {
     /// A weight `[in, out]`, which `x` is multiplied with if that is known, as integers of at most `max`, and their scales by channel.
     pub(crate) fn integers(&mut self, name: &str, weight: &Tensor, max: f32, x: Option<&str>) -> Result<[String; 2]> {
         let (rows, columns) = weight.dims2()?;
-        let values = values(weight)?;
+        let mut values = values(weight)?;
+        if let Some(x) = x {
+            values = self.divided(values, columns, x);
+        }
         let name = format!("{name}/weight");
         let (integers, scales) = self.quantized_weight(&values, columns, max, x);
         let scales = self.builder.float_values(&format!("{name}_scale"), &[columns], &scales);

@@ -132,6 +132,7 @@ impl Part<'_, '_> {
         let [query, key, value] = projections.each_ref().map(Affine::dense_bias);
         let bias = Tensor::cat(&[query?, key?, value?], 0)?;
         let hidden = weight.dim(0)?;
+        self.exporter.read(x, &weight)?;
         let name = self.name("attention");
         let bias = self.exporter.builder.floats(&format!("{name}/bias"), &bias)?;
         let lengths = self.texts.lengths(self.exporter)?;
