@@ -150,6 +150,14 @@ impl<'a> Way<'a> {
         (matches!(self.middle, Middle::Attention { .. }), self.product)
     }
 
+    /// Whether each channel has a factor, if channels are multiplied: one for all would be a factor too.
+    fn has_factors_that_fit(&self, wiring: &Wiring<'a>) -> bool {
+        let factors = self.quantize.as_ref().and_then(|quantize| quantize.factors);
+        factors.is_none_or(|factors| {
+            self.width(wiring).is_some_and(|width| wiring.dims(factors) == Some([width].as_slice()))
+        })
+    }
+
     /// The numbers of a row of what it makes; none: the graph does not say.
     fn width(&self, wiring: &Wiring<'a>) -> Option<i64> {
         match self.middle {
@@ -194,7 +202,8 @@ fn key_of<'a>(product: &Node<'a>) -> (bool, &'a str) {
 
 impl<'a> Fusion<'a> {
     fn changes(&self) -> Changes {
-        let ways: Vec<Way<'a>> = self.0.nodes.iter().enumerate().filter_map(|at| self.way(at)).collect();
+        let ways = self.0.nodes.iter().enumerate().filter_map(|at| self.way(at));
+        let ways: Vec<Way<'a>> = ways.filter(|way| way.has_factors_that_fit(&self.0)).collect();
         let keys: HashSet<(bool, &str)> = ways.iter().map(Way::key).collect();
         // By products whose bytes have a scale a row: those bytes, and the width of a row.
         let mut by_row: HashMap<(bool, &str), (&str, i64)> = HashMap::new();
@@ -275,8 +284,7 @@ impl<'a> Fusion<'a> {
         let products: Vec<_> = products.into_iter().map(known).collect::<Option<_>>()?;
         let Rows { left, zero_point } = Rows::of(quantize.bytes);
         let is_free = self.0.is_free(&left) && self.0.is_free(&zero_point);
-        let fits = quantize.factors.is_none_or(|factors| self.0.dims(factors) == Some(&[width]));
-        (!products.is_empty() && is_free && fits).then_some(products)
+        (!products.is_empty() && is_free).then_some(products)
     }
 
     /// What begins at a node, if it is known.
