@@ -13,7 +13,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +22,7 @@ use crate::{
     error::{Error, Result},
     file::{create_hidden, parse_json, read_json, sha256, sha256_file},
     fused,
-    own::{self, MONTH},
+    own::{self, DAY, MONTH},
     processor::instructions,
     session::SessionOptions,
     store::Store,
@@ -40,8 +39,6 @@ const DATA: &str = "graph.data";
 const DIGESTS: &str = "digests.json";
 /// Of an entry's name, hexadecimal digits.
 const NAME_LENGTH: usize = 32;
-/// An entry that is used is marked at most so often; and none is in the making for so long.
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The folder in which the program `nimbert` keeps compiled graphs: [`CACHE_VARIABLE`], or `nimbert` in the system's
 /// folder for what can be made again. None where there is no such folder.
@@ -124,13 +121,9 @@ impl Entry {
 
     /// Says that the entry is still used.
     pub(crate) fn touch(&self) {
-        if own::is_older(&self.folder.join(DIGESTS), DAY) {
-            // A cache that may not be written is used all the same. The digests are read at every start, and nobody
-            // remembers what they were: their time may change, that of the graph may not.
-            // (Windows wants the right to write for that.)
-            let opened = fs::File::options().read(true).write(cfg!(windows)).open(self.folder.join(DIGESTS));
-            let _ = opened.and_then(|file| file.set_modified(SystemTime::now()));
-        }
+        // The digests are read at every start, and nobody remembers what they were: their time may change, that of the graph
+        // may not.
+        own::touch(&self.folder.join(DIGESTS));
     }
 
     pub(crate) fn remove(&self) {
@@ -225,6 +218,8 @@ fn remove_expired(cache: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
     use crate::bundle::Verify;
 

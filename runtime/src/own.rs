@@ -5,9 +5,11 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+/// What is used is marked at most so often; and nothing is in the making for so long.
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// What was not used for so long is removed.
 pub const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -52,7 +54,7 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Sets who may read and write, where there is such.
-pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+pub(crate) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -63,18 +65,6 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
         let _ = (path, mode);
         Ok(())
     }
-}
-
-/// A new file that only this user may read or write, where there is such.
-pub fn create_private(path: &Path) -> io::Result<fs::File> {
-    let mut options = fs::File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600);
-    }
-    options.open(path)
 }
 
 /// Removes what lies in `folder` under a name of so many hexadecimal digits and is older than `age`, by the time of what
@@ -91,8 +81,18 @@ pub fn remove_older(folder: &Path, digits: usize, age: Duration, used: impl Fn(&
     }
 }
 
+/// Says that a file is still used.
+pub fn touch(path: &Path) {
+    if is_older(path, DAY) {
+        // A cache that may not be written is used all the same, and a file may be read-only.
+        // (Windows wants the right to write for that.)
+        let opened = fs::File::options().read(true).write(cfg!(windows)).open(path);
+        let _ = opened.and_then(|file| file.set_modified(SystemTime::now()));
+    }
+}
+
 /// Whether a file was written so long ago.
-pub fn is_older(path: &Path, age: Duration) -> bool {
+pub(crate) fn is_older(path: &Path, age: Duration) -> bool {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|elapsed| elapsed > age))
 }

@@ -3,10 +3,8 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
 };
 
 use nimbert::{Encoding, own, sha256};
@@ -18,7 +16,7 @@ use crate::{
     error::{Error, Result},
     features::{Features, Read},
     model::SequenceClassifier,
-    scratch::write_whole,
+    scratch::{create_new, write_whole},
 };
 
 /// A folder with a file for each encoder.
@@ -49,8 +47,6 @@ const MAX_BYTES: usize = 256 << 20;
 const CHUNK: usize = 256;
 /// By how much a vector may differ from what is computed now: sums are rounded otherwise on another processor.
 const TOLERANCE: f32 = 1e-5;
-/// How old a file's time may become while it is used.
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 type Digest = [u8; 32];
 
@@ -74,7 +70,7 @@ impl FeatureCache {
         mut on_read: impl FnMut(usize) -> Result<()>,
     ) -> Result<Recalled> {
         let width = model.config.hidden_size;
-        let key = format!("{} {read:?} {}", env!("CARGO_PKG_VERSION"), model.fingerprint()?);
+        let key = format!("{} {read:?} {:?}", env!("CARGO_PKG_VERSION"), model.fingerprint()?);
         let path = self.folder.join(&sha256(key.as_bytes())[..NAME_LENGTH]);
         let digests: Vec<Digest> = examples.iter().map(|example| digest_of(&example.windows)).collect();
 
@@ -94,23 +90,18 @@ impl FeatureCache {
 
         let missing: Vec<usize> = (0..examples.len()).filter(|&row| kept.get(&digests[row]).is_none()).collect();
         let known = examples.len() - missing.len();
-        let mut outcome = on_read(known);
-        for rows in missing.chunks(CHUNK) {
-            let chunk: Vec<Example> = rows.iter().map(|&row| examples[row].clone()).collect();
-            let vectors = outcome.and_then(|()| Features::read(model, &chunk, read, &mut on_read));
-            match vectors {
-                Ok(vectors) => {
-                    rows.iter().enumerate().for_each(|(place, &row)| kept.add(digests[row], vectors.row(place)))
-                }
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
+        let mut read_missing = || -> Result<()> {
+            on_read(known)?;
+            for rows in missing.chunks(CHUNK) {
+                let chunk: Vec<Example> = rows.iter().map(|&row| examples[row].clone()).collect();
+                let vectors = Features::read(model, &chunk, read, &mut on_read)?;
+                rows.iter().enumerate().for_each(|(place, &row)| kept.add(digests[row], vectors.row(place)));
             }
-            outcome = Ok(());
-        }
+            Ok(())
+        };
+        let outcome = read_missing();
         if missing.is_empty() {
-            touch(&path);
+            own::touch(&path);
         } else if let Err(reason) = self.store(&path, &kept, width) {
             let reason = format!("what was read of the texts is not kept: {reason}");
             warning = Some(warning.map_or(reason.clone(), |before| format!("{before}; {reason}")));
@@ -128,20 +119,8 @@ impl FeatureCache {
         }
         own::create_dir(&self.folder).map_err(|error| Error::io(&self.folder, error))?;
         own::remove_older(&self.folder, NAME_LENGTH, own::MONTH, Path::to_owned);
-        write_whole(path, |partial| {
-            // Vectors tell something of the texts.
-            let written = own::create_private(partial).and_then(|mut file| file.write_all(&rows.to_bytes(width)));
-            written.map_err(|error| Error::io(path, error))
-        })
-    }
-}
-
-/// Says that a file is still used.
-fn touch(path: &Path) {
-    if own::is_older(path, DAY) {
-        // A cache that may not be written is used all the same.
-        let opened = fs::File::options().write(true).open(path);
-        let _ = opened.and_then(|file| file.set_modified(SystemTime::now()));
+        // Vectors tell something of the texts.
+        write_whole(path, |partial| create_new(partial, &rows.to_bytes(width), 0o600))
     }
 }
 

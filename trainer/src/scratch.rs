@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -81,6 +82,27 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Resu
     let partial = hidden.path().join("content");
     write(&partial)?;
     fs::rename(&partial, path).map_err(|error| Error::io(path, error))
+}
+
+/// Writes a file that is not there yet, which from the first moment only those may read who `mode` says.
+///
+/// # Errors
+/// [`Error::Io`]; nothing is left then.
+pub(crate) fn create_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let mut options = fs::File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(mode);
+    }
+    #[cfg(not(unix))]
+    let _ = mode;
+    let mut file = options.open(path).map_err(|error| Error::io(path, error))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| {
+        let _ = fs::remove_file(path);
+        Error::io(path, error)
+    })
 }
 
 /// Removes folders whose owner has gone.

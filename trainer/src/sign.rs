@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -11,7 +10,10 @@ use std::{
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
 use nimbert::{Bundle, PublicKey, bundle::MANIFEST};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    scratch::create_new,
+};
 
 /// Makes a pair of keys. Neither file may be there; nobody else can read the secret one, which is encrypted if there is a
 /// password. Returns the public one as a line of base64.
@@ -102,22 +104,4 @@ pub fn sign(bundle: &Path, key: SigningKey, password: Option<String>) -> Result<
     let public = public.parse::<PublicKey>().map_err(|expected| Error::model(&key_path, expected, public))?;
     Bundle::open_signed(bundle, std::slice::from_ref(&public))?;
     Ok(public)
-}
-
-/// Writes a file that is not there yet, which from the first moment only those may read who `mode` says.
-fn create_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let mut options = fs::File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(mode);
-    }
-    #[cfg(not(unix))]
-    let _ = mode;
-    let mut file = options.open(path).map_err(|error| Error::io(path, error))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| {
-        let _ = fs::remove_file(path);
-        Error::io(path, error)
-    })
 }

@@ -49,9 +49,8 @@ struct Quantize<'a> {
 
 /// What stands behind a product of bytes, and perhaps before the next.
 struct Way<'a> {
-    /// Where ours goes, and which nodes go with the one there.
+    /// Where ours goes. All other nodes of it go.
     place: usize,
-    others: Vec<usize>,
     /// What it reads of the product, which nothing else reads.
     product: &'a str,
     middle: Middle<'a>,
@@ -62,8 +61,8 @@ struct Way<'a> {
 enum Middle<'a> {
     /// GELU of a sum.
     Gelu { bias: &'a str },
-    /// The sum with another matrix, normalized, which others read too.
-    Norm { residual: &'a str, weight: &'a str, bias: &'a str, epsilon: f32, y: &'a str },
+    /// The sum with another matrix, normalized, which others read too; `place` is that of the normalization.
+    Norm { place: usize, residual: &'a str, weight: &'a str, bias: &'a str, epsilon: f32, y: &'a str },
     /// Attention, whose product is part of it, and what makes a matrix of it, if something does: its place and the shape.
     Attention { node: &'a Node<'a>, heads: i64, reshape: Option<(usize, &'a str)> },
 }
@@ -92,8 +91,9 @@ impl<'a> Way<'a> {
     /// Operators of ours in its places. `read` goes with the bytes that the product reads, if their rows have scales, and `own` with its
     /// own bytes.
     fn fused(&self, read: Option<(&Rows, i64)>, own: Option<&Rows>) -> Vec<(usize, Vec<Part>)> {
-        let Self { place, others, product, middle, quantize } = self;
-        let mut made: Vec<(usize, Vec<Part>)> = others.iter().map(|other| (*other, Vec::new())).collect();
+        let Self { place, product, middle, quantize } = self;
+        let others = quantize.iter().flat_map(|quantize| &quantize.places);
+        let mut made: Vec<(usize, Vec<Part>)> = others.map(|other| (*other, Vec::new())).collect();
         let bytes = match (middle, quantize) {
             // Bytes become a matrix where numbers did.
             (Middle::Attention { node: attention, reshape: Some((place, shape)), .. }, Some(quantize)) => {
@@ -120,7 +120,8 @@ impl<'a> Way<'a> {
                 let inputs = [&[product, bias], &tail[..]].concat();
                 vec![node((DOMAIN, BIAS_GELU), &inputs, &written.collect::<Vec<_>>(), &[])]
             }
-            Middle::Norm { residual, weight, bias, epsilon, y } => {
+            Middle::Norm { place, residual, weight, bias, epsilon, y } => {
+                made.push((*place, Vec::new()));
                 let inputs = [&[product, residual, weight, bias], &tail[..]].concat();
                 let outputs: Vec<&str> = [*y].into_iter().chain(written).collect();
                 vec![node((DOMAIN, ADD_LAYER_NORM), &inputs, &outputs, &[float_attribute(EPSILON, *epsilon)])]
@@ -302,8 +303,7 @@ impl<'a> Fusion<'a> {
         let quantize =
             self.only_quantize(y).filter(|_| self.0.is_of_type(bias, FLOAT) && self.0.rank(bias) == Some(1))?;
         let is_own = self.0.only_reader(product).is_some_and(|(reader, _)| reader == place);
-        let others = quantize.places.clone();
-        is_own.then_some(Way { place, others, product, middle: Middle::Gelu { bias }, quantize: Some(quantize) })
+        is_own.then_some(Way { place, product, middle: Middle::Gelu { bias }, quantize: Some(quantize) })
     }
 
     /// The sum before a LayerNormalization, of a product and what went into its block.
@@ -333,10 +333,8 @@ impl<'a> Fusion<'a> {
             return None;
         }
         let epsilon = norm.attribute("epsilon").map_or(USUAL_EPSILON, |attribute| attribute.float);
-        let others =
-            [place].into_iter().chain(quantize.iter().flat_map(|quantize| quantize.places.iter().copied())).collect();
-        let middle = Middle::Norm { residual, weight, bias, epsilon, y };
-        Some(Way { place: sum_place, others, product, middle, quantize })
+        let middle = Middle::Norm { place, residual, weight, bias, epsilon, y };
+        Some(Way { place: sum_place, product, middle, quantize })
     }
 
     /// Attention of quantized queries, keys and values, whose product becomes a node of its own.
@@ -361,8 +359,8 @@ impl<'a> Fusion<'a> {
         let heads = attention.attribute("num_heads")?.integer;
         let is_free = self.0.is_free(&format!("{output}/product"));
         let reshape = reshape.map(|(place, shape, _)| (place, shape));
-        let (others, middle) = (quantize.places.clone(), Middle::Attention { node: attention, heads, reshape });
-        is_free.then_some(Way { place, others, product: output, middle, quantize: Some(quantize) })
+        let middle = Middle::Attention { node: attention, heads, reshape };
+        is_free.then_some(Way { place, product: output, middle, quantize: Some(quantize) })
     }
 
     /// Whether a value is how many tokens each text has: the sum of the mask's rows.

@@ -252,7 +252,7 @@ impl SequenceClassifier {
     ///
     /// # Errors
     /// [`Error::Tensor`].
-    pub(crate) fn fingerprint(&self) -> Result<String> {
+    pub(crate) fn fingerprint(&self) -> Result<[u8; 32]> {
         let config = EncoderConfig { path: PathBuf::new(), json: serde_json::Map::new(), ..self.config.clone() };
         let mut digest = Sha256::new().chain_update(format!("{config:?}"));
         let last_layer = format!("{}.", config.family.names.head_output);
@@ -263,7 +263,7 @@ impl SequenceClassifier {
                 digest.update(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
             }
         }
-        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(digest.finalize().into())
     }
 
     /// The tensors.
