@@ -162,7 +162,7 @@ export type Prediction = {
      */
     task: string | null;
     /**
-     * The answers to the bundle's other tasks, by their names.
+     * The answers to the bundle's other tasks, by their names; of an explanation, none.
      */
     further: Record<string, Prediction>;
     /**
@@ -172,6 +172,89 @@ export type Prediction = {
         label: string;
         score: number;
     }[] | undefined;
+};
+/**
+ * What of an answer is explained.
+ */
+export type ExplainOptions = {
+    /**
+     * The answer to which task. Default: to the first.
+     */
+    task?: string | undefined;
+    /**
+     * Why which label. Default: the one that the text gets.
+     */
+    label?: string | undefined;
+    /**
+     * What a word's attribution is: what leaving it out changes, a
+     * run of the graph a word; a Shapley value (of n words 2ⁿ runs up to ten, 32 n of more); or `auto` (the default): Shapley
+     * values up to ten words.
+     */
+    attribution?: "auto" | "leave-one-out" | "shapley" | undefined;
+    /**
+     * As in {@link CallOptions}, and so are the two that follow.
+     */
+    signal?: AbortSignal | undefined;
+    timeoutMs?: number | undefined;
+    truncation?: "left" | "right" | "bundle" | "refuse" | undefined;
+};
+/**
+ * A word, or a sign, and what it does to the answer.
+ */
+export type Word = {
+    /**
+     * The word: that part of its text from `start` to `end`, as it was read.
+     */
+    text: string;
+    /**
+     * By how much it raises what is explained.
+     */
+    attribution: number;
+    /**
+     * Where it begins in its text, as strings are counted, of bytes too.
+     */
+    start: number;
+    /**
+     * Where it ends.
+     */
+    end: number;
+    /**
+     * Whether it is one of the second text of a pair.
+     */
+    isOfPair: boolean;
+};
+/**
+ * Why a text gets a label, or does not: plain data.
+ */
+export type Explanation = {
+    /**
+     * The label that is explained.
+     */
+    label: string;
+    /**
+     * The words that are read, in their order; of a pair, all words.
+     */
+    words: Word[];
+    /**
+     * What is explained: the label's logit, less the mean of all labels' where a text has one label.
+     */
+    value: number;
+    /**
+     * The same of a text without words. Shapley values sum to the difference.
+     */
+    baseValue: number;
+    /**
+     * What the attributions are.
+     */
+    attribution: "leave-one-out" | "shapley";
+    /**
+     * Further words, which are cut off, since the text is too long.
+     */
+    unreadWords: number;
+    /**
+     * The answer to the task that is explained.
+     */
+    prediction: Prediction;
 };
 /**
  * What went wrong. `CLOSED`: the classifier was closed before the call. `PANIC`: a fault of nimbert's own.
@@ -241,6 +324,13 @@ export class Classifier {
      * @returns {Promise<Prediction[]>}
      */
     classifyBatch(inputs: Iterable<Input>, options?: CallOptions): Promise<Prediction[]>;
+    /**
+     * Attributes the answer for a text, or a pair of texts, to its words, by what it would be without some of them.
+     * @param {Input} input
+     * @param {ExplainOptions} [options]
+     * @returns {Promise<Explanation>}
+     */
+    explain(input: Input, options?: ExplainOptions): Promise<Explanation>;
     /**
      * Ends the classifier: calls that run fail with `CANCELLED`. The promise is settled when its memory is free.
      * @returns {Promise<void>}

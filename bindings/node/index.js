@@ -77,8 +77,43 @@ const native = require('./native.js');
  * @property {number | null} distance How far the text is from those of training, 1 being the mean of theirs, if the bundle says it.
  * @property {boolean} unknown Whether that is more than the bundle's threshold: the text is like nothing in training.
  * @property {string | null} task What the task is called that this is the answer to; null where the bundle has only one.
- * @property {Record<string, Prediction>} further The answers to the bundle's other tasks, by their names.
+ * @property {Record<string, Prediction>} further The answers to the bundle's other tasks, by their names; of an explanation, none.
  * @property {{ label: string, score: number }[]} [top] The most likely labels, best first: there if `topK` was given.
+ */
+
+/**
+ * What of an answer is explained.
+ * @typedef {object} ExplainOptions
+ * @property {string} [task] The answer to which task. Default: to the first.
+ * @property {string} [label] Why which label. Default: the one that the text gets.
+ * @property {'auto' | 'leave-one-out' | 'shapley'} [attribution] What a word's attribution is: what leaving it out changes, a
+ *   run of the graph a word; a Shapley value (of n words 2ⁿ runs up to ten, 32 n of more); or `auto` (the default): Shapley
+ *   values up to ten words.
+ * @property {AbortSignal} [signal] As in {@link CallOptions}, and so are the two that follow.
+ * @property {number} [timeoutMs]
+ * @property {'bundle' | 'left' | 'right' | 'refuse'} [truncation]
+ */
+
+/**
+ * A word, or a sign, and what it does to the answer.
+ * @typedef {object} Word
+ * @property {string} text The word: that part of its text from `start` to `end`, as it was read.
+ * @property {number} attribution By how much it raises what is explained.
+ * @property {number} start Where it begins in its text, as strings are counted, of bytes too.
+ * @property {number} end Where it ends.
+ * @property {boolean} isOfPair Whether it is one of the second text of a pair.
+ */
+
+/**
+ * Why a text gets a label, or does not: plain data.
+ * @typedef {object} Explanation
+ * @property {string} label The label that is explained.
+ * @property {Word[]} words The words that are read, in their order; of a pair, all words.
+ * @property {number} value What is explained: the label's logit, less the mean of all labels' where a text has one label.
+ * @property {number} baseValue The same of a text without words. Shapley values sum to the difference.
+ * @property {'leave-one-out' | 'shapley'} attribution What the attributions are.
+ * @property {number} unreadWords Further words, which are cut off, since the text is too long.
+ * @property {Prediction} prediction The answer to the task that is explained.
  */
 
 /**
@@ -218,6 +253,35 @@ class Classifier {
   }
 
   /**
+   * Attributes the answer for a text, or a pair of texts, to its words, by what it would be without some of them.
+   * @param {Input} input
+   * @param {ExplainOptions} [options]
+   * @returns {Promise<Explanation>}
+   */
+  async explain(input, options = {}) {
+    const { task, label, attribution, ...callOptions } = options;
+    for (const [name, value] of Object.entries({ task, label, attribution })) {
+      if (!(value === undefined || typeof value === 'string')) throw wrongType(`a string for ${name}`, value);
+    }
+    const given = /** @type {Text[]} */ (isText(input) ? [input] : pairOf(input));
+    // As they are read: halves of characters are U+FFFD.
+    const texts = given.map((text) => Buffer.from(text).toString());
+    const of = { task, label, attribution };
+    return this.#called([input], callOptions, (inputs, call) => this.#native.explain(inputs, of, call), async (explained) => {
+      const { taskId, labelId, value, baseValue, starts, ends, ofPair, attributions, unreadWords } = explained;
+      /** @type {Word[]} */
+      const words = [];
+      await sliced([...starts], callOptions.signal, (start, i) => {
+        const text = texts[ofPair[i]].slice(start, ends[i]);
+        words.push({ text, attribution: attributions[i], start, end: ends[i], isOfPair: ofPair[i] !== 0 });
+      });
+      const prediction = predictionOf(explained.answers, 0, this.#tasks[taskId]);
+      const explainedLabel = this.#tasks[taskId].labels[labelId];
+      return { label: explainedLabel, words, value, baseValue, attribution: explained.attribution, unreadWords, prediction };
+    });
+  }
+
+  /**
    * Ends the classifier: calls that run fail with `CANCELLED`. The promise is settled when its memory is free.
    * @returns {Promise<void>}
    */
@@ -228,10 +292,33 @@ class Classifier {
   /**
    * @param {Input[]} inputs
    * @param {CallOptions} [options]
+   * @returns {Promise<Prediction[]>}
    */
-  async #run(inputs, { signal, timeoutMs, truncation, topK } = {}) {
-    if (!(timeoutMs === undefined || timeoutMs >= 0)) throw outOfRange('timeoutMs', '0 or more', timeoutMs);
+  async #run(inputs, { topK, ...options } = {}) {
     if (!(topK === undefined || (Number.isInteger(topK) && topK > 0))) throw outOfRange('topK', '1, 2, 3, …', topK);
+    return this.#called(inputs, options, (texts, call) => this.#native.submit(texts, { ...call, topK }), async (answers) => {
+      /** @type {Prediction[]} */
+      const predictions = [];
+      await sliced(inputs, options.signal, (_, row) => {
+        const [first, ...further] = this.#tasks.map((task, index) => predictionOf(answers[index], row, task, topK));
+        if (further.length) first.further = Object.fromEntries(further.map((other) => [String(other.task), other]));
+        predictions.push(first);
+      });
+      return predictions;
+    });
+  }
+
+  /**
+   * What `read` makes of what the call answers that `begin` begins.
+   * @template T
+   * @param {Input[]} inputs
+   * @param {CallOptions} options
+   * @param {(texts: any, call: object) => any} begin
+   * @param {(answer: any) => T | Promise<T>} read
+   * @returns {Promise<T>}
+   */
+  async #called(inputs, { signal, timeoutMs, truncation }, begin, read) {
+    if (!(timeoutMs === undefined || timeoutMs >= 0)) throw outOfRange('timeoutMs', '0 or more', timeoutMs);
     /** @type {any} */
     let call;
     const cancel = () => call?.cancel();
@@ -241,17 +328,9 @@ class Classifier {
       const texts = new native.Inputs();
       await sliced(inputs, signal, (input) => (isText(input) ? texts.push(input) : texts.push(...pairOf(input))));
       if (this.#closed) throw new NimbertError('CLOSED', 'the classifier is closed');
-      let answers;
-      [call, answers] = this.#native.submit(texts, { timeoutMs, truncation: truncation && String(truncation), topK });
-      answers = await answers;
-      /** @type {Prediction[]} */
-      const predictions = [];
-      await sliced(inputs, signal, (_, row) => {
-        const [first, ...further] = this.#tasks.map((task, index) => predictionOf(answers[index], row, task, topK));
-        if (further.length) first.further = Object.fromEntries(further.map((other) => [String(other.task), other]));
-        predictions.push(first);
-      });
-      return predictions;
+      let answer;
+      [call, answer] = begin(texts, { timeoutMs, truncation: truncation && String(truncation) });
+      return await read(await answer);
     } catch (error) {
       signal?.throwIfAborted();
       throw ours(error);

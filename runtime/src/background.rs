@@ -14,6 +14,7 @@ use crate::{
     call::CallOptions,
     classifier::Classifier,
     error::{Error, Result},
+    explain::{Attribution, Explained, Explanation},
     guard::guarded,
     prediction::Prediction,
     tokenizer::{TextInput, Truncation},
@@ -58,15 +59,19 @@ pub struct BackgroundOptions {
     pub truncation: Truncation,
 }
 
-type Done = Box<dyn FnOnce(Result<Vec<Prediction>>) + Send>;
-
-struct Job {
-    inputs: Vec<OwnedInput>,
-    truncation: Truncation,
-    deadline: Option<Instant>,
-    pending: Pending,
-    done: Done,
+/// What of an answer is to be explained, to be kept until it is: [`Explained`], and by which attribution.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OwnedExplained {
+    /// The answer to which task; none: to the first.
+    pub task: Option<String>,
+    /// Why which label; none: the one that the text gets.
+    pub label: Option<String>,
+    /// What a word's attribution is.
+    pub attribution: Attribution,
 }
+
+/// A call: asks the classifier and tells what came of it, or why there is none to ask.
+type Job = Box<dyn FnOnce(Result<&Classifier>) + Send>;
 
 /// A call that was submitted.
 #[derive(Debug, Clone, Default)]
@@ -134,13 +139,51 @@ impl Background {
         options: BackgroundOptions,
         done: impl FnOnce(Result<Vec<Prediction>>) + Send + 'static,
     ) -> Pending {
+        let classify = move |classifier: &Classifier, options: CallOptions<'_>| {
+            classifier.classify_with(&inputs, options).map(|(predictions, _)| predictions)
+        };
+        self.run(options, classify, done)
+    }
+
+    /// Explains the answer for a text, or a pair of texts ([`Classifier::explain`]), as [`Background::submit`] classifies.
+    pub fn explain(
+        &self,
+        input: OwnedInput,
+        of: OwnedExplained,
+        options: BackgroundOptions,
+        done: impl FnOnce(Result<Explanation>) + Send + 'static,
+    ) -> Pending {
+        let explain = move |classifier: &Classifier, options: CallOptions<'_>| {
+            let explained = Explained { task: of.task.as_deref(), label: of.label.as_deref() };
+            classifier.explain(&input, explained, of.attribution, options)
+        };
+        self.run(options, explain, done)
+    }
+
+    fn run<T>(
+        &self,
+        options: BackgroundOptions,
+        answer: impl FnOnce(&Classifier, CallOptions<'_>) -> Result<T> + Send + 'static,
+        done: impl FnOnce(Result<T>) + Send + 'static,
+    ) -> Pending {
         let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let pending = Pending::default();
-        let (truncation, done) = (options.truncation, Box::new(done) as Done);
-        let job = Job { inputs, truncation, deadline, pending: pending.clone(), done };
+        let Pending { cancel, is_done } = pending.clone();
+        let job: Job = Box::new(move |classifier| {
+            let options = CallOptions { deadline, cancel: Some(&cancel), truncation: options.truncation };
+            let result = classifier.and_then(|classifier| {
+                // What panics must be answered, too.
+                let answer = || options.check().and_then(|()| answer(classifier, options));
+                guarded(answer).unwrap_or_else(|panic| Err(Error::session(&classifier.bundle().path, panic)))
+            });
+            // Before the answer: who has it may look whether it was given.
+            is_done.store(true, Ordering::Release);
+            // A panic of the caller's is his own, and ends no thread of ours.
+            let _ = guarded(|| done(result));
+        });
         if let Err(error) = self.shared.classifier.expect_not_forked() {
             // Nobody holds the locks of a process that was forked, or somebody does who is not there.
-            job.finish(Err(error));
+            job(Err(error));
             return pending;
         }
         let mut state = self.shared.lock();
@@ -156,7 +199,7 @@ impl Background {
                     state.calls.pop();
                     drop(state);
                     if let Some(job) = refused {
-                        job.finish(Err(Error::io("a thread".as_ref(), error)));
+                        job(Err(Error::io("a thread".as_ref(), error)));
                     }
                     return pending;
                 }
@@ -209,30 +252,9 @@ impl Shared {
                 continue;
             };
             drop(state);
-            self.answer(job);
+            job(Ok(&self.classifier));
             state = self.lock();
             state.calls.retain(|call| !call.is_done());
         }
-    }
-
-    fn answer(&self, job: Job) {
-        let options =
-            CallOptions { deadline: job.deadline, cancel: Some(&job.pending.cancel), truncation: job.truncation };
-        // What panics must be answered, too.
-        let answer = || options.check().and_then(|()| self.classifier.classify_with(&job.inputs, options));
-        let result = guarded(answer)
-            .unwrap_or_else(|panic| Err(Error::session(&self.classifier.bundle().path, panic)))
-            .map(|(predictions, _)| predictions);
-        job.finish(result);
-    }
-}
-
-impl Job {
-    fn finish(self, result: Result<Vec<Prediction>>) {
-        let Self { pending, done, .. } = self;
-        // Before the answer: who has it may look whether it was given.
-        pending.is_done.store(true, Ordering::Release);
-        // A panic of the caller's is his own, and ends no thread of ours.
-        let _ = guarded(|| done(result));
     }
 }

@@ -32,6 +32,17 @@ pub enum Attribution {
     Shapley,
 }
 
+impl Attribution {
+    /// What it is called in every language, and parsed from.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::LeaveOneOut => "leave-one-out",
+            Self::Shapley => "shapley",
+        }
+    }
+}
+
 /// What is to be explained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Explained<'a> {
@@ -62,20 +73,41 @@ pub struct Word {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Explanation {
-    /// The answer for the whole text, to the task that is explained.
+    /// The answer for the whole text to the task that is explained, without those to others.
     pub prediction: Prediction,
+    /// The place of that task among the bundle's.
+    pub task_id: usize,
     /// The id of the label that is explained.
     pub label_id: usize,
     /// What is explained, of the whole text.
     pub value: f64,
     /// The same of a text without words.
     pub base_value: f64,
-    /// The words that are read, in their order.
+    /// The words that are read, in their order; of a pair, all words.
     pub words: Vec<Word>,
-    /// Further words, which the bundle's length cuts off.
+    /// Further words, which the bundle's length cuts off; none of a pair.
     pub unread: usize,
     /// What the attributions are: never [`Attribution::Auto`].
     pub attribution: Attribution,
+}
+
+impl Explanation {
+    /// Where each word stands in its text of `input`, which was explained, as languages count that do not count bytes: `width` is how
+    /// many units a character has there.
+    ///
+    /// # Panics
+    /// If it was another input.
+    pub fn ranges(&self, input: TextInput<'_>, width: fn(char) -> usize) -> Vec<Range<usize>> {
+        let mut counted = [input.text, input.pair.unwrap_or_default()].map(|text| (text, 0, 0));
+        // Words of a text come in their order: each character is counted once.
+        let mut units_before = |word: &Word, byte: usize| {
+            let (text, bytes, units) = &mut counted[usize::from(word.is_of_pair)];
+            *units += text[*bytes..byte].chars().map(width).sum::<usize>();
+            *bytes = byte;
+            *units
+        };
+        self.words.iter().map(|word| units_before(word, word.range.start)..units_before(word, word.range.end)).collect()
+    }
 }
 
 /// Texts that are run at once: enough for all threads, and bounded in memory, however long they are.
@@ -119,8 +151,9 @@ impl Classifier {
         })?;
         let Task { labels, .. } = &tasks[task];
         let mut prediction = self.classify_with([input], options)?.0.remove(0);
-        if let Some(further) = task.checked_sub(1) {
-            prediction = prediction.further.swap_remove(further);
+        let mut further = std::mem::take(&mut prediction.further);
+        if let Some(task) = task.checked_sub(1) {
+            prediction = further.swap_remove(task);
         }
         let label_id = match of.label {
             None => prediction.label_id(),
@@ -169,7 +202,7 @@ impl Classifier {
         };
         let words = places.into_iter().zip(attributions);
         let words = words.map(|((is_of_pair, range), attribution)| Word { range, is_of_pair, attribution }).collect();
-        Ok(Explanation { prediction, label_id, value, base_value, words, unread, attribution })
+        Ok(Explanation { prediction, task_id: task, label_id, value, base_value, words, unread, attribution })
     }
 
     /// The part of a text that is read, and which of its words lie in it: where words are left out, no others are to come in from
@@ -352,6 +385,33 @@ mod tests {
         assert_eq!(of("It's  great, 3.5 stars!"), ["It's", "great", ",", "3.5", "stars", "!"]);
         assert_eq!(of("好电影 👍🏽"), ["好", "电", "影", "👍🏽"]);
         assert_eq!(of(" \n"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn places_are_counted_as_others_count() {
+        let input = TextInput { text: "naïve 😀 a", pair: Some("電 b") };
+        let word = |range: Range<usize>, is_of_pair| Word { range, is_of_pair, attribution: 0.0 };
+        let of = |text: &str| words(text).collect::<Vec<_>>();
+        let all = of(input.text).into_iter().map(|range| word(range, false));
+        let all = all.chain(of("電 b").into_iter().map(|range| word(range, true))).collect();
+        let tasks = [Task {
+            name: None,
+            labels: ["x", "y"].map(String::from).into(),
+            decision: crate::prediction::tests::SINGLE,
+        }];
+        let answer = crate::prediction::Answer { logits: vec![0.0, 1.0], further: Vec::new(), distance: None };
+        let explanation = Explanation {
+            prediction: Prediction::new(answer, &tasks),
+            task_id: 0,
+            label_id: 0,
+            value: 0.0,
+            base_value: 0.0,
+            words: all,
+            unread: 0,
+            attribution: Attribution::Shapley,
+        };
+        assert_eq!(explanation.ranges(input, |_| 1), [0..5, 6..7, 8..9, 0..1, 2..3]);
+        assert_eq!(explanation.ranges(input, char::len_utf16), [0..5, 6..8, 9..10, 0..1, 2..3]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ mod store;
 pub mod summary;
 pub mod tokenizer;
 
-pub use background::{Background, BackgroundOptions, OwnedInput, Pending};
+pub use background::{Background, BackgroundOptions, OwnedExplained, OwnedInput, Pending};
 pub use batch::Batch;
 pub use bundle::{Bundle, Manifest, PublicKey, Verify};
 pub use call::{CallOptions, Timing};

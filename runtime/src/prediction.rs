@@ -31,7 +31,7 @@ pub struct Prediction {
     pub unknown: bool,
     /// What the task is called that this is the answer to, where the bundle has several.
     pub task: Option<String>,
-    /// The answers to the bundle's other tasks, in its order.
+    /// The answers to the bundle's other tasks, in its order; of an explanation, none.
     pub further: Vec<Prediction>,
     problem_type: ProblemType,
     label_id: usize,
@@ -324,7 +324,7 @@ pub fn mean_logits(windows: impl IntoIterator<Item = Vec<f32>>) -> Vec<f32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -334,7 +334,7 @@ mod tests {
         assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
 
-    const SINGLE: Decision = Decision {
+    pub(crate) const SINGLE: Decision = Decision {
         problem_type: ProblemType::SingleLabel,
         temperature: 1.0,
         abstain_threshold: None,

@@ -8,6 +8,7 @@ use crate::{
     classifier::{Options, Parallelism},
     compiled::default_cache,
     error::{Error, Result},
+    explain::Attribution,
     graph::Operators,
     tokenizer::{Truncation, TruncationSide},
 };
@@ -141,6 +142,13 @@ spelled!(
     "right" => Self::At(TruncationSide::Right),
     "refuse" => Self::Refuse
 );
+spelled!(
+    Attribution,
+    "auto, leave-one-out or shapley",
+    "auto" => Self::Auto,
+    "leave-one-out" => Self::LeaveOneOut,
+    "shapley" => Self::Shapley
+);
 
 #[cfg(test)]
 mod tests {
@@ -187,6 +195,15 @@ mod tests {
         assert_eq!((options.verify, options.require_signature.len()), (Verify::Never, 1));
         let error = options.set("thread", "4").unwrap_err().to_string();
         assert!(error.contains("one of device, threads") && error.contains("\"thread\""), "{error}");
+    }
+
+    #[test]
+    fn what_is_spelled_is_parsed() {
+        for attribution in [Attribution::Auto, Attribution::LeaveOneOut, Attribution::Shapley] {
+            assert_eq!(attribution.name().parse(), Ok(attribution));
+        }
+        let error = "Shapley".parse::<Attribution>().unwrap_err();
+        assert_eq!(error, "expected auto, leave-one-out or shapley, found \"Shapley\"");
     }
 
     #[test]

@@ -7,16 +7,18 @@
 
 mod bytes;
 
-use std::{sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use napi::{
     Env, Error, JsError, Result, Task,
-    bindgen_prelude::{AsyncTask, BufferSlice, Either, Float32Array, Object, Uint8Array, Uint32Array},
+    bindgen_prelude::{
+        AsyncTask, BufferSlice, Either, Float32Array, Float64Array, Object, ToNapiValue, Uint8Array, Uint32Array,
+    },
 };
 use napi_derive::napi;
 use nimbert::{
-    Background, BackgroundOptions, Options, OwnedInput, Pending, Prediction, TELEMETRY_VARIABLE, Truncation,
-    guard::guarded,
+    Background, BackgroundOptions, Options, OwnedExplained, OwnedInput, Pending, Prediction, TELEMETRY_VARIABLE,
+    TextInput, explain::Explanation as Explained, guard::guarded,
 };
 
 use crate::bytes::Bytes;
@@ -59,6 +61,44 @@ pub struct CallOptions {
     pub truncation: Option<String>,
     /// So many labels are ranked; of one, the best, if it is not said.
     pub top_k: Option<u32>,
+}
+
+/// What of an answer is explained.
+#[napi(object, object_to_js = false)]
+pub struct ExplainOptions {
+    /// The answer to which task; none: to the first.
+    pub task: Option<String>,
+    /// Why which label; none: the one that the text gets.
+    pub label: Option<String>,
+    /// What a word's attribution is, by its name in the library.
+    pub attribution: Option<String>,
+}
+
+/// Why a text gets a label, or does not.
+#[napi(object, object_from_js = false)]
+pub struct Explanation {
+    /// The answer to the task that is explained.
+    pub answers: Answers,
+    /// The place of that task among the bundle's.
+    pub task_id: u32,
+    /// The id of the label.
+    pub label_id: u32,
+    /// What is explained, of the whole text.
+    pub value: f64,
+    /// The same of a text without words.
+    pub base_value: f64,
+    /// Where each word begins, in units of UTF-16.
+    pub starts: Uint32Array,
+    /// Where it ends.
+    pub ends: Uint32Array,
+    /// 1 for a word of the second text, or else 0.
+    pub of_pair: Uint8Array,
+    /// By how much each word raises what is explained.
+    pub attributions: Float64Array,
+    /// Words that are cut off.
+    pub unread_words: u32,
+    /// What the attributions are.
+    pub attribution: &'static str,
 }
 
 /// What a task and its labels are called.
@@ -156,24 +196,47 @@ impl Classifier {
         inputs: &mut Inputs,
         options: CallOptions,
     ) -> Result<(Call, Object<'env>), Code> {
-        let truncation = match options.truncation {
-            Some(name) => name.parse::<Truncation>().map_err(|error| Error::new("SETTING".to_owned(), error))?,
-            None => Truncation::default(),
-        };
-        // More than can be said is no limit.
-        let timeout = options.timeout_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
         let ranked = options.top_k.unwrap_or(1) as usize;
+        let options = options.of_background()?;
+        let inputs = std::mem::take(&mut inputs.inputs);
+        let answers = move |predictions: Vec<Prediction>| Answers::by_task(&predictions, ranked);
+        self.promised(env, answers, |background, done| background.submit(inputs, options, done))
+    }
+
+    /// Explains the answer for the one text of `inputs`, which is taken out of it: the call, and the promise of an
+    /// [`Explanation`].
+    #[napi]
+    pub fn explain<'env>(
+        &self,
+        env: &'env Env,
+        inputs: &mut Inputs,
+        of: ExplainOptions,
+        options: CallOptions,
+    ) -> Result<(Call, Object<'env>), Code> {
+        let options = options.of_background()?;
+        let attribution = named("attribution", of.attribution.as_deref())?;
+        let of = OwnedExplained { task: of.task, label: of.label, attribution };
+        let input = inputs.inputs.pop().ok_or_else(|| Error::new("INPUT".to_owned(), "expected a text, found none"))?;
+        let explained = input.clone();
+        let explanation = move |explanation: Explained| Explanation::new(&explanation, (&explained).into());
+        self.promised(env, explanation, |background, done| background.explain(input, of, options, done))
+    }
+
+    /// A call that `submit` begins, and the promise of what `answers` makes of what comes of it.
+    fn promised<'env, T: 'static, A: ToNapiValue + Send + 'static>(
+        &self,
+        env: &'env Env,
+        answers: impl FnOnce(T) -> A + Send + 'static,
+        submit: impl FnOnce(&Background, Box<dyn FnOnce(nimbert::Result<T>) + Send>) -> Pending,
+    ) -> Result<(Call, Object<'env>), Code> {
         let background = self.opened().map_err(internal)?;
         let (deferred, promise) = env.create_deferred().map_err(internal)?;
-        let inputs = std::mem::take(&mut inputs.inputs);
         // Runs on a thread of the library's. If JavaScript's has ended meanwhile, nobody looks at what is resolved.
-        let done = move |result: nimbert::Result<Vec<Prediction>>| {
-            let answers =
-                result.map(|predictions| Answers::by_task(&predictions, ranked)).map_err(|error| coded(&error));
+        let done = move |result: nimbert::Result<T>| {
+            let answers = result.map(answers).map_err(|error| coded(&error));
             deferred.resolve(move |env| answers.map_err(|error| rejection(env, error)));
         };
-        let pending = background.submit(inputs, BackgroundOptions { timeout, truncation }, done);
-        Ok((Call { pending }, promise))
+        Ok((Call { pending: submit(background, Box::new(done)) }, promise))
     }
 
     /// Ends the classifier: calls that run are cancelled. The promise is resolved when its memory is free.
@@ -220,6 +283,34 @@ impl Call {
     #[napi]
     pub fn cancel(&self) {
         self.pending.cancel();
+    }
+}
+
+impl CallOptions {
+    fn of_background(&self) -> Result<BackgroundOptions, Code> {
+        // More than can be said is no limit.
+        let timeout = self.timeout_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1e3).ok());
+        Ok(BackgroundOptions { timeout, truncation: named("truncation", self.truncation.as_deref())? })
+    }
+}
+
+impl Explanation {
+    fn new(explained: &Explained, input: TextInput<'_>) -> Self {
+        let ranges = explained.ranges(input, char::len_utf16);
+        let words = &explained.words;
+        Self {
+            answers: Answers::new(&[&explained.prediction], 1),
+            task_id: explained.task_id as u32,
+            label_id: explained.label_id as u32,
+            value: explained.value,
+            base_value: explained.base_value,
+            starts: ranges.iter().map(|range| range.start as u32).collect::<Vec<_>>().into(),
+            ends: ranges.iter().map(|range| range.end as u32).collect::<Vec<_>>().into(),
+            of_pair: words.iter().map(|word| u8::from(word.is_of_pair)).collect::<Vec<_>>().into(),
+            attributions: words.iter().map(|word| word.attribution).collect::<Vec<_>>().into(),
+            unread_words: explained.unread as u32,
+            attribution: explained.attribution.name(),
+        }
     }
 }
 
@@ -306,6 +397,12 @@ fn owned(text: Either<String, BufferSlice<'_>>) -> Result<String, Code> {
         Either::B(bytes) => String::from_utf8(bytes.to_vec())
             .map_err(|error| Error::new("INPUT".to_owned(), format!("expected a text in UTF-8, found {error}"))),
     }
+}
+
+/// One of few values by its name; of none, the default.
+fn named<T: FromStr<Err = String> + Default>(what: &str, name: Option<&str>) -> Result<T, Code> {
+    let value = name.map(str::parse).transpose();
+    Ok(value.map_err(|reason| Error::new("SETTING".to_owned(), format!("{what}: {reason}")))?.unwrap_or_default())
 }
 
 fn coded(error: &nimbert::Error) -> Error<Code> {

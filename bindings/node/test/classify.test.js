@@ -1,12 +1,13 @@
 'use strict';
 
 const assert = require('node:assert');
+const { execFileSync } = require('node:child_process');
 const { readFileSync } = require('node:fs');
 const path = require('node:path');
 const { pathToFileURL } = require('node:url');
 const { after, before, test } = require('node:test');
 
-const { BUNDLE, Classifier, FILE, MANIFEST, PACKAGE, assertSameAnswer, commandLine, texts } = require('./common.js');
+const { BUNDLE, Classifier, FILE, MANIFEST, PACKAGE, PROGRAM, SLOW, assertSameAnswer, commandLine, texts } = require('./common.js');
 
 /** @type {import('..').Classifier} */
 let classifier;
@@ -88,6 +89,67 @@ test('several tasks', async () => {
     assert.strictEqual(mood.scores[mood.label], mood.score);
   }
   await several.close();
+});
+
+test('explanations are those of the command line', async () => {
+  // Characters of one to four bytes before words: places are counted as strings are.
+  const text = 'naïve 映画 😀, a great plot';
+  for (const options of [{}, { attribution: 'leave-one-out' }, { label: classifier.labels[0] }]) {
+    const named = Object.entries(options).flatMap(([name, value]) => [`--${name}`, value]);
+    const program = JSON.parse(execFileSync(PROGRAM, ['explain', BUNDLE, text, '--json', ...named]).toString());
+    const explanation = await classifier.explain(text, options);
+    assert.deepStrictEqual([explanation.label, explanation.attribution], [program.label, program.attribution]);
+    assert.deepStrictEqual(explanation.words.map((word) => word.text), program.words.map(({ word }) => word));
+    explanation.words.forEach(({ text: word, attribution, start, end, isOfPair }, i) => {
+      assert.deepStrictEqual([text.slice(start, end), isOfPair], [word, false]);
+      assert.ok(Math.abs(attribution - program.words[i].attribution) < 1e-4);
+    });
+    assert.ok(Math.abs(explanation.value - program.value) < 1e-4);
+    assert.ok(Math.abs(explanation.baseValue - program.base_value) < 1e-4);
+    assert.strictEqual(explanation.prediction.label, program.prediction.label);
+    assert.deepStrictEqual(structuredClone(explanation), explanation);
+    const ofBytes = await classifier.explain(Buffer.from(text), options);
+    assert.deepStrictEqual(ofBytes.words.map(({ text }) => text), explanation.words.map(({ text }) => text));
+  }
+  const pairs = await Classifier.open(path.join(path.dirname(BUNDLE), 'bundle-2'));
+  const { words } = await pairs.explain(['naïve 😀 film', Buffer.from('a plot')]);
+  const places = words.map(({ text, start, end, isOfPair }) => [text, start, end, isOfPair]);
+  assert.deepStrictEqual(places.slice(-3), [['film', 9, 13, false], ['a', 0, 1, true], ['plot', 2, 6, true]]);
+  await pairs.close();
+  const half = await classifier.explain('half \ud83c plot');
+  assert.deepStrictEqual(half.words.map(({ text }) => text), ['half', '\ufffd', 'plot']);
+});
+
+test('what is explained', async () => {
+  const several = await Classifier.open(path.join(path.dirname(BUNDLE), 'bundle-tasks'));
+  const { label, words, prediction } = await several.explain('a great plot', { task: 'mood', label: 'terrible' });
+  assert.deepStrictEqual([label, prediction.task, prediction.label], ['terrible', 'mood', 'great']);
+  assert.ok(words.find(({ text }) => text === 'great').attribution < 0);
+  assert.deepStrictEqual((await several.explain('a great plot')).prediction.further, {});
+  await assert.rejects(several.explain('a plot', { task: 'nonsense' }), { code: 'SETTING', message: /stars, mood/ });
+  await assert.rejects(several.explain('a plot', { label: 'nonsense' }), { code: 'SETTING', message: /1, 2, 10/ });
+  await assert.rejects(several.explain('a plot', { attribution: 'nonsense' }), { code: 'SETTING', message: /shapley/ });
+  const long = texts(1, 60)[0];
+  await assert.rejects(several.explain(long, { attribution: 'shapley', timeoutMs: 1 }), { code: 'DEADLINE_PASSED' });
+  await assert.rejects(several.explain(long, { signal: AbortSignal.abort() }), { name: 'AbortError' });
+  for (const wrong of [5, ['one'], ['one', 'two', 'three']]) {
+    await assert.rejects(several.explain(wrong), { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE' });
+  }
+  for (const wrong of [{ label: 1 }, { task: null }, { attribution: {} }]) {
+    await assert.rejects(several.explain('a plot', wrong), { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE' });
+  }
+  await assert.rejects(several.explain('a plot', { truncation: 'middle' }), { code: 'SETTING' });
+  // Some thousand runs, one after the other.
+  const slow = await Classifier.open(BUNDLE, SLOW);
+  const controller = new AbortController();
+  const call = slow.explain(texts(1, 120)[0], { attribution: 'shapley', signal: controller.signal });
+  setTimeout(() => controller.abort(), 20);
+  await assert.rejects(call, { name: 'AbortError' });
+  const closed = slow.explain(texts(1, 120)[0], { attribution: 'shapley' });
+  setTimeout(() => slow.close(), 20);
+  await assert.rejects(closed, { code: 'CANCELLED' });
+  await several.close();
+  await assert.rejects(several.explain('a plot'), { code: 'CLOSED' });
 });
 
 test('answers are plain data', async () => {

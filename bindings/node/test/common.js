@@ -84,6 +84,7 @@ module.exports = {
   BUNDLE,
   FILE,
   MANIFEST,
+  PROGRAM,
   SLOW,
   texts,
   folder,

@@ -4,6 +4,7 @@
 
 use std::{
     path::PathBuf,
+    str::FromStr,
     sync::{
         atomic::{AtomicBool, Ordering},
         mpsc::{RecvTimeoutError, channel},
@@ -12,10 +13,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nimbert::{CallOptions, Options, Prediction, TextInput, Truncation, guard::guarded};
-use pyo3::{prelude::*, pybacked::PyBackedBytes};
+use nimbert::{
+    CallOptions, Options, Prediction, TextInput, Truncation,
+    explain::{Attribution, Explained},
+    guard::guarded,
+};
+use pyo3::{
+    prelude::*,
+    pybacked::{PyBackedBytes, PyBackedStr},
+};
 
-use crate::{column::Column, error, rows::Rows};
+use crate::{
+    column::Column,
+    error,
+    rows::{Explanation, Rows},
+};
 
 #[pyclass(frozen, module = "nimbert._nimbert")]
 pub(crate) struct Classifier {
@@ -90,33 +102,70 @@ impl Classifier {
         }
         Ok(Rows { predictions: self.run(py, &inputs, call)?, tasks: self.inner.tasks().to_vec() })
     }
+
+    /// `of`: a task and a label, or none, and the name of an attribution.
+    fn explain<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyAny>,
+        pair: Option<&Bound<'py, PyAny>>,
+        of: (Option<String>, Option<String>, String),
+        call: Call<'py>,
+    ) -> PyResult<Explanation> {
+        let (task, label, attribution) = of;
+        let attribution: Attribution = named(py, "attribution", &attribution)?;
+        let (text, pair) = (string("text", text)?, pair.map(|pair| string("pair", pair)).transpose()?);
+        let input = TextInput { text: &text, pair: pair.as_deref() };
+        let of = Explained { task: task.as_deref(), label: label.as_deref() };
+        let explained = Self::asked(py, call, false, |options| self.inner.explain(input, of, attribution, options))?;
+        // As Python counts characters.
+        Ok(Explanation { ranges: explained.ranges(input, |_| 1), explained })
+    }
+}
+
+/// A text.
+fn string(name: &str, object: &Bound<'_, PyAny>) -> PyResult<PyBackedStr> {
+    let wrong =
+        |error: PyErr| error::exception(object.py(), "input", &format!("{name}: {}", error.value(object.py())), None);
+    object.extract().map_err(|error: PyErr| wrong(error))
+}
+
+/// One of few values by its name.
+fn named<T: FromStr<Err = String>>(py: Python<'_>, what: &str, name: &str) -> PyResult<T> {
+    name.parse().map_err(|reason| error::exception(py, "setting", &format!("{what}: {reason}"), None))
 }
 
 impl Classifier {
-    /// Classifies without holding the interpreter.
     fn run(&self, py: Python<'_>, inputs: &[TextInput<'_>], call: Call<'_>) -> PyResult<Vec<Prediction>> {
-        let (timeout, truncation, cancel) = call;
-        // What is past ends at once; what no clock counts to, never.
-        let timeout = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
-        let refused = |reason| error::exception(py, "setting", &format!("truncation: {reason}"), None);
-        let stop = AtomicBool::new(false);
-        let options = CallOptions {
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
-            cancel: Some(&stop),
-            truncation: truncation.parse::<Truncation>().map_err(refused)?,
-        };
-        let classify = || -> nimbert::Result<_> {
+        let is_short = |input: &TextInput<'_>| input.text.len() + input.pair.map_or(0, str::len) <= SHORT;
+        let is_short = inputs.len() <= 1 && inputs.iter().all(is_short);
+        Self::asked(py, call, is_short, |options| {
             let mut predictions = Vec::with_capacity(inputs.len());
             for window in inputs.chunks(WINDOW) {
                 predictions.extend(self.inner.classify_with(window.iter().copied(), options)?.0);
             }
             Ok(predictions)
-        };
-        let is_short = |input: &TextInput<'_>| input.text.len() + input.pair.map_or(0, str::len) <= SHORT;
-        if inputs.len() <= 1 && inputs.iter().all(is_short) && cancel.is_none() {
-            return error::raised(py, py.detach(|| guarded(classify)));
+        })
+    }
+
+    /// What is answered by `ask`, without holding the interpreter. What is short is not interrupted.
+    fn asked<T: Send>(
+        py: Python<'_>,
+        call: Call<'_>,
+        is_short: bool,
+        ask: impl FnOnce(CallOptions<'_>) -> nimbert::Result<T> + Send,
+    ) -> PyResult<T> {
+        let (timeout, truncation, cancel) = call;
+        // What is past ends at once; what no clock counts to, never.
+        let timeout = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let truncation: Truncation = named(py, "truncation", &truncation)?;
+        let stop = AtomicBool::new(false);
+        let ask = || guarded(|| ask(CallOptions { deadline, cancel: Some(&stop), truncation }));
+        if is_short && cancel.is_none() {
+            return error::raised(py, py.detach(ask));
         }
-        error::raised(py, interruptibly(py, &stop, cancel, || guarded(classify))?)
+        error::raised(py, interruptibly(py, &stop, cancel, ask)?)
     }
 }
 

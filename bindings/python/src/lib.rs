@@ -8,7 +8,10 @@ mod rows;
 #[pyo3::pymodule]
 mod _nimbert {
     #[pymodule_export]
-    use crate::{classifier::Classifier, rows::Rows};
+    use crate::{
+        classifier::Classifier,
+        rows::{Explanation, Rows},
+    };
 
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,6 +1,6 @@
 //! Answers: as Python's objects, and as a table of Arrow's.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Float32Array, RecordBatch, RecordBatchIterator, StringArray, StructArray,
@@ -39,6 +39,35 @@ impl Rows {
         let schema = batch.schema();
         let stream = FFI_ArrowArrayStream::new(Box::new(RecordBatchIterator::new([Ok(batch)], schema)));
         PyCapsule::new_with_value(py, stream, c"arrow_array_stream")
+    }
+}
+
+/// Why a text gets a label.
+#[pyclass(frozen, module = "nimbert._nimbert")]
+pub(crate) struct Explanation {
+    pub(crate) explained: nimbert::explain::Explanation,
+    /// Where its words stand, in characters.
+    pub(crate) ranges: Vec<Range<usize>>,
+}
+
+#[pymethods]
+impl Explanation {
+    /// The fields of a `Prediction`.
+    fn prediction<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        fields(py, &self.explained.prediction)
+    }
+
+    /// Of each word: where it begins and ends, whether it is one of the second text, and its attribution.
+    fn words(&self) -> Vec<(usize, usize, bool, f64)> {
+        let words = self.explained.words.iter().zip(&self.ranges);
+        words.map(|(word, range)| (range.start, range.end, word.is_of_pair, word.attribution)).collect()
+    }
+
+    /// The label that is explained, the value that is, that of no words, unread words, and what the attributions are.
+    fn about(&self) -> (&str, f64, f64, usize, &'static str) {
+        let explained = &self.explained;
+        let label = &explained.prediction.scores[explained.label_id].0;
+        (label, explained.value, explained.base_value, explained.unread, explained.attribution.name())
     }
 }
 

@@ -162,6 +162,62 @@ class Answers(TestCase):
                 self.assertEqual(moods.field("label").to_pylist(), [row.further["mood"].label for row in rows])
                 self.assertEqual(moods.field("scores").type.names, ["great", "terrible"])
 
+    def test_an_explanation_is_that_of_the_program(self):
+        # Characters of one to four bytes before words: places are counted in characters.
+        text = "naïve 映画 😀, a great plot"
+        for options in [{}, {"attribution": "leave-one-out"}, {"label": self.classifier.labels[0]}]:
+            explanation = self.classifier.explain(text, **options)
+            command = [PROGRAM, "explain", str(BUNDLE), text, "--json"]
+            command += [part for name, value in options.items() for part in (f"--{name}", value)]
+            program = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout)
+            self.assertEqual((explanation.label, explanation.attribution), (program["label"], program["attribution"]))
+            self.assertEqual([word.text for word in explanation.words], [word["word"] for word in program["words"]])
+            for word, expected in zip(explanation.words, program["words"]):
+                self.assertEqual((text[word.start : word.end], word.is_of_pair), (expected["word"], False))
+                self.assertAlmostEqual(word.attribution, expected["attribution"], delta=TOLERANCE)
+            self.assertAlmostEqual(explanation.value, program["value"], delta=TOLERANCE)
+            self.assertAlmostEqual(explanation.base_value, program["base_value"], delta=TOLERANCE)
+            self.assertEqual(explanation.prediction.label, self.classifier.classify(text).label)
+        explanation = self.classifier.explain(text)
+        total = sum(word.attribution for word in explanation.words)
+        self.assertAlmostEqual(total, explanation.value - explanation.base_value, delta=TOLERANCE)
+        self.assertEqual(pickle.loads(pickle.dumps(explanation)), explanation)
+
+    def test_words_of_a_pair(self):
+        first, second = "naïve 😀 film", "a plot"
+        explanation = nimbert.Classifier(BUNDLE.parent / "bundle-2").explain(first, second)
+        places = [(word.text, word.start, word.end, word.is_of_pair) for word in explanation.words]
+        self.assertEqual(places[-3:], [("film", 8, 12, False), ("a", 0, 1, True), ("plot", 2, 6, True)])
+        for wrong in [("\ud83c", None), (5, None), ("a", 5)]:
+            with self.assertRaisesKind(nimbert.TextError, "input", "pair" if wrong[1] else "text"):
+                self.classifier.explain(*wrong)
+
+    def test_what_is_explained(self):
+        classifier = nimbert.Classifier(BUNDLE.parent / "bundle-tasks")
+        mood = classifier.explain("a great plot", task="mood", label="terrible")
+        self.assertEqual((mood.prediction.task, mood.prediction.label, mood.label), ("mood", "great", "terrible"))
+        self.assertLess(min(word.attribution for word in mood.words if word.text == "great"), 0)
+        self.assertEqual(classifier.explain("a great plot").prediction.further, {})
+        with self.assertRaisesKind(nimbert.SettingError, "setting", "one of the bundle's labels: great, terrible"):
+            classifier.explain("a plot", task="mood", label="nonsense")
+        with self.assertRaisesKind(nimbert.SettingError, "setting", "one of the bundle's tasks", "nonsense"):
+            classifier.explain("a plot", task="nonsense")
+        with self.assertRaisesKind(nimbert.SettingError, "setting", "attribution: expected auto, leave-one-out"):
+            classifier.explain("a plot", attribution="nonsense")
+        with self.assertRaisesKind(nimbert.DeadlineError, "deadline_passed"):
+            classifier.explain("a plot " * 50, attribution="shapley", timeout=0.001)
+        cancel = threading.Event()
+        cancel.set()
+        with self.assertRaisesKind(nimbert.CancelledError, "cancelled"):
+            classifier.explain("a plot", cancel=cancel)
+        slow = nimbert.Classifier(BUNDLE, threads=1, parallelism="latency", batch_size=1)
+        cancel = threading.Event()
+        threading.Timer(0.02, cancel.set).start()
+        with self.assertRaisesKind(nimbert.CancelledError, "cancelled"):
+            slow.explain("a plot " * 50, attribution="shapley", cancel=cancel)
+        self.assertEqual(classifier.explain("").words, [])
+        self.assertGreater(classifier.explain("a plot " * 200).unread_words, 0)
+
     def test_one_text_and_the_same_among_many(self):
         many = self.classifier.classify(FEW)
         self.assertSame([self.classifier.classify(text) for text in FEW], list(many))

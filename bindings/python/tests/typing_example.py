@@ -39,6 +39,15 @@ def pairs(classifier: nimbert.Classifier) -> tuple[nimbert.Prediction, nimbert.P
     return one, classifier.classify(["Is it open?"], ["The door is shut."])
 
 
+def reasons(classifier: nimbert.Classifier, text: str) -> list[tuple[str, float]]:
+    explanation: nimbert.Explanation = classifier.explain(text, attribution="shapley", label="positive", timeout=10.0)
+    words: list[nimbert.Word] = explanation.words
+    assert explanation.value >= explanation.base_value and explanation.prediction.label != explanation.label
+    of_pair = classifier.explain("Is it open?", text, task="tone")
+    assert [text[word.start : word.end] for word in of_pair.words if word.is_of_pair] and not explanation.unread_words
+    return [(word.text, word.attribution) for word in words]
+
+
 def columns(classifier: nimbert.Classifier, array: nimbert.ArrowArray, chunks: nimbert.ArrowStream) -> object:
     """Columns of pyarrow, polars and pandas are such."""
     return classifier.classify(array, chunks).__arrow_c_stream__()

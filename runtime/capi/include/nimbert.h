@@ -307,9 +307,59 @@ typedef struct nimbert_prediction {
 
     /* What the task is called that this is the answer to; NULL where the bundle has only one. */
     const char *task;
-    /* The answer to the bundle's next task for the same input; NULL if this is the last. */
+    /* The answer to the bundle's next task for the same input; NULL if this is the last, or the one explained. */
     const struct nimbert_prediction *next_task;
 } nimbert_prediction;
+
+/* What of an answer is explained, and how. */
+typedef struct nimbert_explain_options {
+    /* sizeof(nimbert_explain_options), as NIMBERT_EXPLAIN_OPTIONS_INIT sets it. */
+    size_t size;
+    /* The answer to the task of this name; NULL: to the first. */
+    const char *task;
+    /* Why this label; NULL: the one that the text gets. */
+    const char *label;
+    /*
+     * What a word's attribution is: leave-one-out (what leaving out the word changes, a run of the graph a
+     * word), shapley (what it adds, over all orders in which words could come in; the sum is value less
+     * base_value; of n words 2^n runs up to ten words, 32 n of more, and an estimate then), or auto: shapley up
+     * to ten words, else leave-one-out. NULL: auto.
+     */
+    const char *attribution;
+} nimbert_explain_options;
+
+#define NIMBERT_EXPLAIN_OPTIONS_INIT {sizeof(nimbert_explain_options), NULL, NULL, NULL}
+
+/* A word and what it does to the answer. Signs are words too; words of an array follow each other in memory. */
+typedef struct nimbert_word {
+    /* Where it begins in its text, and where it ends, in bytes. */
+    size_t start;
+    size_t end;
+    /* By how much it raises what is explained. */
+    double attribution;
+    /* Whether it is one of the second text of a pair; such words come behind those of the first. */
+    bool is_of_pair;
+} nimbert_word;
+
+/* Why a text gets a label, or does not. Later versions may add fields behind the last. */
+typedef struct nimbert_explanation {
+    /* The label that is explained. */
+    size_t label_id;
+    /*
+     * What is explained: the label's logit for the whole text, less the mean of all labels' where a text has
+     * one label.
+     */
+    double value;
+    /* The same of a text without words. */
+    double base_value;
+    /* The words that are read, in their order; of a pair, all words. */
+    const nimbert_word *words;
+    size_t word_count;
+    /* How many words more the text has, which are cut off, since it is too long; of a pair, 0. */
+    size_t unread_count;
+    /* What the attributions are: leave-one-out or shapley. */
+    const char *attribution;
+} nimbert_explanation;
 
 /*
  * Told that a call is done: nimbert_call_wait(call, 0, ...) answers now. It runs exactly once for each call,
@@ -397,6 +447,16 @@ NIMBERT_API nimbert_code nimbert_classify_batch(nimbert_classifier *classifier, 
                                                 size_t count, const nimbert_call_options *options,
                                                 nimbert_results **results);
 
+/*
+ * Explains the answer for one text, or a pair, by its words: by what it would be without some of them. The
+ * results are one prediction, that of the task that is explained, and nimbert_results_explanation has the
+ * rest. `of` may be NULL. It takes as long as so many texts as there are runs (see attribution), and cannot be
+ * given up: timeout_ms bounds it. A task or a label that the bundle has not is NIMBERT_SETTING.
+ */
+NIMBERT_API nimbert_code nimbert_explain(nimbert_classifier *classifier, const nimbert_input *input,
+                                         const nimbert_explain_options *of, const nimbert_call_options *options,
+                                         nimbert_results **results);
+
 /* ---------------------------------------------------------------------------- Calls that nobody waits for */
 
 /*
@@ -438,7 +498,13 @@ NIMBERT_API nimbert_code nimbert_call_free(nimbert_call *call);
  */
 NIMBERT_API const nimbert_prediction *nimbert_results_get(nimbert_results *results, size_t index);
 
-/* Frees results, and all that predictions point to. */
+/*
+ * Why the answer is what it is, of results of nimbert_explain; NULL of others. Stays until the results are
+ * freed.
+ */
+NIMBERT_API const nimbert_explanation *nimbert_results_explanation(nimbert_results *results);
+
+/* Frees results, and all that predictions and the explanation point to. */
 NIMBERT_API nimbert_code nimbert_results_free(nimbert_results *results);
 
 #ifdef __cplusplus

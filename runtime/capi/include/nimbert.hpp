@@ -164,6 +164,42 @@ private:
     std::vector<Prediction> predictions_;
 };
 
+/* What of an answer is explained: nimbert_explain_options. Texts that are empty are not given. */
+struct ExplainOptions {
+    std::string task;
+    std::string label;
+    std::string attribution;
+};
+
+/* Why a text gets a label, or does not. One that was moved from has nothing any more. */
+class Explanation {
+public:
+    Explanation(Explanation &&other) noexcept
+        : results_(std::move(other.results_)), raw_(std::exchange(other.raw_, nullptr)) {}
+    Explanation &operator=(Explanation &&other) noexcept {
+        results_ = std::move(other.results_);
+        raw_ = std::exchange(other.raw_, nullptr);
+        return *this;
+    }
+
+    /* The answer to the task that is explained. */
+    const Prediction &prediction() const { return results_[0]; }
+    std::size_t label_id() const noexcept { return raw_->label_id; }
+    double value() const noexcept { return raw_->value; }
+    double base_value() const noexcept { return raw_->base_value; }
+    View<nimbert_word> words() const noexcept { return {raw_->words, raw_->word_count}; }
+    std::size_t unread_count() const noexcept { return raw_->unread_count; }
+    /* leave-one-out or shapley. */
+    std::string_view attribution() const noexcept { return raw_->attribution; }
+
+private:
+    friend class Classifier;
+    explicit Explanation(nimbert_results *results) : results_(results), raw_(nimbert_results_explanation(results)) {}
+
+    Results results_;
+    const nimbert_explanation *raw_;
+};
+
 /* A call that nobody waits for. Destroying it does not cancel it. */
 class Call {
 public:
@@ -264,6 +300,19 @@ public:
         return Results(results);
     }
 
+    /* Why a text, or a pair, gets its label. */
+    Explanation explain(const Input &input, const ExplainOptions &of = {}, const CallOptions &options = {}) const {
+        nimbert_explain_options raw_of = NIMBERT_EXPLAIN_OPTIONS_INIT;
+        raw_of.task = given(of.task);
+        raw_of.label = given(of.label);
+        raw_of.attribution = given(of.attribution);
+        nimbert_results *results;
+        detail::check(call({input}, options, [&](const nimbert_input *raw, std::size_t, auto *raw_options) {
+            return nimbert_explain(handle(), raw, &raw_of, raw_options, &results);
+        }));
+        return Explanation(results);
+    }
+
     /* A call to be waited for later. */
     Call submit(const std::vector<Input> &inputs, const CallOptions &options = {}) const {
         nimbert_call *submitted;
@@ -299,6 +348,8 @@ private:
         handle_.reset(classifier);
     }
 
+    static const char *given(const std::string &text) { return text.empty() ? nullptr : text.c_str(); }
+
     template <typename Run>
     static nimbert_code call(const std::vector<Input> &inputs, const CallOptions &options, Run run) {
         std::vector<nimbert_input> raw;
@@ -311,7 +362,7 @@ private:
             raw.back().pair_length = input.pair->size();
         }
         nimbert_call_options raw_options = NIMBERT_CALL_OPTIONS_INIT;
-        raw_options.truncation = options.truncation.empty() ? nullptr : options.truncation.c_str();
+        raw_options.truncation = given(options.truncation);
         raw_options.timeout_ms = static_cast<std::uint64_t>(options.timeout.count());
         return run(raw.data(), raw.size(), &raw_options);
     }

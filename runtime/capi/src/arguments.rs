@@ -7,10 +7,14 @@ use std::{
     fmt::Display,
     marker::PhantomData,
     mem, ptr, slice,
+    str::FromStr,
     time::Duration,
 };
 
-use nimbert::{BackgroundOptions, ErrorKind, Options, TextInput};
+use nimbert::{
+    BackgroundOptions, ErrorKind, Options, TextInput,
+    explain::{Attribution, Explained},
+};
 
 use crate::failure::{Result, argument, failure};
 
@@ -57,8 +61,18 @@ pub(crate) struct RawInput<'a> {
     pair_length: usize,
 }
 
+/// `nimbert_explain_options`
+#[repr(C)]
+pub(crate) struct RawExplainOptions<'a> {
+    _size: usize,
+    task: Text<'a>,
+    label: Text<'a>,
+    attribution: Text<'a>,
+}
+
 pub(crate) type GivenOptions<'a> = Given<'a, RawOptions<'a>>;
 pub(crate) type GivenCallOptions<'a> = Given<'a, RawCallOptions<'a>>;
+pub(crate) type GivenExplainOptions<'a> = Given<'a, RawExplainOptions<'a>>;
 pub(crate) type GivenInputs<'a> = Given<'a, RawInput<'a>>;
 
 /// No struct will be larger: what says so was not set.
@@ -113,6 +127,23 @@ impl<'a> Text<'a> {
         let text = (!self.0.is_null()).then(|| unsafe { CStr::from_ptr(self.0) });
         text.map(|text| utf8(what, text.to_bytes())).transpose()
     }
+
+    /// One of few values by its name; of NULL, the default.
+    fn parsed<V: FromStr<Err = String> + Default>(&self, what: &str) -> Result<V> {
+        let value = self.optional(what)?.map(str::parse).transpose();
+        let refused = |error| failure(ErrorKind::Setting as i32, format!("{what}: {error}"));
+        Ok(value.map_err(refused)?.unwrap_or_default())
+    }
+}
+
+impl<'a> GivenExplainOptions<'a> {
+    /// What is to be explained, and by which attribution.
+    pub(crate) fn read(&self) -> Result<(Explained<'a>, Attribution)> {
+        // SAFETY: it is such a struct.
+        let given = unsafe { self.read_struct() }?;
+        let explained = Explained { task: given.task.optional("task")?, label: given.label.optional("label")? };
+        Ok((explained, given.attribution.parsed("attribution")?))
+    }
 }
 
 impl GivenOptions<'_> {
@@ -140,9 +171,7 @@ impl GivenCallOptions<'_> {
         // SAFETY: it is such a struct.
         let given = unsafe { self.read_struct() }?;
         let timeout = (given.timeout_ms != 0).then(|| Duration::from_millis(given.timeout_ms));
-        let truncation = given.truncation.optional("truncation")?.map(str::parse).transpose();
-        let refused = |error| failure(ErrorKind::Setting as i32, format!("truncation: {error}"));
-        Ok(BackgroundOptions { timeout, truncation: truncation.map_err(refused)?.unwrap_or_default() })
+        Ok(BackgroundOptions { timeout, truncation: given.truncation.parsed("truncation")? })
     }
 }
 

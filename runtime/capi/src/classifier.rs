@@ -12,7 +12,7 @@ use std::{
 use nimbert::{Background, CallOptions, Classifier, OwnedInput, TextInput};
 
 use crate::{
-    arguments::{Given, GivenCallOptions, GivenInputs, GivenOptions, Text},
+    arguments::{Given, GivenCallOptions, GivenExplainOptions, GivenInputs, GivenOptions, Text},
     call::{Call, Callback, is_callback},
     failure::{INVALID_HANDLE, Place, Result, answer, answer_handle, answer_pointer, argument, caught, failure},
     handles::{self, Handle},
@@ -108,11 +108,32 @@ extern "C" fn nimbert_classify_batch(
 
 fn classify(classifier: Handle, inputs: Vec<TextInput>, options: &GivenCallOptions) -> Result<Handle> {
     let opened = handles::get::<Opened>(classifier)?;
+    let (predictions, _) = opened.classifier.classify_with(inputs, waiting(options)?)?;
+    Ok(handles::insert(Arc::new(Results::new(predictions, &opened.names))))
+}
+
+/// Options of a call that is waited for.
+fn waiting(options: &GivenCallOptions) -> Result<CallOptions<'static>> {
     let options = options.read()?;
     let deadline = options.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let options = CallOptions { deadline, truncation: options.truncation, ..CallOptions::default() };
-    let (predictions, _) = opened.classifier.classify_with(inputs, options)?;
-    Ok(handles::insert(Arc::new(Results::new(predictions, &opened.names))))
+    Ok(CallOptions { deadline, truncation: options.truncation, ..CallOptions::default() })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_explain(
+    classifier: Handle,
+    input: GivenInputs,
+    of: GivenExplainOptions,
+    options: GivenCallOptions,
+    results: Place,
+) -> i32 {
+    answer_handle(results, || {
+        let opened = handles::get::<Opened>(classifier)?;
+        let [input] = input.read(1)?[..] else { return Err(argument("input: expected one")) };
+        let (explained, attribution) = of.read()?;
+        let explanation = opened.classifier.explain(input, explained, attribution, waiting(&options)?)?;
+        Ok(handles::insert(Arc::new(Results::explained(explanation, &opened.names))))
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use nimbert::{Prediction, Task};
+use nimbert::{
+    Prediction, Task,
+    explain::{Explanation, Word},
+};
 
 use crate::{
     failure::{answer, answer_pointer, argument, c_string},
@@ -37,6 +40,27 @@ struct Answer {
     next_task: *const Answer,
 }
 
+/// `nimbert_word`
+#[repr(C)]
+struct ExplainedWord {
+    start: usize,
+    end: usize,
+    attribution: f64,
+    is_of_pair: bool,
+}
+
+/// `nimbert_explanation`
+#[repr(C)]
+struct Explained {
+    label_id: usize,
+    value: f64,
+    base_value: f64,
+    words: *const ExplainedWord,
+    word_count: usize,
+    unread_count: usize,
+    attribution: *const c_char,
+}
+
 type Arrays = ([Vec<f32>; 2], [Vec<usize>; 3]);
 
 /// The names of a task and its labels.
@@ -60,7 +84,11 @@ pub(crate) struct Results {
     /// To all tasks for an input, before those for the next.
     answers: Vec<Answer>,
     tasks: usize,
+    /// Of the one answer.
+    explanation: Option<Explained>,
     _arrays: Vec<Arrays>,
+    _words: Vec<ExplainedWord>,
+    _attribution: Option<CString>,
     _names: Arc<Vec<Names>>,
 }
 
@@ -71,6 +99,40 @@ unsafe impl Sync for Results {}
 
 impl Results {
     pub(crate) fn new(predictions: Vec<Prediction>, names: &Arc<Vec<Names>>) -> Self {
+        let by_task = predictions.into_iter().flat_map(|mut prediction| {
+            let further = std::mem::take(&mut prediction.further);
+            std::iter::once(prediction).chain(further).zip(names.iter())
+        });
+        Self::of(by_task, names.len(), names)
+    }
+
+    /// The answer to one task, and why.
+    pub(crate) fn explained(explanation: Explanation, names: &Arc<Vec<Names>>) -> Self {
+        let Explanation { prediction, task_id, label_id, value, base_value, words, unread, attribution, .. } =
+            explanation;
+        let word = |Word { range, is_of_pair, attribution, .. }: Word| ExplainedWord {
+            start: range.start,
+            end: range.end,
+            attribution,
+            is_of_pair,
+        };
+        let words: Vec<ExplainedWord> = words.into_iter().map(word).collect();
+        let attribution = c_string(attribution.name());
+        let explanation = Explained {
+            label_id,
+            value,
+            base_value,
+            words: words.as_ptr(),
+            word_count: words.len(),
+            unread_count: unread,
+            attribution: attribution.as_ptr(),
+        };
+        let results = Self::of(std::iter::once((prediction, &names[task_id])), 1, names);
+        Self { explanation: Some(explanation), _words: words, _attribution: Some(attribution), ..results }
+    }
+
+    /// Answers to so many tasks for each input, one after the other.
+    fn of<'a>(by_task: impl Iterator<Item = (Prediction, &'a Names)>, tasks: usize, names: &Arc<Vec<Names>>) -> Self {
         let answer = |(prediction, Names { task, labels }): (Prediction, &Names)| {
             let (label_id, held, ranking) =
                 (prediction.label_id(), prediction.label_ids().to_vec(), prediction.ranking());
@@ -99,18 +161,21 @@ impl Results {
             // What a vector holds stays where it is when the vector is moved.
             (answer, ([scores, prediction.logits], [ranking, held, set]))
         };
-        let by_task = predictions.into_iter().flat_map(|mut prediction| {
-            let further = std::mem::take(&mut prediction.further);
-            std::iter::once(prediction).chain(further).zip(names.iter())
-        });
-        let (answers, arrays): (Vec<Answer>, _) = by_task.map(answer).unzip();
-        let (mut answers, tasks) = (answers, names.len());
+        let (mut answers, arrays): (Vec<Answer>, _) = by_task.map(answer).unzip();
         let first = answers.as_mut_ptr();
         for index in (1..answers.len()).filter(|index| index % tasks != 0) {
             // SAFETY: both are places of the vector, to which nothing is added any more.
             unsafe { (*first.add(index - 1)).next_task = first.add(index) };
         }
-        Self { answers, tasks, _arrays: arrays, _names: Arc::clone(names) }
+        Self {
+            answers,
+            tasks,
+            explanation: None,
+            _arrays: arrays,
+            _words: Vec::new(),
+            _attribution: None,
+            _names: Arc::clone(names),
+        }
     }
 }
 
@@ -122,6 +187,15 @@ extern "C" fn nimbert_results_get(results: Handle, index: usize) -> *const Answe
         let outside = || argument(format!("expected an index below {}, found {index}", answers.len() / tasks));
         let first = index.checked_mul(*tasks).and_then(|first| answers.get(first));
         first.map(ptr::from_ref).ok_or_else(outside)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nimbert_results_explanation(results: Handle) -> *const Explained {
+    answer_pointer(|| {
+        let results = handles::get::<Results>(results)?;
+        let none = || argument("expected results of nimbert_explain, found those of another function");
+        results.explanation.as_ref().map(ptr::from_ref).ok_or_else(none)
     })
 }
 

@@ -91,6 +91,65 @@ static void a_batch_answers_what_single_texts_answer(void) {
     nimbert_results_free(batch);
 }
 
+static void words_explain_an_answer(void) {
+    static const char text[] = "na\xc3\xafve , a great plot";
+    const nimbert_input input = input_of(text), empty = {NULL, 0, NULL, 0};
+    nimbert_explain_options of = NIMBERT_EXPLAIN_OPTIONS_INIT;
+    nimbert_results *results, *whole;
+    CHECK_CODE(NIMBERT_OK, nimbert_classify(classifier, text, NULL, NULL, &whole));
+    const nimbert_prediction *expected = nimbert_results_get(whole, 0);
+    CHECK(nimbert_results_explanation(whole) == NULL);
+    CHECK_MESSAGE("nimbert_explain");
+    for (size_t label = 0; label <= expected->label_count; label++) {
+        /* Each label, then the one that the text gets. */
+        of.label = nimbert_label(classifier, label);
+        CHECK_CODE(NIMBERT_OK, nimbert_explain(classifier, &input, &of, NULL, &results));
+        CHECK(is_same(nimbert_results_get(results, 0), expected));
+        CHECK(nimbert_results_get(results, 1) == NULL);
+        const nimbert_explanation *explanation = nimbert_results_explanation(results);
+        CHECK(explanation->label_id == (of.label == NULL ? expected->label_id : label));
+        CHECK(strcmp(explanation->attribution, "shapley") == 0);
+        CHECK(explanation->word_count == 5 && explanation->unread_count == 0);
+        const nimbert_word *words = explanation->words;
+        CHECK(words[0].start == 0 && words[0].end == 6 && words[1].start == 7 && words[4].end == strlen(text));
+        double sum = explanation->value - explanation->base_value;
+        for (size_t i = 0; i < explanation->word_count; i++) {
+            CHECK(!words[i].is_of_pair);
+            sum -= words[i].attribution;
+        }
+        CHECK(sum > -1e-4 && sum < 1e-4);
+        nimbert_results_free(results);
+    }
+    of.attribution = "leave-one-out";
+    CHECK_CODE(NIMBERT_OK, nimbert_explain(classifier, &empty, &of, NULL, &results));
+    CHECK(nimbert_results_explanation(results)->word_count == 0);
+    CHECK(strcmp(nimbert_results_explanation(results)->attribution, "leave-one-out") == 0);
+    nimbert_results_free(results);
+    CHECK(nimbert_results_explanation(results) == NULL);
+    of.attribution = "gradient";
+    CHECK_CODE(NIMBERT_SETTING, nimbert_explain(classifier, &input, &of, NULL, &results));
+    CHECK_MESSAGE("gradient");
+    CHECK(results == NULL);
+    of.attribution = NULL;
+    of.label = "no such label";
+    CHECK_CODE(NIMBERT_SETTING, nimbert_explain(classifier, &input, &of, NULL, &results));
+    CHECK_MESSAGE("no such label");
+    of.label = NULL;
+    of.task = "no such task";
+    CHECK_CODE(NIMBERT_SETTING, nimbert_explain(classifier, &input, &of, NULL, &results));
+    CHECK_CODE(NIMBERT_INVALID_ARGUMENT, nimbert_explain(classifier, NULL, NULL, NULL, &results));
+    static char long_text[2000];
+    for (size_t i = 0; i + 5 < sizeof long_text; i += 5) memcpy(long_text + i, "film ", 5);
+    const nimbert_input many_words = input_of(long_text);
+    of = (nimbert_explain_options)NIMBERT_EXPLAIN_OPTIONS_INIT;
+    of.attribution = "shapley";
+    nimbert_call_options hasty = NIMBERT_CALL_OPTIONS_INIT;
+    hasty.timeout_ms = 1;
+    CHECK_CODE(NIMBERT_DEADLINE_PASSED, nimbert_explain(classifier, &many_words, &of, &hasty, &results));
+    CHECK(results == NULL);
+    nimbert_results_free(whole);
+}
+
 static void nothing_has_no_answers(void) {
     nimbert_results *results;
     CHECK_CODE(NIMBERT_OK, nimbert_classify_batch(classifier, NULL, 0, NULL, &results));
@@ -198,6 +257,7 @@ static void a_deadline_passes(void) {
 void test_classify(void) {
     classifier = open_bundle();
     answers_agree_with_themselves();
+    words_explain_an_answer();
     scores_follow_from_logits();
     a_batch_answers_what_single_texts_answer();
     nothing_has_no_answers();

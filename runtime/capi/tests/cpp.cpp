@@ -92,6 +92,35 @@ static void some_bundles_have_several_tasks(const std::string &folder, const nim
     CHECK(mood.scores().size() == 2 && mood.scores()[mood.label_id()] == mood.score());
 }
 
+static void words_explain_answers(const std::string &folder, const nimbert::Classifier &classifier) {
+    const std::string text = "a great plot";
+    const nimbert::Explanation explanation = classifier.explain(text, {"", classifier.labels()[0], "shapley"});
+    CHECK(explanation.label_id() == 0 && explanation.attribution() == "shapley" && explanation.unread_count() == 0);
+    CHECK(explanation.prediction().label() == classifier.classify(text)[0].label());
+    double sum = explanation.base_value() - explanation.value();
+    std::string words;
+    for (const nimbert_word &word : explanation.words()) {
+        words += text.substr(word.start, word.end - word.start) + ' ';
+        sum += word.attribution;
+    }
+    CHECK(words == "a great plot " && sum > -1e-4 && sum < 1e-4);
+    CHECK(code_of([&] { classifier.explain(text, {"no such task", "", ""}); }) == NIMBERT_SETTING);
+    CHECK(code_of([&] { classifier.explain(text, {}, {"middle", {}}); }) == NIMBERT_SETTING);
+    const nimbert::Classifier tasks(folder + "/../bundle-tasks");
+    const nimbert::Explanation mood = tasks.explain(text, {"mood", "terrible", ""});
+    CHECK(mood.prediction().task() == "mood" && mood.prediction().label() == "great" && mood.label_id() == 1);
+    CHECK(!mood.prediction().next_task() && mood.words()[1].attribution < 0);
+    // Words behind a NUL are words, and those of the second text of a pair come behind the first's.
+    CHECK(classifier.explain(std::string_view("great\0plot", 10)).words().size() > 1);
+    const nimbert::Classifier pairs(folder + "/../bundle-2");
+    const nimbert::Explanation both = pairs.explain({"na\xc3\xafve film", "a plot"});
+    CHECK(both.words().size() == 4 && !both.words()[1].is_of_pair && both.words()[1].start == 7);
+    CHECK(both.words()[2].is_of_pair && both.words()[2].start == 0 && both.words()[3].end == 6);
+    nimbert::Explanation moved = classifier.explain(text);
+    nimbert::Explanation target = std::move(moved);
+    CHECK(target.prediction().label_id() == target.label_id() && target.words().size() == 3);
+}
+
 static void objects_move(const std::string &folder) {
     nimbert::Classifier first(folder);
     nimbert_classifier *handle = first.handle();
@@ -162,6 +191,7 @@ int main(int argc, char **argv) {
     results_are_iterated(classifier);
     some_bundles_say_more(folder, classifier);
     some_bundles_have_several_tasks(folder, classifier);
+    words_explain_answers(folder, classifier);
     objects_move(folder);
     calls_are_waited_for(classifier);
     callbacks_get_outcomes(folder);

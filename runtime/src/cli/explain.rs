@@ -39,9 +39,9 @@ pub(super) struct Args {
     /// The label that is explained [default: the one that the text gets]
     #[arg(long, value_name = "NAME")]
     label: Option<String>,
-    /// What a word's attribution is
-    #[arg(long, value_enum, default_value_t = AttributionArg::Auto)]
-    attribution: AttributionArg,
+    /// What a word's attribution is; auto: shapley up to ten words, else leave-one-out
+    #[arg(long, default_value = "auto", value_name = "auto|leave-one-out|shapley")]
+    attribution: Attribution,
     /// Print one JSON object; where a word stands is in bytes of its text
     #[arg(long, conflicts_with = "html")]
     json: bool,
@@ -50,14 +50,6 @@ pub(super) struct Args {
     html: bool,
     #[command(flatten)]
     open: super::OpenArgs,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum AttributionArg {
-    /// shapley up to ten words, else leave-one-out
-    Auto,
-    LeaveOneOut,
-    Shapley,
 }
 
 /// No attribution is drawn larger than its share of this, since it may be rounding.
@@ -69,14 +61,9 @@ const BAR: usize = 24;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let classifier = super::open(&args.bundle, &args.open.options())?;
-    let attribution = match args.attribution {
-        AttributionArg::Auto => Attribution::Auto,
-        AttributionArg::LeaveOneOut => Attribution::LeaveOneOut,
-        AttributionArg::Shapley => Attribution::Shapley,
-    };
     let input = TextInput { text: &args.text, pair: args.pair.as_deref() };
     let of = Explained { task: args.task.as_deref(), label: args.label.as_deref() };
-    let explanation = classifier.explain(input, of, attribution, CallOptions::default())?;
+    let explanation = classifier.explain(input, of, args.attribution, CallOptions::default())?;
     let most = explanation.words.iter().map(|word| word.attribution.abs()).fold(LEAST, f64::max);
     let shown =
         Shown { input, label: &explanation.prediction.scores[explanation.label_id].0, explanation: &explanation, most };
@@ -106,13 +93,6 @@ impl Shown<'_> {
         &text[word.range.clone()]
     }
 
-    fn attribution(&self) -> &'static str {
-        match self.explanation.attribution {
-            Attribution::Shapley => "shapley",
-            _ => "leave-one-out",
-        }
-    }
-
     fn json(&self) -> Value {
         let word = |word: &Word| {
             let mut json = Map::new();
@@ -129,7 +109,7 @@ impl Shown<'_> {
         json!({
             "prediction": prediction.to_json(None),
             "label": self.label,
-            "attribution": self.attribution(),
+            "attribution": self.explanation.attribution.name(),
             "value": value,
             "base_value": base_value,
             "unread_words": unread,
@@ -215,7 +195,7 @@ impl Shown<'_> {
              <h1>{label} {score:.4}</h1>\n{texts}\
              <p>Green speaks for {label}, red against it ({}): {value:+.3}, of no words {base_value:+.3}.{cut}</p>\n\
              </body>\n</html>\n",
-            self.attribution()
+            self.explanation.attribution.name()
         )
     }
 }

@@ -25,7 +25,7 @@ from ._errors import (
     TextError,
 )
 from ._nimbert import VERSION as __version__
-from ._predictions import Prediction, Predictions
+from ._predictions import Explanation, Prediction, Predictions, Word
 
 __all__ = [
     "ArrowArray",
@@ -35,6 +35,7 @@ __all__ = [
     "Classifier",
     "DeadlineError",
     "Error",
+    "Explanation",
     "FileError",
     "FileMissingError",
     "ForkedError",
@@ -43,5 +44,6 @@ __all__ = [
     "Predictions",
     "SettingError",
     "TextError",
+    "Word",
     "__version__",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, overload
 
 from . import _library, _nimbert
 from ._errors import make
-from ._predictions import Prediction, Predictions, prediction_of
+from ._predictions import Explanation, Prediction, Predictions, explanation_of, prediction_of
 
 if TYPE_CHECKING:
     import threading
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     #: Texts: any iterable of strings, or a column of Arrow's.
     Texts: TypeAlias = Union[Iterable[str], "ArrowArray", "ArrowStream"]
     Truncation: TypeAlias = Literal["bundle", "left", "right", "refuse"]
+    Attribution: TypeAlias = Literal["auto", "leave-one-out", "shapley"]
 
 
 class ArrowArray(Protocol):
@@ -166,13 +167,34 @@ class Classifier:
         (:class:`CancelledError`). ``truncation`` is what becomes of a text that is too long: it is cut as the bundle
         says, at the left or the right, or refused (:class:`TextError`).
         """
-        inner = self._inner
-        if inner is None:
-            raise make("closed", "the classifier is closed")
-        call = (timeout, truncation, cancel)
+        inner, call = self._opened(), (timeout, truncation, cancel)
         if isinstance(texts, str):
             return prediction_of(inner.classify([texts], None if pairs is None else [pairs], call).row(0))
         return Predictions(inner.classify(_column(texts), None if pairs is None else _column(pairs), call))
+
+    def explain(
+        self,
+        text: str,
+        pair: str | None = None,
+        /,
+        *,
+        task: str | None = None,
+        label: str | None = None,
+        attribution: Attribution = "auto",
+        timeout: float | None = None,
+        truncation: Truncation = "bundle",
+        cancel: threading.Event | None = None,
+    ) -> Explanation:
+        """Attributes the answer for a text to its words, by what it would be without some of them.
+
+        ``label`` is the one that is explained: the one that the text gets, or another; ``task`` is whose answer, of a
+        bundle with several: the first's, or another's. ``attribution`` is ``"leave-one-out"``: what leaving out the word
+        changes, a run of the graph a word; ``"shapley"``: what it adds, over all orders in which words could come in, so
+        that the sum is ``value - base_value`` (of n words 2ⁿ runs up to ten, 32 n of more); or ``"auto"``: Shapley values
+        up to ten words, else leaving out. The other arguments are those of :meth:`classify`.
+        """
+        of = (task, label, attribution)
+        return explanation_of(self._opened().explain(text, pair, of, (timeout, truncation, cancel)), text, pair)
 
     def stream(
         self,
@@ -193,6 +215,11 @@ class Classifier:
             yield from self.classify(batch, paired, timeout=timeout, truncation=truncation, cancel=cancel)
         for _ in second or ():
             raise make("input", "pairs: expected as many as texts, found more")
+
+    def _opened(self) -> _nimbert.Classifier:
+        if self._inner is None:
+            raise make("closed", "the classifier is closed")
+        return self._inner
 
     def close(self) -> None:
         """Frees the model at once, or with the last call that runs. Using the classifier then is an error."""

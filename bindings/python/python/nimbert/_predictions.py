@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from . import _nimbert
     from ._nimbert import Rows, _Row
 
 
@@ -35,7 +36,7 @@ class Prediction(NamedTuple):
     task: str | None
     """What the task is called that this is the answer to; ``None`` where the bundle has only one."""
     further: dict[str, Prediction]
-    """The answers to the bundle's other tasks, by their names."""
+    """The answers to the bundle's other tasks, by their names; of an explanation, none."""
 
     def top(self, k: int) -> list[tuple[str, float]]:
         """The ``k`` most likely labels and their scores, best first."""
@@ -45,6 +46,51 @@ class Prediction(NamedTuple):
         """The fields by name, for ``json.dumps`` and the like."""
         further = {task: prediction.to_dict() for task, prediction in self.further.items()}
         return {**self._asdict(), "further": further}
+
+
+class Word(NamedTuple):
+    """A word, or a sign, and what it does to the answer."""
+
+    text: str
+    """The word."""
+    attribution: float
+    """By how much it raises what is explained."""
+    start: int
+    """Where it begins in its text, in characters: ``text[start:end]`` is the word."""
+    end: int
+    """Where it ends."""
+    is_of_pair: bool
+    """Whether it is one of the second text of a pair."""
+
+
+class Explanation(NamedTuple):
+    """Why a text gets a label, or does not."""
+
+    label: str
+    """The label that is explained."""
+    words: list[Word]
+    """The words that are read, in their order; of a pair, all words."""
+    value: float
+    """What is explained: the label's logit, less the mean of all labels' where a text has one label."""
+    base_value: float
+    """The same of a text without words."""
+    attribution: str
+    """What the attributions are: ``leave-one-out`` or ``shapley``."""
+    unread_words: int
+    """Further words, which are cut off, since the text is too long."""
+    prediction: Prediction
+    """The answer to the task that is explained."""
+
+
+def explanation_of(explained: _nimbert.Explanation, text: str, pair: str | None) -> Explanation:
+    """An explanation of these texts from its parts as they come from Rust."""
+    label, value, base_value, unread, attribution = explained.about()
+    words = []
+    for start, end, is_of_pair, of_word in explained.words():
+        whole = pair or "" if is_of_pair else text
+        words.append(Word(whole[start:end], of_word, start, end, is_of_pair))
+    prediction = prediction_of(explained.prediction())
+    return Explanation(label, words, value, base_value, attribution, unread, prediction)
 
 
 def prediction_of(row: _Row) -> Prediction:
