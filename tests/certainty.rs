@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use nimbert::{Batch, Bundle, Classifier, Encoding, Options, ProblemType, Session, SessionOptions, Tokenizer};
+use nimbert::{Batch, Bundle, Classifier, Encoding, Options, Session, SessionOptions, Tokenizer};
 use nimbert_tests::{
     ARCHITECTURES, Dir, base, finish, fit, fit_by_any, program, seal, several_labels_jsonl, small_csv, tiny_bundle,
 };
@@ -39,10 +39,10 @@ fn every_graph_says_the_distance_that_was_fitted() {
     for (name, is_linear) in ARCHITECTURES.into_iter().flat_map(|name| [(name, false), (name, true)]) {
         let (model, examples) = model(name, is_linear);
         let features = Features::of(&model, &examples, |_| Ok(())).unwrap();
-        let labels: Vec<&[u32]> = examples.iter().map(|example| example.target.ids.as_slice()).collect();
+        let classes: Vec<usize> = examples.iter().map(|example| example.target.id() as usize).collect();
         // Of four rows, so that the others are further away.
         let rows = features.select(&[0, 1, 2, 3]);
-        let fitted = Mahalanobis::fit(&rows, &labels[..4], ProblemType::SingleLabel).unwrap();
+        let fitted = Mahalanobis::fit(&rows, &classes[..4]).unwrap();
         let told = fitted.clone().told_from(&rows, &features.select(&[4, 5]), 0, || Ok(())).unwrap();
         assert_ne!(told.distances(&features).unwrap(), fitted.distances(&features).unwrap());
         let texts: Vec<&[Encoding]> = examples.iter().map(|example| example.windows.as_slice()).collect();

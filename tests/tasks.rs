@@ -131,7 +131,6 @@ fn what_is_of_one_task_is_refused() {
         (&["--multi-label"], "cannot be used with"),
         (&["--layers", "1"], "--layers: expected one task"),
         (&["--save-model", keep.to_str().unwrap()], "--save-model: expected one task"),
-        (&["--unknown-rate", "0.2"], "--unknown-rate: expected one task"),
     ] {
         let tasks = if arguments[0] == "--task" { &[][..] } else { &TASKS[..] };
         finish(fit(&base("bert"), &data, &bundle).args(tasks).args(arguments)).failure(2, &[expected]);
@@ -215,12 +214,70 @@ fn a_frozen_encoder_has_a_head_for_each() {
 }
 
 #[test]
-fn few_rows_are_learned_by_fine_tuning_and_what_they_lack_is_told() {
+fn folds_answer_each_of_them_and_a_text_is_unknown_to_all_or_none() {
+    let dir = Dir::default();
+    let (data, bundle) = (dir.write("data.csv", rows(180)), dir.path("bundle"));
+    let mut command = fit_by_any(&base("bert"), &data, &bundle);
+    command.args(TASKS).args(["--method", "finetune", "--epochs", "2", "--cross-validate", "3"]);
+    // Rows of a label are all but the same here: what rounding moves is far from them.
+    command.args(["--unknown-rate", "0.1", "--coverage", "0.8", "--variants", "cpu-fp32"]);
+    let output = finish(&mut command).success();
+    for part in ["stars: accuracy", "mood: accuracy", "stars: macro F1"] {
+        assert!(output.contains(part), "no {part:?} in {output}");
+    }
+    let lines = fs::read_to_string(dir.path("bundle.out-of-fold.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // A fifth is tested on.
+    assert_eq!(lines.len(), 144);
+    let (mut right, mut all) = (0, 0);
+    for line in &lines {
+        let answer = line["answer"].as_array().unwrap();
+        let of_task = |label: &Value, task: &str| label.as_str().unwrap().starts_with(task);
+        assert!(answer.len() == 2 && of_task(&answer[0], "stars=") && of_task(&answer[1], "mood="), "{line}");
+        let scores = line["scores"].as_object().unwrap();
+        for task in ["stars=", "mood="] {
+            let of_task = scores.iter().filter(|(label, _)| label.starts_with(task));
+            assert!((of_task.map(|(_, score)| score.as_f64().unwrap()).sum::<f64>() - 1.0).abs() < 1e-5, "{line}");
+        }
+        let labels = line["labels"].as_array().unwrap();
+        all += labels.len();
+        right += labels.iter().filter(|label| answer.contains(label)).count();
+    }
+    assert!(all < 2 * lines.len() && right * 10 > all * 9, "{right} of {all}");
+    // What was answered to rows that were left out is what answers are calibrated by.
+    let manifest = Bundle::open(&bundle).unwrap().manifest;
+    assert!(manifest.further_tasks[0].coverage.is_some() && manifest.unknown.is_some());
+    let classifier = Classifier::open(&bundle, &Options::default()).unwrap();
+    let [own, other] = ["great plot and plot 64", "! ? ; ! ? ; !"].map(|text| classifier.classify(text).unwrap());
+    for (prediction, is_unknown) in [(own, false), (other, true)] {
+        let mood = &prediction.further[0];
+        assert_eq!((prediction.unknown, mood.unknown), (is_unknown, is_unknown), "{:?}", prediction.distance);
+        assert!(prediction.distance.is_some() && prediction.distance == mood.distance);
+    }
+    let mut evaluate = program("nimbert-train");
+    evaluate.arg("evaluate").arg(&bundle).arg("--data").arg(&data).args(["--task", "mood=mood_column", "--json"]);
+    let figures: Value = serde_json::from_str(&finish(&mut evaluate).success()).unwrap();
+    assert!(figures["unknown"].is_f64() && figures["further"]["mood"]["unknown"].is_f64(), "{figures}");
+    let many = ["--method", "frozen", "--cross-validate", "60"];
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("few"));
+    let expected =
+        "expected 60 training rows for each of 5 labels on average, or less folds, found 243 labels in 144 rows";
+    finish(command.args(TASKS).args(many)).failure(2, &[expected]);
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("few"));
+    let too_few = ["--method", "frozen", "--validation-size", "0.1", "--unknown-rate", "0.05"];
+    finish(command.args(TASKS).args(too_few)).failure(2, &["--unknown-rate: expected at least 19 rows to find it by"]);
+}
+
+#[test]
+fn of_few_rows_methods_are_compared_and_what_they_lack_is_told() {
     let dir = Dir::default();
     let (data, bundle) = (dir.write("data.csv", rows(60)), dir.path("bundle"));
     let mut command = fit_by_any(&base("bert"), &data, &bundle);
-    let output = finish(command.args(TASKS).args(["--epochs", "1"])).success();
-    for part in ["12 rows have no label of the task stars", "7 rows have no label of the task mood", "epochs × "] {
+    let output = finish(command.args(TASKS)).success();
+    let told = ["12 rows have no label of the task stars", "7 rows have no label of the task mood"];
+    for part in
+        told.into_iter().chain(["method      finetune, frozen\n", "without contrastive: --method: expected", " ←"])
+    {
         assert!(output.contains(part), "no {part:?} in {output}");
     }
     let mut info = program("nimbert");

@@ -34,7 +34,8 @@ pub struct Unseen<'a> {
     pub logits: Vec<Vec<f32>>,
     /// The ids of each row.
     pub labels: Vec<&'a [u32]>,
-    /// From the rows that were learned from, of each row; empty where distances are not asked for.
+    /// From the rows that were learned from, of each row, also of those that have no label of the task; empty where distances are not
+    /// asked for.
     pub distances: Vec<f32>,
 }
 
@@ -103,12 +104,19 @@ pub fn least_rows(share: f64) -> usize {
 /// Fits everything that follows from answers to rows that were not learned from.
 pub fn calibrate(problem_type: ProblemType, unseen: &Unseen<'_>, certainty: Certainty) -> Decision {
     let Unseen { logits, labels: expected, distances } = unseen;
+    let unknown_threshold = certainty.unknown_rate.and_then(|rate| {
+        let most = -exceeded(distances.iter().map(|distance| -distance).collect(), 1.0 - rate);
+        // Texts that say the same as that row are as far away, up to rounding.
+        let threshold = most + ROUNDING * most.max(1.0);
+        // Of too few rows there is none.
+        threshold.is_finite().then_some(threshold)
+    });
+    let mut decision = Decision { unknown_threshold, ..undecided(problem_type) };
     if logits.is_empty() {
-        // Nothing follows from no rows.
-        return undecided(problem_type);
+        // Nothing else follows from no rows.
+        return decision;
     }
-    let temperature = temperature(problem_type, logits, expected);
-    let mut decision = Decision { temperature, ..undecided(problem_type) };
+    decision.temperature = temperature(problem_type, logits, expected);
     let scores: Vec<Vec<f32>> = logits.iter().map(|logits| decision.scores(logits)).collect();
     if problem_type == ProblemType::MultiLabel {
         let labels = logits.first().map_or(0, Vec::len);
@@ -117,13 +125,6 @@ pub fn calibrate(problem_type: ProblemType, unseen: &Unseen<'_>, certainty: Cert
     decision.abstain_threshold =
         certainty.abstain_precision.and_then(|precision| abstain_threshold(&decision, &scores, expected, precision));
     decision.coverage = certainty.coverage.map(|share| coverage(&scores, expected, share, certainty.coverage_by_label));
-    decision.unknown_threshold = certainty.unknown_rate.and_then(|rate| {
-        let most = -exceeded(distances.iter().map(|distance| -distance).collect(), 1.0 - rate);
-        // Texts that say the same as that row are as far away, up to rounding.
-        let threshold = most + ROUNDING * most.max(1.0);
-        // Of too few rows there is none.
-        threshold.is_finite().then_some(threshold)
-    });
     decision
 }
 

@@ -1,6 +1,8 @@
 //! What is answered to rows by models that have not seen them: the rows are dealt out to folds, and each fold is answered by a model
 //! that has learned from the others.
 
+use std::collections::BTreeSet;
+
 use nimbert::{Decision, ProblemType};
 use rand::seq::SliceRandom;
 
@@ -10,6 +12,7 @@ use crate::{
     metrics::{Metrics, hits},
     random::{Stream, generator},
     split::rarest_labels,
+    tasks::TaskLabels,
     train::undecided,
 };
 
@@ -20,7 +23,7 @@ pub struct Folds {
     of_row: Vec<usize>,
     /// Whether the row has a weight.
     counts: Vec<bool>,
-    /// Whether it has, and a model that has not seen it can know its label.
+    /// Whether it has, and a model that has not seen it can know its labels.
     is_answerable: Vec<bool>,
 }
 
@@ -56,8 +59,9 @@ pub struct Figure {
 }
 
 impl Folds {
-    /// Deals out the rows, each label's evenly, at random: to `count` folds, or less where there are not that many rows with a weight
-    /// for each label on average. None where there are not two. Rows without a weight are dealt out by themselves.
+    /// Deals out the rows, each label's evenly, those of several by their rarest one, at random: to `count` folds, or less where there
+    /// are not that many rows with a weight for each label on average, a row of several tasks counting for each. None where there are
+    /// not two. Rows without a weight are dealt out by themselves.
     pub fn new(
         problem_type: ProblemType,
         targets: &[&Target],
@@ -66,14 +70,16 @@ impl Folds {
         seed: u64,
     ) -> Option<Self> {
         let counts: Vec<bool> = targets.iter().map(|target| target.weight > 0.0).collect();
-        let count = count.min(counts.iter().filter(|counts| **counts).count() / classes.max(1));
+        let weighted = targets.iter().filter(|target| target.weight > 0.0);
+        let answers: usize = match problem_type {
+            ProblemType::SingleLabel => weighted.map(|target| target.ids.len()).sum(),
+            ProblemType::MultiLabel => weighted.count(),
+        };
+        let count = count.min(answers / classes.max(1));
         if count < 2 {
             return None;
         }
-        let labels: Vec<u32> = match problem_type {
-            ProblemType::SingleLabel => targets.iter().map(|target| target.id()).collect(),
-            ProblemType::MultiLabel => rarest_labels(targets.iter().copied(), classes),
-        };
+        let labels = rarest_labels(targets.iter().copied(), classes);
         let kind = |row: usize| (counts[row], labels[row]);
         let mut order: Vec<usize> = (0..labels.len()).collect();
         order.shuffle(&mut generator(seed, Stream::Folds));
@@ -81,14 +87,26 @@ impl Folds {
         let mut of_row = vec![0; labels.len()];
         // One after the other over all labels, so that the folds are of one size too.
         order.iter().enumerate().for_each(|(place, &row)| of_row[row] = place % count);
-        let mut is_answerable = counts.clone();
-        if problem_type == ProblemType::SingleLabel {
-            for rows in order.chunk_by(|&a, &b| kind(a) == kind(b)) {
-                // They lie in folds one after the other: a label of two rows is in two.
-                is_answerable[rows[0]] &= rows.len() > 1;
+        let mut folds_of_label = vec![BTreeSet::new(); classes];
+        for row in (0..labels.len()).filter(|&row| counts[row]) {
+            for &label in &targets[row].ids {
+                folds_of_label[label as usize].insert(of_row[row]);
             }
         }
+        let is_elsewhere = |label: &u32| folds_of_label[*label as usize].len() > 1;
+        let is_answerable = |row: usize| match problem_type {
+            ProblemType::SingleLabel => counts[row] && targets[row].ids.iter().all(is_elsewhere),
+            ProblemType::MultiLabel => counts[row],
+        };
+        let is_answerable = (0..labels.len()).map(is_answerable).collect();
         Some(Self { count, of_row, counts, is_answerable })
+    }
+
+    /// Those of some rows.
+    fn select(&self, rows: &[usize]) -> Self {
+        let of = |values: &[bool]| rows.iter().map(|&row| values[row]).collect();
+        let of_row = rows.iter().map(|&row| self.of_row[row]).collect();
+        Self { count: self.count, of_row, counts: of(&self.counts), is_answerable: of(&self.is_answerable) }
     }
 
     /// How many there are.
@@ -114,7 +132,7 @@ impl Folds {
         self.counts[row]
     }
 
-    /// Whether it has, and a model that has not seen the row can know its label: whether another row has it.
+    /// Whether it has, and a model that has not seen the row can know its labels: whether rows of other folds have them.
     pub fn is_answerable(&self, row: usize) -> bool {
         self.is_answerable[row]
     }
@@ -134,6 +152,17 @@ impl Folds {
 }
 
 impl OutOfFold {
+    /// The answers to one task, without distances, of the rows that have a label of it; and what they have.
+    pub fn of_task(&self, task: &TaskLabels, targets: &[&Target]) -> (Self, Vec<Target>) {
+        let (rows, targets) = task.targets(targets.iter().copied());
+        let of_task = Self {
+            folds: self.folds.select(&rows),
+            logits: rows.iter().map(|&row| self.logits[row][task.ids.clone()].to_vec()).collect(),
+            distances: Vec::new(),
+        };
+        (of_task, targets)
+    }
+
     /// Which rows got just their labels.
     pub fn hits(&self, problem_type: ProblemType, targets: &[&Target]) -> Vec<bool> {
         hits(&undecided(problem_type), &self.logits, targets.iter().map(|target| target.ids.as_slice()))
@@ -145,14 +174,14 @@ impl OutOfFold {
         hits.iter().filter(|is_hit| **is_hit).count() as f64 / hits.len().max(1) as f64
     }
 
-    /// How many rows have a label that a model could know.
-    pub fn answerable_rows(&self) -> usize {
-        (0..self.logits.len()).filter(|&row| self.folds.is_answerable(row)).count()
+    /// The rows whose labels a model could know.
+    pub fn answerable_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.logits.len()).filter(|&row| self.folds.is_answerable(row))
     }
 
     /// The answers to the rows whose label a model could know: what scores are calibrated by.
     pub fn answerable<'a>(&self, targets: &[&'a Target]) -> Unseen<'a> {
-        let rows: Vec<usize> = (0..targets.len()).filter(|&row| self.folds.is_answerable(row)).collect();
+        let rows: Vec<usize> = self.answerable_rows().collect();
         Unseen {
             logits: rows.iter().map(|&row| self.logits[row].clone()).collect(),
             labels: rows.iter().map(|&row| targets[row].ids.as_slice()).collect(),
@@ -175,7 +204,8 @@ impl OutOfFold {
             let scores: Vec<Vec<f32>> = unseen.iter().map(|&row| decision.scores(&self.logits[row])).collect();
             Metrics::new(labels, &decision, &expected, &scores)
         };
-        let metrics: Vec<Metrics> = self.folds.iter().map(of_fold).collect();
+        // Of a task a fold may have no row.
+        let metrics: Vec<Metrics> = self.folds.iter().filter(|fold| !fold.unseen.is_empty()).map(of_fold).collect();
         let figures: [(&str, Of); 7] = [
             ("accuracy", |metrics| Some(metrics.accuracy)),
             ("macro F1", |metrics| metrics.macro_f1),
@@ -223,6 +253,7 @@ fn log_loss(problem_type: ProblemType, logits: &[Vec<f32>], labels: &[&[u32]]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::Tasks;
 
     fn targets(labels: &[u32]) -> Vec<Target> {
         labels.iter().map(|&label| [label].into()).collect()
@@ -246,6 +277,35 @@ mod tests {
         // As many folds as labels have rows.
         let folds = |rows| Folds::new(ProblemType::SingleLabel, &targets[..rows], 3, 5, 0).map(|folds| folds.count());
         assert_eq!([3, 6, 10].map(folds), [None, Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn of_several_tasks_each_has_the_rows_that_know_of_it() {
+        let tasks = Tasks::of(&["a".into(), "b".into()], &["a=x", "a=y", "b=x", "b=y"].map(String::from));
+        // Of the second task the first two rows have a label, one of which nobody else has.
+        let rows: Vec<Target> = [&[0u32, 2][..], &[0, 3], &[1], &[1], &[0], &[1]]
+            .map(|ids| Target { ids: ids.to_vec(), ..[0].into() })
+            .into();
+        let rows: Vec<&Target> = rows.iter().collect();
+        let folds = Folds::new(ProblemType::SingleLabel, &rows, 4, 3, 0).unwrap();
+        // Eight labels of four are two for each; six rows would be one.
+        assert_eq!(folds.count(), 2);
+        assert_eq!(
+            (0..6).map(|row| folds.is_answerable(row)).collect::<Vec<_>>(),
+            [false, false, true, true, true, true]
+        );
+        let logits: Vec<Vec<f32>> =
+            rows.iter().map(|row| (0..4).map(|id| f32::from(row.ids.contains(&id))).collect()).collect();
+        let answers = OutOfFold { folds, logits, distances: Vec::new() };
+        let [first, second] = [0, 1].map(|task| answers.of_task(tasks.iter().nth(task).unwrap(), &rows));
+        assert_eq!((first.0.logits.len(), second.0.logits.as_slice()), (6, &[vec![1.0, 0.0], vec![0.0, 1.0]][..]));
+        assert_eq!(second.1.iter().map(|target| target.ids.as_slice()).collect::<Vec<_>>(), [[0], [1]]);
+        for (answers, targets) in [first, second] {
+            // A fold that has no row of the task is not counted as wrong.
+            let labels = ["x", "y"].map(String::from);
+            let figures = answers.figures(&labels, ProblemType::SingleLabel, &targets.iter().collect::<Vec<_>>());
+            assert_eq!((figures[0].name, figures[0].mean), ("accuracy", 1.0));
+        }
     }
 
     #[test]

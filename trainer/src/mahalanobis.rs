@@ -69,34 +69,29 @@ struct Inverse {
 }
 
 impl Mahalanobis {
-    /// Fits it to `features`, whose labels are `labels`, those of each row. A text of one label belongs to its mean; where texts
-    /// have any number, there is one mean for all.
+    /// Fits it to `features`, each row of one of the `classes`, which have a mean each: those of the labels, where a text has one.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
     ///
     /// # Panics
     /// If there is no row.
-    pub fn fit(features: &Features, labels: &[&[u32]], problem_type: ProblemType) -> Result<Self> {
+    pub fn fit(features: &Features, classes: &[usize]) -> Result<Self> {
         let (rows, width) = (features.rows(), features.width);
         let row = |row: usize| DVector::from_iterator(width, features.row(row).iter().map(|x| f64::from(*x)));
-        let class = |row: usize| match problem_type {
-            ProblemType::SingleLabel => labels[row][0] as usize,
-            ProblemType::MultiLabel => 0,
-        };
-        let classes = (0..rows).map(class).max().expect("at least one row") + 1;
-        let mut sums = vec![(DVector::zeros(width), 0.0); classes];
+        let count = classes.iter().max().expect("at least one row") + 1;
+        let mut sums = vec![(DVector::zeros(width), 0.0); count];
         for index in 0..rows {
-            let (sum, count) = &mut sums[class(index)];
+            let (sum, count) = &mut sums[classes[index]];
             *sum += row(index);
             *count += 1.0;
         }
-        let present: Vec<usize> = (0..classes).filter(|&class| sums[class].1 > 0.0).collect();
+        let present: Vec<usize> = (0..count).filter(|&class| sums[class].1 > 0.0).collect();
         let mean = sums.iter().map(|(sum, _)| sum).sum::<DVector<f64>>() / rows as f64;
         let means: Vec<DVector<f64>> = sums.into_iter().map(|(sum, count)| sum / f64::max(count, 1.0)).collect();
         let average = (0..rows).map(|index| (row(index) - &mean).norm_squared()).sum::<f64>() / (rows * width) as f64;
         let least = (LEAST_SHARE * average).max(LEAST_VARIANCE / width as f64);
-        let inverse = Inverse::of(&|index| row(index) - &means[class(index)], rows, width, least);
+        let inverse = Inverse::of(&|index| row(index) - &means[classes[index]], rows, width, least);
         // xᵀPx − 2 xᵀPm + mᵀPm, of which the first is the same for all. A label that no row has is no mean.
         let means: Vec<&DVector<f64>> = present.iter().map(|&class| &means[class]).collect();
         let products: Vec<DVector<f64>> = means.iter().map(|mean| inverse.product(mean)).collect();
@@ -292,7 +287,7 @@ mod tests {
     use super::*;
 
     /// Rows around two means, far from each other in the first direction, and spread in the second.
-    fn features() -> (Features, Vec<u32>) {
+    fn features() -> (Features, Vec<usize>) {
         let row = |index: usize| {
             let (sign, spread) = (if index.is_multiple_of(2) { 1.0 } else { -1.0 }, (index / 2) as f32 / 20.0 - 0.5);
             let noise = [3, 5, 7].map(|factor| ((index * factor) % 11) as f32 / 200.0 - 0.025);
@@ -306,9 +301,8 @@ mod tests {
 
     #[test]
     fn what_lies_between_the_labels_is_far_and_their_own_rows_are_near() {
-        let (features, labels) = features();
-        let labels: Vec<&[u32]> = labels.iter().map(std::slice::from_ref).collect();
-        let fitted = Mahalanobis::fit(&features, &labels, ProblemType::SingleLabel).unwrap();
+        let (features, classes) = features();
+        let fitted = Mahalanobis::fit(&features, &classes).unwrap();
         let distances = fitted.distances(&features).unwrap();
         let mean = distances.iter().sum::<f32>() / 40.0;
         assert!((mean - 1.0).abs() < 1e-3, "{mean}");
@@ -320,10 +314,10 @@ mod tests {
 
     #[test]
     fn without_spread_or_with_one_row_distances_are_numbers() {
-        let (features, labels) = features();
+        let (features, classes) = features();
         for rows in [vec![0], vec![0, 1], vec![0, 0, 0]] {
-            let labels: Vec<&[u32]> = rows.iter().map(|&row| std::slice::from_ref(&labels[row])).collect();
-            let fitted = Mahalanobis::fit(&features.select(&rows), &labels, ProblemType::SingleLabel).unwrap();
+            let classes: Vec<usize> = rows.iter().map(|&row| classes[row]).collect();
+            let fitted = Mahalanobis::fit(&features.select(&rows), &classes).unwrap();
             let distances = fitted.distances(&features).unwrap();
             assert!(distances.iter().all(|distance| distance.is_finite()), "{distances:?}");
             assert!(distances[30] > distances[0], "{distances:?}");
@@ -332,9 +326,8 @@ mod tests {
 
     #[test]
     fn strangers_are_told_from_rows_by_where_they_lie_and_what_is_far_stays_far() {
-        let (features, labels) = features();
-        let labels: Vec<&[u32]> = labels.iter().map(std::slice::from_ref).collect();
-        let fitted = Mahalanobis::fit(&features, &labels, ProblemType::SingleLabel).unwrap();
+        let (features, classes) = features();
+        let fitted = Mahalanobis::fit(&features, &classes).unwrap();
         // No further away than rows are.
         let near = |share: f32| {
             let vector = [1.0, 0.0, share, 0.0, 0.0, 0.3];
@@ -355,15 +348,6 @@ mod tests {
         assert!(beyond(&of_strangers, &own) > before, "{of_strangers:?}, {before}");
         let far = Features { values: vec![0.0, 0.0, 0.0, 0.0, 1.0, 0.0], width: 6 };
         assert_eq!(beyond(&told.distances(&far).unwrap(), &own), 1);
-    }
-
-    #[test]
-    fn texts_of_any_number_of_labels_have_one_mean() {
-        let (features, _) = features();
-        let labels: Vec<&[u32]> = (0..40).map(|index| if index == 0 { &[0, 1][..] } else { &[0] }).collect();
-        let distances =
-            Mahalanobis::fit(&features, &labels, ProblemType::MultiLabel).unwrap().distances(&features).unwrap();
-        assert!((distances.iter().sum::<f32>() / 40.0 - 1.0).abs() < 1e-3);
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub fn page(run: Run<'_>) -> Page {
             summary.push((format!("{of}sets with the right label (test)"), percent(Some(*share))));
             summary.push((format!("{of}labels a set (test)"), format!("{size:.2}")));
         }
-        summary.extend(unknown.map(|share| ("taken for unknown (test)".to_owned(), percent(Some(share)))));
+        summary.extend(unknown.map(|share| (format!("{of}taken for unknown (test)"), percent(Some(share)))));
     }
     if let Some(Found { share, roc_auc, .. }) = run.found {
         summary.push(("of strangers taken for unknown (test)".to_owned(), percent(Some(share))));

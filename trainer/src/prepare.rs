@@ -65,7 +65,7 @@ pub struct Sources {
     pub test: Vec<Source>,
     /// Rows that are like no label.
     pub strangers: Strangers<Row>,
-    /// Rows a label, on average, that were not set aside for testing.
+    /// Rows a label, on average, that were not set aside for testing; a row of several tasks counts for each that it has a label of.
     pub rows_a_label: usize,
     /// What was done with the rows that the user may not expect: those left out, shares that could not be kept.
     pub notes: Vec<String>,
@@ -323,7 +323,8 @@ fn divide(
     };
     let [learned, validated, unseen] = by_role(config.going_on.as_ref(), dataset);
     let (rest, test) = set_aside(unseen, &config.test_data, ("test", config.test_size), 1);
-    let rows_a_label = rest.len() / labels.len().max(1);
+    let answers = tasks.answers(rest.iter().map(|&row| targets[row].ids.as_slice()));
+    let rows_a_label = answers / labels.len().max(1);
     let is_few = (2..config.few_rows_a_label).contains(&rows_a_label);
     let validation_size = config.validation_size.unwrap_or(if is_few { 0.0 } else { VALIDATION_SIZE });
     let (train, validation) = set_aside(rest, &config.validation_data, ("validation", validation_size), 0);

@@ -168,7 +168,7 @@ impl Tasks {
     }
 
     /// How many of them are right by `logits`.
-    pub(crate) fn hits<'a>(
+    pub fn hits<'a>(
         &self,
         decision: &Decision,
         logits: &[Vec<f32>],

@@ -113,7 +113,7 @@ pub(super) struct Args {
     columns: super::ColumnArgs,
     /// The column with the labels of a task, and what it is called, unless that is the same. Given twice or more, one model answers all
     /// of them in one pass; a row may lack labels of some. Labels are called NAME=LABEL then, in reports and for --class-weights. Learned
-    /// by --method finetune, which begins as frozen does, or frozen
+    /// by --method finetune, which begins as frozen does, or frozen; auto compares these two where rows are few
     #[arg(long = "task", value_name = "NAME[=COLUMN]", conflicts_with_all = ["label_column", "label_columns", "multi_label"])]
     #[serde(rename = "task", skip_serializing_if = "Vec::is_empty")]
     tasks: Vec<super::TaskArg>,
@@ -398,12 +398,10 @@ impl Args {
         }
         let of_one = "one task: with several this is not there yet";
         for (setting, is_given) in [
-            ("--cross-validate", self.cross_validate.is_some()),
             ("--layers", self.layers.is_some()),
             ("--student", self.student.is_some()),
             ("--target-size", self.target_size.is_some()),
             ("--save-model", self.save_model.is_some()),
-            ("--unknown-rate", self.unknown_rate.is_some()),
         ] {
             if is_given {
                 return refuse(setting, of_one, format!("the tasks {}", names.join(", ")));
@@ -642,15 +640,18 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         let (setting, expected) = ("--patience", "validation rows to judge by (--validation-size)".to_owned());
         return Err(Error::Setting { setting, expected, got: "none".to_owned() }.into());
     }
-    let validation = candidate.examples.validation.len();
-    work.check_rows(validation, Some(candidate.examples.train.len()))?;
+    work.check_rows(Some(candidate.examples.train.iter().map(|example| &example.target).collect()))?;
     let Chosen { method, answers, methods, figures } = work.choose(&folder, &methods, &candidate.examples)?;
     if args.has_linear_head(method) != args.has_linear_head(work.method) {
         (candidate.model, candidate.load_report) = load(method)?;
     }
     let before = work.before(&folder, &candidate.examples)?;
     candidate.out_of_fold = answers;
-    work.check_rows(validation, candidate.out_of_fold.as_ref().map(OutOfFold::answerable_rows))?;
+    let answerable = candidate.out_of_fold.as_ref().map(|answers| {
+        let rows = &candidate.examples.train;
+        answers.answerable_rows().map(|row| &rows[row].target).collect()
+    });
+    work.check_rows(answerable)?;
     work.method = method;
     work.train_config = work.config(method, candidate.examples.train.len());
     if let (Some(answers), Some(_)) = (&candidate.out_of_fold, args.cross_validate) {

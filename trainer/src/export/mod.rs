@@ -541,7 +541,8 @@ impl Judge<'_> {
             let mut decision = match &of_tasks {
                 Some((tasks, distances)) => {
                     let rows = &tasks[index];
-                    let distances = rows.rows.iter().filter_map(|row| distances.get(*row).copied()).collect();
+                    // A text is unknown to all tasks, or to none.
+                    let distances = (*distances).clone();
                     let unseen = Unseen { logits: rows.logits.clone(), labels: rows.ids(), distances };
                     calibrate(problem_type, &unseen, certainty)
                 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use nimbert::ProblemType;
+use nimbert::{Decision, ProblemType};
 use nimbert_trainer::{
     Error,
     cross_validation::{Figure, Fold, Folds, OutOfFold},
@@ -17,7 +17,8 @@ use nimbert_trainer::{
     prepare::{Examples, Source},
     record::Record,
     report,
-    train::{Job, Splits, TrainConfig, train},
+    tasks::{TaskLabels, Tasks},
+    train::{Job, Splits, TrainConfig, train, undecided},
 };
 use serde_json::{Map, Value, json};
 
@@ -71,7 +72,6 @@ impl Work {
             return Ok(untried);
         }
         let targets: Vec<&Target> = rows.iter().map(|example| &example.target).collect();
-        let problem_type = self.train_config.loss.problem_type;
         let folds = match asked {
             Some(count) => Some(self.asked_folds(&targets, count)?),
             None => self.folds(&targets, FOLDS),
@@ -82,7 +82,7 @@ impl Work {
             return Ok(untried);
         };
         let trials = self.trials(folder, &compared, examples, &folds)?;
-        let (chosen, table) = best(&trials, problem_type, &targets);
+        let (chosen, table) = best(&trials, &self.sources.tasks, self.train_config.loss.problem_type, &targets);
         let is_choice = compared.len() > 1;
         if is_choice {
             tell(&report::table(&table));
@@ -90,7 +90,7 @@ impl Work {
         let Some(Trial { method, answers, .. }) = trials.into_iter().nth(chosen) else {
             unreachable!("one was chosen")
         };
-        let figures = asked.map(|_| figures(&answers.figures(&self.sources.labels, problem_type, &targets)));
+        let figures = asked.map(|_| self.figures(&answers, &targets));
         if let Some(figures) = &figures {
             let by = if is_choice { ", which were also chosen by" } else { "" };
             let how = format!("{}, {} folds of {} rows in all{by}", method.name(), folds.count(), rows.len());
@@ -111,7 +111,14 @@ impl Work {
         self.folds(targets, count).filter(|folds| folds.count() == count).ok_or_else(|| {
             let classes = self.sources.labels.len();
             let expected = format!("{count} training rows for each of {classes} labels on average, or less folds");
-            Error::Setting { setting: "--cross-validate", expected, got: format!("{} rows", targets.len()) }
+            let rows = targets.len();
+            let got = match self.sources.tasks.is_single() {
+                true => format!("{rows} rows"),
+                false => {
+                    format!("{} labels in {rows} rows", targets.iter().map(|target| target.ids.len()).sum::<usize>())
+                }
+            };
+            Error::Setting { setting: "--cross-validate", expected, got }
         })
     }
 
@@ -171,14 +178,20 @@ impl Work {
     /// A line a training row: what it is answered by the model that has not seen it.
     pub(super) fn out_of_fold_lines(&self, answers: &OutOfFold) -> String {
         let targets: Vec<&Target> = self.sources.train.iter().map(|source| &source.target).collect();
-        let decision = answers.decision(self.train_config.loss.problem_type, &targets);
-        let names = |ids: &mut dyn Iterator<Item = usize>| ids.map(|id| &self.sources.labels[id]).collect::<Vec<_>>();
+        let problem_type = self.train_config.loss.problem_type;
+        let of_tasks = by_task(&self.sources.tasks, answers, &targets).into_iter();
+        let of_tasks =
+            of_tasks.map(|of_task| (of_task.task, of_task.answers.decision(problem_type, &of_task.targets())));
+        let of_tasks: Vec<(&TaskLabels, Decision)> = of_tasks.collect();
         let line = |(row, source): (usize, &Source)| {
-            let scores = decision.scores(&answers.logits[row]);
-            let labels = names(&mut source.target.ids.iter().map(|&id| id as usize));
-            let answered = names(&mut decision.label_ids(&scores).into_iter());
-            let by_label: Map<String, Value> =
-                self.sources.labels.iter().zip(&scores).map(|(label, score)| (label.clone(), json!(score))).collect();
+            let labels: Vec<&String> = source.target.ids.iter().map(|&id| &self.sources.labels[id as usize]).collect();
+            let (mut answered, mut by_label) = (Vec::new(), Map::new());
+            for (task, decision) in &of_tasks {
+                let names = &self.sources.labels[task.ids.clone()];
+                let scores = decision.scores(&answers.logits[row][task.ids.clone()]);
+                answered.extend(decision.label_ids(&scores).into_iter().map(|id| &names[id]));
+                by_label.extend(names.iter().cloned().zip(scores.into_iter().map(Value::from)));
+            }
             let dataset = &self.sources.datasets[source.dataset];
             let at = self.sources.row(source);
             let file = dataset.files[at.file].display().to_string();
@@ -226,7 +239,8 @@ impl Work {
     /// The model that learns by `method`, before it does.
     pub(super) fn untrained(&self, folder: &ModelFolder, method: Method) -> Result<SequenceClassifier, Error> {
         let config = self.args.encoder_config(method, &folder.config)?;
-        let (mut model, _) = SequenceClassifier::load(&folder.weights, config, &self.sources.labels, self.args.seed)?;
+        let (model, _) = SequenceClassifier::load(&folder.weights, config, &self.sources.labels, self.args.seed)?;
+        let mut model = model.with_tasks(self.sources.tasks.clone());
         if let Some(layers) = self.args.frozen_layers() {
             model.freeze(layers)?;
         }
@@ -276,6 +290,36 @@ impl Work {
     fn fold_config(&self, method: Method, rows: usize) -> TrainConfig {
         TrainConfig { patience: None, ..self.config(method, rows) }
     }
+
+    /// Mean and deviation of the figures of each task.
+    fn figures(&self, answers: &OutOfFold, targets: &[&Target]) -> Table {
+        let (problem_type, mut rows) = (self.train_config.loss.problem_type, Vec::new());
+        for of_task in by_task(&self.sources.tasks, answers, targets) {
+            let labels = &self.sources.labels[of_task.task.ids.clone()];
+            let name = report::of_task(of_task.task.name.as_deref());
+            for Figure { name: figure, mean, deviation } in
+                of_task.answers.figures(labels, problem_type, &of_task.targets())
+            {
+                let deviation = deviation.map_or("–".to_owned(), |deviation| format!("± {deviation:.4}"));
+                rows.push(vec![name.clone() + figure, format!("{mean:.4}"), deviation]);
+            }
+        }
+        Table { header: ["figure", "mean", "deviation"].map(str::to_owned).to_vec(), rows, chosen: None }
+    }
+}
+
+/// What was answered to a task.
+struct TaskAnswers<'a> {
+    task: &'a TaskLabels,
+    /// Of the rows that have a label of it.
+    answers: OutOfFold,
+    targets: Vec<Target>,
+}
+
+impl TaskAnswers<'_> {
+    fn targets(&self) -> Vec<&Target> {
+        self.targets.iter().collect()
+    }
 }
 
 /// Whether it is the method that these rows and settings do not suit.
@@ -283,22 +327,38 @@ pub(super) fn is_of_method(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Diverged { .. } | Error::NothingTrained { .. }))
 }
 
-/// The first of the trials, or the one that is right most often of those which are so more often than it by more than chance. Rows
-/// without a weight do not count.
-fn best(trials: &[Trial], problem_type: ProblemType, targets: &[&Target]) -> (usize, Table) {
-    let counted = |trial: &Trial| -> Vec<bool> {
-        let hits = trial.answers.hits(problem_type, targets).into_iter().enumerate();
-        hits.filter(|(row, _)| trial.answers.folds.counts(*row)).map(|(_, is_hit)| is_hit).collect()
+/// The answers to each task.
+fn by_task<'a>(tasks: &'a Tasks, answers: &OutOfFold, targets: &[&Target]) -> Vec<TaskAnswers<'a>> {
+    let of_task = |task| {
+        let (answers, targets) = answers.of_task(task, targets);
+        TaskAnswers { task, answers, targets }
     };
-    let hits: Vec<Vec<bool>> = trials.iter().map(counted).collect();
-    let right = |trial: usize| hits[trial].iter().filter(|is_hit| **is_hit).count();
+    tasks.iter().map(of_task).collect()
+}
+
+/// The first of the trials, or the one that is right most often of those which are so more often than it by more than chance. Rows
+/// without a weight do not count; of several tasks losses are summed.
+fn best(trials: &[Trial], tasks: &Tasks, problem_type: ProblemType, targets: &[&Target]) -> (usize, Table) {
+    let decision = undecided(problem_type);
+    let counted: Vec<usize> = (0..targets.len()).filter(|&row| trials[0].answers.folds.counts(row)).collect();
+    let of_row = |trial: &Trial, row: usize| {
+        tasks.hits(&decision, std::slice::from_ref(&trial.answers.logits[row]), [targets[row].ids.as_slice()])
+    };
+    let hits: Vec<Vec<usize>> =
+        trials.iter().map(|trial| counted.iter().map(|&row| of_row(trial, row)).collect()).collect();
+    let right = |trial: usize| hits[trial].iter().sum::<usize>();
+    let answers = tasks.answers(counted.iter().map(|&row| targets[row].ids.as_slice()));
     let better = (1..trials.len()).rev().filter(|&trial| sign(&hits[trial], &hits[0]) >= SIGNIFICANT);
     let chosen = better.max_by_key(|&trial| right(trial)).unwrap_or(0);
+    let loss = |trial: &Trial| {
+        let of_tasks = by_task(tasks, &trial.answers, targets).into_iter();
+        of_tasks.map(|of_task| of_task.answers.loss(problem_type, &of_task.targets())).sum::<f64>()
+    };
     let row = |(index, trial): (usize, &Trial)| {
         vec![
             trial.method.name().to_owned(),
-            percent(Some(right(index) as f64 / hits[index].len().max(1) as f64)),
-            format!("{:.4}", trial.answers.loss(problem_type, targets)),
+            percent(Some(right(index) as f64 / answers.max(1) as f64)),
+            format!("{:.4}", loss(trial)),
             if index == 0 { "–".to_owned() } else { format!("{:+.1}", sign(&hits[index], &hits[0])) },
             format!("{:.1}", trial.seconds),
         ]
@@ -308,23 +368,11 @@ fn best(trials: &[Trial], problem_type: ProblemType, targets: &[&Target]) -> (us
     (chosen, Table { header, rows, chosen: Some(chosen) })
 }
 
-/// By how many standard deviations one is right more often than another, as far as it is chance which of them is where they differ
-/// (McNemar's test).
-fn sign(one: &[bool], other: &[bool]) -> f64 {
-    let only = |one: &[bool], other: &[bool]| {
-        one.iter().zip(other).filter(|(is_hit, is_other)| **is_hit && !**is_other).count() as f64
-    };
-    let (for_one, for_other) = (only(one, other), only(other, one));
-    (for_one - for_other) / (for_one + for_other).sqrt().max(1.0)
-}
-
-fn figures(figures: &[Figure]) -> Table {
-    let row = |figure: &Figure| {
-        let deviation = figure.deviation.map_or("–".to_owned(), |deviation| format!("± {deviation:.4}"));
-        vec![figure.name.to_owned(), format!("{:.4}", figure.mean), deviation]
-    };
-    let header = ["figure", "mean", "deviation"].map(str::to_owned).to_vec();
-    Table { header, rows: figures.iter().map(row).collect(), chosen: None }
+/// By how many standard deviations one has more right answers than another, those to each row, as far as it is chance which of them is
+/// where they differ (McNemar's test, if there is an answer a row; a row's answers to several tasks go together).
+fn sign(one: &[usize], other: &[usize]) -> f64 {
+    let differences = || one.iter().zip(other).map(|(one, other)| *one as f64 - *other as f64);
+    differences().sum::<f64>() / differences().map(|difference| difference * difference).sum::<f64>().sqrt().max(1.0)
 }
 
 #[cfg(test)]
@@ -333,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_chance_explains_decides_nothing() {
-        let hits = |right: usize| (0..40).map(|row| row < right).collect::<Vec<bool>>();
+        let hits = |right: usize| (0..40).map(|row| usize::from(row < right)).collect::<Vec<usize>>();
         // Of four rows that only one of them knows, all four: two standard deviations.
         assert_eq!(sign(&hits(20), &hits(16)), 2.0);
         assert_eq!((sign(&hits(16), &hits(20)), sign(&hits(20), &hits(20))), (-2.0, 0.0));
@@ -341,7 +389,7 @@ mod tests {
         let targets: Vec<&Target> = targets.iter().collect();
         let folds = Folds::new(ProblemType::SingleLabel, &targets, 2, 2, 0).unwrap();
         let trial = |method, right: usize| {
-            let logits = hits(right).into_iter().map(|is_hit| if is_hit { vec![1.0, 0.0] } else { vec![0.0, 1.0] });
+            let logits = hits(right).into_iter().map(|hits| if hits == 1 { vec![1.0, 0.0] } else { vec![0.0, 1.0] });
             Trial {
                 method,
                 answers: OutOfFold { folds: folds.clone(), logits: logits.collect(), distances: Vec::new() },
@@ -351,7 +399,7 @@ mod tests {
         let chosen = |rights: [usize; 3]| {
             let methods = [Method::Contrastive, Method::Finetune, Method::Frozen].into_iter();
             let trials: Vec<Trial> = methods.zip(rights).map(|(method, right)| trial(method, right)).collect();
-            best(&trials, ProblemType::SingleLabel, &targets).0
+            best(&trials, &Tasks::single(2), ProblemType::SingleLabel, &targets).0
         };
         assert_eq!([[30, 33, 32], [30, 36, 38], [30, 36, 36], [30, 20, 10]].map(chosen), [0, 2, 1, 0]);
     }

@@ -87,9 +87,7 @@ impl Args {
             MethodArg::Finetune => Method::Finetune,
             MethodArg::Frozen => Method::Frozen,
             MethodArg::Contrastive => Method::Contrastive,
-            // Folds answer one task.
-            MethodArg::Auto if !self.tasks.is_empty() => Method::Finetune,
-            // And a model that goes on has learned from the rows of folds.
+            // A model that goes on has learned from the rows of folds.
             MethodArg::Auto if self.from.is_some() => Method::Finetune,
             MethodArg::Auto => {
                 let mut methods = Methods { usable: Vec::new(), left_out: Vec::new() };
@@ -246,21 +244,40 @@ impl Work {
     fn solve_head(&self, Candidate { model, examples, .. }: &Candidate) -> anyhow::Result<()> {
         let mut began = Instant::now();
         let features = self.features_of_base(model, &examples.train, Read::Direction)?;
-        let mut head = LinearLayer { weight: Vec::new(), bias: Vec::new() };
-        for task in model.tasks.iter() {
-            let (rows, targets) = task.targets(examples.train.iter().map(|example| &example.target));
-            let targets: Vec<&Target> = targets.iter().collect();
-            let CrossValidated { linear, strength, out_of_fold } =
-                self.regression(&features.select(&rows), &targets, task)?;
-            head.weight.extend(linear.weight);
-            head.bias.extend(linear.bias);
+        let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
+        let head = self.head(&features, &targets, |task, solved, targets| {
             let problem_type = self.train_config.loss.problem_type;
-            let right = |answers: &OutOfFold| (answers.folds.count(), answers.accuracy(problem_type, &targets));
-            let (right, seconds) = (out_of_fold.as_ref().map(right), began.elapsed().as_secs_f64());
-            tell(&report::head_stage(task.name.as_deref(), strength, right, rows.len(), seconds));
+            let right = |answers: &OutOfFold| (answers.folds.count(), answers.accuracy(problem_type, targets));
+            let (right, seconds) = (solved.out_of_fold.as_ref().map(right), began.elapsed().as_secs_f64());
+            tell(&report::head_stage(task.name.as_deref(), solved.strength, right, targets.len(), seconds));
             began = Instant::now();
-        }
+        })?;
         Ok(model.set_last_layer(&head)?)
+    }
+
+    /// The regressions of all tasks, one behind the other. `on_task` is told of each, and what its rows have.
+    fn head(
+        &self,
+        features: &Features,
+        targets: &[&Target],
+        mut on_task: impl FnMut(&TaskLabels, &CrossValidated, &[&Target]),
+    ) -> Result<LinearLayer, Error> {
+        let mut head = LinearLayer { weight: Vec::new(), bias: Vec::new() };
+        for task in self.sources.tasks.iter() {
+            let (rows, targets) = task.targets(targets.iter().copied());
+            if rows.is_empty() {
+                // A fold may have all the rows that know anything of it.
+                head.weight.extend(vec![0.0; task.ids.len() * features.width]);
+                head.bias.extend(vec![0.0; task.ids.len()]);
+                continue;
+            }
+            let targets: Vec<&Target> = targets.iter().collect();
+            let solved = self.regression(&features.select(&rows), &targets, task)?;
+            on_task(task, &solved, &targets);
+            head.weight.extend(solved.linear.weight);
+            head.bias.extend(solved.linear.bias);
+        }
+        Ok(head)
     }
 
     /// Whether the last layer of the head is a regression before all of the model learns (linear probing, then fine-tuning: Kumar et
@@ -306,7 +323,7 @@ impl Work {
             self.probe(model, &features.select(&seen), &targets(&seen))?;
             return Ok(None);
         }
-        let solved = self.regression(&features.select(seen), &targets(seen), self.sources.tasks.first())?.linear;
+        let solved = self.head(&features.select(seen), &targets(seen), |_, _, _| ())?;
         if method == Method::Frozen {
             return Ok(Some(solved));
         }

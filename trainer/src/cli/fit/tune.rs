@@ -301,7 +301,7 @@ impl<'a> Tuning<'a> {
             .map(|Prepared { work, folder, .. }| Ok(serde_json::Value::Object(work.identity(folder)?).to_string()));
         let identities = identities.collect::<anyhow::Result<_>>()?;
         // What would end the fit is looked at before.
-        work.check_rows(0, Some(targets.len()))?;
+        work.check_rows(Some(targets))?;
         let folder = args.fit.beside_bundle("tune");
         std::fs::create_dir_all(&folder).map_err(|reason| Error::Io { path: folder.clone(), reason })?;
         let (folds, features) = (folds.iter().collect(), BTreeMap::new());

@@ -6,8 +6,10 @@ use nimbert_trainer::{
     calibrate::{Certainty, Found, least_rows},
     dataloader::Example,
     export::Judged,
+    loss::Target,
     mahalanobis::Mahalanobis,
     model::SequenceClassifier,
+    prepare::Sources,
     tasks::TaskLabels,
 };
 
@@ -56,39 +58,38 @@ impl Args {
 
 impl Work {
     /// Checks that there are rows enough to find by them what a small share of texts exceeds. Where there are no validation rows,
-    /// `cross_validated` have answers, or may come to have them; none: there are no folds.
-    pub(super) fn check_rows(&self, validation: usize, cross_validated: Option<usize>) -> Result<(), Error> {
+    /// those with the targets that are `cross_validated` have answers, or may come to have them; none: there are no folds.
+    pub(super) fn check_rows(&self, cross_validated: Option<Vec<&Target>>) -> Result<(), Error> {
         let Certainty { abstain_precision, coverage, unknown_rate, .. } = self.export_config.certainty;
+        let Sources { validation, tasks, .. } = &self.sources;
         // What folds answer is said of the model with all its layers.
         let cross_validated = cross_validated.filter(|_| !self.args.is_smaller());
-        let (rows, of) = match validation > 0 {
-            true => self.least_validated(),
-            false => (cross_validated, String::new()),
+        let validated = (!validation.is_empty()).then(|| validation.iter().map(|source| &source.target).collect());
+        let rows: Option<Vec<&Target>> = validated.or(cross_validated);
+        let of_task = |task: &TaskLabels| {
+            let answered = rows.as_ref().map(|rows| task.targets(rows.iter().copied()).0.len());
+            (answered, task.name.as_ref().map_or(String::new(), |name| format!(" with a label of the task {name}")))
         };
+        // A text is unknown to all tasks, or to none; of all else the task counts that has the fewest rows.
         let shares = [
-            ("--abstain-precision", abstain_precision.map(|_| 1.0)),
-            ("--coverage", coverage.map(|share| 1.0 - share)),
-            ("--unknown-rate", unknown_rate),
+            ("--abstain-precision", abstain_precision.map(|_| 1.0), false),
+            ("--coverage", coverage.map(|share| 1.0 - share), false),
+            ("--unknown-rate", unknown_rate, true),
         ];
-        for (setting, share) in shares {
-            let Some(least) = share.map(least_rows).filter(|least| rows.is_none_or(|rows| *least > rows)) else {
-                continue;
+        for (setting, share, is_of_all) in shares {
+            let Some(least) = share.map(least_rows) else { continue };
+            let (rows, of) = match is_of_all {
+                true => (rows.as_ref().map(Vec::len), String::new()),
+                false => tasks.iter().map(of_task).min_by_key(|(rows, _)| *rows).expect("a classifier has a task"),
             };
+            if rows.is_some_and(|rows| rows >= least) {
+                continue;
+            }
             let expected = format!("at least {least} rows{of} to find it by (--validation-size, --cross-validate)");
             let got = rows.map_or("none, and no folds".to_owned(), |rows| rows.to_string());
             return Err(Error::Setting { setting, expected, got });
         }
         Ok(())
-    }
-
-    /// The validation rows of the task with the fewest, and whose they are, where there are several.
-    fn least_validated(&self) -> (Option<usize>, String) {
-        let of_task = |task: &TaskLabels| {
-            let answered = task.targets(self.sources.validation.iter().map(|source| &source.target)).0.len();
-            (answered, task.name.as_ref().map_or(String::new(), |name| format!(" with a label of the task {name}")))
-        };
-        let least = self.sources.tasks.iter().map(of_task).min_by_key(|(rows, _)| *rows);
-        least.map_or((None, String::new()), |(rows, of)| (Some(rows), of))
     }
 
     /// How far a text is from the rows that the model has learned from, also by what tells `strangers` from them, if there are any;
@@ -104,14 +105,18 @@ impl Work {
         }
         // Each window for itself, as the graph has them. A row without a weight was not learned from.
         let windows = learned_windows(rows);
-        let label = |window: &Example| match self.export_config.problem_type {
-            ProblemType::SingleLabel => vec![window.target.id()],
-            ProblemType::MultiLabel => window.target.ids.clone(),
+        // Of several tasks, the one that tells the most texts apart; those that it knows nothing of are alike.
+        let task = self.sources.tasks.iter().max_by_key(|task| task.ids.len()).expect("a classifier has a task");
+        let class = |window: &Example| match self.export_config.problem_type {
+            ProblemType::SingleLabel => {
+                let of_task = window.target.ids.iter().map(|id| *id as usize).find(|id| task.ids.contains(id));
+                of_task.map_or(0, |id| 1 + id - task.ids.start)
+            }
+            ProblemType::MultiLabel => 0,
         };
-        let labels: Vec<Vec<u32>> = windows.iter().map(label).collect();
-        let labels: Vec<&[u32]> = labels.iter().map(Vec::as_slice).collect();
+        let classes: Vec<usize> = windows.iter().map(class).collect();
         let features = self.features(model, &windows)?;
-        let distance = Mahalanobis::fit(&features, &labels, self.export_config.problem_type)?;
+        let distance = Mahalanobis::fit(&features, &classes)?;
         let strangers = learned_windows(strangers.iter());
         if strangers.is_empty() {
             return Ok(Some(distance));
