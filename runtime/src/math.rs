@@ -100,18 +100,21 @@ pub fn exp(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(exponent))
 }
 
-/// All lanes by `f`, half of them at once and then half of these: a few steps where one after the other would be many. Their number is
-/// a power of two.
+/// All lanes by `f`, half of them at once and then half of these: a few steps where one after the other would be many. Each half has a
+/// place of its own: what is written in part is not there yet for a processor that reads all of it.
 #[inline(always)]
-pub fn halved<const LANES: usize>(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            lanes[lane] = f(lanes[lane], lanes[lane + half]);
-        }
-        half /= 2;
+pub fn halved(lanes: [f32; 16], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let (mut eight, mut four, mut two) = ([0.0f32; 8], [0.0f32; 4], [0.0f32; 2]);
+    for lane in 0..8 {
+        eight[lane] = f(lanes[lane], lanes[lane + 8]);
     }
-    lanes[0]
+    for lane in 0..4 {
+        four[lane] = f(eight[lane], eight[lane + 4]);
+    }
+    for lane in 0..2 {
+        two[lane] = f(four[lane], four[lane + 2]);
+    }
+    f(two[0], two[1])
 }
 
 /// The larger one; as an instruction has it, without a place for what is no number.

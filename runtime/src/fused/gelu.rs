@@ -3,23 +3,20 @@
 use super::quantization::{Bytes, Deferred, dequantize_row, scale_channels};
 use crate::math::vectorized;
 
-/// Beyond it, Φ is 0 or 1 to six digits.
-const BOUND: f32 = 5.0;
-/// (Φ(x) − ½) / x as a polynomial of 2 (x / 5)² − 1, by powers: least squares, weighted until the largest error of x Φ(x) was as
-/// small as it gets. It is below 4e-6, and beyond the bound below 7e-7 of x, where a byte stands for steps of some hundredths.
-const PHI: [f32; 12] = [
-    0.141_363_75,
-    -0.070_298_23,
-    0.051_525_395,
-    -0.040_391_985,
-    0.031_356_73,
-    -0.023_624_957,
-    0.016_910_117,
-    -0.010_165_438,
-    0.005_113_294,
-    -0.003_886_895,
-    0.003_194_445,
-    -0.001_096_344,
+/// Beyond it, Φ is 0 or 1 to five digits.
+const BOUND: f32 = 4.5;
+/// (Φ(x) − ½) / x as a polynomial of 2 (x / 4.5)² − 1, by powers: least squares, weighted until the largest error of x Φ(x) was as
+/// small as it gets. It is below 4e-5, and beyond the bound below 4e-6 of x besides, where a byte stands for steps of some hundredths.
+const PHI: [f32; 9] = [
+    0.156_902_12,
+    -0.077_171_96,
+    0.054_818_567,
+    -0.040_555_768,
+    0.027_629_402,
+    -0.016_744_046,
+    0.012_208_524,
+    -0.009_328_538,
+    0.003_353_690_5,
 ];
 
 /// x Φ(x), Φ being the standard normal distribution function (Hendrycks and Gimpel, arXiv 1606.08415). Without a division or an
@@ -28,8 +25,8 @@ const PHI: [f32; 12] = [
 fn gelu(x: f32) -> f32 {
     let bounded = x.clamp(-BOUND, BOUND);
     let place = (bounded * bounded).mul_add(2.0 / (BOUND * BOUND), -1.0);
-    let mut p = PHI[11];
-    for index in (0..11).rev() {
+    let mut p = PHI[8];
+    for index in (0..8).rev() {
         p = p.mul_add(place, PHI[index]);
     }
     x * p.mul_add(bounded, 0.5)
@@ -73,7 +70,7 @@ mod tests {
             let x = i as f32 / 100.0;
             let expected = f64::from(x) * phi(f64::from(x));
             for y in by_instructions(|| gelu(x)) {
-                let most = 4e-6_f64.max(7e-7 * f64::from(x.abs()));
+                let most = 4e-5 + 4e-6 * (f64::from(x.abs()) - f64::from(BOUND)).max(0.0);
                 assert!((f64::from(y) - expected).abs() < most, "gelu({x}) = {y}, not {expected}");
             }
         }
@@ -90,7 +87,8 @@ mod tests {
         for (index, byte) in out.into_iter().enumerate() {
             let exact = f64::from(x[index] + bias[index % 3]);
             let level = exact * phi(exact) / f64::from(scale) + f64::from(zero_point);
-            assert!((level.clamp(0.0, 255.0) - f64::from(byte)).abs() < 0.501, "{exact}: {byte}, not {level}");
+            let most = 0.501 + 4e-5 / f64::from(scale);
+            assert!((level.clamp(0.0, 255.0) - f64::from(byte)).abs() < most, "{exact}: {byte}, not {level}");
         }
         let rows: Vec<[f32; 2]> = (0..100).map(|row| [0.1 + row as f32 / 30.0, row as f32 / 100.0]).collect();
         let (mut out, mut scales, sums) = (vec![0; x.len()], vec![[0.0; 2]; 100], [1.0, -2.0, 0.5]);
@@ -102,7 +100,8 @@ mod tests {
             let exact = f64::from(x[index] * factor + moved * sums[index % 3] + bias[index % 3]);
             let back = f64::from((f32::from(byte) - f32::from(ROW_ZERO_POINT)) * scale + back);
             let expected = exact * phi(exact) * f64::from(factors[index % 3]);
-            assert!((expected - back).abs() < 0.502 * f64::from(scale), "{expected}: {back}");
+            let most = 0.502 * f64::from(scale) + 4e-5 * f64::from(factors[index % 3]);
+            assert!((expected - back).abs() < most, "{expected}: {back}");
         }
     }
 }
