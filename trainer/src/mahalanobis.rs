@@ -351,6 +351,13 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_one_class_have_one_mean() {
+        let (features, _) = features();
+        let distances = Mahalanobis::fit(&features, &[0; 40]).unwrap().distances(&features).unwrap();
+        assert!((distances.iter().sum::<f32>() / 40.0 - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
     fn shrinkage_is_that_of_scikit_learn() {
         let rows = [[1.0, 0.2, -0.3], [-0.9, 0.1, 0.4], [0.3, -0.8, 0.2], [-0.4, 0.5, -0.6], [0.7, 0.1, 0.1]];
         let (covariance, shrinkage) = covariance(&|row| DVector::from_row_slice(&rows[row]), 5, 3);

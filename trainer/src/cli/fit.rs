@@ -625,12 +625,7 @@ fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>)
 fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     let target_size = settings.target_size;
     let Prepared { mut work, folder, methods, examples, mut warnings } = prepare(args, settings, base, stop)?;
-    let load = |method: Method| {
-        let config = args.encoder_config(method, &folder.config)?;
-        let (model, report) = SequenceClassifier::load(&folder.weights, config, &work.sources.labels, args.seed)?;
-        Ok::<_, Error>((model.with_tasks(work.sources.tasks.clone()), report))
-    };
-    let (model, load_report) = load(work.method)?;
+    let (model, load_report) = work.load(&folder, work.method)?;
     let tokenizer = folder.tokenizer.clone();
     let mut candidate = Candidate { model, load_report, tokenizer, examples, out_of_fold: None };
     // Methods are compared for minutes: what would end the run behind that is looked at before.
@@ -643,7 +638,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     work.check_rows(Some(candidate.examples.train.iter().map(|example| &example.target).collect()))?;
     let Chosen { method, answers, methods, figures } = work.choose(&folder, &methods, &candidate.examples)?;
     if args.has_linear_head(method) != args.has_linear_head(work.method) {
-        (candidate.model, candidate.load_report) = load(method)?;
+        (candidate.model, candidate.load_report) = work.load(&folder, method)?;
     }
     let before = work.before(&folder, &candidate.examples)?;
     candidate.out_of_fold = answers;
@@ -823,6 +818,14 @@ fn class_weights(text: &str, work: &Work) -> Result<Vec<f32>, Error> {
 }
 
 impl Work {
+    /// The base as it is learned from by a method, with heads for all tasks.
+    fn load(&self, folder: &ModelFolder, method: Method) -> Result<(SequenceClassifier, LoadReport), Error> {
+        let config = self.args.encoder_config(method, &folder.config)?;
+        let labels = &self.sources.labels;
+        let (model, report) = SequenceClassifier::load(&folder.weights, config, labels, self.args.seed)?;
+        Ok((model.with_tasks(self.sources.tasks.clone()), report))
+    }
+
     /// How the model learns from `rows` rows by a method.
     fn config(&self, method: Method, rows: usize) -> TrainConfig {
         TrainConfig { loss: self.train_config.loss.clone(), ..self.args.train_config(method, rows) }

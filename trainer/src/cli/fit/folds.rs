@@ -238,9 +238,7 @@ impl Work {
 
     /// The model that learns by `method`, before it does.
     pub(super) fn untrained(&self, folder: &ModelFolder, method: Method) -> Result<SequenceClassifier, Error> {
-        let config = self.args.encoder_config(method, &folder.config)?;
-        let (model, _) = SequenceClassifier::load(&folder.weights, config, &self.sources.labels, self.args.seed)?;
-        let mut model = model.with_tasks(self.sources.tasks.clone());
+        let (mut model, _) = self.load(folder, method)?;
         if let Some(layers) = self.args.frozen_layers() {
             model.freeze(layers)?;
         }
