@@ -214,6 +214,8 @@ fn folds_find_the_distance_where_there_are_no_validation_rows() {
         let further =
             ["--method", method, "--cross-validate", "3", "--validation-size", "0", "--max-accuracy-drop", "100"];
         let bundle = bundle(&dir, &further);
+        let report = fs::read_to_string(dir.path("bundle.report.html")).unwrap();
+        assert!(report.contains("<td>unknown</td>"), "{report}");
         let threshold = Bundle::open(&bundle).unwrap().manifest.unknown.unwrap().threshold;
         assert!(threshold.is_finite() && threshold > 0.0, "{method}: {threshold}");
     }

@@ -104,13 +104,7 @@ pub fn least_rows(share: f64) -> usize {
 /// Fits everything that follows from answers to rows that were not learned from.
 pub fn calibrate(problem_type: ProblemType, unseen: &Unseen<'_>, certainty: Certainty) -> Decision {
     let Unseen { logits, labels: expected, distances } = unseen;
-    let unknown_threshold = certainty.unknown_rate.and_then(|rate| {
-        let most = -exceeded(distances.iter().map(|distance| -distance).collect(), 1.0 - rate);
-        // Texts that say the same as that row are as far away, up to rounding.
-        let threshold = most + ROUNDING * most.max(1.0);
-        // Of too few rows there is none.
-        threshold.is_finite().then_some(threshold)
-    });
+    let unknown_threshold = certainty.unknown_rate.and_then(|rate| unknown_threshold(distances, rate));
     let mut decision = Decision { unknown_threshold, ..undecided(problem_type) };
     if logits.is_empty() {
         // Nothing else follows from no rows.
@@ -126,6 +120,14 @@ pub fn calibrate(problem_type: ProblemType, unseen: &Unseen<'_>, certainty: Cert
         certainty.abstain_precision.and_then(|precision| abstain_threshold(&decision, &scores, expected, precision));
     decision.coverage = certainty.coverage.map(|share| coverage(&scores, expected, share, certainty.coverage_by_label));
     decision
+}
+
+/// The distance that at most the share `rate` of further texts like these exceeds; none where they are too few.
+pub(crate) fn unknown_threshold(distances: &[f32], rate: f64) -> Option<f32> {
+    let most = -exceeded(distances.iter().map(|distance| -distance).collect(), 1.0 - rate);
+    // Texts that say the same as that row are as far away, up to rounding.
+    let threshold = most + ROUNDING * most.max(1.0);
+    threshold.is_finite().then_some(threshold)
 }
 
 /// What at least so large a share of further values like these are not below (the split conformal quantile: Vovk et al.,

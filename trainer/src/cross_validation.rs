@@ -7,7 +7,7 @@ use nimbert::{Decision, ProblemType};
 use rand::seq::SliceRandom;
 
 use crate::{
-    calibrate::{Unseen, row_loss, temperature},
+    calibrate::{Unseen, row_loss, temperature, unknown_threshold},
     loss::Target,
     metrics::{Metrics, hits},
     random::{Stream, generator},
@@ -43,7 +43,8 @@ pub struct OutOfFold {
     pub folds: Folds,
     /// `[rows][classes]`
     pub logits: Vec<Vec<f32>>,
-    /// Of each row from those that its fold has seen; empty where that was not asked for.
+    /// Of each row from those that its fold has seen, divided by their spread ([`crate::mahalanobis::Mahalanobis::spread`]); empty where
+    /// that was not asked for.
     pub distances: Vec<f32>,
 }
 
@@ -56,6 +57,16 @@ pub struct Figure {
     pub mean: f64,
     /// The folds' sample standard deviation; none of one fold.
     pub deviation: Option<f64>,
+}
+
+impl Figure {
+    /// By its values; none where there is none.
+    fn of(name: &'static str, values: &[f64]) -> Option<Self> {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let deviation = (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
+        (!values.is_empty()).then_some(Self { name, mean, deviation })
+    }
 }
 
 impl Folds {
@@ -179,19 +190,41 @@ impl OutOfFold {
         (0..self.logits.len()).filter(|&row| self.folds.is_answerable(row))
     }
 
-    /// The answers to the rows whose label a model could know: what scores are calibrated by.
-    pub fn answerable<'a>(&self, targets: &[&'a Target]) -> Unseen<'a> {
+    /// The answers to the rows whose label a model could know: what scores are calibrated by. Distances are those of a model whose
+    /// rows have this `spread`.
+    pub fn answerable<'a>(&self, targets: &[&'a Target], spread: f32) -> Unseen<'a> {
         let rows: Vec<usize> = self.answerable_rows().collect();
         Unseen {
             logits: rows.iter().map(|&row| self.logits[row].clone()).collect(),
             labels: rows.iter().map(|&row| targets[row].ids.as_slice()).collect(),
-            distances: rows.iter().filter_map(|&row| self.distances.get(row)).copied().collect(),
+            distances: rows.iter().filter_map(|&row| self.distances.get(row)).map(|far| far * spread).collect(),
         }
+    }
+
+    /// The share of each fold's rows that is unknown where the other folds' distances say what is, so that the share `rate` is asked for;
+    /// none where there are no distances, or too few.
+    pub fn unknown(&self, rate: f64) -> Option<Figure> {
+        let far = |is_counted: &dyn Fn(usize) -> bool| -> Vec<f32> {
+            let rows = self.answerable_rows().filter(|&row| is_counted(self.folds.of_row(row)));
+            rows.filter_map(|row| self.distances.get(row)).copied().collect()
+        };
+        let of_fold = |fold: usize| {
+            let (own, threshold) =
+                (far(&|of_row| of_row == fold), unknown_threshold(&far(&|of_row| of_row != fold), rate)?);
+            let unknown = own.iter().filter(|distance| **distance > threshold).count();
+            (!own.is_empty()).then(|| unknown as f64 / own.len() as f64)
+        };
+        Figure::of("unknown", &(0..self.folds.count()).filter_map(of_fold).collect::<Vec<_>>())
+    }
+
+    /// Whether the shares of [`OutOfFold::unknown`] deviate by more than the one that is asked for.
+    pub fn differ_by_more_than(&self, rate: f64) -> bool {
+        self.unknown(rate).and_then(|figure| figure.deviation).is_some_and(|deviation| deviation > rate)
     }
 
     /// How scores follow from logits: by the temperature that fits best.
     pub fn decision(&self, problem_type: ProblemType, targets: &[&Target]) -> Decision {
-        let Unseen { logits, labels, .. } = self.answerable(targets);
+        let Unseen { logits, labels, .. } = self.answerable(targets, 1.0);
         Decision { temperature: temperature(problem_type, &logits, &labels), ..undecided(problem_type) }
     }
 
@@ -215,19 +248,14 @@ impl OutOfFold {
             ("ROC-AUC", |metrics| metrics.roc_auc),
             ("calibration error", |metrics| Some(metrics.ece)),
         ];
-        let figure = |(name, of): (&'static str, Of)| {
-            let values: Vec<f64> = metrics.iter().filter_map(of).collect();
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-            let deviation = (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
-            (!values.is_empty()).then_some(Figure { name, mean, deviation })
-        };
+        let figure =
+            |(name, of): (&'static str, Of)| Figure::of(name, &metrics.iter().filter_map(of).collect::<Vec<_>>());
         figures.into_iter().filter_map(figure).collect()
     }
 
     /// The mean negative log-likelihood of labels that can be known, after the best temperature: how much the scores say.
     pub fn loss(&self, problem_type: ProblemType, targets: &[&Target]) -> f64 {
-        let Unseen { logits, labels, .. } = self.answerable(targets);
+        let Unseen { logits, labels, .. } = self.answerable(targets, 1.0);
         log_loss(problem_type, &logits, &labels)
     }
 }
@@ -306,6 +334,30 @@ mod tests {
             let figures = answers.figures(&labels, ProblemType::SingleLabel, &targets.iter().collect::<Vec<_>>());
             assert_eq!((figures[0].name, figures[0].mean), ("accuracy", 1.0));
         }
+    }
+
+    #[test]
+    fn a_fold_that_lies_elsewhere_is_seen_in_what_is_unknown() {
+        let targets = targets(&[0, 1].repeat(40));
+        let targets: Vec<&Target> = targets.iter().collect();
+        let folds = Folds::new(ProblemType::SingleLabel, &targets, 2, 2, 0).unwrap();
+        let distances = |shift: f32| {
+            let place = |row: usize| (0..row).filter(|&other| folds.of_row(other) == folds.of_row(row)).count() as f32;
+            (0..80).map(|row| place(row) + shift * folds.of_row(row) as f32).collect()
+        };
+        let answers = |distances| OutOfFold { folds: folds.clone(), logits: vec![vec![0.0, 0.0]; 80], distances };
+        // Of 40 rows the share of 0.1 is above the fourth largest; those of the other fold are as far away.
+        let alike = answers(distances(0.0));
+        let figure = alike.unknown(0.1).unwrap();
+        assert_eq!((figure.name, figure.mean, figure.deviation), ("unknown", 0.075, Some(0.0)));
+        // All are further away, or none.
+        let elsewhere = answers(distances(100.0));
+        let figure = elsewhere.unknown(0.1).unwrap();
+        assert_eq!((figure.mean, figure.deviation), (0.5, Some(0.5f64.sqrt())));
+        assert!(elsewhere.differ_by_more_than(0.1) && !alike.differ_by_more_than(0.1));
+        // Of the model that ships they are as far as its rows lie apart.
+        assert_eq!(alike.answerable(&targets, 3.0).distances[79], 3.0 * alike.distances[79]);
+        assert_eq!((alike.unknown(0.01), answers(Vec::new()).unknown(0.1)), (None, None));
     }
 
     #[test]

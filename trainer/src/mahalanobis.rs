@@ -39,6 +39,7 @@ const BLOCK: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct Mahalanobis {
     scale: f64,
+    spread: f64,
     /// Those of the labels, scaled: `[labels, width]`
     means: Tensor,
     /// Of x, the scaled vector, x · slopes + offsets is largest at the nearest label: `[width, labels]`
@@ -105,6 +106,12 @@ impl Mahalanobis {
         };
         let unit = ((0..rows).map(distance).sum::<f64>() / rows as f64).max(LEAST_DISTANCE * width as f64);
         let scale = (1.0 / (inverse.others * unit)).sqrt();
+        let from_all = (0..rows).map(|index| {
+            let y = row(index) - &mean;
+            y.dot(&inverse.product(&y))
+        });
+        // Less only of rows that are all but the same.
+        let spread = (from_all.sum::<f64>() / (rows as f64 * unit)).max(1.0);
         let shares = inverse.less.map(|less| (less * inverse.others).max(0.0).sqrt());
         let directions = &inverse.directions * DMatrix::from_diagonal(&shares);
         // As large as the distances themselves, so that fp16 can hold them.
@@ -120,6 +127,7 @@ impl Mahalanobis {
         };
         Ok(Self {
             scale,
+            spread,
             means: matrix(&DMatrix::from_columns(&scaled))?.t()?.contiguous()?,
             slopes: matrix(&slopes)?,
             offsets: vector(&offsets.iter().map(|offset| offset / unit).collect::<Vec<_>>())?,
@@ -169,7 +177,15 @@ impl Mahalanobis {
         weights.iter_mut().for_each(|weight| *weight *= scale);
         let weights = Tensor::from_vec(weights, (width, 1), &Device::Cpu)?.to_dtype(DType::F32)?;
         let boundary = Boundary { slope: slope * scale, weights, offset: 1.0 - mean * scale };
-        Ok(Self { boundary: Some(boundary), ..self })
+        Ok(Self { boundary: Some(boundary), spread: 1.0, ..self })
+    }
+
+    /// How far the rows are from the mean of all of them: a unit in which distances by several models can be compared. Their distances from
+    /// the nearest label, of which 1 is the mean, are less the fewer rows a model has learned from, and the longer, while those of
+    /// other texts are not. At least 1, which it is where all
+    /// rows have one mean, and where strangers are known.
+    pub fn spread(&self) -> f32 {
+        self.spread as f32
     }
 
     /// Numbers a vector.
@@ -313,6 +329,22 @@ mod tests {
     }
 
     #[test]
+    fn the_spread_is_how_far_the_mean_of_all_is() {
+        let (features, classes) = features();
+        let fitted = Mahalanobis::fit(&features, &classes).unwrap();
+        let mean = (0..6).map(|place| (0..40).map(|row| features.row(row)[place]).sum::<f32>() / 40.0).collect();
+        let mean = Tensor::from_vec(mean, (1, 6), &Device::Cpu).unwrap();
+        let [slopes, offsets] =
+            [fitted.slopes.narrow(1, 0, 1), fitted.offsets.narrow(0, 0, 1)].map(|part| part.unwrap());
+        // Of one mean it is the nearest, whatever its slope.
+        let from_mean = Mahalanobis { means: (mean * fitted.scale).unwrap(), slopes, offsets, ..fitted.clone() };
+        let spread = from_mean.distances(&features).unwrap().iter().sum::<f32>() / 40.0;
+        assert!(spread > 2.0 && (fitted.spread() - spread).abs() < 1e-3 * spread, "{}, {spread}", fitted.spread());
+        // Rows of one label have no other.
+        assert!((Mahalanobis::fit(&features, &[0; 40]).unwrap().spread() - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
     fn without_spread_or_with_one_row_distances_are_numbers() {
         let (features, classes) = features();
         for rows in [vec![0], vec![0, 1], vec![0, 0, 0]] {
@@ -339,6 +371,7 @@ mod tests {
         let told = fitted.clone().told_from(&features, &strangers, 0, || Ok(())).unwrap();
         let (own, of_strangers) = (told.distances(&features).unwrap(), told.distances(&strangers).unwrap());
         let mean = own.iter().sum::<f32>() / 40.0;
+        assert!(fitted.spread() > 2.0 && told.spread() == 1.0);
         assert!((mean - 1.0).abs() < 1e-3 && own.iter().all(|distance| *distance >= 0.0), "{mean}");
         let beyond = |distances: &[f32], own: &[f32]| {
             let most = own.iter().copied().fold(0.0, f32::max);

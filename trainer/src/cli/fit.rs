@@ -37,6 +37,7 @@ use nimbert_trainer::{
     export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
     html, hub,
     loss::{Loss, Target, balanced_weights},
+    mahalanobis::Mahalanobis,
     model::{EncoderConfig, HeadKind, LoadReport, ModelFolder, SequenceClassifier},
     onnx::Storage,
     optimizer::AdamWConfig,
@@ -1004,6 +1005,7 @@ impl Work {
     fn judge_as(&self, candidate: &Candidate, storage: Storage) -> Result<Judged, Error> {
         let Candidate { model, examples, out_of_fold, .. } = candidate;
         let distance = self.distance(model, examples.train.iter(), &examples.strangers.train)?;
+        let spread = distance.as_ref().map_or(1.0, Mahalanobis::spread);
         let mut config = ExportConfig { storage, distance, ..self.export_config.clone() };
         if storage == Storage::Packed {
             // Packing is meant to lose something. Of several models the most accurate is taken as it ships, and the table
@@ -1018,7 +1020,7 @@ impl Work {
                 Some(_) => Evidence::new("train", &examples.train),
                 None => evidence(examples),
             },
-            unseen: unseen.map(|answers| answers.answerable(&targets)),
+            unseen: unseen.map(|answers| answers.answerable(&targets, spread)),
             test: (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test)),
             strangers: examples.strangers.test.iter().map(|example| example.windows.as_slice()).collect(),
             calibration_texts: examples.train.iter().map(|example| example.windows.as_slice()).collect(),

@@ -97,6 +97,13 @@ impl Work {
             tell(&report::stage("folds", &how));
             tell(&report::table(figures));
         }
+        let is_by_folds = examples.validation.is_empty() && !self.args.is_smaller();
+        let rate = self.export_config.certainty.unknown_rate.filter(|_| is_by_folds);
+        if rate.is_some_and(|rate| answers.differ_by_more_than(rate)) {
+            let why =
+                "by folds, which differ by more than the share that is asked for: by --validation-size it is surer";
+            tell(&report::stage("unknown", why));
+        }
         Ok(Chosen { method, answers: Some(answers), methods: is_choice.then_some(table), figures })
     }
 
@@ -227,7 +234,8 @@ impl Work {
                 let [seen, unseen] = [&fold.seen, &fold.unseen].map(|of| of.iter().map(|&row| &rows[row]));
                 if let Some(distance) = self.distance(&model, seen, &strangers.train)? {
                     let of_unseen = self.distances(&distance, &model, unseen)?;
-                    fold.unseen.iter().zip(of_unseen).for_each(|(&row, of_row)| distances[row] = of_row);
+                    let of_unseen = fold.unseen.iter().zip(of_unseen);
+                    of_unseen.for_each(|(&row, of_row)| distances[row] = of_row / distance.spread());
                 }
             }
             Ok(logits)
@@ -292,16 +300,19 @@ impl Work {
     /// Mean and deviation of the figures of each task.
     fn figures(&self, answers: &OutOfFold, targets: &[&Target]) -> Table {
         let (problem_type, mut rows) = (self.train_config.loss.problem_type, Vec::new());
+        let mut add = |task: &str, Figure { name, mean, deviation }: Figure| {
+            let deviation = deviation.map_or("–".to_owned(), |deviation| format!("± {deviation:.4}"));
+            rows.push(vec![task.to_owned() + name, format!("{mean:.4}"), deviation]);
+        };
         for of_task in by_task(&self.sources.tasks, answers, targets) {
             let labels = &self.sources.labels[of_task.task.ids.clone()];
             let name = report::of_task(of_task.task.name.as_deref());
-            for Figure { name: figure, mean, deviation } in
-                of_task.answers.figures(labels, problem_type, &of_task.targets())
-            {
-                let deviation = deviation.map_or("–".to_owned(), |deviation| format!("± {deviation:.4}"));
-                rows.push(vec![name.clone() + figure, format!("{mean:.4}"), deviation]);
-            }
+            let figures = of_task.answers.figures(labels, problem_type, &of_task.targets());
+            figures.into_iter().for_each(|figure| add(&name, figure));
         }
+        // A text is unknown to all tasks, or to none.
+        let unknown = self.export_config.certainty.unknown_rate.and_then(|rate| answers.unknown(rate));
+        unknown.into_iter().for_each(|figure| add("", figure));
         Table { header: ["figure", "mean", "deviation"].map(str::to_owned).to_vec(), rows, chosen: None }
     }
 }
