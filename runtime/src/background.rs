@@ -81,7 +81,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Ends the call with [`Error::Cancelled`], within some 10 ms, unless it is done.
+    /// Ends the call with [`Error::Cancelled`], within some 50 ms, unless it is done.
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
     }

@@ -15,7 +15,7 @@ use crate::{
 pub struct CallOptions<'a> {
     /// After it, the call fails with [`crate::Error::DeadlinePassed`].
     pub deadline: Option<Instant>,
-    /// Once it is true, the call fails with [`crate::Error::Cancelled`]; looked at every 10 ms, and between two texts.
+    /// Once it is true, the call fails with [`crate::Error::Cancelled`]; looked at every 50 ms, and between two texts.
     pub cancel: Option<&'a AtomicBool>,
     /// What becomes of texts that are too long. Default: what the bundle says.
     pub truncation: Truncation,

@@ -34,8 +34,8 @@ use crate::{
 const LOOK_AHEAD: usize = 1024;
 /// Padding that is not computed is held in memory all the same: so many times the tokens of a run, with them.
 const MOST_PACKED: usize = 4;
-/// How often a call that may be cancelled looks whether it is.
-const CANCEL_POLL: Duration = Duration::from_millis(10);
+/// How often a call that may be cancelled looks whether it is. Each look of a call that waits interrupts what runs.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
 /// The memory of a batch of so many tokens is given back once nothing waits.
 const LARGE_BATCH: usize = 256;
 
@@ -137,8 +137,9 @@ struct Shared {
     workers: Workers,
     open: Box<OpenSession>,
     state: Mutex<State>,
-    /// There is something new in the state.
-    changed: Condvar,
+    /// There is something new in the state, for workers of that width.
+    wide: Condvar,
+    narrow: Condvar,
 }
 
 #[derive(Default)]
@@ -211,7 +212,8 @@ impl Scheduler {
         if first == Width::Narrow {
             (state.narrow_started, state.narrow_ready) = (1, 1);
         }
-        let shared = Shared { settings, workers, open, state: Mutex::new(state), changed: Condvar::new() };
+        let shared =
+            Shared { settings, workers, open, state: Mutex::new(state), wide: Condvar::new(), narrow: Condvar::new() };
         let (shared, process) = (Arc::new(shared), std::process::id());
         let scheduler = Self { shared, threads: Mutex::default(), process };
         scheduler
@@ -293,8 +295,7 @@ impl Scheduler {
         let wanted = if overlaps { workers.narrow.min(state.waiting.len() + state.narrow_busy) } else { 0 };
         let new = wanted.saturating_sub(state.narrow_started);
         state.narrow_started += new;
-        drop(state);
-        self.shared.changed.notify_all();
+        self.shared.wake(state);
         for _ in 0..new {
             // Where no further thread or session can be had, those that are there do the work.
             let _ = self.spawn(|shared| {
@@ -315,7 +316,7 @@ impl Drop for Scheduler {
             return;
         }
         self.shared.lock().is_closed = true;
-        self.shared.changed.notify_all();
+        [Width::Wide, Width::Narrow].into_iter().for_each(|width| self.shared.changed(width).notify_all());
         for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // A worker that has panicked has said so on standard error.
             let _ = thread.join();
@@ -335,6 +336,22 @@ impl std::fmt::Debug for Scheduler {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where workers of that width wait for something to do.
+    fn changed(&self, width: Width) -> &Condvar {
+        match width {
+            Width::Wide => &self.wide,
+            Width::Narrow => &self.narrow,
+        }
+    }
+
+    /// Wakes the workers for whom there may be something to do. One that woke for nothing would take a core from those that run.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let widths = [Width::Wide, Width::Narrow].map(|width| (width, state.is_for(width, self.workers.wide)));
+        drop(state);
+        let woken = widths.into_iter().filter(|(_, is_for)| *is_for);
+        woken.for_each(|(width, _)| self.changed(width).notify_all());
     }
 
     /// Runs batches until the scheduler is dropped.
@@ -362,12 +379,14 @@ impl Shared {
                     state = self.lock();
                     state.busy(width, false);
                     // The other kind of worker may wait for this one.
-                    self.changed.notify_all();
+                    self.wake(state);
+                    state = self.lock();
                 }
                 Next::Nothing if state.is_closed => return,
-                Next::Nothing => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Next::Nothing => state = self.changed(width).wait(state).unwrap_or_else(PoisonError::into_inner),
                 Next::After(time) => {
-                    state = self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+                    let waited = self.changed(width).wait_timeout(state, time);
+                    state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         }
@@ -396,17 +415,19 @@ impl State {
         }
     }
 
-    /// What a worker of that width does next, where there is a wide one or not.
-    fn next(&mut self, width: Width, has_wide: bool, settings: &Settings) -> Next {
-        let Some(oldest) = self.waiting.front() else { return Next::Nothing };
+    /// Whether what waits, if something does, is for workers of that width, where there is a wide one or not.
+    fn is_for(&self, width: Width, has_wide: bool) -> bool {
         let is_alone = self.waiting.len() == 1 && self.narrow_busy == 0;
-        let is_mine = match width {
+        let is_theirs = match width {
             Width::Wide => is_alone || self.narrow_ready == 0,
             Width::Narrow => !is_alone || self.wide_is_busy || !has_wide,
         };
-        if !is_mine {
-            return Next::Nothing;
-        }
+        is_theirs && !self.waiting.is_empty()
+    }
+
+    /// What a worker of that width does next.
+    fn next(&mut self, width: Width, has_wide: bool, settings: &Settings) -> Next {
+        let Some(oldest) = self.waiting.front().filter(|_| self.is_for(width, has_wide)) else { return Next::Nothing };
         let age = oldest.since.elapsed();
         let Joined { indices, is_full } = joined(&self.waiting, settings);
         if age < settings.max_wait && !is_full && !self.is_closed {
@@ -470,15 +491,14 @@ fn run(session: &mut Session, batch: &Batch, jobs: Vec<Job>, after: AfterRun) {
 impl Job {
     fn answer(mut self, answer: Result<Answer>, started: Instant, ended: Instant) {
         self.is_answered = true;
-        let mut progress = self.call.lock();
-        match answer {
-            Ok(answer) => progress.answers[self.index] = Some(answer),
-            Err(error) => progress.error = Some(error),
-        }
-        progress.missing -= 1;
-        progress.started = Some(progress.started.map_or(started, |first| first.min(started)));
-        progress.ended = Some(ended);
-        self.call.done.notify_all();
+        self.call.tell(|progress| {
+            match answer {
+                Ok(answer) => progress.answers[self.index] = Some(answer),
+                Err(error) => progress.error = Some(error),
+            }
+            progress.started = Some(progress.started.map_or(started, |first| first.min(started)));
+            progress.ended = Some(ended);
+        });
     }
 }
 
@@ -486,15 +506,27 @@ impl Drop for Job {
     /// A worker that panics must not leave a call waiting for ever.
     fn drop(&mut self) {
         if !self.is_answered {
-            let mut progress = self.call.lock();
-            progress.missing -= 1;
-            progress.error.get_or_insert_with(worker_ended);
-            self.call.done.notify_all();
+            self.call.tell(|progress| {
+                progress.error.get_or_insert_with(worker_ended);
+            });
         }
     }
 }
 
 impl Call {
+    /// One encoding less is missing. Who waits is woken when he can go on, and not before.
+    fn tell(&self, of_it: impl FnOnce(&mut Progress)) {
+        let mut progress = self.lock();
+        of_it(&mut progress);
+        progress.missing -= 1;
+        let is_done = progress.missing == 0 || progress.error.is_some();
+        // Or he would wait for the lock.
+        drop(progress);
+        if is_done {
+            self.done.notify_all();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -539,9 +571,8 @@ impl Call {
         let (mine, others) =
             std::mem::take(&mut state.waiting).into_iter().partition(|job| Arc::ptr_eq(&job.call, self));
         state.waiting = others;
-        drop(state);
         // What is left may be another worker's now.
-        shared.changed.notify_all();
+        shared.wake(state);
         let mine: VecDeque<Job> = mine;
         drop(mine);
     }
@@ -655,7 +686,8 @@ mod tests {
             workers: Workers { wide: true, narrow: 0 },
             open: Box::new(|_| Err(worker_ended())),
             state: Mutex::new(State { waiting: waiting(&[5]), ..State::default() }),
-            changed: Condvar::new(),
+            wide: Condvar::new(),
+            narrow: Condvar::new(),
         };
         let (shared, process) = (Arc::new(shared), std::process::id());
         let scheduler = Scheduler { shared, threads: Mutex::default(), process };
