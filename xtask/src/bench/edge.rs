@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{machine, runtime::median};
+use super::{machine, median};
 use crate::{
     command,
     demo::{BUNDLE, expect_bundle},

@@ -96,8 +96,8 @@ pub(crate) fn file() -> Result<()> {
         println!(
             "| {} | {:.1} ms | {:.1} ms | {:.1} MB | {:.1} MB | {:.1} MB | {:.1} MB | {:.1} MB |",
             way.0,
-            super::runtime::median(open),
-            super::runtime::median(label),
+            super::median(open),
+            super::median(label),
             one.private,
             one.resident - one.private,
             mean(|memory| memory.private),

@@ -1,19 +1,24 @@
-//! `cargo xtask bench graphs`: our graphs of one trained model beside optimum's, and other ways to quantize it.
+//! `cargo xtask bench graphs`: our graphs of one trained model beside optimum's, other ways to quantize it, and OpenVINO.
 
-use std::{fs, path::Path};
+use std::{fs, ops::Range, path::Path};
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use super::{
-    FOLDER, ONNX_PEERS, last_json, machine, movie_rows, onnx_peers, prepare,
+    FOLDER, ONNX_PEERS, last_json, machine, median, movie_rows, number, onnx_peers,
+    openvino::{self, OpenVino, Way},
+    prepare,
     train::{self, Rows, Shape},
-    write_csv,
+    write_csv, write_file,
 };
 use crate::{command, output, release_program, run, workspace};
 
 const TRAIN: usize = 1000;
 const TEST: usize = 2000;
+
+/// How often OpenVINO's ways are measured.
+const ROUNDS: usize = 3;
 
 /// MiniLM's layers; 12 hidden² numbers each.
 const LAYERS: usize = 6;
@@ -54,6 +59,21 @@ impl Exported {
             ["model", "ours", "weights", "optimum", "optimum-int8"].map(|name| format!("{folder}/{name}"));
         Ok(Self { test, model, ours, weights, optimum, optimum_int8, folder })
     }
+
+    /// A file of the test sentences, one a line.
+    pub(super) fn test_texts(&self) -> Result<String> {
+        texts_file("runtime.txt", TRAIN..TRAIN + TEST)
+    }
+
+    /// A file of the training sentences.
+    pub(super) fn training_texts(&self) -> Result<String> {
+        texts_file("openvino-train.txt", 0..TRAIN)
+    }
+}
+
+/// Sentences of the movie rows have no line breaks.
+fn texts_file(name: &str, rows: Range<usize>) -> Result<String> {
+    write_file(name, &movie_rows(0)?[rows].iter().map(|row| row[0].clone() + "\n").collect::<String>())
 }
 
 /// Trains the classifier and exports it.
@@ -90,7 +110,8 @@ fn exported(python: &Path) -> Result<Exported> {
 pub(crate) fn graphs() -> Result<()> {
     prepare()?;
     let python = onnx_peers()?;
-    let Exported { test, model, ours, weights, optimum, optimum_int8, folder } = exported(&python)?;
+    let exported = exported(&python)?;
+    let Exported { test, model, ours, weights, optimum, optimum_int8, folder } = &exported;
     let graphs = [
         format!("optimum fp32={optimum}/model.onnx"),
         format!("nimbert cpu-fp32={ours}/model.cpu-fp32.onnx"),
@@ -102,10 +123,58 @@ pub(crate) fn graphs() -> Result<()> {
         format!("8-bit weights in blocks={folder}/weights-8.onnx"),
         format!("4-bit weights in blocks={folder}/weights-4.onnx"),
     ];
-    let mut measure = command(&python, &["benches/compare/graphs.py", &model, &test]);
-    let printed = output(measure.args(&graphs))?;
+    let mut measure = command(&python, &["benches/compare/graphs.py", model, test]);
+    let mut result = last_json(&output(measure.args(&graphs))?)?;
+    add_openvino(&exported, &mut result)?;
     let layer = 12 * HIDDEN * HIDDEN;
-    print(&last_json(&printed)?, LAYERS * layer, layer)
+    print(&result, LAYERS * layer, layer)?;
+    let ours = &result["graphs"]["nimbert cpu-int8"];
+    let theirs: Vec<&Value> = result["graphs"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, figures)| name.starts_with("OpenVINO").then_some(figures))
+        .collect();
+    let of_theirs = |figure: &str| theirs.iter().map(|figures| number(figures, figure)).collect::<Result<Vec<f64>>>();
+    let most = of_theirs("rows_per_second")?.into_iter().fold(0.0, f64::max);
+    let least = of_theirs("p50_ms")?.into_iter().fold(f64::INFINITY, f64::min);
+    let (p50, rate) = (number(ours, "p50_ms")? / least, number(ours, "rows_per_second")? / most);
+    println!("nimbert cpu-int8 / the best of OpenVINO: p50 {p50:.2}, rows/s {rate:.2}");
+    Ok(())
+}
+
+/// Adds what OpenVINO makes of optimum's graph, without tokenization as all others, and measured after them: medians of rounds in which its
+/// ways take turns. Its labels are compared with those of its own fp32.
+fn add_openvino(exported: &Exported, result: &mut Value) -> Result<()> {
+    let vino = OpenVino::of(exported)?;
+    let texts = exported.test_texts()?;
+    let mut rounds: Vec<(&Way, Vec<Value>)> = Way::all().map(|way| (way, Vec::new())).collect();
+    for _ in 0..ROUNDS {
+        for (way, results) in &mut rounds {
+            results.push(vino.measure(way, &texts)?);
+        }
+    }
+    // Labels are named in the order of their ids.
+    let expected: Vec<u64> =
+        movie_rows(0)?[TRAIN..TRAIN + TEST].iter().map(|row| u64::from(row[1] == "positive")).collect();
+    let fp32 = openvino::labels(&rounds[0].1[0])?;
+    for (way, results) in rounds {
+        let of_rounds = |figure: &dyn Fn(&Value) -> Result<f64>| -> Result<f64> {
+            Ok(median(results.iter().map(figure).collect::<Result<_>>()?))
+        };
+        let labels = openvino::labels(&results[0])?;
+        ensure!(labels.len() == TEST, "{}: {} labels of {TEST} texts", way.name(), labels.len());
+        let same = |others: &[u64]| labels.iter().zip(others).filter(|(a, b)| a == b).count() as f64 / TEST as f64;
+        result["graphs"][way.name()] = json!({
+            "bytes": vino.size(way)?,
+            "load_ms": of_rounds(&|result| number(result, "load_ms"))?,
+            "p50_ms": of_rounds(&|result| number(&result["encoded"], "p50_ms"))?,
+            "rows_per_second": of_rounds(&|result| number(&result["encoded"], "rows_per_second"))?,
+            "accuracy": same(&expected),
+            "agreement": same(&fp32),
+        });
+    }
+    Ok(())
 }
 
 /// The shapes of models with `named` in their names: an epoch of training from random weights, and then the graphs of both.
@@ -183,7 +252,6 @@ fn export_by_optimum(python: &Path, model: &str, [fp32, int8]: [&str; 2], folder
 
 /// `weights` are those of all products, `of_last` those of the last layer.
 fn print(result: &Value, weights: usize, of_last: usize) -> Result<()> {
-    let number = |value: &Value, key: &str| value[key].as_f64().with_context(|| format!("no {key} in the result"));
     let [fp32_peak, int8_peak] = [number(result, "fp32_gflops")?, number(result, "int8_gflops")?];
     let tokens = number(result, "tokens")? / number(result, "texts")?;
     println!("{}; {}", machine(), ONNX_PEERS.join(", "));
@@ -203,16 +271,21 @@ fn print(result: &Value, weights: usize, of_last: usize) -> Result<()> {
         let computed = if is_ours { weights - of_last } else { weights };
         let operations = 2.0 * computed as f64 * tokens * figure("rows_per_second")?;
         let in_fp32 = name.contains("fp32") || name.contains("weights");
-        let share = 100.0 * operations / 1e9 / if in_fp32 { fp32_peak } else { int8_peak };
+        let share = match name.contains("bf16") {
+            true => "–".to_owned(),
+            false => {
+                format!("{:.0} %", 100.0 * operations / 1e9 / if in_fp32 { fp32_peak } else { int8_peak })
+            }
+        };
+        let difference = figures["max_logit_difference"].as_f64().map_or("–".to_owned(), |far| format!("{far:.1e}"));
         println!(
-            "| {name} | {:.2} MB | {:.0} ms | {:.2} ms | {:.0} | {share:.0} % | {:.2} % | {:.2} % | {:.1e} |",
+            "| {name} | {:.2} MB | {:.0} ms | {:.2} ms | {:.0} | {share} | {:.2} % | {:.2} % | {difference} |",
             figure("bytes")? / 1e6,
             figure("load_ms")?,
             figure("p50_ms")?,
             figure("rows_per_second")?,
             100.0 * figure("accuracy")?,
             100.0 * figure("agreement")?,
-            figure("max_logit_difference")?,
         );
     }
     println!();

@@ -7,6 +7,7 @@ mod file;
 mod graphs;
 mod heads;
 mod labels;
+mod openvino;
 mod runtime;
 mod student;
 mod suggest;
@@ -288,6 +289,16 @@ fn write_file(name: &str, content: &str) -> Result<String> {
 
 fn percent(share: Option<f64>) -> String {
     share.map_or("–".to_owned(), |share| format!("{:.2} %", share * 100.0))
+}
+
+/// A number of a result.
+fn number(value: &Value, name: &str) -> Result<f64> {
+    value[name].as_f64().with_context(|| format!("no {name} in the result"))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// The last line of what was printed, a JSON object.

@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::{
     FOLDER, ONNX_PEERS, TRANSFORMERS,
     graphs::{Exported, kept_or_exported},
-    last_json, machine, onnx_peers, prepare,
+    last_json, machine, median, number, onnx_peers, prepare,
 };
 use crate::{cargo, command, output, release_program, run, setup, show, workspace};
 
@@ -73,28 +73,12 @@ pub(crate) fn runtime(part: Option<&str>) -> Result<()> {
         fs::remove_dir_all(&cache)?;
     }
     let exported = kept_or_exported(&python)?;
-    let texts = format!("{FOLDER}/runtime.txt");
-    let rows = csv_texts(&workspace(&exported.test))?;
-    fs::write(workspace(&texts), rows.iter().map(|text| format!("{text}\n")).collect::<String>())?;
+    let texts = exported.test_texts()?;
+    let rows = fs::read_to_string(workspace(&texts))?.lines().count();
     let bench = Bench { exported, texts, python };
     println!("{}; {}, {TRANSFORMERS}", machine(), ONNX_PEERS.join(", "));
-    println!("{} movie sentences; int8: nimbert's cpu-int8, optimum's --avx2 for the others\n", rows.len());
+    println!("{rows} movie sentences; int8: nimbert's cpu-int8, optimum's --avx2 for the others\n");
     parts.iter().filter(|(name, _)| wanted(name)).try_for_each(|(_, measure)| measure(&bench))
-}
-
-/// The first column of a table that [`super::write_csv`] has written; sentences, without line breaks.
-fn csv_texts(path: &Path) -> Result<Vec<String>> {
-    let text = fs::read_to_string(path)?;
-    let unquoted = |line: &str| {
-        let end = line.rfind("\",\"").context("two quoted cells a line")?;
-        Ok(line[1..end].replace("\"\"", "\""))
-    };
-    text.lines().skip(1).map(unquoted).collect()
-}
-
-pub(super) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Milliseconds from the start of a process to its first line of output.
@@ -243,7 +227,6 @@ impl Bench {
             let bench = ["bench", &self.exported.ours, "--data", &self.texts, "--json"];
             let printed = output(&mut command(release_program("nimbert"), &bench))?;
             let result: Value = serde_json::from_str(printed.trim())?;
-            let number = |value: &Value, name: &str| value[name].as_f64().with_context(|| format!("no {name}"));
             table.add("p50", number(&result["single"], "p50_ms")?);
             table.add("p99", number(&result["single"], "p99_ms")?);
             table.add("bulk", number(&result, "rows_per_second")?);

@@ -4,26 +4,13 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{
-    super::{FOLDER, has_bf16, last_json},
-    Bench, ROUNDS, median,
+    super::{
+        last_json, median, number,
+        openvino::{OpenVino, PEERS, Way, labels},
+    },
+    Bench, ROUNDS,
 };
-use crate::{command, output, python, release_program, run, workspace};
-
-const ENVIRONMENT: &str = ".setup/venv-openvino";
-const PEERS: [&str; 3] = ["openvino==2026.4.1", "nncf==3.4.0", "tokenizers==0.22.2"];
-const SCRIPT: &str = "benches/compare/by_openvino.py";
-const MAX_LENGTH: &str = "128";
-/// What is called how, whether the graph is NNCF's, in which precision the rest is computed, and in how many streams.
-const WAYS: [(&str, bool, &str, &str); 8] = [
-    ("fp32", false, "f32", "1"),
-    ("fp32", false, "f32", "2"),
-    ("bf16", false, "bf16", "1"),
-    ("bf16", false, "bf16", "2"),
-    ("int8", true, "f32", "1"),
-    ("int8", true, "f32", "2"),
-    ("int8, the rest bf16", true, "bf16", "1"),
-    ("int8, the rest bf16", true, "bf16", "2"),
-];
+use crate::{command, output, release_program};
 
 /// What was measured of one way, by round.
 #[derive(Default)]
@@ -49,19 +36,9 @@ impl Figures {
 impl Bench {
     /// Tokenization counts in all of them, the start in none.
     pub(super) fn openvino(&self) -> Result<()> {
-        python::environment(ENVIRONMENT, &PEERS)?;
-        let python = python::program(ENVIRONMENT, "python");
-        let tokenizer = format!("{}/tokenizer.json", self.exported.ours);
-        let fp32 = format!("{}/model.onnx", self.exported.optimum);
-        let int8 = format!("{FOLDER}/openvino-int8.xml");
-        let training = format!("{FOLDER}/openvino-train.txt");
-        let rows = super::csv_texts(&workspace(&format!("{FOLDER}/graphs-train.csv")))?;
-        std::fs::write(workspace(&training), rows.join("\n") + "\n")?;
-        run(&mut command(&python, &[SCRIPT, "quantize", &fp32, &tokenizer, MAX_LENGTH, &training, &int8]))?;
-
-        let has_bf16 = has_bf16();
+        let vino = OpenVino::of(&self.exported)?;
         let mut ours: Vec<(&str, Figures)> = ["cpu-int8", "cpu-fp32"].map(|name| (name, Figures::default())).into();
-        let mut theirs: Vec<Figures> = WAYS.iter().map(|_| Figures::default()).collect();
+        let mut theirs: Vec<(&Way, Figures)> = Way::all().map(|way| (way, Figures::default())).collect();
         for _ in 0..ROUNDS {
             for (variant, figures) in &mut ours {
                 let bench = ["bench", &self.exported.ours, "--data", &self.texts, "--json", "--variant", variant];
@@ -71,35 +48,24 @@ impl Bench {
                 let printed = output(&mut self.nimbert(&["--input", &self.texts, "--variant", variant, "--json"]))?;
                 figures.labels = printed.lines().map(label).collect::<Result<_>>()?;
             }
-            for ((_, is_int8, precision, streams), figures) in WAYS.iter().zip(&mut theirs) {
-                if *precision == "bf16" && !has_bf16 {
-                    continue;
-                }
-                let graph = if *is_int8 { &int8 } else { &fp32 };
-                let measure = [SCRIPT, "measure", graph, &tokenizer, MAX_LENGTH, &self.texts, precision, streams];
-                let result = last_json(&output(&mut command(&python, &measure))?)?;
+            for (way, figures) in &mut theirs {
+                let result = vino.measure(way, &self.texts)?;
                 figures.rates.push(number(&result, "rows_per_second")?);
                 figures.medians.push(number(&result, "p50_ms")?);
-                let labels = result["labels"].as_array().context("no labels")?;
-                figures.labels = labels.iter().filter_map(Value::as_u64).collect();
+                figures.labels = labels(&result)?;
             }
         }
         println!("{}; tokenization included, starts not\n", PEERS.join(", "));
         println!("| | rows/s | one text, p50 | label of fp32 |");
         println!("|---|--:|--:|--:|");
         let line = |name: String, figures: &Figures| {
-            let ((rate, p50), agreement) = (figures.median(), figures.agreement(&theirs[0]));
+            let ((rate, p50), agreement) = (figures.median(), figures.agreement(&theirs[0].1));
             println!("| {name} | {rate:.0} | {p50:.2} ms | {agreement:.2} % |");
         };
         ours.iter().for_each(|(variant, figures)| line(format!("nimbert {variant}"), figures));
-        for ((name, _, _, streams), figures) in
-            WAYS.iter().zip(&theirs).filter(|(_, figures)| !figures.rates.is_empty())
-        {
-            line(format!("OpenVINO {name}, streams: {streams}"), figures);
-        }
-        theirs.retain(|figures| !figures.rates.is_empty());
-        let best = theirs.iter().map(|figures| figures.median().0).fold(0.0, f64::max);
-        let fastest = theirs.iter().map(|figures| figures.median().1).fold(f64::INFINITY, f64::min);
+        theirs.iter().for_each(|(way, figures)| line(way.name(), figures));
+        let best = theirs.iter().map(|(_, figures)| figures.median().0).fold(0.0, f64::max);
+        let fastest = theirs.iter().map(|(_, figures)| figures.median().1).fold(f64::INFINITY, f64::min);
         for (variant, figures) in &ours {
             let (rate, p50) = figures.median();
             println!("\nnimbert {variant} / the best of OpenVINO: rows/s {:.2}, p50 {:.2}", rate / best, p50 / fastest);
@@ -107,10 +73,6 @@ impl Bench {
         println!();
         Ok(())
     }
-}
-
-fn number(value: &Value, name: &str) -> Result<f64> {
-    value[name].as_f64().with_context(|| format!("no {name}"))
 }
 
 /// The id of the label in an object of `classify --json`: they are two, and named in the order of their ids.
