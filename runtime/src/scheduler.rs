@@ -176,6 +176,8 @@ enum Width {
     Narrow,
 }
 
+const WIDTHS: [Width; 2] = [Width::Wide, Width::Narrow];
+
 /// One encoding that waits.
 struct Job {
     encoding: Encoding,
@@ -316,7 +318,7 @@ impl Drop for Scheduler {
             return;
         }
         self.shared.lock().is_closed = true;
-        [Width::Wide, Width::Narrow].into_iter().for_each(|width| self.shared.changed(width).notify_all());
+        WIDTHS.into_iter().for_each(|width| self.shared.changed(width).notify_all());
         for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // A worker that has panicked has said so on standard error.
             let _ = thread.join();
@@ -348,7 +350,7 @@ impl Shared {
 
     /// Wakes the workers for whom there may be something to do. One that woke for nothing would take a core from those that run.
     fn wake(&self, state: MutexGuard<'_, State>) {
-        let widths = [Width::Wide, Width::Narrow].map(|width| (width, state.is_for(width, self.workers.wide)));
+        let widths = WIDTHS.map(|width| (width, state.is_for(width, self.workers.wide)));
         drop(state);
         let woken = widths.into_iter().filter(|(_, is_for)| *is_for);
         woken.for_each(|(width, _)| self.changed(width).notify_all());

@@ -209,8 +209,8 @@ impl OutOfFold {
             rows.filter_map(|row| self.distances.get(row)).copied().collect()
         };
         let of_fold = |fold: usize| {
-            let (own, threshold) =
-                (far(&|of_row| of_row == fold), unknown_threshold(&far(&|of_row| of_row != fold), rate)?);
+            let own = far(&|of_row| of_row == fold);
+            let threshold = unknown_threshold(&far(&|of_row| of_row != fold), rate)?;
             let unknown = own.iter().filter(|distance| **distance > threshold).count();
             (!own.is_empty()).then(|| unknown as f64 / own.len() as f64)
         };

@@ -101,15 +101,11 @@ impl Mahalanobis {
             let x = row(index);
             let score = |label: &usize| x.dot(&products[*label]) + offsets[*label];
             let nearest = (0..means.len()).max_by(|a, b| score(a).total_cmp(&score(b))).expect("a row has a label");
-            let y = x - means[nearest];
-            y.dot(&inverse.product(&y))
+            inverse.distance(&(x - means[nearest]))
         };
         let unit = ((0..rows).map(distance).sum::<f64>() / rows as f64).max(LEAST_DISTANCE * width as f64);
         let scale = (1.0 / (inverse.others * unit)).sqrt();
-        let from_all = (0..rows).map(|index| {
-            let y = row(index) - &mean;
-            y.dot(&inverse.product(&y))
-        });
+        let from_all = (0..rows).map(|index| inverse.distance(&(row(index) - &mean)));
         // Less only of rows that are all but the same.
         let spread = (from_all.sum::<f64>() / (rows as f64 * unit)).max(1.0);
         let shares = inverse.less.map(|less| (less * inverse.others).max(0.0).sqrt());
@@ -180,10 +176,9 @@ impl Mahalanobis {
         Ok(Self { boundary: Some(boundary), spread: 1.0, ..self })
     }
 
-    /// How far the rows are from the mean of all of them: a unit in which distances by several models can be compared. Their distances from
-    /// the nearest label, of which 1 is the mean, are less the fewer rows a model has learned from, and the longer, while those of
-    /// other texts are not. At least 1, which it is where all
-    /// rows have one mean, and where strangers are known.
+    /// How far the rows are from the mean of all of them: a unit in which distances by several models can be compared. Their distances
+    /// from the nearest label, of which 1 is the mean, are less the fewer rows a model has learned from, and the longer, while those of
+    /// other texts are not. At least 1, which it is where all rows have one mean, and where strangers are known.
     pub fn spread(&self) -> f32 {
         self.spread as f32
     }
@@ -277,6 +272,11 @@ impl Inverse {
     fn product(&self, x: &DVector<f64>) -> DVector<f64> {
         let along = self.directions.tr_mul(x).component_mul(&self.less);
         x / self.others - &self.directions * along
+    }
+
+    /// The squared length of a deviation by it.
+    fn distance(&self, deviation: &DVector<f64>) -> f64 {
+        deviation.dot(&self.product(deviation))
     }
 }
 

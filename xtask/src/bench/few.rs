@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     FOLDER, TORCH, accuracy,
     datasets::{Labelled, bbc, rated, topics},
-    evaluated, last_json, machine, percent, write_csv,
+    evaluated, last_json, machine, number, percent, write_csv,
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
 
@@ -143,6 +143,5 @@ fn peer(train: &str, test: &str, way: &str) -> Result<(f64, f64)> {
     let script = ["benches/compare/few.py", way, BASE, train, test, MAX_LENGTH];
     let printed = output(&mut command(python::program(ENVIRONMENT, "python"), &script))?;
     let figures: Value = last_json(&printed)?;
-    let figure = |name: &str| figures[name].as_f64().with_context(|| format!("no {name}"));
-    Ok((figure("accuracy")?, figure("seconds")?))
+    Ok((accuracy(&figures)?, number(&figures, "seconds")?))
 }

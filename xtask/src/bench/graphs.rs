@@ -1,6 +1,6 @@
 //! `cargo xtask bench graphs`: our graphs of one trained model beside optimum's, other ways to quantize it, and OpenVINO.
 
-use std::{fs, ops::Range, path::Path};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -26,8 +26,11 @@ const HIDDEN: usize = 384;
 
 /// One trained classifier, exported by nimbert and by optimum: the folders.
 pub(super) struct Exported {
-    /// Rows that were not trained on, as CSV.
-    pub(super) test: String,
+    /// Sentences and their labels: those that are trained on, and those that are not.
+    train_rows: Vec<Vec<String>>,
+    test_rows: Vec<Vec<String>>,
+    /// The latter, as CSV.
+    test: String,
     /// The trained model, as a Hugging Face folder.
     pub(super) model: String,
     /// Our bundle, with an int8 and an fp32 graph.
@@ -52,35 +55,37 @@ pub(super) fn kept_or_exported(python: &Path) -> Result<Exported> {
 
 impl Exported {
     fn in_folder() -> Result<Self> {
-        let rows = movie_rows(0)?;
-        let test = write_csv("graphs-test.csv", "text,label", &rows[TRAIN..TRAIN + TEST])?;
+        let mut train_rows = movie_rows(0)?;
+        let mut test_rows = train_rows.split_off(TRAIN);
+        test_rows.truncate(TEST);
+        let test = write_csv("graphs-test.csv", "text,label", &test_rows)?;
         let folder = format!("{FOLDER}/graphs");
         let [model, ours, weights, optimum, optimum_int8] =
             ["model", "ours", "weights", "optimum", "optimum-int8"].map(|name| format!("{folder}/{name}"));
-        Ok(Self { test, model, ours, weights, optimum, optimum_int8, folder })
+        Ok(Self { train_rows, test_rows, test, model, ours, weights, optimum, optimum_int8, folder })
     }
 
     /// A file of the test sentences, one a line.
     pub(super) fn test_texts(&self) -> Result<String> {
-        texts_file("runtime.txt", TRAIN..TRAIN + TEST)
+        texts_file("runtime.txt", &self.test_rows)
     }
 
     /// A file of the training sentences.
     pub(super) fn training_texts(&self) -> Result<String> {
-        texts_file("openvino-train.txt", 0..TRAIN)
+        texts_file("openvino-train.txt", &self.train_rows)
     }
 }
 
 /// Sentences of the movie rows have no line breaks.
-fn texts_file(name: &str, rows: Range<usize>) -> Result<String> {
-    write_file(name, &movie_rows(0)?[rows].iter().map(|row| row[0].clone() + "\n").collect::<String>())
+fn texts_file(name: &str, rows: &[Vec<String>]) -> Result<String> {
+    write_file(name, &rows.iter().map(|row| row[0].clone() + "\n").collect::<String>())
 }
 
 /// Trains the classifier and exports it.
 fn exported(python: &Path) -> Result<Exported> {
     let exported = Exported::in_folder()?;
-    let Exported { model, ours, weights, optimum, optimum_int8, folder, .. } = &exported;
-    let train = write_csv("graphs-train.csv", "text,label", &movie_rows(0)?[..TRAIN])?;
+    let Exported { train_rows, model, ours, weights, optimum, optimum_int8, folder, .. } = &exported;
+    let train = write_csv("graphs-train.csv", "text,label", train_rows)?;
     let trained = format!("{folder}/trained");
     if workspace(folder).exists() {
         fs::remove_dir_all(workspace(folder))?;
@@ -111,7 +116,7 @@ pub(crate) fn graphs() -> Result<()> {
     prepare()?;
     let python = onnx_peers()?;
     let exported = exported(&python)?;
-    let Exported { test, model, ours, weights, optimum, optimum_int8, folder } = &exported;
+    let Exported { test, model, ours, weights, optimum, optimum_int8, folder, .. } = &exported;
     let graphs = [
         format!("optimum fp32={optimum}/model.onnx"),
         format!("nimbert cpu-fp32={ours}/model.cpu-fp32.onnx"),
@@ -139,7 +144,10 @@ pub(crate) fn graphs() -> Result<()> {
     let most = of_theirs("rows_per_second")?.into_iter().fold(0.0, f64::max);
     let least = of_theirs("p50_ms")?.into_iter().fold(f64::INFINITY, f64::min);
     let (p50, rate) = (number(ours, "p50_ms")? / least, number(ours, "rows_per_second")? / most);
-    println!("nimbert cpu-int8 / the best of OpenVINO: p50 {p50:.2}, rows/s {rate:.2}");
+    println!(
+        "nimbert cpu-int8 / the best of OpenVINO: p50 {p50:.2}, rows/s {rate:.2} ({})",
+        openvino::PEERS.join(", ")
+    );
     Ok(())
 }
 
@@ -155,8 +163,7 @@ fn add_openvino(exported: &Exported, result: &mut Value) -> Result<()> {
         }
     }
     // Labels are named in the order of their ids.
-    let expected: Vec<u64> =
-        movie_rows(0)?[TRAIN..TRAIN + TEST].iter().map(|row| u64::from(row[1] == "positive")).collect();
+    let expected: Vec<u64> = exported.test_rows.iter().map(|row| u64::from(row[1] == "positive")).collect();
     let fp32 = openvino::labels(&rounds[0].1[0])?;
     for (way, results) in rounds {
         let of_rounds = |figure: &dyn Fn(&Value) -> Result<f64>| -> Result<f64> {

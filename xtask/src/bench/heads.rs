@@ -1,6 +1,6 @@
 //! `cargo xtask bench heads`: two tasks over one encoder, beside a model for each.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
     datasets::{Labelled, label_counts, question_kinds, questions},
     evaluated,
     few::{BASE, MAX_LENGTH},
-    machine, movie_rows, write_csv,
+    machine, movie_rows, number, write_csv,
 };
 use crate::{build, command, output, release_program, setup};
 
@@ -147,7 +147,7 @@ fn times(bundle: &str) -> Result<[f64; 2]> {
     let data = format!("{FOLDER}/heads-test.csv");
     let bench = ["bench", bundle, "--data", &data, "--json"];
     let figures: Value = serde_json::from_str(&output(&mut command(release_program("nimbert"), &bench))?)?;
-    let single = figures["single"]["p50_ms"].as_f64().context("no median")?;
-    let bulk = figures["rows_per_second"].as_f64().context("no rate")?;
+    let single = number(&figures["single"], "p50_ms")?;
+    let bulk = number(&figures, "rows_per_second")?;
     Ok([single, 1e3 / bulk])
 }

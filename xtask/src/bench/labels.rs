@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{
     FOLDER,
     few::{BASE, ENVIRONMENT, MAX_LENGTH, PEERS, rows_of},
-    last_json, machine, write_csv,
+    last_json, machine, number, write_csv,
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
 
@@ -107,7 +107,7 @@ impl Planted {
         let found: Value = last_json(&printed)?;
         let scores =
             found["scores"].as_array().context("no scores")?.iter().map(|score| score.as_f64().context("a score"));
-        let seconds = found["seconds"].as_f64().context("no seconds")?;
+        let seconds = number(&found, "seconds")?;
         Ok((scores.collect::<Result<_>>()?, Duration::from_secs_f64(seconds)))
     }
 }

@@ -172,7 +172,7 @@ impl<'a> Training<'a> {
             macro_f1: result["macro_f1"].as_f64(),
             micro_f1: result["micro_f1"].as_f64(),
             // At the end of training: what testing needs is not counted, as little as what exporting needs matters to us.
-            peak_memory: result["peak_memory_mb"].as_f64().context("no peak memory in the result")?,
+            peak_memory: number(&result, "peak_memory_mb")?,
             ..speed(epochs)?
         })
     }
@@ -269,7 +269,7 @@ fn evaluated(bundle: &str, test: &str, further: &[&str]) -> Result<Value> {
 
 /// Of such figures, a share from 0 to 1.
 fn accuracy(figures: &Value) -> Result<f64> {
-    figures["accuracy"].as_f64().context("no accuracy")
+    number(figures, "accuracy")
 }
 
 /// Rows of a table of labelled text: a header and cells, as CSV in the benchmark's folder. Returns the path.
@@ -296,6 +296,7 @@ fn number(value: &Value, name: &str) -> Result<f64> {
     value[name].as_f64().with_context(|| format!("no {name} in the result"))
 }
 
+/// The middle one.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

@@ -203,7 +203,7 @@ impl Bench {
                 table.add(name, 1e3 * rows / timed(self.bare(&graph, "32", &["-"]).stdin(input))?.0);
             }
             let result = self.python("pipeline", &self.texts)?;
-            table.add("optimum", result["rows_per_second"].as_f64().context("no rows_per_second")?);
+            table.add("optimum", number(&result, "rows_per_second")?);
             let list = result["labels"].as_array().context("no labels")?;
             labels[1] = list.iter().map(|label| label.as_str().unwrap_or_default().to_owned()).collect();
         }

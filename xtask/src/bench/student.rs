@@ -3,13 +3,13 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
 use super::{
     FOLDER, TORCH, Training,
     datasets::{Labelled, bbc, questions, rated},
-    machine, percent, write_csv,
+    machine, number, percent, write_csv,
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
 
@@ -41,15 +41,13 @@ pub(crate) fn student() -> Result<()> {
             let bundle = format!("{FOLDER}/bundle");
             let bench = ["bench", &bundle, "--data", &test, "--json"];
             let figures: Value = serde_json::from_str(&output(&mut command(release_program("nimbert"), &bench))?)?;
-            let figure = |name: &str| figures[name].as_f64().with_context(|| format!("no {name}"));
-            let (speed, start) = (figure("rows_per_second")?, figure("cold_start_ms")?);
+            let (speed, start) = (number(&figures, "rows_per_second")?, number(&figures, "cold_start_ms")?);
             row(task, name, accuracy, size(&bundle)?, speed, &format!("{start:.0} ms"));
         }
         let peers = ["benches/compare/static.py", "models/minilm", &train, &test];
         for line in output(&mut command(python::program(ENVIRONMENT, "python"), &peers))?.lines() {
             let peer: Value = serde_json::from_str(line)?;
-            let figure = |name: &str| peer[name].as_f64().with_context(|| format!("no {name}"));
-            let (bytes, speed) = (figure("bytes")?, figure("rows_per_second")?);
+            let (bytes, speed) = (number(&peer, "bytes")?, number(&peer, "rows_per_second")?);
             row(task, peer["name"].as_str().unwrap_or_default(), peer["accuracy"].as_f64(), bytes, speed, "–");
         }
     }

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{
-    FOLDER, Outcome, TORCH, TRANSFORMERS, Training, has_bf16, last_json, machine, movie_rows, percent, prepare,
+    FOLDER, Outcome, TORCH, TRANSFORMERS, Training, has_bf16, last_json, machine, movie_rows, number, percent, prepare,
     write_csv,
 };
 use crate::{command, output, run, workspace};
@@ -266,6 +266,5 @@ fn sgemm_peak(python: &Path) -> Result<f64> {
     let train = write_csv("sgemm.csv", "text,label", &movie_rows(0)?[..8])?;
     let script = ["benches/compare/train.py", "models/minilm", &train, "-", "--seed", "0", "--epochs", "1", "--sgemm"];
     let printed = output(&mut command(python, &script))?;
-    let result: Value = last_json(&printed)?;
-    result["sgemm_gflops"].as_f64().context("no sgemm_gflops in the result")
+    number(&last_json(&printed)?, "sgemm_gflops")
 }

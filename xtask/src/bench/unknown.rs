@@ -1,6 +1,6 @@
 //! `cargo xtask bench unknown`: texts of labels that a classifier was not trained on, and sets of labels, beside what was asked for.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
     datasets::{Labelled, label_counts},
     evaluated,
     few::{BASE, MAX_LENGTH, rows_of},
-    machine, write_csv, write_file,
+    machine, number, write_csv, write_file,
 };
 use crate::{build, command, output, release_program, setup};
 
@@ -181,9 +181,8 @@ fn coverage(name: &str, seed: u64) -> Result<[f64; 2]> {
     let bundle =
         fit(rows, &test[..test.len().min(2 * TEST)], seed, &["--method", "frozen", "--validation-size", "0.4"])?;
     let figures = tested(&bundle)?;
-    let figure = |name: &str| figures[name].as_f64().with_context(|| format!("no {name}"));
-    let (accuracy, size) = (figure("accuracy")?, figure("labels_a_set")?);
-    let shares = [figure("coverage")?, figure("unknown")?];
+    let (accuracy, size) = (accuracy(&figures)?, number(&figures, "labels_a_set")?);
+    let shares = [number(&figures, "coverage")?, number(&figures, "unknown")?];
     let [covered, unknown] = shares.map(|share| 100.0 * share);
     println!("| {name} | {seed} | {:.1} % | {size:.2} | {covered:.2} % | {unknown:.2} % |", 100.0 * accuracy);
     Ok(shares)
