@@ -1,12 +1,13 @@
 //! Attention, to bytes.
 
 use super::quantization::{Bytes, Deferred, dequantize_row, scale_channels};
-use crate::math::{halved, larger, vectorized};
+use crate::math::{larger, vectorized};
 
-/// Numbers that are computed side by side.
+/// What is computed side by side. Where scores are, these are queries, so that the largest and the sum of each are found without a look
+/// across lanes; where values are added up, numbers of them.
 const LANES: usize = 16;
-/// Queries that are computed together: what is read of keys and values is used so often.
-const QUERIES: usize = 4;
+/// What is computed one after the other with what was read once: keys where scores are, queries where values are added up.
+const TOGETHER: usize = 4;
 /// Query rows of a text that are one task: enough that keys and values, which each task packs anew, are read often.
 pub(super) const TASK_ROWS: usize = 64;
 
@@ -32,15 +33,20 @@ pub(super) struct Products<'a> {
 /// Memory for one task, which each head uses again.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// Keys of a head, so many tokens side by side: `[blocks of tokens, width, LANES]`, with the last one again where there is none.
-    keys: Vec<[f32; LANES]>,
-    /// Values of a head, so many numbers side by side: `[blocks of numbers, keys, LANES]`, with zeros where there is no number.
+    /// Keys of a head, up to a multiple of [`TOGETHER`] with the last one again: `[keys, width]`
+    keys: Vec<f32>,
+    /// Values of a head, so many numbers side by side: `[blocks of numbers, keys, LANES]`. What stands behind a head's numbers is not used.
     values: Vec<[f32; LANES]>,
-    /// Keys, values or queries of some tokens, as they are: `[LANES, width]`
-    tokens: Vec<f32>,
-    /// `[QUERIES, keys]`
-    scores: Vec<f32>,
-    /// What comes out, before it is bytes: `[rows, heads × width]`
+    /// A value, or some queries, a row each: `[LANES, width]`. Where there are fewer queries others stand behind them, which are computed
+    /// for nothing.
+    unpacked: Vec<f32>,
+    /// Some queries on their way to be columns: `[width, TOGETHER]`
+    tile: Vec<[f32; TOGETHER]>,
+    /// Queries side by side: `[width, LANES]`
+    queries: Vec<[f32; LANES]>,
+    /// Of these queries, and then e to their power: `[keys, LANES]`
+    scores: Vec<[f32; LANES]>,
+    /// What comes out of all heads, before it is bytes: `[rows, heads × width]`
     context: Vec<f32>,
 }
 
@@ -87,64 +93,54 @@ impl Attention<'_> {
         scratch: &mut Scratch,
     ) {
         let (width, hidden) = (self.width, self.heads * self.width);
-        let Scratch { keys, values, tokens, scores, context } = scratch;
-        let wide = length.next_multiple_of(LANES);
-        keys.clear();
-        keys.resize(wide / LANES * width, [0.0; LANES]);
-        values.clear();
+        let Scratch { keys, values, unpacked, tile, queries, scores, context } = scratch;
+        let all_keys = length.next_multiple_of(TOGETHER);
+        keys.resize(all_keys * width, 0.0);
         values.resize(width.div_ceil(LANES) * length, [0.0; LANES]);
-        scores.resize(QUERIES * wide, 0.0);
-        tokens.resize(LANES * width, 0.0);
+        unpacked.resize(LANES * width, 0.0);
+        tile.resize(width, [0.0; TOGETHER]);
+        queries.resize(width, [0.0; LANES]);
+        scores.resize(all_keys, [0.0; LANES]);
+        for (index, key) in keys.chunks_exact_mut(width).enumerate() {
+            self.token(text, index.min(length - 1), hidden + offset, key);
+        }
         for token in 0..length {
-            let numbers = &mut tokens[..width];
+            let numbers = &mut unpacked[..width];
             self.token(text, token, 2 * hidden + offset, numbers);
             for (block, numbers) in numbers.chunks(LANES).enumerate() {
                 values[block * length + token][..numbers.len()].copy_from_slice(numbers);
             }
         }
-        for (block, keys) in keys.chunks_exact_mut(width).enumerate() {
-            for (lane, numbers) in tokens.chunks_exact_mut(width).enumerate() {
-                self.token(text, (block * LANES + lane).min(length - 1), hidden + offset, numbers);
-            }
-            transpose(tokens, keys);
-        }
         // e^x is 2^(x log₂ e).
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
-        let (first, last) = (rows.start, rows.end - 1);
-        for start in rows.step_by(QUERIES) {
-            // Of the last ones some are computed twice.
-            let place = |query: usize| (start + query).min(last);
-            for (query, numbers) in tokens.chunks_exact_mut(width).take(QUERIES).enumerate() {
-                self.token(text, place(query), offset, numbers);
+        let (first, end) = (rows.start, rows.end);
+        for start in rows.step_by(LANES) {
+            for (lane, query) in unpacked.chunks_exact_mut(width).take(end - start).enumerate() {
+                self.token(text, start + lane, offset, query);
             }
-            let query = |query: usize| &tokens[query * width..][..width];
-            let queries = [query(0), query(1), query(2), query(3)];
-            let mut largest = [[f32::NEG_INFINITY; LANES]; QUERIES];
-            for (block, keys) in keys.chunks_exact(width).enumerate() {
-                let products = multiply(queries, keys);
-                for query in 0..QUERIES {
-                    scores[query * wide + block * LANES..][..LANES].copy_from_slice(&products[query]);
-                    for lane in 0..LANES {
-                        largest[query][lane] = larger(largest[query][lane], products[query][lane]);
-                    }
+            transpose(unpacked, tile, queries);
+            let (of_keys, _) = scores.as_chunks_mut::<TOGETHER>();
+            for (keys, scores) in keys.chunks_exact(TOGETHER * width).zip(of_keys) {
+                *scores = multiply(keys, queries);
+            }
+            let scores = &mut scores[..length];
+            // One pass after the other: of two in one the compiler keeps lanes in memory, or shuffles them.
+            let largest = largest_by_lane(scores);
+            for scores in &mut *scores {
+                for lane in 0..LANES {
+                    scores[lane] = exp2((scores[lane] - largest[lane]) * scale);
                 }
             }
-            // Loops instead of closures, which the compiler might leave outside, and without the instructions.
-            let mut sums = [0.0; QUERIES];
-            for query in 0..QUERIES {
-                let largest = halved(largest[query], larger);
-                sums[query] = exponentials(&mut scores[query * wide..][..wide], length, largest, scale);
-            }
-            let query = |query: usize| &scores[query * wide..][..length];
-            let probabilities = [query(0), query(1), query(2), query(3)];
-            for (block, values) in values.chunks_exact(length).enumerate() {
-                let numbers = multiply(probabilities, values);
-                let used = LANES.min(width - block * LANES);
-                for query in 0..QUERIES {
-                    let factor = 1.0 / sums[query];
-                    let context = &mut context[(place(query) - first) * hidden + offset + block * LANES..][..used];
-                    for (context, number) in context.iter_mut().zip(&numbers[query]) {
-                        *context = number * factor;
+            let factors = inverse_sums(scores);
+            for query in (0..LANES.min(end - start)).step_by(TOGETHER) {
+                for (block, values) in values.chunks_exact(length).enumerate() {
+                    let sums = weighted_sums(scores, query, values);
+                    let used = LANES.min(width - block * LANES);
+                    for (query, sums) in (query..end - start).zip(&sums) {
+                        let place = (start + query - first) * hidden + offset + block * LANES;
+                        for (context, sum) in context[place..][..used].iter_mut().zip(sums) {
+                            *context = sum * factors[query];
+                        }
                     }
                 }
             }
@@ -161,31 +157,47 @@ impl Attention<'_> {
     }
 }
 
-/// Rows `[LANES, width]`, a row a lane: out `[width, LANES]`.
+/// Rows `[LANES, width]`, a row a lane: out `[width, LANES]`, by way of `tile`.
 #[inline(always)]
-fn transpose(rows: &[f32], out: &mut [[f32; LANES]]) {
+fn transpose(rows: &[f32], tile: &mut [[f32; TOGETHER]], out: &mut [[f32; LANES]]) {
     let width = out.len();
-    for quarter in 0..LANES / 4 {
-        let row = |index: usize| &rows[(quarter * 4 + index) * width..][..width];
-        let (a, b, c, d) = (row(0), row(1), row(2), row(3));
-        for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            out[quarter * 4] = *a;
-            out[quarter * 4 + 1] = *b;
-            out[quarter * 4 + 2] = *c;
-            out[quarter * 4 + 3] = *d;
+    // In two steps: of one the compiler makes a store a number.
+    for (part, rows) in rows.chunks_exact(TOGETHER * width).enumerate() {
+        let row = |index: usize| &rows[index * width..][..width];
+        for ((((tile, a), b), c), d) in tile.iter_mut().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
+            *tile = [*a, *b, *c, *d];
+        }
+        for (out, tile) in out.iter_mut().zip(&*tile) {
+            out[part * TOGETHER..][..TOGETHER].copy_from_slice(tile);
         }
     }
 }
 
-/// Rows times a block of columns: `[QUERIES, n]` by `[n, LANES]`.
+/// Rows times columns: `[TOGETHER, n]` by `[n, LANES]`.
 #[inline(always)]
-fn multiply([a, b, c, d]: [&[f32]; QUERIES], columns: &[[f32; LANES]]) -> [[f32; LANES]; QUERIES] {
-    let mut sums = [[0.0f32; LANES]; QUERIES];
-    for ((((column, a), b), c), d) in columns.iter().zip(a).zip(b).zip(c).zip(d) {
+fn multiply(rows: &[f32], columns: &[[f32; LANES]]) -> [[f32; LANES]; TOGETHER] {
+    let row = |index: usize| &rows[index * columns.len()..][..columns.len()];
+    let mut sums = [[0.0f32; LANES]; TOGETHER];
+    for ((((column, a), b), c), d) in columns.iter().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
         add(&mut sums[0], *a, column);
         add(&mut sums[1], *b, column);
         add(&mut sums[2], *c, column);
         add(&mut sums[3], *d, column);
+    }
+    sums
+}
+
+/// Values `[n, LANES]` times what each of the queries from `first` on has in scores `[n, LANES]`, added up: `[TOGETHER, LANES]`.
+#[inline(always)]
+fn weighted_sums(scores: &[[f32; LANES]], first: usize, values: &[[f32; LANES]]) -> [[f32; LANES]; TOGETHER] {
+    let mut sums = [[0.0f32; LANES]; TOGETHER];
+    for (scores, values) in scores.iter().zip(values) {
+        let scores = &scores[first..][..TOGETHER];
+        // One by one: of a loop the compiler would make one over lanes, with queries side by side; and of eight, shuffles.
+        add(&mut sums[0], scores[0], values);
+        add(&mut sums[1], scores[1], values);
+        add(&mut sums[2], scores[2], values);
+        add(&mut sums[3], scores[3], values);
     }
     sums
 }
@@ -195,6 +207,30 @@ fn add(sums: &mut [f32; LANES], factor: f32, numbers: &[f32; LANES]) {
     for lane in 0..LANES {
         sums[lane] = factor.mul_add(numbers[lane], sums[lane]);
     }
+}
+
+/// The largest of each lane.
+#[inline(always)]
+fn largest_by_lane(scores: &[[f32; LANES]]) -> [f32; LANES] {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for scores in scores {
+        for lane in 0..LANES {
+            largest[lane] = larger(largest[lane], scores[lane]);
+        }
+    }
+    largest
+}
+
+/// 1 / the sum of each lane.
+#[inline(always)]
+fn inverse_sums(scores: &[[f32; LANES]]) -> [f32; LANES] {
+    let mut total = [0.0; LANES];
+    for scores in scores {
+        for lane in 0..LANES {
+            total[lane] += scores[lane];
+        }
+    }
+    total.map(|sum| 1.0 / sum)
 }
 
 /// 2^x for x <= 0 with a relative error below 2e-7. Below −126 the result is that of −126 instead of a subnormal number.
@@ -215,25 +251,10 @@ fn exp2(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
-/// Makes of a row's first `length` scores 2 to the power of what they are below the largest, times `scale`, and of the others
-/// nearly 0; gives their sum.
-#[inline(always)]
-fn exponentials(scores: &mut [f32], length: usize, largest: f32, scale: f32) -> f32 {
-    scores[length..].fill(f32::NEG_INFINITY);
-    let mut sums = [0.0f32; LANES];
-    let (blocks, _) = scores.as_chunks_mut::<LANES>();
-    for scores in blocks {
-        for lane in 0..LANES {
-            scores[lane] = exp2((scores[lane] - largest) * scale);
-            sums[lane] += scores[lane];
-        }
-    }
-    // What stands for no token is 2^-126 by now: too little to change a sum that is 1 or more.
-    halved(sums, |a, b| a + b)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::{
         super::quantization::{Quantization, ROW_ZERO_POINT, Scales},
         *,
@@ -251,10 +272,21 @@ mod tests {
         assert!(exp2(f32::NEG_INFINITY) < 2e-38);
     }
 
-    /// Texts of one token, of less and more than the lanes, and of more than a task's rows; heads of less and more than the lanes.
+    /// Texts of no token and of one, of less, as many and more than the lanes, and of more than a task's rows, of which one may have no
+    /// token; heads of less, as many and more than the lanes. What a text has left in memory does not matter to the next.
     #[test]
     fn computed_in_64_bits() {
-        for (columns, length, heads, width) in [(1, 1, 2, 16), (20, 13, 3, 20), (40, 33, 2, 8), (90, 70, 1, 32)] {
+        let shapes = [
+            (90, 70, 1, 32),
+            (1, 1, 2, 16),
+            (20, 13, 3, 20),
+            (20, 0, 2, 8),
+            (40, 33, 2, 8),
+            (64, 64, 1, 16),
+            (90, 64, 1, 20),
+        ];
+        let scratch = RefCell::new(Scratch::default());
+        for (columns, length, heads, width) in shapes {
             let hidden = heads * width;
             let value = |index: usize| ((index * 7919 % 1000) as f32 / 500.0 - 1.0) * 1.5;
             let text: Vec<f32> = (0..columns * 3 * hidden).map(value).collect();
@@ -277,7 +309,7 @@ mod tests {
                             Bytes { bytes, scales, factors: by_row.then_some(&channels) },
                             Products { rows: &text, left },
                         );
-                        attention.attend(text, length, block * TASK_ROWS, &mut Scratch::default(), bytes);
+                        attention.attend(text, length, block * TASK_ROWS, &mut scratch.borrow_mut(), bytes);
                     }
                     (out, scales)
                 });
