@@ -92,6 +92,8 @@ fn settings_out_of_range_are_refused() {
         (["--class-weights", "positive=2"], "--class-weights: expected balanced, or a weight for each label"),
         (["--patience", "0"], "invalid value '0'"),
         (["--precision", "int4"], "invalid value 'int4'"),
+        (["--max-accuracy-drop", "NaN"], "--max-accuracy-drop: expected points from 0 to 100, found NaN"),
+        (["--max-label-changes", "101"], "--max-label-changes: expected a percentage from 0 to 100, found 101"),
     ] {
         fit_data("data.csv", data.as_bytes(), &arguments).failure(2, &[expected]);
     }

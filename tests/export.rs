@@ -81,6 +81,7 @@ fn five_hundred_texts_get_the_same_answers_in_every_batch() {
         storage: Storage::Bytes,
         max_tokens: None,
         max_accuracy_drop: 1.0,
+        max_label_changes: 5.0,
         overwrite: false,
         ort_lib: None,
     };

@@ -12,7 +12,7 @@ use nimbert::{Decision, prediction::Answer};
 use crate::{
     error::Result,
     loss::{Loss, Target},
-    metrics::{argmax, is_hit},
+    metrics::is_hit,
 };
 
 /// Stands between the names of a task and its label.
@@ -183,12 +183,29 @@ impl Tasks {
         logits.iter().zip(labels).map(of_row).sum()
     }
 
-    /// The share of the rows that get the same label of every task.
-    pub(crate) fn agreement(&self, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> f64 {
-        let agrees = |(a, b): &(&Vec<f32>, &Vec<f32>)| {
-            self.iter().all(|task| argmax(&a[task.ids.clone()]) == argmax(&b[task.ids.clone()]))
+    /// The share of the rows that get the same label of every task, or the same labels.
+    pub(crate) fn agreement(&self, decision: &Decision, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> f64 {
+        let same = self.changes(decision, logits, reference).filter(|changes| *changes == 0).count();
+        same as f64 / reference.len().max(1) as f64
+    }
+
+    /// How many answers, one a row and task, are other labels than by `reference`.
+    pub(crate) fn changed(&self, decision: &Decision, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> usize {
+        self.changes(decision, logits, reference).sum()
+    }
+
+    /// How many answers of each row are other labels than by `reference`.
+    fn changes<'a>(
+        &'a self,
+        decision: &'a Decision,
+        logits: &'a [Vec<f32>],
+        reference: &'a [Vec<f32>],
+    ) -> impl Iterator<Item = usize> {
+        let labels = |logits: &[f32]| decision.label_ids(&decision.scores(logits));
+        let of_row = move |(a, b): (&Vec<f32>, &Vec<f32>)| {
+            self.iter().filter(|task| labels(&a[task.ids.clone()]) != labels(&b[task.ids.clone()])).count()
         };
-        logits.iter().zip(reference).filter(agrees).count() as f64 / reference.len().max(1) as f64
+        logits.iter().zip(reference).map(of_row)
     }
 
     /// The sum of the tasks' losses, each the mean over the rows that have a label of it: of `logits` `[rows, labels]`, a scalar.
@@ -247,7 +264,12 @@ mod tests {
         let rows = tasks.rows(&logits, &labels);
         assert_eq!((rows[0].rows.as_slice(), rows[1].rows.as_slice()), (&[0, 1][..], &[0][..]));
         assert_eq!((rows[1].ids(), rows[1].logits[0].as_slice()), (vec![&[2][..]], &[0.0, 0.0, 1.0][..]));
-        assert_eq!(tasks.agreement(&logits, &[logits[0].clone(), logits[0].clone()]), 0.5);
+        let twice = [logits[0].clone(), logits[0].clone()];
+        assert_eq!((tasks.agreement(&decision, &logits, &twice), tasks.changed(&decision, &logits, &twice)), (0.5, 1));
+        // Of several labels all count, not the likeliest alone.
+        let (one, two) = ([vec![5.0, -1.0]], [vec![5.0, 1.0]]);
+        let agreement = |problem_type| Tasks::single(2).agreement(&undecided(problem_type), &one, &two);
+        assert_eq!([ProblemType::SingleLabel, ProblemType::MultiLabel].map(agreement), [1.0, 0.0]);
         // Of one task, no label is an answer.
         assert_eq!(Tasks::single(5).answers([&[0, 4][..], &[]]), 2);
     }

@@ -357,7 +357,8 @@ pub struct Acceptance {
     pub shipped_max_logit_difference: f32,
     /// Accuracy of the shipped graph; none without labelled rows.
     pub shipped_accuracy: Option<f64>,
-    /// Share of the rows that get the same label from the shipped and the fp32 graph.
+    /// Share of the rows that get the same label from the shipped and the fp32 graph: of every task, and where a row may have several,
+    /// all of them at a probability of one half.
     pub label_agreement: f64,
 }
 

@@ -1011,6 +1011,7 @@ impl Work {
             // Packing is meant to lose something. Of several models the most accurate is taken as it ships, and the table
             // shows what each has lost.
             config.max_accuracy_drop = 100.0;
+            config.max_label_changes = 100.0;
         }
         let unseen = out_of_fold.as_ref().filter(|_| examples.validation.is_empty());
         let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();

@@ -227,10 +227,15 @@ struct ExportArgs {
     /// Show what quantizing each activation costs
     #[arg(long)]
     verbose: bool,
-    /// Refuse the export if a graph loses more accuracy than this against fp32, in percentage points; one row
-    /// never counts, however few there are
+    /// The accuracy that a graph may lose against fp32, in percentage points, and a standard deviation of the rows that
+    /// it answers otherwise besides, so that one row never counts. cpu-int8 keeps activations in fp32 until it passes;
+    /// other graphs are refused
     #[arg(long, default_value_t = 1.0, value_name = "POINTS")]
     max_accuracy_drop: f64,
+    /// The rows with labels to which a graph may give another label than fp32 (or other labels, where there are several),
+    /// right or wrong, judged and treated in the same way
+    #[arg(long, default_value_t = 5.0, value_name = "PERCENT")]
+    max_label_changes: f64,
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
@@ -268,9 +273,12 @@ impl ExportArgs {
     ) -> anyhow::Result<nimbert_trainer::export::ExportConfig> {
         let overwrite = self.overwrite || overwrite;
         nimbert::bundle::BundleWriter::check_target(&self.out, overwrite)?;
-        if !(0.0..=100.0).contains(&self.max_accuracy_drop) {
-            let (setting, expected) = ("--max-accuracy-drop", "points from 0 to 100".to_owned());
-            return Err(Error::Setting { setting, expected, got: self.max_accuracy_drop.to_string() }.into());
+        let bounds = [
+            ("--max-accuracy-drop", "points from 0 to 100", self.max_accuracy_drop),
+            ("--max-label-changes", "a percentage from 0 to 100", self.max_label_changes),
+        ];
+        if let Some((setting, expected, got)) = bounds.into_iter().find(|(.., bound)| !(0.0..=100.0).contains(bound)) {
+            return Err(Error::setting(setting, expected, got).into());
         }
         nimbert::load_library(self.ort_lib.as_deref())?;
         Ok(nimbert_trainer::export::ExportConfig {
@@ -283,6 +291,7 @@ impl ExportArgs {
             calibrations: self.calibration.clone(),
             sensitivity: self.verbose,
             max_accuracy_drop: self.max_accuracy_drop,
+            max_label_changes: self.max_label_changes,
             overwrite,
             ort_lib: self.ort_lib.clone(),
         })
