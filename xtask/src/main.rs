@@ -62,7 +62,9 @@ cargo xtask COMMAND
   bench unknown    texts of labels that were not trained on, and sets of labels, beside what was asked for (half an hour);
                    with texts, shown or sets behind it, that part only
   bench few        few labelled rows, beside SetFit and logistic regression on sentence-transformers' features (a day; needs
-                   PyPI); with a word behind it, such as bbc-8 or bbc-8-0, the draws with that in their names
+                   PyPI; goes on where it was stopped); with words behind it, such as bbc-8 SetFit, the draws and ways with them in
+                   their names
+  bench fidelity   what the int8 graphs change of fp32's answers, three seeds (minutes)
   bench student    the student without attention beside its teacher, TF-IDF and Model2Vec (half an hour; needs PyPI)
 ";
 
@@ -121,8 +123,8 @@ fn main() -> ExitCode {
         ["bench", "tune", budget] => bench::tune(budget),
         ["bench", "unknown"] => bench::unknown(None),
         ["bench", "unknown", part] => bench::unknown(Some(part)),
-        ["bench", "few"] => bench::few(""),
-        ["bench", "few", part] => bench::few(part),
+        ["bench", "fidelity"] => bench::fidelity(),
+        ["bench", "few", ref words @ ..] => bench::few(words),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             return ExitCode::SUCCESS;

@@ -3,16 +3,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, OpenOptions},
+    io::Write,
 };
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
 use super::{
     FOLDER, TORCH, accuracy,
     datasets::{Labelled, bbc, rated, topics},
-    evaluated, last_json, machine, number, percent, write_csv,
+    evaluated, last_json, machine, mean, median, number, percent, write_csv,
 };
 use crate::{build, command, output, python, release_program, setup, workspace};
 
@@ -26,50 +27,182 @@ pub(super) const PEERS: [&str; 6] = [
     TORCH,
 ];
 const ROWS_OF_LABEL: [usize; 3] = [8, 16, 64];
+const SETS: [&str; 6] = ["bbc", "r8", "r52", "20newsgroups", "movies", "amazon"];
 const DRAWS: u64 = 5;
 const TEST_ROWS: usize = 1000;
 pub(super) const BASE: &str = "models/minilm";
 pub(super) const MAX_LENGTH: &str = "128";
 
-/// The draws whose names have `part` in them.
-pub(crate) fn few(part: &str) -> Result<()> {
+/// What was measured, a line each: it goes on where it was stopped.
+const RECORD: &str = "few.jsonl";
+const METHODS: [&str; 4] = ["auto", "frozen", "contrastive", "finetune"];
+
+/// Who learns from the rows of a draw.
+enum Way {
+    /// nimbert by this `--method`.
+    Nimbert(&'static str),
+    /// What `benches/compare/few.py` calls so.
+    Peer(&'static str),
+}
+
+impl Way {
+    fn all() -> impl Iterator<Item = Self> {
+        METHODS.map(Self::Nimbert).into_iter().chain(["frozen", "setfit"].map(Self::Peer))
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Nimbert(method) => format!("nimbert, --method {method}"),
+            Self::Peer("frozen") => "sentence-transformers, logistic regression".to_owned(),
+            Self::Peer(_) => "SetFit".to_owned(),
+        }
+    }
+}
+
+/// The draws and ways whose names (`bbc-8-0 SetFit`) have all of `words` in them; those that were measured before are not measured
+/// again. The first draw of every set comes before the second of any.
+pub(crate) fn few(words: &[&str]) -> Result<()> {
+    let mut wanted = Vec::new();
+    for (draw, count, set) in (0..DRAWS)
+        .flat_map(|draw| ROWS_OF_LABEL.map(|count| (draw, count)))
+        .flat_map(|(draw, count)| SETS.map(|set| (draw, count, set)))
+    {
+        let all = Way::all().map(|way| (set, count, draw, way));
+        wanted.extend(
+            all.filter(|(set, count, draw, way)| words.iter().all(|word| name(set, *count, *draw, way).contains(word))),
+        );
+    }
+    ensure!(
+        !wanted.is_empty(),
+        "bench few: expected words of a name such as bbc-8-0 SetFit, found {}",
+        words.join(" ")
+    );
     setup::setup()?;
     build()?;
     python::environment(ENVIRONMENT, &PEERS)?;
-    println!("{}; {}; base all-MiniLM-L6-v2\n", machine(), PEERS.join(", "));
-    println!("| draw | rows | labels | way | accuracy | seconds |");
-    println!("|---|--:|--:|---|--:|--:|");
-    for name in ["bbc", "r8", "r52", "20newsgroups", "movies", "amazon"] {
-        let named: Vec<(String, usize, u64)> = ROWS_OF_LABEL
-            .into_iter()
-            .flat_map(|count| (0..DRAWS).map(move |draw| (format!("{name}-{count}-{draw}"), count, draw)))
-            .filter(|(name, ..)| name.contains(part))
-            .collect();
-        if named.is_empty() {
+    // As they are now: what is committed meanwhile is not measured.
+    let versions = format!("{}; {}", machine(), PEERS.join(", "));
+    println!("{versions}; base all-MiniLM-L6-v2\n");
+    let mut results = measured_before()?;
+    println!("{} measured before: {FOLDER}/{RECORD}, without which all is measured anew\n", results.len());
+    for (set, count, draw, way) in wanted {
+        let key = name(set, count, draw, &way);
+        if results.contains_key(&key) {
             continue;
         }
-        let (train, test) = rows_of(name)?;
-        let test: Vec<Vec<String>> = test.into_iter().take(TEST_ROWS).map(Labelled::into_cells).collect();
-        let test = write_csv("few-test.csv", "text,label", &test)?;
-        for (name, count, draw) in named {
-            let rows = drawn(&train, count, draw);
-            let labels = rows.iter().map(|row| &row.label).collect::<BTreeSet<_>>().len();
-            let head = format!("| {name} | {} | {labels} |", rows.len());
-            let rows: Vec<Vec<String>> = rows.into_iter().map(Labelled::into_cells).collect();
-            let train = write_csv("few-train.csv", "text,label", &rows)?;
-            for method in ["auto", "frozen", "contrastive", "finetune"] {
-                print(&head, &format!("nimbert, --method {method}"), nimbert(&train, rows.len(), &test, method)?);
-            }
-            for (way, name) in [("frozen", "sentence-transformers, logistic regression"), ("setfit", "SetFit")] {
-                print(&head, name, peer(&train, &test, way)?);
-            }
-        }
+        let (train, test) = rows_of(set)?;
+        let rows = drawn(&train, count, draw);
+        let (accuracy, seconds) = learned(&way, &format!("{set}-{count}-{draw}"), &rows, &test)?;
+        println!("{key}: {}, {seconds:.1} s ({} rows)", percent(Some(accuracy)), rows.len());
+        let result = Measured { accuracy, seconds, versions: versions.clone() };
+        result.record(&key)?;
+        results.insert(key, result);
     }
+    print(&results);
     Ok(())
 }
 
-fn print(head: &str, way: &str, (accuracy, seconds): (f64, f64)) {
-    println!("{head} {way} | {} | {seconds:.1} |", percent(Some(accuracy)));
+fn name(set: &str, count: usize, draw: u64, way: &Way) -> String {
+    format!("{set}-{count}-{draw} {}", way.name())
+}
+
+/// What a way has made of a draw.
+struct Measured {
+    accuracy: f64,
+    /// That learning took.
+    seconds: f64,
+    /// Machine, commit and peers.
+    versions: String,
+}
+
+impl Measured {
+    fn record(&self, name: &str) -> Result<()> {
+        let Self { accuracy, seconds, versions } = self;
+        let line = json!({"name": name, "accuracy": accuracy, "seconds": seconds, "versions": versions});
+        let mut file = OpenOptions::new().create(true).append(true).open(workspace(FOLDER).join(RECORD))?;
+        Ok(file.write_all(format!("{line}\n").as_bytes())?)
+    }
+
+    /// With its name.
+    fn read(line: &str) -> Result<(String, Self)> {
+        let record: Value = serde_json::from_str(line)?;
+        let text = |name: &str| record[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"));
+        let (accuracy, seconds) = (accuracy(&record)?, number(&record, "seconds")?);
+        Ok((text("name")?, Self { accuracy, seconds, versions: text("versions")? }))
+    }
+}
+
+fn measured_before() -> Result<BTreeMap<String, Measured>> {
+    fs::create_dir_all(workspace(FOLDER))?;
+    let path = workspace(FOLDER).join(RECORD);
+    let content = if path.exists() { fs::read_to_string(&path)? } else { String::new() };
+    let read = |(index, line)| Measured::read(line).with_context(|| format!("{}:{}", path.display(), index + 1));
+    content.lines().enumerate().map(read).collect()
+}
+
+/// Of everything that was measured: a row for each set and number of rows, with the means of each way, and how far `auto` is from SetFit in
+/// the draws that have both.
+fn print(results: &BTreeMap<String, Measured>) {
+    let ways: Vec<Way> = Way::all().collect();
+    let names: Vec<String> = ways.iter().map(Way::name).collect();
+    println!("\n| rows of a label | {} | auto − SetFit, of draws |", names.join(" | "));
+    println!("|---|{}--:|", "--:|".repeat(ways.len()));
+    let of_draws = |set: &str, count: usize, way: &Way| {
+        (0..DRAWS).map(|draw| results.get(&name(set, count, draw, way))).collect::<Vec<_>>()
+    };
+    // Of two ways, in the draws that have both.
+    let both = |set: &str, count: usize, one: &Way, other: &Way| -> Vec<(&Measured, &Measured)> {
+        of_draws(set, count, one)
+            .into_iter()
+            .zip(of_draws(set, count, other))
+            .filter_map(|(one, other)| one.zip(other))
+            .collect()
+    };
+    let rows = || SETS.into_iter().flat_map(|set| ROWS_OF_LABEL.map(|count| (set, count)));
+    let mut differences = Vec::new();
+    for (set, count) in rows() {
+        let cells = ways.iter().map(|way| {
+            let accuracies: Vec<f64> =
+                of_draws(set, count, way).into_iter().flatten().map(|result| result.accuracy).collect();
+            mean(&accuracies).map_or("–".to_owned(), |mean| format!("{} ({})", percent(Some(mean)), accuracies.len()))
+        });
+        let cells: Vec<String> = cells.collect();
+        let compared = both(set, count, &Way::Nimbert("auto"), &Way::Peer("setfit"));
+        let points: Vec<f64> = compared.iter().map(|(auto, peer)| 100.0 * (auto.accuracy - peer.accuracy)).collect();
+        let difference = mean(&points);
+        differences.extend(difference);
+        let shown = difference.map_or("–".to_owned(), |mean| format!("{mean:+.1} points, {}", points.len()));
+        println!("| {set}-{count} | {} | {shown} |", cells.join(" | "));
+    }
+    if let Some(mean) = mean(&differences) {
+        println!("\nauto − SetFit: {mean:+.2} points, the mean of {} rows of the table", differences.len());
+    }
+    for (ours, peer) in [("contrastive", "setfit"), ("frozen", "frozen")] {
+        let (ours, peer) = (Way::Nimbert(ours), Way::Peer(peer));
+        let pairs = rows().flat_map(|(set, count)| both(set, count, &ours, &peer));
+        let ratios: Vec<f64> = pairs
+            .filter(|(ours, peer)| ours.versions == peer.versions)
+            .map(|(ours, peer)| ours.seconds / peer.seconds)
+            .collect();
+        if !ratios.is_empty() {
+            let count = ratios.len();
+            println!("{}: {:.2} x the time of {}, median of {count} draws", ours.name(), median(ratios), peer.name());
+        }
+    }
+    println!("\nMeasured by:");
+    let versions: BTreeSet<&str> = results.values().map(|result| result.versions.as_str()).collect();
+    versions.iter().for_each(|versions| println!("{versions}"));
+}
+
+/// The accuracy on the first of the test rows, and the seconds that learning took, without loading, exporting and testing.
+fn learned(way: &Way, draw: &str, rows: &[Labelled], test: &[Labelled]) -> Result<(f64, f64)> {
+    let cells = |rows: &[Labelled]| -> Vec<Vec<String>> { rows.iter().cloned().map(Labelled::into_cells).collect() };
+    let train = write_csv(&format!("few-{draw}.csv"), "text,label", &cells(rows))?;
+    let test = write_csv(&format!("few-{draw}-test.csv"), "text,label", &cells(&test[..test.len().min(TEST_ROWS)]))?;
+    match way {
+        Way::Nimbert(method) => nimbert(&train, rows.len(), &test, method),
+        Way::Peer(name) => peer(&train, &test, name),
+    }
 }
 
 /// What to learn from, and what to test on.
@@ -89,7 +222,7 @@ pub(super) fn rows_of(name: &str) -> Result<(Vec<Labelled>, Vec<Labelled>)> {
     }
 }
 
-/// Up to `count` rows of each label.
+/// Up to `count` rows of each label that has two of them at least, as `fit` asks for.
 fn drawn(rows: &[Labelled], count: usize, draw: u64) -> Vec<Labelled> {
     let mut rows = rows.to_vec();
     fastrand::Rng::with_seed(draw).shuffle(&mut rows);
@@ -99,12 +232,12 @@ fn drawn(rows: &[Labelled], count: usize, draw: u64) -> Vec<Labelled> {
         *so_far += 1;
         *so_far <= count
     });
+    rows.retain(|row| counts[&row.label] > 1);
     rows
 }
 
-/// The accuracy on the test rows, and the seconds that learning took, without loading, exporting and testing.
 fn nimbert(train: &str, rows: usize, test: &str, method: &str) -> Result<(f64, f64)> {
-    let bundle = format!("{FOLDER}/few");
+    let bundle = format!("{FOLDER}/few-{method}");
     let fit =
         ["fit", "--base", BASE, "--data", train, "--out", &bundle, "--method", method, "--max-length", MAX_LENGTH];
     let settings = [
@@ -138,7 +271,6 @@ fn nimbert(train: &str, rows: usize, test: &str, method: &str) -> Result<(f64, f
     Ok((accuracy(&evaluated(&bundle, test, &[])?)?, seconds))
 }
 
-/// The same of a peer.
 fn peer(train: &str, test: &str, way: &str) -> Result<(f64, f64)> {
     let script = ["benches/compare/few.py", way, BASE, train, test, MAX_LENGTH];
     let printed = output(&mut command(python::program(ENVIRONMENT, "python"), &script))?;

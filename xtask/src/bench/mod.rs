@@ -3,6 +3,7 @@
 mod datasets;
 mod edge;
 mod few;
+mod fidelity;
 mod file;
 mod graphs;
 mod heads;
@@ -31,6 +32,7 @@ use crate::{build, command, demo, output, python, release_program, run, setup, s
 
 pub(crate) use edge::edge;
 pub(crate) use few::few;
+pub(crate) use fidelity::fidelity;
 pub(crate) use file::file;
 pub(crate) use graphs::{graphs, graphs_of_shapes};
 pub(crate) use heads::heads;
@@ -296,7 +298,12 @@ fn number(value: &Value, name: &str) -> Result<f64> {
     value[name].as_f64().with_context(|| format!("no {name} in the result"))
 }
 
-/// The middle one.
+/// None of no values.
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// The middle one; of an even number, the upper of both.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
