@@ -62,16 +62,12 @@ impl Way {
 /// The draws and ways whose names (`bbc-8-0 SetFit`) have all of `words` in them; those that were measured before are not measured
 /// again. The first draw of every set comes before the second of any.
 pub(crate) fn few(words: &[&str]) -> Result<()> {
-    let mut wanted = Vec::new();
-    for (draw, count, set) in (0..DRAWS)
-        .flat_map(|draw| ROWS_OF_LABEL.map(|count| (draw, count)))
-        .flat_map(|(draw, count)| SETS.map(|set| (draw, count, set)))
-    {
-        let all = Way::all().map(|way| (set, count, draw, way));
-        wanted.extend(
-            all.filter(|(set, count, draw, way)| words.iter().all(|word| name(set, *count, *draw, way).contains(word))),
-        );
-    }
+    let sizes = || ROWS_OF_LABEL.into_iter().flat_map(|count| SETS.map(|set| (set, count)));
+    let draws = (0..DRAWS).flat_map(|draw| sizes().map(move |(set, count)| (set, count, draw)));
+    let all = draws.flat_map(|(set, count, draw)| {
+        Way::all().map(move |way| (name(set, count, draw, &way), set, count, draw, way))
+    });
+    let wanted: Vec<_> = all.filter(|(name, ..)| words.iter().all(|word| name.contains(word))).collect();
     ensure!(
         !wanted.is_empty(),
         "bench few: expected words of a name such as bbc-8-0 SetFit, found {}",
@@ -85,8 +81,7 @@ pub(crate) fn few(words: &[&str]) -> Result<()> {
     println!("{versions}; base all-MiniLM-L6-v2\n");
     let mut results = measured_before()?;
     println!("{} measured before: {FOLDER}/{RECORD}, without which all is measured anew\n", results.len());
-    for (set, count, draw, way) in wanted {
-        let key = name(set, count, draw, &way);
+    for (key, set, count, draw, way) in wanted {
         if results.contains_key(&key) {
             continue;
         }
@@ -162,19 +157,18 @@ fn print(results: &BTreeMap<String, Measured>) {
     let mut differences = Vec::new();
     for (set, count) in rows() {
         let cells = ways.iter().map(|way| {
-            let accuracies: Vec<f64> =
-                of_draws(set, count, way).into_iter().flatten().map(|result| result.accuracy).collect();
-            mean(&accuracies).map_or("–".to_owned(), |mean| format!("{} ({})", percent(Some(mean)), accuracies.len()))
+            let results: Vec<&Measured> = of_draws(set, count, way).into_iter().flatten().collect();
+            let accuracy = mean(results.iter().map(|result| result.accuracy));
+            accuracy.map_or("–".to_owned(), |mean| format!("{} ({})", percent(Some(mean)), results.len()))
         });
         let cells: Vec<String> = cells.collect();
         let compared = both(set, count, &Way::Nimbert("auto"), &Way::Peer("setfit"));
-        let points: Vec<f64> = compared.iter().map(|(auto, peer)| 100.0 * (auto.accuracy - peer.accuracy)).collect();
-        let difference = mean(&points);
+        let difference = mean(compared.iter().map(|(auto, peer)| 100.0 * (auto.accuracy - peer.accuracy)));
         differences.extend(difference);
-        let shown = difference.map_or("–".to_owned(), |mean| format!("{mean:+.1} points, {}", points.len()));
+        let shown = difference.map_or("–".to_owned(), |mean| format!("{mean:+.1} points, {}", compared.len()));
         println!("| {set}-{count} | {} | {shown} |", cells.join(" | "));
     }
-    if let Some(mean) = mean(&differences) {
+    if let Some(mean) = mean(differences.iter().copied()) {
         println!("\nauto − SetFit: {mean:+.2} points, the mean of {} rows of the table", differences.len());
     }
     for (ours, peer) in [("contrastive", "setfit"), ("frozen", "frozen")] {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::{FOLDER, machine, mean, median, movie_rows, number, percent, write_csv};
+use super::{FOLDER, benched, machine, mean, median, movie_rows, number, percent, write_csv};
 use crate::{build, command, output, release_program, run, setup, workspace};
 
 const SEEDS: [&str; 3] = ["0", "1", "2"];
@@ -53,16 +53,14 @@ pub(crate) fn fidelity() -> Result<()> {
             ensure!(answers.len() == TEST_ROWS, "expected {TEST_ROWS} answers, found {}", answers.len());
             let pairs = || answers.iter().zip(of_fp32);
             figures.other_labels.push(pairs().filter(|(one, other)| one.label != other.label).count());
-            let differences = pairs().map(|(one, other)| one.difference(other));
-            figures.difference.push(differences.sum::<f64>() / TEST_ROWS as f64);
+            figures.difference.extend(mean(pairs().map(|(one, other)| one.difference(other))));
             let right = answers.iter().zip(tested).filter(|(answer, row)| answer.label == row[1]).count();
             figures.accuracy.push(right as f64 / TEST_ROWS as f64);
         }
         for _ in 0..ROUNDS {
             for (figures, way) in figures.iter_mut().zip(WAYS) {
-                let mut bench = command(release_program("nimbert"), &["bench", &bundle, "--data", &test, "--json"]);
-                let printed = output(bench.args(arguments(way)))?;
-                figures.rows_per_second.push(number(&serde_json::from_str(&printed)?, "rows_per_second")?);
+                let measured = benched(&bundle, &test, &arguments(way))?;
+                figures.rows_per_second.push(number(&measured, "rows_per_second")?);
             }
         }
     }
@@ -72,14 +70,14 @@ pub(crate) fn fidelity() -> Result<()> {
     println!("|---|--:|--:|--:|--:|--:|");
     for ((variant, is_standard), figures) in WAYS.into_iter().zip(figures) {
         let name = if is_standard { format!("{variant}, `--standard-operators`") } else { variant.to_owned() };
-        let same: Vec<f64> = figures.other_labels.iter().map(|&other| 1.0 - other as f64 / TEST_ROWS as f64).collect();
+        let same = figures.other_labels.iter().map(|&other| 1.0 - other as f64 / TEST_ROWS as f64);
         let counts: Vec<String> = figures.other_labels.iter().map(usize::to_string).collect();
         println!(
             "| {name} | {} of {TEST_ROWS} | {} | {:.4} | {} | {:.0} |",
             counts.join(", "),
-            percent(mean(&same)),
-            mean(&figures.difference).unwrap_or(f64::NAN),
-            percent(mean(&figures.accuracy)),
+            percent(mean(same)),
+            mean(figures.difference).unwrap_or(f64::NAN),
+            percent(mean(figures.accuracy)),
             median(figures.rows_per_second)
         );
     }

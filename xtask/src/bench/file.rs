@@ -92,7 +92,7 @@ pub(crate) fn file() -> Result<()> {
         let one = Opened::start(way)?.memory()?;
         let several: Vec<Opened> = (0..PROCESSES).map(|_| Opened::start(way)).collect::<Result<_>>()?;
         let memory = several.iter().map(Opened::memory).collect::<Result<Vec<_>>>()?;
-        let mean = |part: fn(&Memory) -> f64| memory.iter().map(part).sum::<f64>() / memory.len() as f64;
+        let mean = |part: fn(&Memory) -> f64| super::mean(memory.iter().map(part)).unwrap_or(f64::NAN);
         println!(
             "| {} | {:.1} ms | {:.1} ms | {:.1} MB | {:.1} MB | {:.1} MB | {:.1} MB | {:.1} MB |",
             way.0,

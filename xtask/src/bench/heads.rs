@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::{
-    FOLDER, accuracy,
+    FOLDER, accuracy, benched,
     datasets::{Labelled, label_counts, question_kinds, questions},
     evaluated,
     few::{BASE, MAX_LENGTH},
@@ -145,8 +145,7 @@ fn percentage(figures: &Value) -> Result<f64> {
 /// The median time of a text alone, and the time of a text of all at once, both in milliseconds.
 fn times(bundle: &str) -> Result<[f64; 2]> {
     let data = format!("{FOLDER}/heads-test.csv");
-    let bench = ["bench", bundle, "--data", &data, "--json"];
-    let figures: Value = serde_json::from_str(&output(&mut command(release_program("nimbert"), &bench))?)?;
+    let figures = benched(bundle, &data, &[])?;
     let single = number(&figures["single"], "p50_ms")?;
     let bulk = number(&figures, "rows_per_second")?;
     Ok([single, 1e3 / bulk])

@@ -182,10 +182,7 @@ impl<'a> Training<'a> {
 
 /// Loss of the last epoch, and the mean speed of all.
 fn speed(epochs: &[Value]) -> Result<Outcome> {
-    let mean = |figure: &str| {
-        let figures: Vec<f64> = epochs.iter().filter_map(|epoch| epoch[figure].as_f64()).collect();
-        figures.iter().sum::<f64>() / figures.len() as f64
-    };
+    let mean = |figure: &str| mean(epochs.iter().filter_map(|epoch| epoch[figure].as_f64())).unwrap_or(f64::NAN);
     Ok(Outcome {
         loss: epochs.last().and_then(|epoch| epoch["loss"].as_f64()).context("no loss in the result")?,
         rows_per_second: mean("rows_per_second"),
@@ -269,7 +266,13 @@ fn evaluated(bundle: &str, test: &str, further: &[&str]) -> Result<Value> {
     Ok(serde_json::from_str(&output(command(release_program("nimbert-train"), &evaluate).args(further))?)?)
 }
 
-/// Of such figures, a share from 0 to 1.
+/// What `nimbert bench` measures of a bundle on texts.
+fn benched(bundle: &str, texts: &str, further: &[&str]) -> Result<Value> {
+    let bench = ["bench", bundle, "--data", texts, "--json"];
+    last_json(&output(command(release_program("nimbert"), &bench).args(further))?)
+}
+
+/// Of figures, a share from 0 to 1.
 fn accuracy(figures: &Value) -> Result<f64> {
     number(figures, "accuracy")
 }
@@ -299,8 +302,9 @@ fn number(value: &Value, name: &str) -> Result<f64> {
 }
 
 /// None of no values.
-fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.into_iter().fold((0.0, 0usize), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / count as f64)
 }
 
 /// The middle one; of an even number, the upper of both.

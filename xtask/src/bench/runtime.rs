@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{
-    FOLDER, ONNX_PEERS, TRANSFORMERS,
+    FOLDER, ONNX_PEERS, TRANSFORMERS, benched,
     graphs::{Exported, kept_or_exported},
     last_json, machine, median, number, onnx_peers, prepare,
 };
@@ -224,9 +224,7 @@ impl Bench {
         let mut other_labels = 0;
         let mut difference: f64 = 0.0;
         for _ in 0..ROUNDS {
-            let bench = ["bench", &self.exported.ours, "--data", &self.texts, "--json"];
-            let printed = output(&mut command(release_program("nimbert"), &bench))?;
-            let result: Value = serde_json::from_str(printed.trim())?;
+            let result = benched(&self.exported.ours, &self.texts, &[])?;
             table.add("p50", number(&result["single"], "p50_ms")?);
             table.add("p99", number(&result["single"], "p99_ms")?);
             table.add("bulk", number(&result, "rows_per_second")?);

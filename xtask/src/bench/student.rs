@@ -7,11 +7,11 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::{
-    FOLDER, TORCH, Training,
+    FOLDER, TORCH, Training, benched,
     datasets::{Labelled, bbc, questions, rated},
     machine, number, percent, write_csv,
 };
-use crate::{build, command, output, python, release_program, setup, workspace};
+use crate::{build, command, output, python, setup, workspace};
 
 const ENVIRONMENT: &str = ".setup/venv-model2vec";
 const PEERS: [&str; 3] = ["model2vec[distill]==0.6.0", "scikit-learn==1.9.1", TORCH];
@@ -39,8 +39,7 @@ pub(crate) fn student() -> Result<()> {
         {
             let accuracy = training.nimbert(further)?.int8_accuracy;
             let bundle = format!("{FOLDER}/bundle");
-            let bench = ["bench", &bundle, "--data", &test, "--json"];
-            let figures: Value = serde_json::from_str(&output(&mut command(release_program("nimbert"), &bench))?)?;
+            let figures = benched(&bundle, &test, &[])?;
             let (speed, start) = (number(&figures, "rows_per_second")?, number(&figures, "cold_start_ms")?);
             row(task, name, accuracy, size(&bundle)?, speed, &format!("{start:.0} ms"));
         }

@@ -231,7 +231,7 @@ pub(crate) fn train() -> Result<()> {
 }
 
 fn mean(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
-    outcomes.iter().map(figure).sum::<f64>() / outcomes.len() as f64
+    super::mean(outcomes.iter().map(figure)).unwrap_or(f64::NAN)
 }
 
 /// A line of ours, and one of transformers with what ours is beside it.

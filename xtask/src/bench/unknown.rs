@@ -8,7 +8,7 @@ use super::{
     datasets::{Labelled, label_counts},
     evaluated,
     few::{BASE, MAX_LENGTH, rows_of},
-    machine, number, write_csv, write_file,
+    machine, mean, number, write_csv, write_file,
 };
 use crate::{build, command, output, release_program, setup};
 
@@ -73,7 +73,7 @@ fn sets() -> Result<()> {
     for name in ["movies", "20newsgroups"] {
         let shares = (0..SPLITS).map(|seed| coverage(name, seed)).collect::<Result<Vec<_>>>()?;
         let [covered, unknown] =
-            [0, 1].map(|figure| shares.iter().map(|shares| shares[figure]).sum::<f64>() / SPLITS as f64);
+            [0, 1].map(|figure| mean(shares.iter().map(|shares| shares[figure])).unwrap_or(f64::NAN));
         println!(
             "| {name} | mean | | | {:.2} % of {:.0} | {:.2} % of {:.0} |",
             100.0 * covered,

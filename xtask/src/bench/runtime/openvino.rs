@@ -5,12 +5,12 @@ use serde_json::Value;
 
 use super::{
     super::{
-        last_json, median, number,
+        benched, median, number,
         openvino::{OpenVino, PEERS, Way, labels},
     },
     Bench, ROUNDS,
 };
-use crate::{command, output, release_program};
+use crate::output;
 
 /// What was measured of one way, by round.
 #[derive(Default)]
@@ -41,8 +41,7 @@ impl Bench {
         let mut theirs: Vec<(&Way, Figures)> = Way::all().map(|way| (way, Figures::default())).collect();
         for _ in 0..ROUNDS {
             for (variant, figures) in &mut ours {
-                let bench = ["bench", &self.exported.ours, "--data", &self.texts, "--json", "--variant", variant];
-                let result = last_json(&output(&mut command(release_program("nimbert"), &bench))?)?;
+                let result = benched(&self.exported.ours, &self.texts, &["--variant", variant])?;
                 figures.rates.push(number(&result, "rows_per_second")?);
                 figures.medians.push(number(&result["single"], "p50_ms")?);
                 let printed = output(&mut self.nimbert(&["--input", &self.texts, "--variant", variant, "--json"]))?;
