@@ -4,7 +4,12 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use nimbert::math::{exp, vectorized};
 use rayon::prelude::*;
 
-use super::{TASK_ELEMENTS, composed, elements, is_fused, math::normal_distribution, tensor, with_elements};
+use super::{
+    TASK_ELEMENTS, composed, elements, is_fused,
+    math::normal_distribution,
+    parts::{by_parts, zeros},
+    tensor, with_elements,
+};
 
 /// An activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,12 +126,14 @@ impl CustomOp1 for Gated {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, columns) = layout.shape().dims2()?;
         let (x, width) = (elements(x, layout)?, columns / 2);
-        let mut y = vec![0.0; rows * width];
-        y.par_chunks_mut(width).zip(x.par_chunks(columns)).with_min_len(16).for_each(|(y, x)| {
-            let (x, gate) = x.split_at(width);
-            y.copy_from_slice(x);
-            self.0.map(y);
-            y.iter_mut().zip(gate).for_each(|(y, gate)| *y *= gate);
+        let task = 16;
+        let y = by_parts(rows * width, task * width, |index, y| {
+            for (y, x) in y.chunks_exact_mut(width).zip(x[index * task * columns..].chunks_exact(columns)) {
+                let (x, gate) = x.split_at(width);
+                y.copy_from_slice(x);
+                self.0.map(y);
+                y.iter_mut().zip(gate).for_each(|(y, gate)| *y *= gate);
+            }
         });
         Ok((CpuStorage::F32(y), Shape::from((rows, width))))
     }
@@ -135,7 +142,7 @@ impl CustomOp1 for Gated {
         let columns = x.dim(1)?;
         let width = columns / 2;
         with_elements([x, grad], |[x_data, grad]| {
-            let mut dx = x_data.to_vec();
+            let mut dx = zeros(x_data.len());
             let tasks = dx.par_chunks_mut(columns).zip(x_data.par_chunks(columns)).zip(grad.par_chunks(width));
             tasks.with_min_len(16).for_each(|((dx, x), dy)| {
                 let (x, gate) = x.split_at(width);
@@ -158,16 +165,15 @@ impl CustomOp1 for Activation {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut y = elements(x, layout)?.to_vec();
-        y.par_chunks_mut(TASK_ELEMENTS).for_each(|y| self.map(y));
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        Ok((CpuStorage::F32(self.of(elements(x, layout)?)), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         with_elements([x, grad], |[x_data, grad]| {
-            let mut dx = grad.to_vec();
-            let tasks = dx.par_chunks_mut(TASK_ELEMENTS).zip(x_data.par_chunks(TASK_ELEMENTS));
-            tasks.for_each(|(dx, x)| self.map_gradient(dx, x));
+            let mut dx = by_parts(grad.len(), TASK_ELEMENTS, |index, dx| {
+                dx.copy_from_slice(&grad[index * TASK_ELEMENTS..][..dx.len()]);
+            });
+            self.multiply_by_derivative(&mut dx, x_data);
             Ok(Some(tensor(dx, x.shape())?))
         })
     }
@@ -198,6 +204,20 @@ macro_rules! for_each_activation {
 }
 
 impl Activation {
+    /// The activation of each element, by all threads.
+    pub(super) fn of(self, x: &[f32]) -> Vec<f32> {
+        by_parts(x.len(), TASK_ELEMENTS, |index, y| {
+            y.copy_from_slice(&x[index * TASK_ELEMENTS..][..y.len()]);
+            self.map(y);
+        })
+    }
+
+    /// Multiplies each gradient by the derivative at x, by all threads.
+    pub(super) fn multiply_by_derivative(self, dx: &mut [f32], x: &[f32]) {
+        let tasks = dx.par_chunks_mut(TASK_ELEMENTS).zip(x.par_chunks(TASK_ELEMENTS));
+        tasks.for_each(|(dx, x)| self.map_gradient(dx, x));
+    }
+
     /// Replaces each element by its activation.
     fn map(self, y: &mut [f32]) {
         for_each_activation!(self, ACTIVATION => vectorized(

@@ -11,6 +11,7 @@ use super::{
     dropout::Dropout,
     elements, is_fused,
     matmul::{Matrix, Threads, matmul},
+    parts::zeros,
     relative::{Distances, Relative},
     tensor, with_elements,
 };
@@ -373,7 +374,7 @@ impl CustomOp3 for Attention {
         let qkv = [elements(q, q_layout)?, elements(k, k_layout)?, elements(v, v_layout)?];
         let (texts, biases) = (self.texts(), self.biases()?);
         let rows = self.queries.last().copied().unwrap_or(0);
-        let mut context = vec![0.0; rows * hidden];
+        let mut context = zeros(rows * hidden);
         let parts = split_rows(&mut context, hidden, texts.iter().map(|text| text.queries.clone()));
         texts.par_iter().zip(parts).with_max_len(1).for_each(|(text, context)| {
             let (mut p, mut products) = (Vec::new(), Products::default());
@@ -411,7 +412,7 @@ impl CustomOp3 for Attention {
         let hidden = self.hidden(q.shape(), k.shape(), v.shape())?;
         let (texts, biases) = (self.texts(), self.biases()?);
         with_elements([q, k, v, grad], |[q_data, k_data, v_data, grad]| {
-            let (mut dq, mut dk, mut dv) = (vec![0.0; q_data.len()], vec![0.0; k_data.len()], vec![0.0; v_data.len()]);
+            let [mut dq, mut dk, mut dv] = [q_data, k_data, v_data].map(|data| zeros(data.len()));
             let dq_parts = split_rows(&mut dq, hidden, texts.iter().map(|text| text.queries.clone()));
             let dk_parts = split_rows(&mut dk, hidden, texts.iter().map(|text| text.keys.clone()));
             let dv_parts = split_rows(&mut dv, hidden, texts.iter().map(|text| text.keys.clone()));

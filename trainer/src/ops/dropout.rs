@@ -2,9 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use nimbert::math::vectorized;
-use rayon::prelude::*;
 
-use super::{TASK_ELEMENTS, composed, elements, is_fused, math::random_bits};
+use super::{TASK_ELEMENTS, composed, elements, is_fused, math::random_bits, parts::by_parts};
 
 /// One use of dropout: which elements are dropped follows from the key and the element's index.
 #[derive(Debug, Clone, Copy)]
@@ -23,19 +22,22 @@ impl Dropout {
         if random_bits(self.key, index) < threshold { 0.0 } else { 1.0 / (1.0 - self.p) }
     }
 
-    /// `out[i] += factor(i) · x[i]`
-    fn add_to(self, out: &mut [f32], x: &[f32]) {
-        out.par_chunks_mut(TASK_ELEMENTS).zip(x.par_chunks(TASK_ELEMENTS)).enumerate().for_each(|(task, (out, x))| {
-            let start = (task * TASK_ELEMENTS) as u32;
+    /// `factor(i) · x[i]`, plus `residual[i]` where there is one
+    fn added(self, x: &[f32], residual: Option<&[f32]>) -> Vec<f32> {
+        by_parts(x.len(), TASK_ELEMENTS, |task, out| {
+            let start = task * TASK_ELEMENTS;
+            if let Some(residual) = residual {
+                out.copy_from_slice(&residual[start..][..out.len()]);
+            }
             vectorized(
                 #[inline(always)]
                 || {
-                    for (index, (out, &x)) in (start..).zip(out.iter_mut().zip(x)) {
+                    for (index, (out, &x)) in (start as u32..).zip(out.iter_mut().zip(&x[start..])) {
                         *out = x.mul_add(self.factor(index), *out);
                     }
                 },
             );
-        });
+        })
     }
 }
 
@@ -69,9 +71,7 @@ impl CustomOp1 for Dropout {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = elements(x, layout)?;
-        let mut y = vec![0.0; x.len()];
-        self.add_to(&mut y, x);
+        let y = self.added(elements(x, layout)?, None);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -95,8 +95,7 @@ impl CustomOp2 for Dropout {
         if x_layout.shape() != residual_layout.shape() {
             bail!("dropout-add: {:?} and {:?} differ", x_layout.shape(), residual_layout.shape());
         }
-        let mut y = elements(residual, residual_layout)?.to_vec();
-        self.add_to(&mut y, elements(x, x_layout)?);
+        let y = self.added(elements(x, x_layout)?, Some(elements(residual, residual_layout)?));
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 

@@ -4,7 +4,11 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use nimbert::math::{dot, sum, vectorized};
 use rayon::prelude::*;
 
-use super::{TASK_ELEMENTS, composed, elements, is_fused, tensor, with_elements};
+use super::{
+    TASK_ELEMENTS, composed, elements, is_fused,
+    parts::{by_parts, zeros},
+    tensor, with_elements,
+};
 
 /// (x − mean) / √(variance + eps) · weight + bias for each row of x `[rows, hidden]`; weight and bias `[hidden]`.
 /// The variance is the biased one, as in PyTorch.
@@ -56,12 +60,11 @@ impl CustomOp3 for LayerNorm {
             bail!("layer-norm: x {:?}, weight {weight:?} and bias {bias:?} do not fit", x_layout.shape());
         }
         let task = (TASK_ELEMENTS / hidden).max(1) * hidden;
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(y, x)| {
+        let y = by_parts(x.len(), task, |index, y| {
             vectorized(
                 #[inline(always)]
                 || {
-                    for (y, x) in y.chunks_exact_mut(hidden).zip(x.chunks_exact(hidden)) {
+                    for (y, x) in y.chunks_exact_mut(hidden).zip(x[index * task..].chunks_exact(hidden)) {
                         self.normalize(x, y);
                         for ((y, weight), bias) in y.iter_mut().zip(weight).zip(bias) {
                             *y = y.mul_add(*weight, *bias);
@@ -86,7 +89,7 @@ impl CustomOp3 for LayerNorm {
         let hidden = weight.elem_count();
         with_elements([x, weight, grad], |[x_data, weight_data, grad]| {
             let task = (TASK_ELEMENTS / hidden).max(1) * hidden;
-            let mut dx = vec![0.0; x_data.len()];
+            let mut dx = zeros(x_data.len());
             // Each task sums its own rows; the sums are added in the order of the tasks, whichever thread ran them.
             let sums: Vec<(Vec<f32>, Vec<f32>)> = dx
                 .par_chunks_mut(task)

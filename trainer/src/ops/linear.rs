@@ -1,6 +1,7 @@
 //! Linear layer: y = x Wᵀ + b.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     ops::Range,
     sync::{
@@ -13,8 +14,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::{
-    bf16, composed, elements, is_fused,
-    matmul::{Matrix, Threads, matmul},
+    Activation, bf16, composed, elements, is_fused,
+    matmul::{Matrix, product},
     tensor, with_elements,
 };
 
@@ -98,33 +99,60 @@ pub fn linear_of_rows(
     rows: Range<usize>,
     sink: Option<&GradientSink>,
 ) -> Result<Tensor> {
+    apply(x, weight, bias, Linear { function: None, rows, sink: sink.cloned() })
+}
+
+/// The same of the activation of x, which is computed again for the gradients instead of being kept.
+///
+/// # Errors
+/// Those of [`linear()`].
+pub fn linear_of_activated(
+    x: &Tensor,
+    function: Activation,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    rows: Range<usize>,
+    sink: Option<&GradientSink>,
+) -> Result<Tensor> {
+    apply(x, weight, bias, Linear { function: Some(function), rows, sink: sink.cloned() })
+}
+
+fn apply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, linear: Linear) -> Result<Tensor> {
+    let rows = linear.rows.clone();
     if rows.end > weight.dim(0)? {
         bail!("linear: weight {:?} has no rows {rows:?}", weight.shape());
     }
     if !is_fused(x) {
+        let x = linear.function.map_or_else(|| Ok(x.clone()), |function| composed::activation(x, function))?;
         let part = |parameter: &Tensor| parameter.narrow(0, rows.start, rows.len());
-        return composed::linear(x, &part(weight)?, bias.map(part).transpose()?.as_ref());
+        return composed::linear(&x, &part(weight)?, bias.map(part).transpose()?.as_ref());
     }
-    let fused = Linear { rows, sink: sink.cloned() };
     match bias {
-        Some(bias) => x.apply_op3(weight, bias, fused),
-        None => x.apply_op2(weight, fused),
+        Some(bias) => x.apply_op3(weight, bias, linear),
+        None => x.apply_op2(weight, linear),
     }
 }
 
 struct Linear {
+    /// What the layer reads of x; none: x.
+    function: Option<Activation>,
     /// Of weight and bias.
     rows: Range<usize>,
     sink: Option<GradientSink>,
 }
 
 impl Linear {
-    /// `out = a b`, or `out += a b`, in the format that the sink asks for.
-    fn multiply(&self, a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], row_stride: usize, add: bool) {
+    /// `a b`, plus the bias in each row, in the format that the sink asks for.
+    fn multiply(&self, a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
         match &self.sink {
-            Some(sink) if sink.0.is_bf16.load(Ordering::Relaxed) => bf16::matmul(a, b, out, row_stride, add),
-            _ => matmul(a, b, 1.0, out, row_stride, add, Threads::All),
+            Some(sink) if sink.0.is_bf16.load(Ordering::Relaxed) => bf16::product(a, b, bias),
+            _ => product(a, b, bias),
         }
+    }
+
+    /// What the layer reads.
+    fn read<'a>(&self, x: &'a [f32]) -> Cow<'a, [f32]> {
+        self.function.map_or(Cow::Borrowed(x), |function| function.of(x).into())
     }
 
     fn product(
@@ -141,13 +169,9 @@ impl Linear {
         }
         let outputs = self.rows.len();
         let (x, weight) = (elements(x, x_layout)?, &elements(weight, weight_layout)?[self.rows.start * inputs..]);
-        let mut y = vec![0.0; rows * outputs];
-        if let Some(bias) = bias {
-            let bias = &bias[self.rows.clone()];
-            y.par_chunks_exact_mut(outputs).with_min_len(16).for_each(|row| row.copy_from_slice(bias));
-        }
-        let (x, weight) = (Matrix::new(x, rows, inputs, inputs), Matrix::new(weight, outputs, inputs, inputs));
-        self.multiply(x, weight.t(), &mut y, outputs, bias.is_some());
+        let x = self.read(x);
+        let (x, weight) = (Matrix::new(&x, rows, inputs, inputs), Matrix::new(weight, outputs, inputs, inputs));
+        let y = self.multiply(x, weight.t(), bias.map(|bias| &bias[self.rows.clone()]));
         Ok((CpuStorage::F32(y), Shape::from((rows, outputs))))
     }
 
@@ -163,12 +187,14 @@ impl Linear {
         let outputs = self.rows.len();
         let (dx, dw, db) = with_elements([x, weight, grad], |[x_data, weight_data, grad]| {
             let dy = Matrix::new(grad, rows, outputs, outputs);
-            let mut dx = vec![0.0; rows * inputs];
             let weight_matrix = Matrix::new(&weight_data[self.rows.start * inputs..], outputs, inputs, inputs);
-            self.multiply(dy, weight_matrix, &mut dx, inputs, false);
-            let mut dw = vec![0.0; outputs * inputs];
-            let x_matrix = Matrix::new(x_data, rows, inputs, inputs);
-            self.multiply(dy.t(), x_matrix, &mut dw, inputs, false);
+            let mut dx = self.multiply(dy, weight_matrix, None);
+            if let Some(function) = self.function {
+                function.multiply_by_derivative(&mut dx, x_data);
+            }
+            let read = self.read(x_data);
+            let x_matrix = Matrix::new(&read, rows, inputs, inputs);
+            let dw = self.multiply(dy.t(), x_matrix, None);
             let db = bias.map(|_| tensor(sum_rows(grad, outputs), &outputs.into())).transpose()?;
             Ok((tensor(dx, x.shape())?, tensor(dw, &(outputs, inputs).into())?, db))
         })?;

@@ -4,8 +4,12 @@
 
 #![allow(unsafe_code, reason = "gemm takes pointers")]
 
+use std::mem::MaybeUninit;
+
 use gemm::Parallelism;
 use rayon::prelude::*;
+
+use super::parts::by_unwritten_parts;
 
 /// A matrix inside of a slice: `rows × columns` elements, the one at (r, c) at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy)]
@@ -35,6 +39,11 @@ impl<'a> Matrix<'a> {
     /// A row, if its numbers are neighbours.
     pub(crate) fn row(&self, index: usize) -> Option<&'a [f32]> {
         (self.column_stride == 1).then(|| &self.data[index * self.row_stride..][..self.columns])
+    }
+
+    /// How many rows each of rayon's threads computes where all share a product of which this is the left factor.
+    fn rows_of_a_thread(&self) -> usize {
+        self.rows.div_ceil(rayon::current_num_threads()).next_multiple_of(KERNEL_ROWS)
     }
 
     /// `rows` rows from `start` on.
@@ -67,6 +76,26 @@ pub(crate) enum Threads {
     All,
 }
 
+/// `a b`, row-major, plus `bias` in each row where there is one, on all of rayon's threads.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
+    let (block, columns) = (a.rows_of_a_thread(), b.columns);
+    assert!(bias.is_none_or(|bias| bias.len() == columns));
+    assert_eq!(a.columns, b.rows);
+    let write = |index: usize, out: &mut [MaybeUninit<f32>]| {
+        for row in out.chunks_exact_mut(columns).filter(|_| bias.is_some()) {
+            row.iter_mut().zip(bias.into_iter().flatten()).for_each(|(out, bias)| _ = out.write(*bias));
+        }
+        let part = a.part(index * block, out.len() / columns);
+        // SAFETY: `out` has as many rows as the part, of as many numbers as b has columns; where they are read they have been written.
+        unsafe { multiply(part, b, 1.0, out.as_mut_ptr().cast(), columns, bias.is_some()) };
+    };
+    // SAFETY: the product has a number for each place.
+    unsafe { by_unwritten_parts(a.rows * columns, block * columns, write) }
+}
+
 /// `out = scale · a b`, or `out += scale · a b` with `add`. `out` is row-major, its rows `row_stride` apart.
 ///
 /// # Panics
@@ -83,7 +112,7 @@ pub(crate) fn matmul(
     assert_eq!(a.columns, b.rows);
     assert_fits(out.len(), a.rows, b.columns, row_stride);
     if let Threads::All = threads {
-        let block = a.rows.div_ceil(rayon::current_num_threads()).next_multiple_of(KERNEL_ROWS);
+        let block = a.rows_of_a_thread();
         out.par_chunks_mut(block * row_stride).enumerate().for_each(|(index, out)| {
             let start = index * block;
             if start < a.rows {
@@ -93,15 +122,24 @@ pub(crate) fn matmul(
         });
         return;
     }
-    // SAFETY: `Matrix::new` and `assert_fits` have checked that every element (r, c) of the three matrices lies inside
-    // of its slice, transposing a matrix or taking some of its rows adds none to that set, the inner dimensions agree, and `out` is borrowed mutably,
-    // so it overlaps neither operand.
+    // SAFETY: `assert_fits` has checked that every element lies inside of `out`, and the inner dimensions agree.
+    unsafe { multiply(a, b, scale, out.as_mut_ptr(), row_stride, add) };
+}
+
+/// [`matmul()`] by this thread.
+///
+/// # Safety
+/// `a` must have as many columns as `b` has rows. Nothing but the caller may use the numbers from `out` on that the product is written to, and
+/// these must have been written before where it is added.
+unsafe fn multiply(a: Matrix<'_>, b: Matrix<'_>, scale: f32, out: *mut f32, row_stride: usize, add: bool) {
+    // SAFETY: `Matrix::new` has checked that every element (r, c) of the factors lies inside of its slice, transposing a matrix or taking
+    // some of its rows adds none to that set, and the rest is the caller's word. Without `add`, what is there is not read.
     unsafe {
         gemm::gemm(
             a.rows,
             b.columns,
             a.columns,
-            out.as_mut_ptr(),
+            out,
             1,
             row_stride as isize,
             add,
@@ -147,10 +185,11 @@ mod tests {
         // Both ways round: rows of a row-major matrix, and rows of a transposed one.
         let tall = Matrix::new(&values, 200, 30, 30);
         for (a, b) in [(tall, tall.t()), (Matrix::new(&values, 30, 200, 200).t(), Matrix::new(&values, 30, 200, 200))] {
-            let [mut one, mut all] = [vec![0.0; 200 * 200], vec![0.0; 200 * 200]];
-            matmul(a, b, 1.0, &mut one, 200, false, Threads::One);
-            matmul(a, b, 1.0, &mut all, 200, false, Threads::All);
+            let [mut one, mut all] = [vec![1.0; 200 * 200], vec![1.0; 200 * 200]];
+            matmul(a, b, 1.0, &mut one, 200, true, Threads::One);
+            matmul(a, b, 1.0, &mut all, 200, true, Threads::All);
             assert_eq!(one, all);
+            assert_eq!(one, product(a, b, Some(&[1.0; 200])));
         }
     }
 }

@@ -16,6 +16,7 @@ mod layer_norm;
 mod linear;
 mod math;
 pub(crate) mod matmul;
+mod parts;
 mod relative;
 mod rotary;
 
@@ -29,7 +30,7 @@ pub use attention::{Attention, attention};
 pub use bf16::has_bf16_products;
 pub use dropout::{Dropout, dropout, dropout_add};
 pub use layer_norm::layer_norm;
-pub use linear::{GradientSink, linear, linear_of_rows};
+pub use linear::{GradientSink, linear, linear_of_activated, linear_of_rows};
 pub use relative::{Distances, Relative};
 pub use rotary::{Angles, Rotary, rotary};
 
@@ -160,6 +161,19 @@ mod tests {
         assert_differences([(5, 4), (3, 4), (1, 3)], |[x, weight, bias]| {
             composed::linear(x, weight, Some(&bias.squeeze(0)?))
         });
+    }
+
+    #[test]
+    fn linear_of_activated_is_both() {
+        let (x, weight, bias) = (random((37, 24)), random((19, 24)), random_vector(19));
+        for function in [Activation::Gelu, Activation::Relu] {
+            for bias in [None, Some(&bias)] {
+                let bias = bias.map(Var::as_tensor);
+                let fused = linear_of_activated(&x, function, &weight, bias, 0..19, None).unwrap();
+                let composed = composed::linear(&composed::activation(&x, function).unwrap(), &weight, bias).unwrap();
+                assert_same(&fused, &composed, &[&x, &weight]);
+            }
+        }
     }
 
     #[test]

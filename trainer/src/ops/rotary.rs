@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use nimbert::math::vectorized;
-use rayon::prelude::*;
 
-use super::{TASK_ELEMENTS, composed, elements, is_fused, tensor, with_elements};
+use super::{TASK_ELEMENTS, composed, elements, is_fused, parts::by_parts, tensor, with_elements};
 
 /// Cosines and sines of the angles by place and frequency, as transformers computes them in 32 bits.
 #[derive(Debug)]
@@ -81,16 +80,17 @@ pub fn rotary(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
 }
 
 impl Rotary {
-    /// Turns `x` by the angles times `direction`.
-    fn turn(&self, x: &mut [f32], direction: f32) {
+    /// `x`, turned by the angles times `direction`.
+    fn turned(&self, x: &[f32], direction: f32) -> Vec<f32> {
         let pairs = self.angles.pairs;
         let hidden = x.len() / self.places.len().max(1);
         let task = (TASK_ELEMENTS / hidden.max(1)).max(1);
-        x.par_chunks_mut(task * hidden).zip(self.places.par_chunks(task)).for_each(|(x, places)| {
+        by_parts(x.len(), task * hidden, |index, y| {
+            y.copy_from_slice(&x[index * task * hidden..][..y.len()]);
             vectorized(
                 #[inline(always)]
                 || {
-                    for (x, &place) in x.chunks_exact_mut(hidden).zip(places) {
+                    for (x, &place) in y.chunks_exact_mut(hidden).zip(&self.places[index * task..]) {
                         let angles = place as usize * pairs..(place as usize + 1) * pairs;
                         let (cosines, sines) = (&self.angles.cosines[angles.clone()], &self.angles.sines[angles]);
                         for head in x.chunks_exact_mut(2 * pairs) {
@@ -103,7 +103,7 @@ impl Rotary {
                     }
                 },
             );
-        });
+        })
     }
 }
 
@@ -113,17 +113,11 @@ impl CustomOp1 for Rotary {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut y = elements(x, layout)?.to_vec();
-        self.turn(&mut y, 1.0);
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        Ok((CpuStorage::F32(self.turned(elements(x, layout)?, 1.0)), layout.shape().clone()))
     }
 
     /// The inverse of a rotation is its transpose.
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        with_elements([grad], |[grad]| {
-            let mut dx = grad.to_vec();
-            self.turn(&mut dx, -1.0);
-            Ok(Some(tensor(dx, x.shape())?))
-        })
+        with_elements([grad], |[grad]| Ok(Some(tensor(self.turned(grad, -1.0), x.shape())?)))
     }
 }

@@ -46,9 +46,10 @@ impl FeedForward {
 
     /// `[n, hidden]` → `[n, hidden]`
     pub(super) fn forward(&self, x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-        let activated = match &self.first {
-            First::Plain(first) => ops::activation(&first.forward(x)?, self.activation)?,
-            First::Gated(first) => ops::gated_activation(&first.forward(x)?, self.activation)?,
+        let activated = match (&self.first, dropout) {
+            (First::Plain(first), None) => return self.output.forward_activated(&first.forward(x)?, self.activation),
+            (First::Plain(first), Some(_)) => ops::activation(&first.forward(x)?, self.activation)?,
+            (First::Gated(first), _) => ops::gated_activation(&first.forward(x)?, self.activation)?,
         };
         self.output.forward(&ops::dropout(&activated, dropout)?)
     }

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     model::parameters::Loader,
     onnx::Affine,
-    ops::{self, GradientSink},
+    ops::{self, Activation, GradientSink},
 };
 
 /// A linear layer, with a bias or without; it may be some rows of a matrix that several share.
@@ -65,6 +65,12 @@ impl Linear {
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref();
         Ok(ops::linear_of_rows(x, &self.weight, bias, self.rows.clone(), Some(&self.gradients))?)
+    }
+
+    /// The same of the activation of `x`.
+    pub(super) fn forward_activated(&self, x: &Tensor, function: Activation) -> Result<Tensor> {
+        let bias = self.bias.as_ref();
+        Ok(ops::linear_of_activated(x, function, &self.weight, bias, self.rows.clone(), Some(&self.gradients))?)
     }
 
     /// The same as constants of a graph.

@@ -1,0 +1,61 @@
+//! Vectors that all threads write, a part each.
+
+#![allow(unsafe_code, reason = "what is not written yet is no number")]
+
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
+
+use super::TASK_ELEMENTS;
+
+/// A vector of `len` numbers, of which `write` is given parts of `size` that begin as zeros, each with its index. Of `vec![0.0; len]`
+/// one thread would write all, and by the time that the others write their parts these would have left the cache.
+pub(super) fn by_parts(len: usize, size: usize, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    // SAFETY: `zeroed` writes all of a part.
+    unsafe { by_unwritten_parts(len, size, |index, part| write(index, zeroed(part))) }
+}
+
+/// The same of parts that begin as nothing, where zeros would be a pass over memory in vain.
+///
+/// # Safety
+/// `write` must write all of the part that it is given, unless it panics.
+pub(super) unsafe fn by_unwritten_parts(
+    len: usize,
+    size: usize,
+    write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
+) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    let parts = values.spare_capacity_mut()[..len].par_chunks_mut(size.max(1));
+    parts.enumerate().for_each(|(index, part)| write(index, part));
+    // SAFETY: the parts together are the first `len` numbers, and all of each is written. Had one panicked, nothing would get here.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// Zeros that all threads write.
+pub(super) fn zeros(len: usize) -> Vec<f32> {
+    by_parts(len, TASK_ELEMENTS, |_, _| {})
+}
+
+fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    part.fill(MaybeUninit::new(0.0));
+    // SAFETY: all of them have just been written, and the memory lies as that of numbers does.
+    unsafe { &mut *(std::ptr::from_mut(part) as *mut [f32]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_begin_as_zeros_and_stand_in_their_order() {
+        for (len, size) in [(0, 3), (7, 3), (9, 3), (2, 5), (100_000, 64)] {
+            let values = by_parts(len, size, |index, part| {
+                assert!(part.iter().all(|&number| number == 0.0));
+                part.iter_mut().zip(index * size..).for_each(|(number, place)| *number = place as f32);
+            });
+            assert!(values.into_iter().eq((0..len).map(|place| place as f32)), "{len} by {size}");
+        }
+        assert_eq!(zeros(3), [0.0; 3]);
+    }
+}
