@@ -107,7 +107,7 @@ def measure(graph, tokenizer, max_length, texts, precision, streams):
         without.append(time.perf_counter() - tokenized)
 
     def figures(seconds, singles):
-        return {"rows_per_second": len(texts) / seconds, "p50_ms": 1e3 * sorted(singles[WARM_UP:])[len(texts) // 2]}
+        return {"rows_per_second": len(texts) / seconds, "p50_ms": 1e3 * sorted(singles[-len(texts) :])[len(texts) // 2]}
 
     result = figures(seconds, with_tokenization)
     print(json.dumps({**result, "encoded": figures(encoded_seconds, without), "load_ms": 1e3 * load, "labels": labels}))

@@ -16,6 +16,10 @@ use super::input::{Columns, KeepColumns, Rows, Text};
 
 /// How often a program is started to measure its start.
 const STARTS: usize = 10;
+/// Bytes of a text that a start is measured with if there is one, and of the longest that can be an argument: Windows has 32,767
+/// characters for all of them.
+const SHORT: usize = 1000;
+const LONGEST_ARGUMENT: usize = 30_000;
 /// Texts a call, where threads make calls of several.
 const CALL: usize = 32;
 /// Texts that are run before anything is timed.
@@ -97,11 +101,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let texts = texts(args)?;
     // Before anything is loaded here: what the children need must be there for them.
     let single = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
-    // An argument of a program is not of any length, and has no NUL.
-    let is_short = |text: &str| text.len() < 1000 && !text.contains('\0');
-    let is_argument = |text: &&Text| is_short(&text.text) && text.pair.as_deref().is_none_or(is_short);
-    let Some(argument) = texts.iter().find(is_argument) else {
-        bail!("{}: expected a text of less than 1,000 bytes to measure the start with", args.data.display());
+    let Some(argument) = argument(&texts) else {
+        bail!(
+            "{}: expected a text of less than {LONGEST_ARGUMENT} bytes and without NUL to measure the start with",
+            args.data.display()
+        );
     };
     let starts = cold_starts(args, argument)?;
     let (all, alone) = latencies(&single, &texts)?;
@@ -179,6 +183,16 @@ fn texts(args: &Args) -> anyhow::Result<Vec<Text>> {
         bail!("{}: expected at least one text, found none", args.data.display());
     }
     Ok(texts)
+}
+
+/// The text that a start is measured with: the first that is short, or else the shortest; none if no text can be an argument of a program,
+/// which has no NUL.
+fn argument(texts: &[Text]) -> Option<&Text> {
+    let length = |text: &Text| text.text.len() + text.pair.as_ref().map_or(0, String::len);
+    let has_nul = |text: &Text| text.text.contains('\0') || text.pair.as_ref().is_some_and(|pair| pair.contains('\0'));
+    let mut arguments = texts.iter().filter(|text| !has_nul(text) && length(text) < LONGEST_ARGUMENT);
+    let shortest = arguments.clone().min_by_key(|text| length(text));
+    arguments.find(|text| length(text) < SHORT).or(shortest)
 }
 
 /// Milliseconds from the start of `nimbert classify` to its end, ascending.
@@ -304,6 +318,8 @@ fn sorted(mut values: Vec<f64>) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
 
     #[test]
@@ -312,6 +328,19 @@ mod tests {
         let shown: Vec<_> = groups.iter().map(|group| (group.name(), group.sorted.clone())).collect();
         let expected = [("≤ 16", vec![1.0, 3.0]), ("≤ 32", vec![2.0]), ("more", vec![9.0])];
         assert_eq!(shown, expected.map(|(name, times)| (name.to_owned(), times)));
+    }
+
+    #[test]
+    fn a_start_is_measured_with_a_short_text_or_else_the_shortest() {
+        let text = |text: String, pair: Option<&str>| Text { text, pair: pair.map(str::to_owned), kept: Map::new() };
+        let chosen = |lengths: &[usize]| {
+            let texts: Vec<Text> = lengths.iter().map(|&length| text("a".repeat(length), None)).collect();
+            argument(&texts).map(|text| text.text.len())
+        };
+        assert_eq!(chosen(&[2000, 900, 10]), Some(900));
+        assert_eq!(chosen(&[5000, 2000, 40_000]), Some(2000));
+        assert_eq!(chosen(&[40_000]), None);
+        assert!(argument(&[text("short".to_owned(), Some("\0")), text("\0".to_owned(), None)]).is_none());
     }
 
     #[test]

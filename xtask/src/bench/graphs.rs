@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     FOLDER, ONNX_PEERS, last_json, machine, median, movie_rows, number, onnx_peers,
-    openvino::{self, OpenVino, Way},
+    openvino::{self, MAX_LENGTH, OpenVino, Way},
     prepare,
     train::{self, Rows, Shape},
     write_csv, write_file,
@@ -29,7 +29,8 @@ pub(super) struct Exported {
     /// Sentences and their labels: those that are trained on, and those that are not.
     train_rows: Vec<Vec<String>>,
     test_rows: Vec<Vec<String>>,
-    /// The latter, as CSV.
+    /// Both, as CSV.
+    pub(super) train: String,
     test: String,
     /// The trained model, as a Hugging Face folder.
     pub(super) model: String,
@@ -58,11 +59,12 @@ impl Exported {
         let mut train_rows = movie_rows(0)?;
         let mut test_rows = train_rows.split_off(TRAIN);
         test_rows.truncate(TEST);
+        let train = write_csv("graphs-train.csv", "text,label", &train_rows)?;
         let test = write_csv("graphs-test.csv", "text,label", &test_rows)?;
         let folder = format!("{FOLDER}/graphs");
         let [model, ours, weights, optimum, optimum_int8] =
             ["model", "ours", "weights", "optimum", "optimum-int8"].map(|name| format!("{folder}/{name}"));
-        Ok(Self { train_rows, test_rows, test, model, ours, weights, optimum, optimum_int8, folder })
+        Ok(Self { train_rows, test_rows, train, test, model, ours, weights, optimum, optimum_int8, folder })
     }
 
     /// A file of the test sentences, one a line.
@@ -84,8 +86,7 @@ fn texts_file(name: &str, rows: &[Vec<String>]) -> Result<String> {
 /// Trains the classifier and exports it.
 fn exported(python: &Path) -> Result<Exported> {
     let exported = Exported::in_folder()?;
-    let Exported { train_rows, model, ours, weights, optimum, optimum_int8, folder, .. } = &exported;
-    let train = write_csv("graphs-train.csv", "text,label", train_rows)?;
+    let Exported { train, model, ours, weights, optimum, optimum_int8, folder, .. } = &exported;
     let trained = format!("{folder}/trained");
     if workspace(folder).exists() {
         fs::remove_dir_all(workspace(folder))?;
@@ -98,14 +99,14 @@ fn exported(python: &Path) -> Result<Exported> {
         "--base",
         "models/minilm",
         "--data",
-        &train,
+        train,
         "--test-size",
         "0",
         "--validation-size",
         "0",
     ];
     nimbert(&[&fit[..], &["--no-checkpoint", "--out", &trained, "--save-model", model]].concat())?;
-    nimbert(&["export", model, "--data", &train, "--out", ours, "--variants", "cpu-int8,cpu-fp32"])?;
+    nimbert(&["export", model, "--data", train, "--out", ours, "--variants", "cpu-int8,cpu-fp32"])?;
     // Without text there are no ranges: int8 weights, fp32 arithmetic.
     nimbert(&["export", model, "--out", weights])?;
     export_by_optimum(python, model, [optimum, optimum_int8], folder)?;
@@ -159,7 +160,7 @@ fn add_openvino(exported: &Exported, result: &mut Value) -> Result<()> {
     let mut rounds: Vec<(&Way, Vec<Value>)> = Way::all().map(|way| (way, Vec::new())).collect();
     for _ in 0..ROUNDS {
         for (way, results) in &mut rounds {
-            results.push(vino.measure(way, &texts)?);
+            results.push(vino.measure(way, &texts, MAX_LENGTH)?);
         }
     }
     // Labels are named in the order of their ids.

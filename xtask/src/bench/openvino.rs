@@ -11,7 +11,8 @@ use crate::{command, output, python, run, workspace};
 const ENVIRONMENT: &str = ".setup/venv-openvino";
 pub(super) const PEERS: [&str; 3] = ["openvino==2026.4.1", "nncf==3.4.0", "tokenizers==0.22.2"];
 const SCRIPT: &str = "benches/compare/by_openvino.py";
-const MAX_LENGTH: &str = "128";
+/// Tokens at which movie sentences are cut, which none of them has.
+pub(super) const MAX_LENGTH: &str = "128";
 
 /// A way to run it.
 pub(super) struct Way {
@@ -71,10 +72,10 @@ impl OpenVino {
         Ok(vino)
     }
 
-    /// What the script prints of the texts in a file.
-    pub(super) fn measure(&self, way: &Way, texts: &str) -> Result<Value> {
+    /// What the script prints of the texts in a file, cut to `max_length` tokens.
+    pub(super) fn measure(&self, way: &Way, texts: &str, max_length: &str) -> Result<Value> {
         let graph = self.graph(way);
-        let measure = [SCRIPT, "measure", graph, &self.tokenizer, MAX_LENGTH, texts, way.precision, way.streams];
+        let measure = [SCRIPT, "measure", graph, &self.tokenizer, max_length, texts, way.precision, way.streams];
         last_json(&output(&mut command(&self.python, &measure))?)
     }
 

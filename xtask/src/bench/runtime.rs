@@ -2,6 +2,7 @@
 //! tokenizers.
 
 mod openvino;
+mod wrk;
 
 use std::{
     collections::BTreeMap,
@@ -50,16 +51,18 @@ struct Bench {
 /// Measures all, or only the part of that name.
 pub(crate) fn runtime(part: Option<&str>) -> Result<()> {
     type Part = fn(&Bench) -> Result<()>;
-    let parts: [(&str, Part); 9] = [
+    let parts: [(&str, Part); 11] = [
         ("start", Bench::start),
         ("bulk", Bench::bulk),
         ("openvino", Bench::openvino),
+        ("long", Bench::long),
         ("singles", Bench::singles),
         ("memory", Bench::memory),
         ("flat", Bench::flat),
         ("devices", Bench::devices),
         ("size", Bench::size),
         ("load", Bench::load),
+        ("wrk", Bench::wrk),
     ];
     let wanted = |name: &str| part.is_none_or(|part| part == name);
     if !parts.iter().any(|(name, _)| wanted(name)) {

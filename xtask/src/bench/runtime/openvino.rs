@@ -1,16 +1,26 @@
-//! `cargo xtask bench runtime openvino`: all texts, and each alone, beside OpenVINO in bf16, in NNCF's int8 and in fp32.
+//! `cargo xtask bench runtime openvino` and `bench runtime long`: all texts, and each alone, beside OpenVINO in bf16, in NNCF's int8
+//! and in fp32.
 
-use anyhow::{Context, Result};
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{
     super::{
-        benched, median, number,
-        openvino::{OpenVino, PEERS, Way, labels},
+        FOLDER, benched, median, number,
+        openvino::{MAX_LENGTH, OpenVino, PEERS, Way, labels},
+        write_file,
     },
     Bench, ROUNDS,
 };
-use crate::output;
+use crate::{command, output, release_program, run, workspace};
+
+/// Tokens of a long text.
+const LONG: &str = "512";
+/// So many sentences, of 27 tokens on average, are one long text before it is cut, and so many of these are measured.
+const SENTENCES_OF_LONG: usize = 30;
+const LONG_TEXTS: usize = 64;
 
 /// What was measured of one way, by round.
 #[derive(Default)]
@@ -34,21 +44,43 @@ impl Figures {
 }
 
 impl Bench {
-    /// Tokenization counts in all of them, the start in none.
+    /// Movie sentences.
     pub(super) fn openvino(&self) -> Result<()> {
+        self.beside_openvino(&self.exported.ours, &self.texts, MAX_LENGTH)
+    }
+
+    /// Texts that fill 512 tokens.
+    pub(super) fn long(&self) -> Result<()> {
+        let bundle = format!("{FOLDER}/long");
+        let export = ["export", &self.exported.model, "--data", &self.exported.train, "--out", &bundle, "--overwrite"];
+        let settings = ["--max-length", LONG, "--variants", "cpu-int8,cpu-fp32"];
+        run(command(release_program("nimbert-train"), &export).args(settings))?;
+        let sentences = fs::read_to_string(workspace(&self.texts))?;
+        let sentences: Vec<&str> = sentences.lines().collect();
+        let texts: Vec<String> =
+            sentences.chunks_exact(SENTENCES_OF_LONG).map(|chunk| chunk.join(" ") + "\n").collect();
+        ensure!(texts.len() >= LONG_TEXTS, "expected {LONG_TEXTS} texts, found {}", texts.len());
+        let texts = write_file("long.txt", &texts[..LONG_TEXTS].concat())?;
+        println!("{LONG_TEXTS} texts of {SENTENCES_OF_LONG} sentences, cut to {LONG} tokens");
+        self.beside_openvino(&bundle, &texts, LONG)
+    }
+
+    /// Tokenization counts in all of them, the start in none.
+    fn beside_openvino(&self, bundle: &str, texts: &str, max_length: &str) -> Result<()> {
         let vino = OpenVino::of(&self.exported)?;
         let mut ours: Vec<(&str, Figures)> = ["cpu-int8", "cpu-fp32"].map(|name| (name, Figures::default())).into();
         let mut theirs: Vec<(&Way, Figures)> = Way::all().map(|way| (way, Figures::default())).collect();
         for _ in 0..ROUNDS {
             for (variant, figures) in &mut ours {
-                let result = benched(&self.exported.ours, &self.texts, &["--variant", variant])?;
+                let result = benched(bundle, texts, &["--variant", variant])?;
                 figures.rates.push(number(&result, "rows_per_second")?);
                 figures.medians.push(number(&result["single"], "p50_ms")?);
-                let printed = output(&mut self.nimbert(&["--input", &self.texts, "--variant", variant, "--json"]))?;
+                let classify = ["classify", bundle, "--input", texts, "--variant", variant, "--json"];
+                let printed = output(&mut command(release_program("nimbert"), &classify))?;
                 figures.labels = printed.lines().map(label).collect::<Result<_>>()?;
             }
             for (way, figures) in &mut theirs {
-                let result = vino.measure(way, &self.texts)?;
+                let result = vino.measure(way, texts, max_length)?;
                 figures.rates.push(number(&result, "rows_per_second")?);
                 figures.medians.push(number(&result, "p50_ms")?);
                 figures.labels = labels(&result)?;
