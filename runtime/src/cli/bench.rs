@@ -16,10 +16,10 @@ use super::input::{Columns, KeepColumns, Rows, Text};
 
 /// How often a program is started to measure its start.
 const STARTS: usize = 10;
-/// Bytes of a text that a start is measured with if there is one, and of the longest that can be an argument: Windows has 32,767
-/// characters for all of them.
+/// A start is measured with a text, or a pair, of less bytes than that if there is one.
 const SHORT: usize = 1000;
-const LONGEST_ARGUMENT: usize = 30_000;
+/// A text, or a pair, of as many bytes is not tried as arguments: Windows has 32,767 characters for all of them.
+const TOO_LONG: usize = 30_000;
 /// Texts a call, where threads make calls of several.
 const CALL: usize = 32;
 /// Texts that are run before anything is timed.
@@ -103,7 +103,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let single = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
     let Some(argument) = argument(&texts) else {
         bail!(
-            "{}: expected a text of less than {LONGEST_ARGUMENT} bytes and without NUL to measure the start with",
+            "{}: expected a text (or a pair) of less than {TOO_LONG} bytes and without NUL to measure the start with",
             args.data.display()
         );
     };
@@ -190,7 +190,7 @@ fn texts(args: &Args) -> anyhow::Result<Vec<Text>> {
 fn argument(texts: &[Text]) -> Option<&Text> {
     let length = |text: &Text| text.text.len() + text.pair.as_ref().map_or(0, String::len);
     let has_nul = |text: &Text| text.text.contains('\0') || text.pair.as_ref().is_some_and(|pair| pair.contains('\0'));
-    let mut arguments = texts.iter().filter(|text| !has_nul(text) && length(text) < LONGEST_ARGUMENT);
+    let mut arguments = texts.iter().filter(|text| !has_nul(text) && length(text) < TOO_LONG);
     let shortest = arguments.clone().min_by_key(|text| length(text));
     arguments.find(|text| length(text) < SHORT).or(shortest)
 }

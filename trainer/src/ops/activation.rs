@@ -5,10 +5,7 @@ use nimbert::math::{exp, vectorized};
 use rayon::prelude::*;
 
 use super::{
-    TASK_ELEMENTS, composed, elements, is_fused,
-    math::normal_distribution,
-    parts::{by_parts, zeros},
-    tensor, with_elements,
+    TASK_ELEMENTS, composed, elements, is_fused, math::normal_distribution, parts::by_parts, tensor, with_elements,
 };
 
 /// An activation function.
@@ -118,6 +115,9 @@ pub fn gated_activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
 
 struct Gated(Activation);
 
+/// Rows that one task handles.
+const TASK_ROWS: usize = 16;
+
 impl CustomOp1 for Gated {
     fn name(&self) -> &'static str {
         "gated-activation"
@@ -126,9 +126,9 @@ impl CustomOp1 for Gated {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, columns) = layout.shape().dims2()?;
         let (x, width) = (elements(x, layout)?, columns / 2);
-        let task = 16;
-        let y = by_parts(rows * width, task * width, |index, y| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x[index * task * columns..].chunks_exact(columns)) {
+        let y = by_parts(rows * width, TASK_ROWS * width, |index, y| {
+            let x = x[index * TASK_ROWS * columns..].chunks_exact(columns);
+            for (y, x) in y.chunks_exact_mut(width).zip(x) {
                 let (x, gate) = x.split_at(width);
                 y.copy_from_slice(x);
                 self.0.map(y);
@@ -142,17 +142,19 @@ impl CustomOp1 for Gated {
         let columns = x.dim(1)?;
         let width = columns / 2;
         with_elements([x, grad], |[x_data, grad]| {
-            let mut dx = zeros(x_data.len());
-            let tasks = dx.par_chunks_mut(columns).zip(x_data.par_chunks(columns)).zip(grad.par_chunks(width));
-            tasks.with_min_len(16).for_each(|((dx, x), dy)| {
-                let (x, gate) = x.split_at(width);
-                let (dx, dgate) = dx.split_at_mut(width);
-                dgate.copy_from_slice(x);
-                self.0.map(dgate);
-                for ((dgate, dx), (gate, dy)) in dgate.iter_mut().zip(dx.iter_mut()).zip(gate.iter().zip(dy)) {
-                    (*dgate, *dx) = (*dgate * dy, gate * dy);
+            let dx = by_parts(x_data.len(), TASK_ROWS * columns, |index, dx| {
+                let rows = x_data[index * TASK_ROWS * columns..].chunks_exact(columns);
+                let rows = rows.zip(grad[index * TASK_ROWS * width..].chunks_exact(width));
+                for (dx, (x, dy)) in dx.chunks_exact_mut(columns).zip(rows) {
+                    let (x, gate) = x.split_at(width);
+                    let (dx, dgate) = dx.split_at_mut(width);
+                    dgate.copy_from_slice(x);
+                    self.0.map(dgate);
+                    for ((dgate, dx), (gate, dy)) in dgate.iter_mut().zip(dx.iter_mut()).zip(gate.iter().zip(dy)) {
+                        (*dgate, *dx) = (*dgate * dy, gate * dy);
+                    }
+                    self.0.map_gradient(dx, x);
                 }
-                self.0.map_gradient(dx, x);
             });
             Ok(Some(tensor(dx, x.shape())?))
         })
@@ -165,15 +167,16 @@ impl CustomOp1 for Activation {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(self.of(elements(x, layout)?)), layout.shape().clone()))
+        Ok((CpuStorage::F32(self.forward(elements(x, layout)?)), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         with_elements([x, grad], |[x_data, grad]| {
-            let mut dx = by_parts(grad.len(), TASK_ELEMENTS, |index, dx| {
-                dx.copy_from_slice(&grad[index * TASK_ELEMENTS..][..dx.len()]);
+            let dx = by_parts(grad.len(), TASK_ELEMENTS, |index, dx| {
+                let start = index * TASK_ELEMENTS;
+                dx.copy_from_slice(&grad[start..][..dx.len()]);
+                self.map_gradient(dx, &x_data[start..]);
             });
-            self.multiply_by_derivative(&mut dx, x_data);
             Ok(Some(tensor(dx, x.shape())?))
         })
     }
@@ -205,7 +208,7 @@ macro_rules! for_each_activation {
 
 impl Activation {
     /// The activation of each element, by all threads.
-    pub(super) fn of(self, x: &[f32]) -> Vec<f32> {
+    pub(super) fn forward(self, x: &[f32]) -> Vec<f32> {
         by_parts(x.len(), TASK_ELEMENTS, |index, y| {
             y.copy_from_slice(&x[index * TASK_ELEMENTS..][..y.len()]);
             self.map(y);

@@ -12,12 +12,13 @@ use std::{mem::MaybeUninit, ops::Range};
 use nimbert::math::vectorized;
 use rayon::prelude::*;
 
-use super::{matmul::Matrix, parts::by_unwritten_parts};
+use super::{matmul::Matrix, parts::by_uninitialized_parts};
 
 /// Rows and columns of the product that are summed in registers: 24 of the 32 there are, and two for a right panel's words.
 const ROWS: usize = 12;
 const COLUMNS: usize = 32;
-/// Rows whose words are put side by side at once; rows and columns of panels are a multiple of it.
+/// What is packed together: words of so many rows, which then lie side by side, or so many words of a panel, which are whole lines of memory.
+/// Rows and columns of panels are a multiple of it.
 const TOGETHER: usize = 4;
 /// Bytes of left panels that are multiplied by a right one before the next: a part of a core's second cache.
 const BLOCK_BYTES: usize = 1 << 19;
@@ -75,7 +76,7 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec
         }
     };
     // SAFETY: panels of the right factor are all columns, those of the left one all rows of the part, and there are sums for each of both.
-    unsafe { by_unwritten_parts(rows * columns, block * columns, write) }
+    unsafe { by_uninitialized_parts(rows * columns, block * columns, write) }
 }
 
 /// The words of some rows of a matrix, in panels of `LANES`, with zeros where there are less: `[panels, words]`.
@@ -115,7 +116,7 @@ fn pack<const LANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, panels: &mut
                     by_column if index < columns => by_column.row(index).map_or(&zeros[..], |all| &all[rows.clone()]),
                     _ => &zeros[..rows.len()],
                 };
-                // Some words of a panel and then of the next: they are whole lines of memory.
+                // Some words of a panel, and then of the next.
                 for first in (0..words).step_by(TOGETHER) {
                     let columns: [&[f32]; 2 * TOGETHER] = std::array::from_fn(|index| column(2 * first + index));
                     for (panel, panels) in panels.chunks_exact_mut(words).enumerate() {

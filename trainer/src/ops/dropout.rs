@@ -23,7 +23,7 @@ impl Dropout {
     }
 
     /// `factor(i) · x[i]`, plus `residual[i]` where there is one
-    fn added(self, x: &[f32], residual: Option<&[f32]>) -> Vec<f32> {
+    fn forward(self, x: &[f32], residual: Option<&[f32]>) -> Vec<f32> {
         by_parts(x.len(), TASK_ELEMENTS, |task, out| {
             let start = task * TASK_ELEMENTS;
             if let Some(residual) = residual {
@@ -71,7 +71,7 @@ impl CustomOp1 for Dropout {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = self.added(elements(x, layout)?, None);
+        let y = self.forward(elements(x, layout)?, None);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -95,7 +95,7 @@ impl CustomOp2 for Dropout {
         if x_layout.shape() != residual_layout.shape() {
             bail!("dropout-add: {:?} and {:?} differ", x_layout.shape(), residual_layout.shape());
         }
-        let y = self.added(elements(x, x_layout)?, Some(elements(residual, residual_layout)?));
+        let y = self.forward(elements(x, x_layout)?, Some(elements(residual, residual_layout)?));
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 

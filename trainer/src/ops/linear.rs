@@ -151,8 +151,8 @@ impl Linear {
     }
 
     /// What the layer reads.
-    fn read<'a>(&self, x: &'a [f32]) -> Cow<'a, [f32]> {
-        self.function.map_or(Cow::Borrowed(x), |function| function.of(x).into())
+    fn activated<'a>(&self, x: &'a [f32]) -> Cow<'a, [f32]> {
+        self.function.map_or(Cow::Borrowed(x), |function| function.forward(x).into())
     }
 
     fn product(
@@ -169,7 +169,7 @@ impl Linear {
         }
         let outputs = self.rows.len();
         let (x, weight) = (elements(x, x_layout)?, &elements(weight, weight_layout)?[self.rows.start * inputs..]);
-        let x = self.read(x);
+        let x = self.activated(x);
         let (x, weight) = (Matrix::new(&x, rows, inputs, inputs), Matrix::new(weight, outputs, inputs, inputs));
         let y = self.multiply(x, weight.t(), bias.map(|bias| &bias[self.rows.clone()]));
         Ok((CpuStorage::F32(y), Shape::from((rows, outputs))))
@@ -192,8 +192,8 @@ impl Linear {
             if let Some(function) = self.function {
                 function.multiply_by_derivative(&mut dx, x_data);
             }
-            let read = self.read(x_data);
-            let x_matrix = Matrix::new(&read, rows, inputs, inputs);
+            let activated = self.activated(x_data);
+            let x_matrix = Matrix::new(&activated, rows, inputs, inputs);
             let dw = self.multiply(dy.t(), x_matrix, None);
             let db = bias.map(|_| tensor(sum_rows(grad, outputs), &outputs.into())).transpose()?;
             Ok((tensor(dx, x.shape())?, tensor(dw, &(outputs, inputs).into())?, db))

@@ -1,6 +1,5 @@
 //! Matrix products by candle's own `gemm`, called directly so that an operand may be a part of a larger matrix and
-//! the product may be added to its destination. Besides `bf16` the one place of this crate's operations with
-//! `unsafe`.
+//! the product may be added to its destination.
 
 #![allow(unsafe_code, reason = "gemm takes pointers")]
 
@@ -9,7 +8,7 @@ use std::mem::MaybeUninit;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::parts::by_unwritten_parts;
+use super::parts::by_uninitialized_parts;
 
 /// A matrix inside of a slice: `rows × columns` elements, the one at (r, c) at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy)]
@@ -48,7 +47,9 @@ impl<'a> Matrix<'a> {
 
     /// `rows` rows from `start` on.
     fn part(self, start: usize, rows: usize) -> Self {
-        Self { data: &self.data[start * self.row_stride..], rows, ..self }
+        // Rows of no number lie nowhere.
+        let start = (start * self.row_stride).min(self.data.len());
+        Self { data: &self.data[start..], rows, ..self }
     }
 
     /// The transposed matrix; nothing is moved.
@@ -85,15 +86,24 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec
     assert!(bias.is_none_or(|bias| bias.len() == columns));
     assert_eq!(a.columns, b.rows);
     let write = |index: usize, out: &mut [MaybeUninit<f32>]| {
-        for row in out.chunks_exact_mut(columns).filter(|_| bias.is_some()) {
-            row.iter_mut().zip(bias.into_iter().flatten()).for_each(|(out, bias)| _ = out.write(*bias));
+        let rows = out.len() / columns;
+        match bias {
+            Some(bias) => {
+                for row in out.chunks_exact_mut(columns) {
+                    row.iter_mut().zip(bias).for_each(|(out, bias)| _ = out.write(*bias));
+                }
+            }
+            // Of a vector gemm makes a slice, whose numbers must be initialized though it only writes them.
+            None if rows == 1 || columns == 1 => out.fill(MaybeUninit::new(0.0)),
+            None => {}
         }
-        let part = a.part(index * block, out.len() / columns);
-        // SAFETY: `out` has as many rows as the part, of as many numbers as b has columns; where they are read they have been written.
+        let part = a.part(index * block, rows);
+        // SAFETY: `out` has as many rows as the part, of as many numbers as b has columns, and is borrowed mutably, so it overlaps neither
+        // factor; what is read or becomes a slice has been written.
         unsafe { multiply(part, b, 1.0, out.as_mut_ptr().cast(), columns, bias.is_some()) };
     };
-    // SAFETY: the product has a number for each place.
-    unsafe { by_unwritten_parts(a.rows * columns, block * columns, write) }
+    // SAFETY: gemm writes every number of a product.
+    unsafe { by_uninitialized_parts(a.rows * columns, block * columns, write) }
 }
 
 /// `out = scale · a b`, or `out += scale · a b` with `add`. `out` is row-major, its rows `row_stride` apart.
@@ -122,15 +132,16 @@ pub(crate) fn matmul(
         });
         return;
     }
-    // SAFETY: `assert_fits` has checked that every element lies inside of `out`, and the inner dimensions agree.
+    // SAFETY: `assert_fits` has checked that every element lies inside of `out`, the inner dimensions agree, and `out` is borrowed mutably, so
+    // it overlaps neither factor.
     unsafe { multiply(a, b, scale, out.as_mut_ptr(), row_stride, add) };
 }
 
 /// [`matmul()`] by this thread.
 ///
 /// # Safety
-/// `a` must have as many columns as `b` has rows. Nothing but the caller may use the numbers from `out` on that the product is written to, and
-/// these must have been written before where it is added.
+/// `a` must have as many columns as `b` has rows, and rows of `out` at least as many numbers as `b` has columns. All places of the product
+/// from `out` on must be valid for writes and overlap neither factor, and be initialized where the product is added, or has one row or column.
 unsafe fn multiply(a: Matrix<'_>, b: Matrix<'_>, scale: f32, out: *mut f32, row_stride: usize, add: bool) {
     // SAFETY: `Matrix::new` has checked that every element (r, c) of the factors lies inside of its slice, transposing a matrix or taking
     // some of its rows adds none to that set, and the rest is the caller's word. Without `add`, what is there is not read.
@@ -177,6 +188,31 @@ mod tests {
         let mut out = [1.0; 4];
         matmul(a, a.t(), 2.0, &mut out, 2, true, Threads::One);
         assert_eq!(out, [11.0, 23.0, 23.0, 51.0]);
+    }
+
+    #[test]
+    fn products_of_any_shape() {
+        for (rows, inner, columns) in [(1, 5, 7), (7, 5, 1), (100, 3, 5), (150, 0, 5), (0, 2, 3), (2, 3, 0)] {
+            let numbers = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 17) as f32 - 8.0).collect() };
+            let (a, b, bias) = (numbers(rows * inner), numbers(inner * columns), numbers(columns));
+            let lefts = [Matrix::new(&a, rows, inner, inner), Matrix::new(&a, inner, rows, rows).t()];
+            let rights = [Matrix::new(&b, inner, columns, columns), Matrix::new(&b, columns, inner, inner).t()];
+            for (left, right) in lefts.into_iter().flat_map(|left| rights.map(|right| (left, right))) {
+                for bias in [None, Some(&bias[..])] {
+                    let mut expected = vec![0.0; rows * columns];
+                    for (place, sum) in expected.iter_mut().enumerate() {
+                        let (row, column) = (place / columns, place % columns);
+                        *sum = bias.map_or(0.0, |bias| bias[column]);
+                        for index in 0..inner {
+                            *sum += left.data[row * left.row_stride + index * left.column_stride]
+                                * right.data[index * right.row_stride + column * right.column_stride];
+                        }
+                    }
+                    // Whole numbers: no sum is rounded.
+                    assert_eq!(product(left, right, bias), expected, "{rows} × {inner} × {columns}");
+                }
+            }
+        }
     }
 
     #[test]

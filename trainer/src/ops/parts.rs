@@ -1,6 +1,6 @@
 //! Vectors that all threads write, a part each.
 
-#![allow(unsafe_code, reason = "what is not written yet is no number")]
+#![allow(unsafe_code, reason = "memory that is not initialized yet")]
 
 use std::mem::MaybeUninit;
 
@@ -12,14 +12,14 @@ use super::TASK_ELEMENTS;
 /// one thread would write all, and by the time that the others write their parts these would have left the cache.
 pub(super) fn by_parts(len: usize, size: usize, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     // SAFETY: `zeroed` writes all of a part.
-    unsafe { by_unwritten_parts(len, size, |index, part| write(index, zeroed(part))) }
+    unsafe { by_uninitialized_parts(len, size, |index, part| write(index, zeroed(part))) }
 }
 
-/// The same of parts that begin as nothing, where zeros would be a pass over memory in vain.
+/// The same of parts that are not initialized, where zeros would be a pass over memory in vain.
 ///
 /// # Safety
 /// `write` must write all of the part that it is given, unless it panics.
-pub(super) unsafe fn by_unwritten_parts(
+pub(super) unsafe fn by_uninitialized_parts(
     len: usize,
     size: usize,
     write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,

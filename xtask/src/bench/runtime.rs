@@ -501,3 +501,11 @@ impl Server {
         Ok(self.child.wait()?.to_string())
     }
 }
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Where something failed before its end; one that has ended is left alone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -24,7 +24,7 @@ impl Bench {
             return Ok(());
         }
         let program = serving_program()?;
-        let (mut rates, mut shares, mut medians, mut slowest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut rates, mut shares, mut p50s, mut p99s) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let all = number(&benched(&self.exported.ours, &self.texts, &[])?, "rows_per_second")?;
             let server = Server::start(&program, &self.exported.ours, &[])?;
@@ -34,13 +34,13 @@ impl Bench {
             let rate = number(&result, "requests_per_second")?;
             rates.push(rate);
             shares.push(rate / all);
-            medians.push(number(&result, "p50_ms")?);
-            slowest.push(number(&result, "p99_ms")?);
+            p50s.push(number(&result, "p50_ms")?);
+            p99s.push(number(&result, "p99_ms")?);
         }
-        let [rate, share, p50, p99] = [rates, shares, medians, slowest].map(median);
+        let [rate, share, p50, p99] = [rates, shares, p50s, p99s].map(median);
         println!(
-            "serve, {CLIENTS} clients by wrk on the same cores: {rate:.0} requests/s, {share:.2} of all at once; p50 {p50:.1} ms, p99 {p99:.1} \
-             ms, {:.2} of it\n",
+            "serve, {CLIENTS} clients by wrk on the same cores: {rate:.0} requests/s, {share:.2} of all at once; p50 {p50:.1} ms, p99 {p99:.1} ms, \
+             p99 / p50 {:.2}\n",
             p99 / p50
         );
         Ok(())
