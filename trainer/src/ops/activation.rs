@@ -5,7 +5,10 @@ use nimbert::math::{exp, vectorized};
 use rayon::prelude::*;
 
 use super::{
-    TASK_ELEMENTS, composed, elements, is_fused, math::normal_distribution, parts::by_parts, tensor, with_elements,
+    TASK_ELEMENTS, composed, elements, is_fused,
+    math::normal_distribution,
+    parts::{by_parts, changed},
+    tensor, with_elements,
 };
 
 /// An activation function.
@@ -126,8 +129,8 @@ impl CustomOp1 for Gated {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, columns) = layout.shape().dims2()?;
         let (x, width) = (elements(x, layout)?, columns / 2);
-        let y = by_parts(rows * width, TASK_ROWS * width, |index, y| {
-            let x = x[index * TASK_ROWS * columns..].chunks_exact(columns);
+        let y = by_parts(rows * width, TASK_ROWS * width, |start, y| {
+            let x = x[2 * start..].chunks_exact(columns);
             for (y, x) in y.chunks_exact_mut(width).zip(x) {
                 let (x, gate) = x.split_at(width);
                 y.copy_from_slice(x);
@@ -142,9 +145,8 @@ impl CustomOp1 for Gated {
         let columns = x.dim(1)?;
         let width = columns / 2;
         with_elements([x, grad], |[x_data, grad]| {
-            let dx = by_parts(x_data.len(), TASK_ROWS * columns, |index, dx| {
-                let rows = x_data[index * TASK_ROWS * columns..].chunks_exact(columns);
-                let rows = rows.zip(grad[index * TASK_ROWS * width..].chunks_exact(width));
+            let dx = by_parts(x_data.len(), TASK_ROWS * columns, |start, dx| {
+                let rows = x_data[start..].chunks_exact(columns).zip(grad[start / 2..].chunks_exact(width));
                 for (dx, (x, dy)) in dx.chunks_exact_mut(columns).zip(rows) {
                     let (x, gate) = x.split_at(width);
                     let (dx, dgate) = dx.split_at_mut(width);
@@ -172,11 +174,7 @@ impl CustomOp1 for Activation {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         with_elements([x, grad], |[x_data, grad]| {
-            let dx = by_parts(grad.len(), TASK_ELEMENTS, |index, dx| {
-                let start = index * TASK_ELEMENTS;
-                dx.copy_from_slice(&grad[start..][..dx.len()]);
-                self.map_gradient(dx, &x_data[start..]);
-            });
+            let dx = changed(grad, TASK_ELEMENTS, |start, dx| self.map_gradient(dx, &x_data[start..]));
             Ok(Some(tensor(dx, x.shape())?))
         })
     }
@@ -209,10 +207,7 @@ macro_rules! for_each_activation {
 impl Activation {
     /// The activation of each element, by all threads.
     pub(super) fn forward(self, x: &[f32]) -> Vec<f32> {
-        by_parts(x.len(), TASK_ELEMENTS, |index, y| {
-            y.copy_from_slice(&x[index * TASK_ELEMENTS..][..y.len()]);
-            self.map(y);
-        })
+        changed(x, TASK_ELEMENTS, |_, y| self.map(y))
     }
 
     /// Multiplies each gradient by the derivative at x, by all threads.

@@ -51,8 +51,8 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec
     let most = (BLOCK_BYTES / (4 * words * ROWS)).max(1);
     let panels = rows.div_ceil(rayon::current_num_threads()).div_ceil(ROWS);
     let block = most.min(panels) * ROWS;
-    let write = |index: usize, out: &mut [MaybeUninit<f32>]| {
-        let (first, count) = (index * block, out.len() / columns);
+    let write = |start: usize, out: &mut [MaybeUninit<f32>]| {
+        let (first, count) = (start / columns, out.len() / columns);
         let mut left = vec![[0u32; ROWS]; count.div_ceil(ROWS) * words];
         pack(a, first..first + count, &mut left);
         for (panel, right) in right.chunks(words).enumerate() {

@@ -24,8 +24,7 @@ impl Dropout {
 
     /// `factor(i) · x[i]`, plus `residual[i]` where there is one
     fn forward(self, x: &[f32], residual: Option<&[f32]>) -> Vec<f32> {
-        by_parts(x.len(), TASK_ELEMENTS, |task, out| {
-            let start = task * TASK_ELEMENTS;
+        by_parts(x.len(), TASK_ELEMENTS, |start, out| {
             if let Some(residual) = residual {
                 out.copy_from_slice(&residual[start..][..out.len()]);
             }

@@ -60,11 +60,11 @@ impl CustomOp3 for LayerNorm {
             bail!("layer-norm: x {:?}, weight {weight:?} and bias {bias:?} do not fit", x_layout.shape());
         }
         let task = (TASK_ELEMENTS / hidden).max(1) * hidden;
-        let y = by_parts(x.len(), task, |index, y| {
+        let y = by_parts(x.len(), task, |start, y| {
             vectorized(
                 #[inline(always)]
                 || {
-                    for (y, x) in y.chunks_exact_mut(hidden).zip(x[index * task..].chunks_exact(hidden)) {
+                    for (y, x) in y.chunks_exact_mut(hidden).zip(x[start..].chunks_exact(hidden)) {
                         self.normalize(x, y);
                         for ((y, weight), bias) in y.iter_mut().zip(weight).zip(bias) {
                             *y = y.mul_add(*weight, *bias);

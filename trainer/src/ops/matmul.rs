@@ -85,7 +85,7 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec
     let (block, columns) = (a.rows_of_a_thread(), b.columns);
     assert!(bias.is_none_or(|bias| bias.len() == columns));
     assert_eq!(a.columns, b.rows);
-    let write = |index: usize, out: &mut [MaybeUninit<f32>]| {
+    let write = |start: usize, out: &mut [MaybeUninit<f32>]| {
         let rows = out.len() / columns;
         match bias {
             Some(bias) => {
@@ -97,7 +97,7 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec
             None if rows == 1 || columns == 1 => out.fill(MaybeUninit::new(0.0)),
             None => {}
         }
-        let part = a.part(index * block, rows);
+        let part = a.part(start / columns, rows);
         // SAFETY: `out` has as many rows as the part, of as many numbers as b has columns, and is borrowed mutably, so it overlaps neither
         // factor; what is read or becomes a slice has been written.
         unsafe { multiply(part, b, 1.0, out.as_mut_ptr().cast(), columns, bias.is_some()) };

@@ -8,11 +8,11 @@ use rayon::prelude::*;
 
 use super::TASK_ELEMENTS;
 
-/// A vector of `len` numbers, of which `write` is given parts of `size` that begin as zeros, each with its index. Of `vec![0.0; len]`
+/// A vector of `len` numbers, of which `write` is given parts of `size` that begin as zeros, each with its first place. Of `vec![0.0; len]`
 /// one thread would write all, and by the time that the others write their parts these would have left the cache.
 pub(super) fn by_parts(len: usize, size: usize, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     // SAFETY: `zeroed` writes all of a part.
-    unsafe { by_uninitialized_parts(len, size, |index, part| write(index, zeroed(part))) }
+    unsafe { by_uninitialized_parts(len, size, |start, part| write(start, zeroed(part))) }
 }
 
 /// The same of parts that are not initialized, where zeros would be a pass over memory in vain.
@@ -25,11 +25,20 @@ pub(super) unsafe fn by_uninitialized_parts(
     write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
 ) -> Vec<f32> {
     let mut values = Vec::with_capacity(len);
-    let parts = values.spare_capacity_mut()[..len].par_chunks_mut(size.max(1));
-    parts.enumerate().for_each(|(index, part)| write(index, part));
+    let size = size.max(1);
+    let parts = values.spare_capacity_mut()[..len].par_chunks_mut(size);
+    parts.enumerate().for_each(|(index, part)| write(index * size, part));
     // SAFETY: the parts together are the first `len` numbers, and all of each is written. Had one panicked, nothing would get here.
     unsafe { values.set_len(len) };
     values
+}
+
+/// A copy of `values`, of which `change` is given parts of `size`, each with its first place.
+pub(super) fn changed(values: &[f32], size: usize, change: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    by_parts(values.len(), size, |start, part| {
+        part.copy_from_slice(&values[start..][..part.len()]);
+        change(start, part);
+    })
 }
 
 /// Zeros that all threads write.
@@ -50,11 +59,15 @@ mod tests {
     #[test]
     fn parts_begin_as_zeros_and_stand_in_their_order() {
         for (len, size) in [(0, 3), (7, 3), (9, 3), (2, 5), (100_000, 64)] {
-            let values = by_parts(len, size, |index, part| {
+            let values = by_parts(len, size, |start, part| {
                 assert!(part.iter().all(|&number| number == 0.0));
-                part.iter_mut().zip(index * size..).for_each(|(number, place)| *number = place as f32);
+                part.iter_mut().zip(start..).for_each(|(number, place)| *number = place as f32);
             });
-            assert!(values.into_iter().eq((0..len).map(|place| place as f32)), "{len} by {size}");
+            assert!(values.iter().copied().eq((0..len).map(|place| place as f32)), "{len} by {size}");
+            let doubled = changed(&values, size, |start, part| {
+                part.iter_mut().zip(start..).for_each(|(number, place)| *number += place as f32);
+            });
+            assert!(doubled.into_iter().eq(values.into_iter().map(|number| 2.0 * number)), "{len} by {size}");
         }
         assert_eq!(zeros(3), [0.0; 3]);
     }

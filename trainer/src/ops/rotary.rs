@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use nimbert::math::vectorized;
 
-use super::{TASK_ELEMENTS, composed, elements, is_fused, parts::by_parts, tensor, with_elements};
+use super::{TASK_ELEMENTS, composed, elements, is_fused, parts::changed, tensor, with_elements};
 
 /// Cosines and sines of the angles by place and frequency, as transformers computes them in 32 bits.
 #[derive(Debug)]
@@ -85,12 +85,11 @@ impl Rotary {
         let pairs = self.angles.pairs;
         let hidden = x.len() / self.places.len().max(1);
         let task = (TASK_ELEMENTS / hidden.max(1)).max(1);
-        by_parts(x.len(), task * hidden, |index, y| {
-            y.copy_from_slice(&x[index * task * hidden..][..y.len()]);
+        changed(x, task * hidden, |start, y| {
             vectorized(
                 #[inline(always)]
                 || {
-                    for (x, &place) in y.chunks_exact_mut(hidden).zip(&self.places[index * task..]) {
+                    for (x, &place) in y.chunks_exact_mut(hidden).zip(&self.places[start / hidden..]) {
                         let angles = place as usize * pairs..(place as usize + 1) * pairs;
                         let (cosines, sines) = (&self.angles.cosines[angles.clone()], &self.angles.sines[angles]);
                         for head in x.chunks_exact_mut(2 * pairs) {

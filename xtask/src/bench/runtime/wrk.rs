@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{
-    super::{benched, last_json, median, number},
-    Bench, ROUNDS, Server, serving_program,
+    super::{benched, last_json, number},
+    Bench, ROUNDS, Server, Table, serving_program,
 };
 use crate::{command, output};
 
@@ -24,7 +24,7 @@ impl Bench {
             return Ok(());
         }
         let program = serving_program()?;
-        let (mut rates, mut shares, mut p50s, mut p99s) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut table = Table::default();
         for _ in 0..ROUNDS {
             let all = number(&benched(&self.exported.ours, &self.texts, &[])?, "rows_per_second")?;
             let server = Server::start(&program, &self.exported.ours, &[])?;
@@ -32,12 +32,12 @@ impl Bench {
             let result = self.asked(server.port, TIME)?;
             server.end()?;
             let rate = number(&result, "requests_per_second")?;
-            rates.push(rate);
-            shares.push(rate / all);
-            p50s.push(number(&result, "p50_ms")?);
-            p99s.push(number(&result, "p99_ms")?);
+            table.add("rate", rate);
+            table.add("share", rate / all);
+            table.add("p50", number(&result, "p50_ms")?);
+            table.add("p99", number(&result, "p99_ms")?);
         }
-        let [rate, share, p50, p99] = [rates, shares, p50s, p99s].map(median);
+        let [rate, share, p50, p99] = ["rate", "share", "p50", "p99"].map(|name| table.median(name));
         println!(
             "serve, {CLIENTS} clients by wrk on the same cores: {rate:.0} requests/s, {share:.2} of all at once; p50 {p50:.1} ms, p99 {p99:.1} ms, \
              p99 / p50 {:.2}\n",
