@@ -458,7 +458,8 @@ fn the_best_method_for_few_rows_is_found_by_cross_validation() {
     assert!(output.contains("train 48, validation 0, test 12"), "{output}");
     assert!(output.contains("method      contrastive, finetune, frozen"), "{output}");
     let methods = table(&output, "            each by 4 folds");
-    assert_eq!(methods[0], ["method", "right", "log", "loss", "sigmas", "seconds"]);
+    assert_eq!(methods[0], ["method", "rows", "right", "log", "loss", "sigmas", "seconds"]);
+    assert_eq!(methods[1][1], "48", "{output}");
     let names: Vec<&str> = methods[1..].iter().map(|line| line[0]).collect();
     assert_eq!(names, ["contrastive", "finetune", "frozen"], "{output}");
     let marked: Vec<&str> = methods.iter().filter(|line| line.contains(&"←")).map(|line| line[0]).collect();

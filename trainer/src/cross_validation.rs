@@ -41,7 +41,7 @@ pub struct Fold {
 pub struct OutOfFold {
     /// The folds.
     pub folds: Folds,
-    /// `[rows][classes]`
+    /// `[rows][classes]`; nothing for a row that was not answered.
     pub logits: Vec<Vec<f32>>,
     /// Of each row from those that its fold has seen, divided by their spread ([`crate::mahalanobis::Mahalanobis::spread`]); empty where
     /// that was not asked for.
@@ -148,13 +148,21 @@ impl Folds {
         self.is_answerable[row]
     }
 
-    /// The answers of what `learn` makes of each fold: the logits of what it has not seen, in order.
+    /// The answers of what `learn` makes of each fold: the logits of what it has not seen, in order. A fold, and all after it, is left
+    /// out where `is_worthwhile` says so of what was answered before.
     ///
     /// # Errors
     /// Those of `learn`.
-    pub fn answers<E>(&self, mut learn: impl FnMut(&Fold) -> Result<Vec<Vec<f32>>, E>) -> Result<OutOfFold, E> {
+    pub fn answers<E>(
+        &self,
+        is_worthwhile: impl Fn(&[Vec<f32>]) -> bool,
+        mut learn: impl FnMut(&Fold) -> Result<Vec<Vec<f32>>, E>,
+    ) -> Result<OutOfFold, E> {
         let mut logits = vec![Vec::new(); self.of_row.len()];
         for fold in self.iter() {
+            if !is_worthwhile(&logits) {
+                break;
+            }
             let answers = learn(&fold)?;
             fold.unseen.iter().zip(answers).for_each(|(&row, answer)| logits[row] = answer);
         }
@@ -299,9 +307,12 @@ mod tests {
         }
         // Nobody else has the last label.
         assert!((0..10).all(|row| folds.is_answerable(row) == (row < 9)));
-        let answers =
-            folds.answers(|fold| -> Result<_, ()> { Ok(fold.unseen.iter().map(|&row| vec![row as f32]).collect()) });
+        let learn = |fold: &Fold| -> Result<_, ()> { Ok(fold.unseen.iter().map(|&row| vec![row as f32]).collect()) };
+        let answers = folds.answers(|_| true, learn);
         assert_eq!(answers.unwrap().logits, (0..10).map(|row| vec![row as f32]).collect::<Vec<_>>());
+        // The first fold is answered, and what is left out has no answer.
+        let answers = folds.answers(|answered| answered.iter().all(Vec::is_empty), learn).unwrap();
+        assert!((0..10).all(|row| answers.logits[row].is_empty() == (folds.of_row(row) > 0)));
         // As many folds as labels have rows.
         let folds = |rows| Folds::new(ProblemType::SingleLabel, &targets[..rows], 3, 5, 0).map(|folds| folds.count());
         assert_eq!([3, 6, 10].map(folds), [None, Some(2), Some(3)]);

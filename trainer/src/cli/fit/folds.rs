@@ -40,6 +40,7 @@ const SIGNIFICANT: f64 = 2.0;
 /// A method, and what it gave.
 struct Trial {
     method: Method,
+    /// Of the first one to all rows, of the others as long as they could be better.
     answers: OutOfFold,
     seconds: f64,
 }
@@ -81,8 +82,9 @@ impl Work {
             tell(&report::stage("", &format!("{name}: {count} rows are too few to try others by")));
             return Ok(untried);
         };
-        let trials = self.trials(folder, &compared, examples, &folds)?;
-        let (chosen, table) = best(&trials, &self.sources.tasks, self.train_config.loss.problem_type, &targets);
+        let judge = Judge::new(&self.sources.tasks, self.train_config.loss.problem_type, &targets, &folds);
+        let trials = self.trials(folder, &compared, examples, &judge)?;
+        let (chosen, table) = judge.best(&trials);
         let is_choice = compared.len() > 1;
         if is_choice {
             tell(&report::table(&table));
@@ -150,23 +152,24 @@ impl Work {
         Ok(vec![Method::Finetune])
     }
 
-    /// Each method's answers; one that does not get to its end is left out if there are others.
+    /// Each method's answers, as far as they may decide something; one that does not get to its end is left out if there are others.
     fn trials(
         &self,
         folder: &ModelFolder,
         compared: &[Method],
         examples: &Examples,
-        folds: &Folds,
+        judge: &Judge<'_>,
     ) -> anyhow::Result<Vec<Trial>> {
         if compared.len() > 1 {
-            let how =
-                format!("each by {} folds, which are answered by what was learned from the others", folds.count());
+            let count = judge.folds.count();
+            let how = format!("each by {count} folds, which are answered by what was learned from the others");
             tell(&report::stage("", &how));
         }
-        let (mut trials, mut failure) = (Vec::new(), None);
+        let (mut trials, mut failure): (Vec<Trial>, _) = (Vec::new(), None);
         for &method in compared {
             let began = Instant::now();
-            match self.answers(folder, method, examples, folds) {
+            let is_worthwhile = |logits: &[Vec<f32>]| trials.first().is_none_or(|first| judge.can_win(logits, first));
+            match self.answers(folder, method, examples, judge.folds, is_worthwhile) {
                 Ok(answers) => trials.push(Trial { method, answers, seconds: began.elapsed().as_secs_f64() }),
                 // Another one may do.
                 Err(error) if is_of_method(&error) && compared.len() > 1 => {
@@ -211,13 +214,15 @@ impl Work {
         self.sources.train.iter().enumerate().map(line).collect()
     }
 
-    /// What models that learn by `method` answer to rows that they have not seen.
+    /// What models that learn by `method` answer to rows that they have not seen, as long as `is_worthwhile` says so of the answers
+    /// until then.
     fn answers(
         &self,
         folder: &ModelFolder,
         method: Method,
         Examples { train: rows, strangers, .. }: &Examples,
         folds: &Folds,
+        is_worthwhile: impl Fn(&[Vec<f32>]) -> bool,
     ) -> anyhow::Result<OutOfFold> {
         let model = self.untrained(folder, method)?;
         let features = self.head_features(&model, method, rows)?;
@@ -227,7 +232,7 @@ impl Work {
             &format!("rows ({})", method.name()),
         );
         let mut distances = self.export_config.certainty.unknown_rate.map(|_| vec![0.0; rows.len()]);
-        let answers = folds.answers(|fold| -> anyhow::Result<_> {
+        let answers = folds.answers(is_worthwhile, |fold| -> anyhow::Result<_> {
             model.parameters().restore(&untrained)?;
             let logits = self.answer(&model, method, rows, features.as_ref(), fold, &bar)?;
             if let Some(distances) = &mut distances {
@@ -345,43 +350,100 @@ fn by_task<'a>(tasks: &'a Tasks, answers: &OutOfFold, targets: &[&Target]) -> Ve
     tasks.iter().map(of_task).collect()
 }
 
-/// The first of the trials, or the one that is right most often of those which are so more often than it by more than chance. Rows
-/// without a weight do not count; of several tasks losses are summed.
-fn best(trials: &[Trial], tasks: &Tasks, problem_type: ProblemType, targets: &[&Target]) -> (usize, Table) {
-    let decision = undecided(problem_type);
-    let counted: Vec<usize> = (0..targets.len()).filter(|&row| trials[0].answers.folds.counts(row)).collect();
-    let of_row = |trial: &Trial, row: usize| {
-        tasks.hits(&decision, std::slice::from_ref(&trial.answers.logits[row]), [targets[row].ids.as_slice()])
-    };
-    let hits: Vec<Vec<usize>> =
-        trials.iter().map(|trial| counted.iter().map(|&row| of_row(trial, row)).collect()).collect();
-    let right = |trial: usize| hits[trial].iter().sum::<usize>();
-    let answers = tasks.answers(counted.iter().map(|&row| targets[row].ids.as_slice()));
-    let better = (1..trials.len()).rev().filter(|&trial| sign(&hits[trial], &hits[0]) >= SIGNIFICANT);
-    let chosen = better.max_by_key(|&trial| right(trial)).unwrap_or(0);
-    let loss = |trial: &Trial| {
-        let of_tasks = by_task(tasks, &trial.answers, targets).into_iter();
-        of_tasks.map(|of_task| of_task.answers.loss(problem_type, &of_task.targets())).sum::<f64>()
-    };
-    let row = |(index, trial): (usize, &Trial)| {
-        vec![
-            trial.method.name().to_owned(),
-            percent(Some(right(index) as f64 / answers.max(1) as f64)),
-            format!("{:.4}", loss(trial)),
-            if index == 0 { "–".to_owned() } else { format!("{:+.1}", sign(&hits[index], &hits[0])) },
-            format!("{:.1}", trial.seconds),
-        ]
-    };
-    let rows = trials.iter().enumerate().map(row).collect();
-    let header = ["method", "right", "log loss", "sigmas", "seconds"].map(str::to_owned).to_vec();
-    (chosen, Table { header, rows, chosen: Some(chosen) })
+/// What methods are compared by: how many right answers each gave to a row. Rows without a weight do not count.
+struct Judge<'a> {
+    tasks: &'a Tasks,
+    problem_type: ProblemType,
+    targets: &'a [&'a Target],
+    folds: &'a Folds,
+    counted: Vec<usize>,
 }
 
-/// By how many standard deviations one has more right answers than another, those to each row, as far as it is chance which of them is
-/// where they differ (McNemar's test, if there is an answer a row; a row's answers to several tasks go together).
-fn sign(one: &[usize], other: &[usize]) -> f64 {
-    let differences = || one.iter().zip(other).map(|(one, other)| *one as f64 - *other as f64);
-    differences().sum::<f64>() / differences().map(|difference| difference * difference).sum::<f64>().sqrt().max(1.0)
+impl<'a> Judge<'a> {
+    fn new(tasks: &'a Tasks, problem_type: ProblemType, targets: &'a [&'a Target], folds: &'a Folds) -> Self {
+        let counted = (0..targets.len()).filter(|&row| folds.counts(row)).collect();
+        Self { tasks, problem_type, targets, folds, counted }
+    }
+
+    /// Right answers to each row that counts; none where it was not answered.
+    fn hits(&self, logits: &[Vec<f32>]) -> Vec<Option<usize>> {
+        let decision = undecided(self.problem_type);
+        let of_row = |&row: &usize| {
+            let logits = std::slice::from_ref(&logits[row]);
+            (!logits[0].is_empty()).then(|| self.tasks.hits(&decision, logits, [self.targets[row].ids.as_slice()]))
+        };
+        self.counted.iter().map(of_row).collect()
+    }
+
+    /// The answers that are asked for to each row that counts.
+    fn asked(&self) -> Vec<usize> {
+        self.counted.iter().map(|&row| self.tasks.answers([self.targets[row].ids.as_slice()])).collect()
+    }
+
+    /// Whether a method with these answers could still be chosen over the first of the trials, were it right in all that is left.
+    fn can_win(&self, logits: &[Vec<f32>], first: &Trial) -> bool {
+        best_sign(&self.hits(logits), &self.hits(&first.answers.logits), &self.asked()) >= SIGNIFICANT
+    }
+
+    /// The first of the trials, or the one that is right most often of those which are so more often than it by more than chance. Of
+    /// several tasks losses are summed.
+    fn best(&self, trials: &[Trial]) -> (usize, Table) {
+        let hits: Vec<Vec<Option<usize>>> = trials.iter().map(|trial| self.hits(&trial.answers.logits)).collect();
+        let asked = self.asked();
+        let signs: Vec<f64> = hits.iter().map(|of_trial| sign(of_trial, &hits[0])).collect();
+        let right = |trial: usize| hits[trial].iter().flatten().sum::<usize>();
+        let better = (1..trials.len()).rev().filter(|&trial| signs[trial] >= SIGNIFICANT);
+        let chosen = better.max_by_key(|&trial| right(trial)).unwrap_or(0);
+        let loss = |trial: &Trial| {
+            let of_tasks = by_task(self.tasks, &trial.answers, self.targets).into_iter();
+            of_tasks.map(|of_task| of_task.answers.loss(self.problem_type, &of_task.targets())).sum::<f64>()
+        };
+        let row = |(index, trial): (usize, &Trial)| {
+            let answered = hits[index].iter().flatten().count();
+            let asked = hits[index].iter().zip(&asked).filter_map(|(hits, asked)| hits.and(Some(*asked)));
+            let share = right(index) as f64 / asked.sum::<usize>().max(1) as f64;
+            let shown = |is_defined: bool, figure: &dyn Fn() -> String| {
+                if is_defined { figure() } else { "–".to_owned() }
+            };
+            vec![
+                trial.method.name().to_owned(),
+                answered.to_string(),
+                shown(answered > 0, &|| percent(Some(share))),
+                shown(answered == self.counted.len(), &|| format!("{:.4}", loss(trial))),
+                shown(index > 0 && answered > 0, &|| format!("{:+.1}", signs[index])),
+                format!("{:.1}", trial.seconds),
+            ]
+        };
+        let rows = trials.iter().enumerate().map(row).collect();
+        let header = ["method", "rows", "right", "log loss", "sigmas", "seconds"].map(str::to_owned).to_vec();
+        (chosen, Table { header, rows, chosen: Some(chosen) })
+    }
+}
+
+/// By how many standard deviations one has more right answers than another, those to each row that it answered, as far as it is
+/// chance which of them is where they differ (McNemar's test, if there is an answer a row; a row's answers to several tasks go
+/// together).
+fn sign(one: &[Option<usize>], other: &[Option<usize>]) -> f64 {
+    in_deviations(differences(one, other))
+}
+
+/// What that can be at most, or else something negative, when the one has answered all rows, which ask for so many answers each. The
+/// other has.
+fn best_sign(one: &[Option<usize>], other: &[Option<usize>], asked: &[usize]) -> f64 {
+    let left = one.iter().zip(other).zip(asked).filter(|((one, _), _)| one.is_none());
+    let gained = left.map(|((_, other), asked)| asked - other.unwrap_or(0)).sum();
+    // That each is in a row of its own counts most.
+    in_deviations(differences(one, other).chain(std::iter::repeat_n(1.0, gained)))
+}
+
+/// In rows that both have answered.
+fn differences(one: &[Option<usize>], other: &[Option<usize>]) -> impl Iterator<Item = f64> + Clone {
+    one.iter().zip(other).filter_map(|(one, other)| Some((*one)? as f64 - (*other)? as f64))
+}
+
+fn in_deviations(differences: impl Iterator<Item = f64> + Clone) -> f64 {
+    let squares = differences.clone().map(|difference| difference * difference).sum::<f64>();
+    differences.sum::<f64>() / squares.sqrt().max(1.0)
 }
 
 #[cfg(test)]
@@ -390,15 +452,17 @@ mod tests {
 
     #[test]
     fn what_chance_explains_decides_nothing() {
-        let hits = |right: usize| (0..40).map(|row| usize::from(row < right)).collect::<Vec<usize>>();
+        let hits = |right: usize| (0..40).map(|row| Some(usize::from(row < right))).collect::<Vec<_>>();
         // Of four rows that only one of them knows, all four: two standard deviations.
         assert_eq!(sign(&hits(20), &hits(16)), 2.0);
         assert_eq!((sign(&hits(16), &hits(20)), sign(&hits(20), &hits(20))), (-2.0, 0.0));
         let targets: Vec<nimbert_trainer::loss::Target> = (0..40).map(|_| [0].into()).collect();
         let targets: Vec<&Target> = targets.iter().collect();
         let folds = Folds::new(ProblemType::SingleLabel, &targets, 2, 2, 0).unwrap();
+        let tasks = Tasks::single(2);
+        let judge = Judge::new(&tasks, ProblemType::SingleLabel, &targets, &folds);
         let trial = |method, right: usize| {
-            let logits = hits(right).into_iter().map(|hits| if hits == 1 { vec![1.0, 0.0] } else { vec![0.0, 1.0] });
+            let logits = (0..40).map(|row| if row < right { vec![1.0, 0.0] } else { vec![0.0, 1.0] });
             Trial {
                 method,
                 answers: OutOfFold { folds: folds.clone(), logits: logits.collect(), distances: Vec::new() },
@@ -408,8 +472,36 @@ mod tests {
         let chosen = |rights: [usize; 3]| {
             let methods = [Method::Contrastive, Method::Finetune, Method::Frozen].into_iter();
             let trials: Vec<Trial> = methods.zip(rights).map(|(method, right)| trial(method, right)).collect();
-            best(&trials, &Tasks::single(2), ProblemType::SingleLabel, &targets).0
+            judge.best(&trials).0
         };
         assert_eq!([[30, 33, 32], [30, 36, 38], [30, 36, 36], [30, 20, 10]].map(chosen), [0, 2, 1, 0]);
+    }
+    #[test]
+    fn no_row_is_answered_that_can_decide_nothing() {
+        let answered = |right: &[usize]| right.iter().map(|right| Some(*right)).collect::<Vec<_>>();
+        let other = answered(&[1, 1, 1, 1, 1, 0, 0, 0, 0]);
+        let asked = [1; 9];
+        // The other is wrong in four rows: who has answered nothing can be right in all of them, who was wrong elsewhere not by enough.
+        let none = vec![None; 9];
+        assert_eq!((best_sign(&none, &other, &asked), sign(&none, &other)), (2.0, 0.0));
+        let first = |right: &[usize]| [answered(right), none[right.len()..].to_vec()].concat();
+        assert_eq!(best_sign(&first(&[1, 1]), &other, &asked), 2.0);
+        assert!(best_sign(&first(&[0, 1]), &other, &asked) < SIGNIFICANT);
+        // What that is at most it is not more, whatever the answers turn out to be: those of one or two tasks a row, all that there are.
+        for asked in [[1; 5], [2, 2, 1, 1, 2]] {
+            let all = |row: usize, code: usize| code / 3usize.pow(row as u32) % 3 % (asked[row] + 1);
+            let answers = |code: usize| (0..5).map(|row| all(row, code)).collect::<Vec<usize>>();
+            for (one, other) in (0..243).flat_map(|one| (0..243).map(move |other| (answers(one), answers(other)))) {
+                let (one, other) = (answered(&one), answered(&other));
+                for known in 0..=5 {
+                    let part = [&one[..known], &vec![None; 5 - known]].concat();
+                    assert!(
+                        best_sign(&part, &other, &asked).max(0.0) >= sign(&one, &other),
+                        "{one:?} {other:?} {known}"
+                    );
+                }
+                assert_eq!(best_sign(&one, &other, &asked), sign(&one, &other));
+            }
+        }
     }
 }
