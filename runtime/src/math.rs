@@ -11,7 +11,7 @@
 
 /// Sets of instructions for which loops are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Instructions {
+pub(crate) enum Instructions {
     /// Those that every processor of the architecture has.
     Baseline,
     #[cfg(target_arch = "x86_64")]
@@ -23,7 +23,7 @@ enum Instructions {
 impl Instructions {
     /// The best that the processor has. The standard library remembers what it has found.
     #[inline]
-    fn best() -> Self {
+    pub(crate) fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -78,14 +78,15 @@ pub fn has_fused_multiply_add() -> bool {
     cfg!(target_arch = "aarch64") || Instructions::best() != Instructions::Baseline
 }
 
+/// 1.5 × 2^23: adding it rounds to the nearest integer, and leaves that integer in the low bits.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
 /// e^x with a relative error below 2e-7. Below −87 the result is that of −87, 1e-38, instead of a subnormal number.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts, so that the subtraction is exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // Adding 1.5 × 2^23 rounds to the nearest integer, and leaves that integer in the low bits.
-    const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;

@@ -386,9 +386,10 @@ impl<'a> Builder<'a> {
     fn new(path: &'a Path, options: &SessionOptions) -> Result<Self> {
         let environment = library::environment(options.ort_lib.as_deref())?;
         let inner = OrtSession::builder(&environment).map_err(|error| Error::session(path, error))?;
+        let threads = options.threads.unwrap_or_else(available_threads);
         let mut builder = Self { inner, path }
             .with(|builder| builder.with_optimization_level(GraphOptimizationLevel::All))?
-            .with(|builder| builder.with_intra_threads(options.threads.unwrap_or_else(available_threads)))?
+            .with(|builder| builder.with_intra_threads(threads))?
             .with(|builder| {
                 let stops = if options.spinning { "0" } else { "1" };
                 builder.with_config_entry("session.force_spinning_stop", stops)
@@ -405,7 +406,7 @@ impl<'a> Builder<'a> {
             builder = builder.with(|builder| builder.with_config_entry(FAST_MATH, "1"))?;
         }
         if options.fuses() {
-            let domain = fused::domain().map_err(|error| Error::session(path, error))?;
+            let domain = fused::domain(threads).map_err(|error| Error::session(path, error))?;
             builder = builder.with(|builder| builder.with_operators(domain))?;
         }
         if std::env::var_os("ORT_LOG").is_none() {

@@ -15,7 +15,7 @@ use ort::{
 };
 
 use self::{
-    attention::{Attention, Products, Scratch, TASK_ROWS},
+    attention::{Attention, Products, Scratch, task_rows as attention_rows},
     gelu::bias_gelu,
     layer_norm::LayerNorm,
     quantization::{Bytes, Deferred, Quantization, Scales},
@@ -27,7 +27,7 @@ pub(crate) use quantization::ROW_ZERO_POINT;
 /// The domain of these operators.
 pub(crate) const DOMAIN: &str = "nimbert";
 /// Changes with what the operators compute, and with which of them a graph is given: it names the compiled form.
-pub(crate) const VERSION: u64 = 3;
+pub(crate) const VERSION: u64 = 4;
 // None has the name of an operator of ONNX Runtime, so that traces tell them apart.
 // The first three read what a product of bytes gives, and may write the bytes of the next one. Behind the inputs that are named here
 // they have these, each of which may be missing: what the product has left of its rows float `[rows, 2]`, and the sums of its weights
@@ -61,14 +61,14 @@ pub(crate) fn is_supported() -> bool {
     has_fused_multiply_add()
 }
 
-/// What a session must be given to know these operators.
+/// What a session of so many threads must be given to know these operators.
 ///
 /// # Errors
 /// If ONNX Runtime refuses them.
-pub(crate) fn domain() -> ort::Result<OperatorDomain> {
-    let heads = |context: &KernelContext<'_>| {
+pub(crate) fn domain(threads: usize) -> ort::Result<OperatorDomain> {
+    let attend = move |context: &KernelContext<'_>| {
         let heads = context.get::<i64>(HEADS).filter(|heads| (1..=MOST_HEADS).contains(heads));
-        Ok(Attend { heads: heads.ok_or_else(|| ort::Error::new("no number of heads"))? as usize })
+        Ok(Attend { heads: heads.ok_or_else(|| ort::Error::new("no number of heads"))? as usize, threads })
     };
     fn epsilon(context: &KernelContext<'_>) -> ort::Result<f32> {
         context.get(EPSILON).ok_or_else(|| ort::Error::new("no epsilon"))
@@ -78,7 +78,7 @@ pub(crate) fn domain() -> ort::Result<OperatorDomain> {
         .add(between_products(ADD_LAYER_NORM, &[FLOAT, FLOAT, FLOAT, FLOAT], &[FLOAT], |context| {
             Ok(AddLayerNorm { epsilon: epsilon(context)? })
         }))?
-        .add(between_products(ATTENTION, &[FLOAT, LENGTH, FLOAT], &[], heads))?
+        .add(between_products(ATTENTION, &[FLOAT, LENGTH, FLOAT], &[], attend))?
         .add(operator(PACK, &[FLOAT, LENGTH], &[FLOAT], |_| Ok(Pack)))?
         .add(operator(UNPACK, &[FLOAT, LENGTH, TensorElementType::Int64], &[FLOAT], |_| Ok(Unpack)))
 }
@@ -94,8 +94,10 @@ struct Described<K> {
     outputs: &'static [TensorElementType],
     /// Whether it stands between products of bytes.
     is_between: bool,
-    create: fn(&KernelContext<'_>) -> ort::Result<K>,
+    create: Box<Create<K>>,
 }
+
+type Create<K> = dyn Fn(&KernelContext<'_>) -> ort::Result<K> + Send + Sync;
 
 /// What operators between products have behind their own inputs and outputs.
 const FURTHER_INPUTS: [TensorElementType; 5] = [FLOAT, FLOAT, FLOAT, BYTE, FLOAT];
@@ -105,7 +107,7 @@ fn between_products<K>(
     name: &'static str,
     inputs: &'static [TensorElementType],
     outputs: &'static [TensorElementType],
-    create: fn(&KernelContext<'_>) -> ort::Result<K>,
+    create: impl Fn(&KernelContext<'_>) -> ort::Result<K> + Send + Sync + 'static,
 ) -> Described<K> {
     Described { is_between: true, ..operator(name, inputs, outputs, create) }
 }
@@ -114,9 +116,9 @@ fn operator<K>(
     name: &'static str,
     inputs: &'static [TensorElementType],
     outputs: &'static [TensorElementType],
-    create: fn(&KernelContext<'_>) -> ort::Result<K>,
+    create: impl Fn(&KernelContext<'_>) -> ort::Result<K> + Send + Sync + 'static,
 ) -> Described<K> {
-    Described { name, inputs, outputs, is_between: false, create }
+    Described { name, inputs, outputs, is_between: false, create: Box::new(create) }
 }
 
 impl<K: Kernel + 'static> Operator for Described<K> {
@@ -291,6 +293,7 @@ impl Kernel for AddLayerNorm {
 
 struct Attend {
     heads: usize,
+    threads: usize,
 }
 
 impl Kernel for Attend {
@@ -314,16 +317,17 @@ impl Kernel for Attend {
         let mut written =
             further.written(context, 0, &shape)?.ok_or_else(|| ort::Error::new("expected a zero point"))?;
         // A part of a text each: its rows, where it begins, and which of its rows are the part's.
+        let of_task = attention_rows(rows.iter().sum(), self.threads);
         let (mut start, mut tasks) = (0, Vec::new());
         for (rows, length) in rows.into_iter().zip(lengths) {
             let text = Products {
                 rows: &products[start * 3 * hidden..][..rows * 3 * hidden],
                 left: part_of(left, start, rows),
             };
-            tasks.extend((0..rows).step_by(TASK_ROWS).map(|first| (text, length.min(rows), first)));
+            tasks.extend((0..rows).step_by(of_task).map(|first| (text, length.min(rows), first)));
             start += rows;
         }
-        let rows = tasks.iter().map(|(text, _, first)| TASK_ROWS.min(text.rows.len() / (3 * hidden) - first));
+        let rows = tasks.iter().map(|(text, _, first)| of_task.min(text.rows.len() / (3 * hidden) - first));
         let bytes: Vec<Bytes<'_>> = written.parts(rows)?.collect();
         in_tasks(context, tasks.iter().zip(bytes), |((text, length, first), bytes)| {
             attention.attend(*text, *length, *first, &mut Scratch::default(), bytes);

@@ -1,6 +1,6 @@
 //! Numbers to bytes.
 
-use crate::math::{halved, larger, smaller};
+use crate::math::{ROUND, halved, larger, smaller};
 
 /// Numbers that are looked at side by side.
 const LANES: usize = 16;
@@ -151,8 +151,6 @@ impl Quantization {
     /// bytes, to seven digits, it may become the other one.
     #[inline(always)]
     fn byte(self, x: f32) -> u8 {
-        // Adding 1.5 × 2^23 rounds to the nearest integer, and leaves that integer in the low bits.
-        const ROUND: f32 = 12_582_912.0;
         let level = x.mul_add(self.inverse_scale, self.zero_point).clamp(0.0, 255.0);
         (level + ROUND).to_bits() as u8
     }

@@ -1,0 +1,295 @@
+//! Attention by products of integers: queries, keys, values and the weights of these are 16 bits each, by one scale for the keys of a
+//! head, one for its values, and one for each [`LANES`] of its queries. That is as exact as what comes of it, a byte a number, asks for
+//! many times over, and the same on every processor.
+
+use super::{
+    Head, LANES, Of, Part, TOGETHER, largest_by_lane,
+    pair_products::{PairProducts, Task, pair},
+    transpose,
+};
+use crate::math::{ROUND, halved, larger};
+
+/// The largest weight, of the most probable key.
+const MOST_WEIGHT: f32 = 16_383.0;
+/// The largest value.
+const MOST_VALUE: f32 = 4_095.0;
+/// So many pairs of products of these fit into a sum of 32 bits.
+const EXACT_PAIRS: usize = 16;
+/// The weights of so many keys do, too.
+pub(super) const MOST_KEYS: usize = 1 << 17;
+/// Blocks of numbers that are weighted at once.
+const BLOCKS: usize = 2;
+
+/// Memory that each head uses again. A pair is of two numbers of a token, or of one number of two tokens: there is always a second one,
+/// if need be a 0.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// Keys, values or some queries, a row a token: `[tokens, 2 × pairs]`
+    numbers: Vec<f32>,
+    /// Up to a multiple of [`TOGETHER`], behind the last one of any: `[keys, pairs]`
+    keys: Vec<u32>,
+    /// So many numbers side by side: `[blocks of numbers, pairs of keys, LANES]`. What stands behind a head's numbers is not used.
+    values: Vec<[u32; LANES]>,
+    /// Some queries: `[LANES, pairs]`. Where there are fewer others stand behind them, which are computed for nothing.
+    unpacked: Vec<u32>,
+    /// On their way to be columns: `[pairs, TOGETHER]`
+    tile: Vec<[u32; TOGETHER]>,
+    /// Side by side: `[pairs, LANES]`
+    queries: Vec<[u32; LANES]>,
+    /// Of these queries: `[keys, LANES]`
+    scores: Vec<[f32; LANES]>,
+    /// e to their power: `[pairs of keys, LANES]`
+    weights: Vec<[u32; LANES]>,
+}
+
+impl Task for Part<'_, '_> {
+    #[inline(always)]
+    fn run(self, products: impl PairProducts) {
+        self.by_heads(
+            #[inline(always)]
+            |head, scratch| scratch.pairs.attend(products, head, &mut scratch.context),
+        );
+    }
+}
+
+impl Scratch {
+    /// One head, into `context` `[queries, heads × width]`.
+    #[inline(always)]
+    fn attend<P: PairProducts>(&mut self, products: P, head: &Head<'_>, context: &mut [f32]) {
+        let (width, length) = (head.attention.width, head.length);
+        let (pairs, key_pairs) = (width.div_ceil(2), length.div_ceil(2));
+        let (stride, all_keys) = (2 * pairs, length.next_multiple_of(TOGETHER));
+        let Self { numbers, keys, values, unpacked, tile, queries, scores, weights } = self;
+        // What makes the number of tokens, and that of their numbers, even stays 0.
+        numbers.clear();
+        numbers.resize((2 * key_pairs).max(LANES) * stride, 0.0);
+        keys.resize(all_keys * pairs, 0);
+        values.resize(stride.div_ceil(LANES).next_multiple_of(BLOCKS) * key_pairs, [0; LANES]);
+        unpacked.resize(LANES * pairs, 0);
+        tile.resize(pairs, [0; TOGETHER]);
+        queries.resize(pairs, [0; LANES]);
+        scores.resize(all_keys, [0.0; LANES]);
+        weights.resize(key_pairs, [0; LANES]);
+        let most = most(stride);
+        let of_text = &mut numbers[..length * stride];
+        for (token, key) in of_text.chunks_exact_mut(stride).enumerate() {
+            head.token(Of::Key, token, &mut key[..width]);
+        }
+        let key_scale = scale(of_text, most);
+        pair_up_halves(of_text, key_scale, pairs, keys);
+        for (token, value) in of_text.chunks_exact_mut(stride).enumerate() {
+            head.token(Of::Value, token, &mut value[..width]);
+        }
+        let value_scale = scale(of_text, MOST_VALUE);
+        for (index, two) in numbers[..2 * key_pairs * stride].chunks_exact(2 * stride).enumerate() {
+            let (first, second) = two.split_at(stride);
+            for (block, (first, second)) in first.chunks(LANES).zip(second.chunks(LANES)).enumerate() {
+                pair_up(first, second, value_scale, &mut values[block * key_pairs + index]);
+            }
+        }
+        for start in head.queries.clone().step_by(LANES) {
+            let count = head.some_queries(start, stride, numbers);
+            let some = &numbers[..count * stride];
+            let query_scale = scale(some, most);
+            pair_up_halves(some, query_scale, pairs, unpacked);
+            transpose(unpacked, tile, queries);
+            let (of_keys, _) = scores.as_chunks_mut::<TOGETHER>();
+            for (keys, scores) in keys.chunks_exact(TOGETHER * pairs).zip(of_keys) {
+                *scores = multiply(products, keys, queries);
+            }
+            let scores = &scores[..length];
+            let largest = largest_by_lane(scores);
+            exponentiate(products, scores, &largest, query_scale * key_scale * head.scale(), weights);
+            let mut sums = products.zero();
+            for weights in &*weights {
+                sums = products.add(sums, pair(1, 1), weights);
+            }
+            let sums = products.floats(sums);
+            let mut factors = [value_scale; LANES];
+            for lane in 0..LANES {
+                factors[lane] /= sums[lane];
+            }
+            head.put(
+                context,
+                (start, count),
+                &factors,
+                #[inline(always)]
+                |query, block| {
+                    let of = |block: usize| &values[block * key_pairs..][..key_pairs];
+                    let [lower, upper] = [of(block), of(block + 1)];
+                    if P::HAS_MANY_REGISTERS {
+                        weighted_sums(products, weights, query, [lower, upper])
+                    } else {
+                        let [lower] = weighted_sums(products, weights, query, [lower]);
+                        let [upper] = weighted_sums(products, weights, query, [upper]);
+                        [lower, upper]
+                    }
+                },
+            );
+        }
+    }
+}
+
+/// The largest number of a query or a key: so large that products of `width` of them fit into a sum of 32 bits.
+fn most(width: usize) -> f32 {
+    (2_f32.powi(31) / width as f32).sqrt().min(32_768.0).floor() - 1.0
+}
+
+/// That by which the largest of the numbers becomes `most`.
+#[inline(always)]
+fn scale(numbers: &[f32], most: f32) -> f32 {
+    let mut largest = [0.0f32; LANES];
+    let (blocks, rest) = numbers.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            largest[lane] = larger(block[lane].abs(), largest[lane]);
+        }
+    }
+    let largest = rest.iter().fold(halved(largest, larger), |largest, x| larger(x.abs(), largest));
+    // Not so small that there is no inverse.
+    largest.max(1e-30) / most
+}
+
+/// x / scale, rounded, in the lower bits.
+#[inline(always)]
+fn integer(x: f32, inverse_scale: f32) -> u32 {
+    x.mul_add(inverse_scale, ROUND).to_bits()
+}
+
+/// Tokens `[tokens, 2 × pairs]` as `[tokens, pairs]`: the numbers of the first half with those of the second.
+#[inline(always)]
+fn pair_up_halves(numbers: &[f32], scale: f32, pairs: usize, out: &mut [u32]) {
+    for (numbers, out) in numbers.chunks_exact(2 * pairs).zip(out.chunks_exact_mut(pairs)) {
+        let (lower, upper) = numbers.split_at(pairs);
+        pair_up(lower, upper, scale, out);
+    }
+}
+
+#[inline(always)]
+fn pair_up(lower: &[f32], upper: &[f32], scale: f32, out: &mut [u32]) {
+    let inverse = 1.0 / scale;
+    for ((out, lower), upper) in out.iter_mut().zip(lower).zip(upper) {
+        *out = pair(integer(*lower, inverse), integer(*upper, inverse));
+    }
+}
+
+/// Rows times columns: `[TOGETHER, pairs]` by `[pairs, LANES]`.
+#[inline(always)]
+fn multiply<P: PairProducts>(products: P, rows: &[u32], columns: &[[u32; LANES]]) -> [[f32; LANES]; TOGETHER] {
+    let row = |index: usize| &rows[index * columns.len()..][..columns.len()];
+    let mut sums = [products.zero(); TOGETHER];
+    for ((((column, a), b), c), d) in columns.iter().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
+        sums[0] = products.add(sums[0], *a, column);
+        sums[1] = products.add(sums[1], *b, column);
+        sums[2] = products.add(sums[2], *c, column);
+        sums[3] = products.add(sums[3], *d, column);
+    }
+    // One by one: a `map` is not compiled with the instructions.
+    let [a, b, c, d] = sums;
+    [products.floats(a), products.floats(b), products.floats(c), products.floats(d)]
+}
+
+/// Weights `[pairs of keys, LANES]` of keys with these scores `[keys, LANES]`: 2^(score × scale), of a lane's largest score
+/// [`MOST_WEIGHT`].
+#[inline(always)]
+fn exponentiate<P: PairProducts>(
+    products: P,
+    scores: &[[f32; LANES]],
+    largest: &[f32; LANES],
+    scale: f32,
+    weights: &mut [[u32; LANES]],
+) {
+    let (two, last) = scores.as_chunks::<2>();
+    for (weights, [first, second]) in weights.iter_mut().zip(two) {
+        let (first, second) =
+            (weights_of(products, first, largest, scale), weights_of(products, second, largest, scale));
+        for lane in 0..LANES {
+            weights[lane] = pair(first[lane], second[lane]);
+        }
+    }
+    for (weights, first) in weights[two.len()..].iter_mut().zip(last) {
+        let first = weights_of(products, first, largest, scale);
+        for lane in 0..LANES {
+            weights[lane] = pair(first[lane], 0);
+        }
+    }
+}
+
+/// Those of one key, in the lower bits.
+#[inline(always)]
+fn weights_of<P: PairProducts>(products: P, scores: &[f32; LANES], largest: &[f32; LANES], scale: f32) -> [u32; LANES] {
+    // 2^r for r from 0 to 1 with a relative error below 3e-6, by least squares, weighted until the largest was as small as it gets.
+    const POWERS: [f32; 5] = [1.000_002_6, 0.693_003_83, 0.241_442_75, 0.052_011_46, 0.013_534_168];
+    let (mut powers, mut whole, mut weights) = ([0.0; LANES], [0.0; LANES], [0; LANES]);
+    for lane in 0..LANES {
+        let x = (scores[lane] - largest[lane]) * scale;
+        whole[lane] = x.floor();
+        let r = x - whole[lane];
+        let mut p = POWERS[4];
+        for index in (0..4).rev() {
+            p = p.mul_add(r, POWERS[index]);
+        }
+        powers[lane] = p;
+    }
+    let powers = products.scaled(powers, &whole);
+    for lane in 0..LANES {
+        weights[lane] = integer(powers[lane], MOST_WEIGHT);
+    }
+    weights
+}
+
+/// Values of some blocks, each `[pairs of keys, LANES]`, times what each of the queries from `first` on has in weights
+/// `[pairs of keys, LANES]`, added up: `[blocks, TOGETHER, LANES]`.
+#[inline(always)]
+fn weighted_sums<P: PairProducts, const BLOCKS: usize>(
+    products: P,
+    weights: &[[u32; LANES]],
+    first: usize,
+    values: [&[[u32; LANES]]; BLOCKS],
+) -> [[[f32; LANES]; TOGETHER]; BLOCKS] {
+    let mut total = [[[0.0f32; LANES]; TOGETHER]; BLOCKS];
+    let mut start = 0;
+    // Not `as_chunks`: of sixteen products without a loop the compiler makes a tree of other instructions.
+    for weights in weights.chunks(EXACT_PAIRS) {
+        let mut of_blocks = [&[][..]; BLOCKS];
+        for block in 0..BLOCKS {
+            of_blocks[block] = &values[block][start..][..weights.len()];
+        }
+        let mut sums = [[products.zero(); TOGETHER]; BLOCKS];
+        for (index, weights) in weights.iter().enumerate() {
+            let weights = &weights[first..][..TOGETHER];
+            for block in 0..BLOCKS {
+                let values = &of_blocks[block][index];
+                sums[block][0] = products.add(sums[block][0], weights[0], values);
+                sums[block][1] = products.add(sums[block][1], weights[1], values);
+                sums[block][2] = products.add(sums[block][2], weights[2], values);
+                sums[block][3] = products.add(sums[block][3], weights[3], values);
+            }
+        }
+        for block in 0..BLOCKS {
+            for query in 0..TOGETHER {
+                let sums = products.floats(sums[block][query]);
+                for lane in 0..LANES {
+                    total[block][query][lane] += sums[lane];
+                }
+            }
+        }
+        start += weights.len();
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_sum_of_32_bits_is_too_large() {
+        for width in [1, 2, 20, 32, 64, 129, 1024] {
+            let most = f64::from(most(width));
+            assert!(most >= 1000.0 && most * most * width as f64 <= f64::from(i32::MAX), "{width}: {most}");
+        }
+        assert!(2.0 * EXACT_PAIRS as f64 * f64::from(MOST_WEIGHT * MOST_VALUE) <= f64::from(i32::MAX));
+        assert!(MOST_KEYS as f64 * f64::from(MOST_WEIGHT) <= f64::from(i32::MAX));
+    }
+}
