@@ -36,7 +36,7 @@ pub struct Fold {
     pub unseen: Vec<usize>,
 }
 
-/// The answers to all rows.
+/// The answers to rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutOfFold {
     /// The folds.
@@ -148,8 +148,13 @@ impl Folds {
         self.is_answerable[row]
     }
 
-    /// The answers of what `learn` makes of each fold: the logits of what it has not seen, in order. A fold, and all after it, is left
-    /// out where `is_worthwhile` says so of what was answered before.
+    /// No answer to any row.
+    pub fn unanswered(&self) -> OutOfFold {
+        OutOfFold { folds: self.clone(), logits: vec![Vec::new(); self.of_row.len()], distances: Vec::new() }
+    }
+
+    /// The answers of what `learn` makes of each fold: the logits of what it has not seen, in order; as long as `is_worthwhile` says so
+    /// of what was answered before.
     ///
     /// # Errors
     /// Those of `learn`.
@@ -158,15 +163,15 @@ impl Folds {
         is_worthwhile: impl Fn(&[Vec<f32>]) -> bool,
         mut learn: impl FnMut(&Fold) -> Result<Vec<Vec<f32>>, E>,
     ) -> Result<OutOfFold, E> {
-        let mut logits = vec![Vec::new(); self.of_row.len()];
+        let mut all = self.unanswered();
         for fold in self.iter() {
-            if !is_worthwhile(&logits) {
+            if !is_worthwhile(&all.logits) {
                 break;
             }
             let answers = learn(&fold)?;
-            fold.unseen.iter().zip(answers).for_each(|(&row, answer)| logits[row] = answer);
+            fold.unseen.iter().zip(answers).for_each(|(&row, answer)| all.logits[row] = answer);
         }
-        Ok(OutOfFold { folds: self.clone(), logits, distances: Vec::new() })
+        Ok(all)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Operators of our own for graphs on the CPU. Each is what several of ONNX Runtime's are, in one pass over memory: between two
-//! products of bytes they compute floats, and write bytes, most with a scale and a zero point a row, which ONNX Runtime's have not.
+//! products of bytes they read floats, and write bytes, most with a scale and a zero point a row, which ONNX Runtime's have not.
 //! `graph::fuse` puts them into a graph when it is loaded; in a bundle there are none, so that others can run it.
 
 mod attention;

@@ -61,9 +61,13 @@ impl Scratch {
                 }
             }
             let factors = inverse_sums(scores);
-            head.put(context, (start, count), &factors, |query, block| {
-                [weighted_sums(scores, query, &values[block * length..][..length])]
-            });
+            head.put(
+                context,
+                (start, count),
+                &factors,
+                #[inline(always)]
+                |query, block| [weighted_sums(scores, query, &values[block * length..][..length])],
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Attention by products of integers: queries, keys, values and the weights of these are 16 bits each, by one scale for the keys of a
-//! head, one for its values, and one for each [`LANES`] of its queries. That is as exact as what comes of it, a byte a number, asks for
-//! many times over, and the same on every processor.
+//! head, one for its values, and one for each [`LANES`] of its queries. What comes of it becomes bytes, which are coarser; and all
+//! instructions make the same of it.
 
 use super::{
     Head, LANES, Of, Part, TOGETHER, largest_by_lane,
@@ -15,8 +15,20 @@ const MOST_WEIGHT: f32 = 16_383.0;
 const MOST_VALUE: f32 = 4_095.0;
 /// So many pairs of products of these fit into a sum of 32 bits.
 const EXACT_PAIRS: usize = 16;
-/// The weights of so many keys do, too.
-pub(super) const MOST_KEYS: usize = 1 << 17;
+/// What is added to the weight of each key in turn before the fraction is cut off: a regular sample of numbers from 0 to 1, in the order
+/// in which their binary digits are reversed (van der Corput). Beside a key that nearly all the weight goes to there may be hundreds of
+/// keys with less than half a unit each, and together a percent: if each were rounded to the nearest integer nothing would be left of them.
+const DITHER: [f32; 16] = {
+    let mut dither = [0.0; 16];
+    let mut index = 0;
+    while index < 16 {
+        dither[index] = ((index as u8).reverse_bits() >> 4) as f32 / 16.0 + 1.0 / 32.0;
+        index += 1;
+    }
+    dither
+};
+/// Of so many keys less than two percent of the weight can be lost, if each has just less than the last part of [`DITHER`].
+pub(super) const MOST_KEYS: usize = 1 << 13;
 /// Blocks of numbers that are weighted at once.
 const BLOCKS: usize = 2;
 
@@ -200,24 +212,31 @@ fn exponentiate<P: PairProducts>(
     weights: &mut [[u32; LANES]],
 ) {
     let (two, last) = scores.as_chunks::<2>();
-    for (weights, [first, second]) in weights.iter_mut().zip(two) {
-        let (first, second) =
-            (weights_of(products, first, largest, scale), weights_of(products, second, largest, scale));
+    let dither = |key: usize| DITHER[key % DITHER.len()];
+    for (index, (weights, [first, second])) in weights.iter_mut().zip(two).enumerate() {
+        let first = weights_of(products, first, largest, scale, dither(2 * index));
+        let second = weights_of(products, second, largest, scale, dither(2 * index + 1));
         for lane in 0..LANES {
             weights[lane] = pair(first[lane], second[lane]);
         }
     }
     for (weights, first) in weights[two.len()..].iter_mut().zip(last) {
-        let first = weights_of(products, first, largest, scale);
+        let first = weights_of(products, first, largest, scale, dither(2 * two.len()));
         for lane in 0..LANES {
             weights[lane] = pair(first[lane], 0);
         }
     }
 }
 
-/// Those of one key, in the lower bits.
+/// Those of one key, in the lower bits, cut off after the sum with `dither`.
 #[inline(always)]
-fn weights_of<P: PairProducts>(products: P, scores: &[f32; LANES], largest: &[f32; LANES], scale: f32) -> [u32; LANES] {
+fn weights_of<P: PairProducts>(
+    products: P,
+    scores: &[f32; LANES],
+    largest: &[f32; LANES],
+    scale: f32,
+    dither: f32,
+) -> [u32; LANES] {
     // 2^r for r from 0 to 1 with a relative error below 3e-6, by least squares, weighted until the largest was as small as it gets.
     const POWERS: [f32; 5] = [1.000_002_6, 0.693_003_83, 0.241_442_75, 0.052_011_46, 0.013_534_168];
     let (mut powers, mut whole, mut weights) = ([0.0; LANES], [0.0; LANES], [0; LANES]);
@@ -233,7 +252,8 @@ fn weights_of<P: PairProducts>(products: P, scores: &[f32; LANES], largest: &[f3
     }
     let powers = products.scaled(powers, &whole);
     for lane in 0..LANES {
-        weights[lane] = integer(powers[lane], MOST_WEIGHT);
+        // To round is to cut off after the sum with a half.
+        weights[lane] = (powers[lane].mul_add(MOST_WEIGHT, dither - 0.5) + ROUND).to_bits();
     }
     weights
 }
@@ -289,7 +309,16 @@ mod tests {
             let most = f64::from(most(width));
             assert!(most >= 1000.0 && most * most * width as f64 <= f64::from(i32::MAX), "{width}: {most}");
         }
-        assert!(2.0 * EXACT_PAIRS as f64 * f64::from(MOST_WEIGHT * MOST_VALUE) <= f64::from(i32::MAX));
-        assert!(MOST_KEYS as f64 * f64::from(MOST_WEIGHT) <= f64::from(i32::MAX));
+        let most_weight = f64::from(MOST_WEIGHT) + 1.0;
+        assert!(2.0 * EXACT_PAIRS as f64 * most_weight * f64::from(MOST_VALUE) <= f64::from(i32::MAX));
+        assert!(MOST_KEYS as f64 * most_weight <= f64::from(i32::MAX));
+    }
+
+    #[test]
+    fn dither_is_a_regular_sample() {
+        let mut sorted = DITHER;
+        sorted.sort_unstable_by(f32::total_cmp);
+        assert!(sorted.iter().enumerate().all(|(index, at)| *at == (index as f32 + 0.5) / 16.0), "{sorted:?}");
+        assert_eq!(DITHER[..4], [0.03125, 0.53125, 0.28125, 0.78125]);
     }
 }

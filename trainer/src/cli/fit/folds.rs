@@ -224,6 +224,10 @@ impl Work {
         folds: &Folds,
         is_worthwhile: impl Fn(&[Vec<f32>]) -> bool,
     ) -> anyhow::Result<OutOfFold> {
+        let nothing = folds.unanswered();
+        if !is_worthwhile(&nothing.logits) {
+            return Ok(nothing);
+        }
         let model = self.untrained(folder, method)?;
         let features = self.head_features(&model, method, rows)?;
         let untrained = model.parameters().snapshot()?;
@@ -402,15 +406,13 @@ impl<'a> Judge<'a> {
             let answered = hits[index].iter().flatten().count();
             let asked = hits[index].iter().zip(&asked).filter_map(|(hits, asked)| hits.and(Some(*asked)));
             let share = right(index) as f64 / asked.sum::<usize>().max(1) as f64;
-            let shown = |is_defined: bool, figure: &dyn Fn() -> String| {
-                if is_defined { figure() } else { "–".to_owned() }
-            };
+            let shown = |figure: Option<String>| figure.unwrap_or_else(|| "–".to_owned());
             vec![
                 trial.method.name().to_owned(),
                 answered.to_string(),
-                shown(answered > 0, &|| percent(Some(share))),
-                shown(answered == self.counted.len(), &|| format!("{:.4}", loss(trial))),
-                shown(index > 0 && answered > 0, &|| format!("{:+.1}", signs[index])),
+                shown((answered > 0).then(|| percent(Some(share)))),
+                shown((answered == self.counted.len()).then(|| format!("{:.4}", loss(trial)))),
+                shown((index > 0 && answered > 0).then(|| format!("{:+.1}", signs[index]))),
                 format!("{:.1}", trial.seconds),
             ]
         };
