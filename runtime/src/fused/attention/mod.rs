@@ -22,8 +22,8 @@ const TOGETHER: usize = 4;
 /// out in the caches.
 const TASK_ROWS: [usize; 2] = [64, 512];
 
-/// Query rows of a text that are one task, of so many rows on so many threads (0: what ONNX Runtime takes): two tasks a thread, as far as that is not too small. Which
-/// ones they are does not matter to what comes out: a multiple of [`LANES`].
+/// Query rows of a text that are one task, of so many rows on so many threads (0: what ONNX Runtime takes): two tasks a thread, as far
+/// as that is not too small. Which ones they are does not matter to what comes out: a multiple of [`LANES`].
 pub(super) fn task_rows(rows: usize, threads: usize) -> usize {
     let [least, most] = TASK_ROWS;
     match threads {
@@ -378,11 +378,11 @@ mod tests {
             });
             let weight = f64::from(-below).exp();
             for (way, (bytes, scales)) in ways.into_iter().enumerate() {
-                for index in 0..width {
+                for (index, byte) in bytes[..width].iter().enumerate() {
                     let sum: f64 = (1..length).map(|token| f64::from(number(token, 2, index))).sum();
                     let expected = sum * weight / (1.0 + weight * (length - 1) as f64);
                     let [scale, moved] = scales[0];
-                    let got = f64::from((f32::from(bytes[index]) - f32::from(ROW_ZERO_POINT)) * scale + moved);
+                    let got = f64::from((f32::from(*byte) - f32::from(ROW_ZERO_POINT)) * scale + moved);
                     // A 32nd of a unit of each weight, of values up to 2.4.
                     let most = 0.51 * f64::from(scale) + 511.0 / 32.0 / 16_383.0 * 2.4;
                     assert!((got - expected).abs() < most, "{way}, {below}: {got}, not {expected}");
