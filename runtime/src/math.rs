@@ -81,6 +81,12 @@ pub fn has_fused_multiply_add() -> bool {
 /// 1.5 × 2^23: adding it rounds to the nearest integer, and leaves that integer in the low bits.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
+/// x × 2^n for `rounded`, which is n + [`ROUND`]: n is added to x's exponent.
+#[inline(always)]
+pub(crate) fn times_power_of_two(x: f32, rounded: f32) -> f32 {
+    f32::from_bits(x.to_bits().wrapping_add(rounded.to_bits() << 23))
+}
+
 /// e^x with a relative error below 2e-7. Below −87 the result is that of −87, 1e-38, instead of a subnormal number.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
@@ -96,9 +102,7 @@ pub fn exp(x: f32) -> f32 {
     for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = r.mul_add(p, coefficient);
     }
-    // 2^n by adding n to the exponent; n's integer lies in the low bits of `shifted`.
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) << 23;
-    f32::from_bits(p.to_bits().wrapping_add(exponent))
+    times_power_of_two(p, shifted)
 }
 
 /// All lanes by `f`, half of them at once and then half of these: a few steps where one after the other would be many. Each half has a

@@ -312,12 +312,13 @@ impl Kernel for Attend {
         expect(bias.len() == 3 * hidden, "a bias for queries, keys and values")?;
         let attention = Attention { heads: self.heads, width: hidden / self.heads, bias };
         let further = Further::of(context, 3)?;
-        let left = further.left(rows.iter().sum(), 3 * hidden)?;
+        let all_rows = rows.iter().sum();
+        let left = further.left(all_rows, 3 * hidden)?;
         let shape = [&shape[..shape.len() - 1], &[hidden as i64]].concat();
         let mut written =
             further.written(context, 0, &shape)?.ok_or_else(|| ort::Error::new("expected a zero point"))?;
         // A part of a text each: its rows, where it begins, and which of its rows are the part's.
-        let of_task = attention_rows(rows.iter().sum(), self.threads);
+        let of_task = attention_rows(all_rows, self.threads);
         let (mut start, mut tasks) = (0, Vec::new());
         for (rows, length) in rows.into_iter().zip(lengths) {
             let text = Products {

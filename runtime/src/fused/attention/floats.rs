@@ -1,7 +1,7 @@
 //! Attention in floats.
 
 use super::{Head, LANES, Of, TOGETHER, largest_by_lane, transpose};
-use crate::math::{ROUND, larger};
+use crate::math::{ROUND, larger, times_power_of_two};
 
 /// Memory that each head uses again.
 #[derive(Debug, Default)]
@@ -126,15 +126,13 @@ fn exp2(x: f32) -> f32 {
     // Least squares of 2^r for |r| <= ½, weighted until the largest relative error was as small as it gets with the first given.
     const POWERS: [f32; 5] = [std::f32::consts::LN_2, 0.240_222_83, 0.055_505_585, 0.009_669_691, 0.001_330_060_7];
     let x = larger(x, -126.0);
-    // 2^n by moving n, which lies in the low bits, to the exponent.
     let shifted = x + ROUND;
     let r = x - (shifted - ROUND);
     let mut p = POWERS[4];
     for index in (0..4).rev() {
         p = p.mul_add(r, POWERS[index]);
     }
-    let p = p.mul_add(r, 1.0);
-    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+    times_power_of_two(p.mul_add(r, 1.0), shifted)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::LANES;
-use crate::math::{Instructions, ROUND, larger};
+use crate::math::{Instructions, ROUND, larger, times_power_of_two};
 
 /// Adds products of pairs: of two integers of 16 bits in a number, as [`pair`] makes them.
 pub(super) trait PairProducts: Copy {
@@ -28,9 +28,7 @@ pub(super) trait PairProducts: Copy {
     #[inline(always)]
     fn scaled(self, mut xs: [f32; LANES], exponents: &[f32; LANES]) -> [f32; LANES] {
         for lane in 0..LANES {
-            // n lies in the low bits of the sum, and is added to x's exponent.
-            let exponent = (larger(exponents[lane], -126.0) + ROUND).to_bits() << 23;
-            xs[lane] = f32::from_bits(xs[lane].to_bits().wrapping_add(exponent));
+            xs[lane] = times_power_of_two(xs[lane], larger(exponents[lane], -126.0) + ROUND);
         }
         xs
     }
