@@ -3,11 +3,14 @@
 use std::{
     fs,
     path::Path,
+    pin::pin,
     process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Wake, Waker},
+    thread::Thread,
     time::{Duration, Instant},
 };
 
@@ -113,6 +116,62 @@ fn a_call_may_be_cancelled_or_have_a_deadline() {
     let started = Instant::now();
     classifier.classify("film").unwrap();
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// Unparks a thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// What a future gives, which must come within a minute.
+fn finished<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let last = Instant::now() + Duration::from_secs(60);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park_timeout(last - Instant::now()),
+        }
+    }
+}
+
+#[test]
+fn queued_calls_of_one_thread_get_the_answers_of_calls_alone() {
+    let dir = Dir::default();
+    let classifier = Arc::new(Classifier::open(tiny_bundle(&dir), &Options::default()).unwrap());
+    let texts = texts(100);
+    let queue = |text: &String| classifier.queue([text], CallOptions::default()).unwrap();
+    let queued: Vec<_> = texts.iter().map(queue).collect();
+    for (text, queued) in texts.iter().zip(queued) {
+        let (answers, timing) = finished(queued).unwrap();
+        let alone = classifier.classify(text).unwrap();
+        assert_eq!((answers.len(), &answers[0].label), (1, &alone.label));
+        assert!((answers[0].score - alone.score).abs() < 1e-5, "{} and {}", answers[0].score, alone.score);
+        assert!(timing.inference > Duration::ZERO && timing.tokenization > Duration::ZERO);
+    }
+}
+
+#[test]
+fn a_queued_call_that_is_dropped_leaves_the_queue() {
+    let dir = Dir::default();
+    // No batch is full, and none is run for an hour.
+    let options = Options { queue_limit: Some(2), max_wait: Duration::from_secs(3600), ..Options::default() };
+    let classifier = Arc::new(Classifier::open(tiny_bundle(&dir), &options).unwrap());
+    let queue = || classifier.queue(["a great film"], CallOptions::default());
+    let (first, second) = (queue().unwrap(), queue().unwrap());
+    assert!(matches!(queue(), Err(Error::QueueFull { limit: 2 })));
+    drop(first);
+    let third = queue().unwrap();
+    assert!(matches!(queue(), Err(Error::QueueFull { limit: 2 })));
+    drop((second, third));
+    let cancel = AtomicBool::new(true);
+    let cancelled = classifier.queue(["a great film"], CallOptions { cancel: Some(&cancel), ..CallOptions::default() });
+    assert!(matches!(cancelled, Err(Error::Cancelled)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     error::{Error, Result},
+    scheduler::Times,
     tokenizer::Truncation,
 };
 
@@ -43,4 +44,10 @@ pub struct Timing {
     pub queue: Duration,
     /// From then until the last text was run.
     pub inference: Duration,
+}
+
+impl Timing {
+    pub(crate) fn new(tokenization: Duration, Times { queue, inference }: Times) -> Self {
+        Self { tokenization, queue, inference }
+    }
 }

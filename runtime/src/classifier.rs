@@ -2,6 +2,9 @@
 
 use std::{
     path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -16,7 +19,7 @@ use crate::{
     library,
     memory::{RunMemory, resident_bytes},
     prediction::{Answer, Prediction, Task},
-    scheduler::{Scheduler, Settings, Shapes, Workers},
+    scheduler::{self, Scheduler, Settings, Shapes, Workers},
     session::{Session, SessionOptions, available_threads},
     tokenizer::{Encoding, TextInput, Tokenizer},
 };
@@ -104,6 +107,34 @@ pub struct Classifier {
     threads: usize,
     /// Its threads are this process's.
     process: u32,
+}
+
+/// A call whose texts are queued or run, a future ([`Classifier::queue`]). Dropped, the texts that still wait leave the queue.
+#[must_use = "dropped, its texts are not classified"]
+pub struct Queued {
+    // Dropped before the classifier, whose end waits for its workers.
+    call: scheduler::Queued,
+    classifier: Arc<Classifier>,
+    /// Windows of each text.
+    counts: Vec<usize>,
+    tokenization: Duration,
+}
+
+impl Future for Queued {
+    type Output = Result<(Vec<Prediction>, Timing)>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = ready!(self.call.poll(context));
+        Poll::Ready(answered.and_then(|(answers, times)| {
+            Ok((self.classifier.predictions(&self.counts, answers)?, Timing::new(self.tokenization, times)))
+        }))
+    }
+}
+
+impl std::fmt::Debug for Queued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queued").field("texts", &self.counts.len()).finish_non_exhaustive()
+    }
 }
 
 /// Tokens that a run on a GPU may have.
@@ -223,6 +254,33 @@ impl Classifier {
         inputs: impl IntoIterator<Item = impl Into<TextInput<'a>>>,
         options: CallOptions<'_>,
     ) -> Result<(Vec<Prediction>, Timing)> {
+        let (windows, counts, tokenization) = self.windows(inputs, options)?;
+        let (answers, times) = self.scheduler.queue(windows)?.wait(options)?;
+        Ok((self.predictions(&counts, answers)?, Timing::new(tokenization, times)))
+    }
+
+    /// Tokenizes many texts, or pairs of texts, and queues them: a future of what [`Classifier::classify_with`] gives, for
+    /// whoever has many calls and no thread for each ([`crate::Background`] has some). `options` hold until it returns, and a
+    /// call that is queued ends early by being dropped.
+    ///
+    /// # Errors
+    /// Those of [`Classifier::classify_with`] that come before a text is run.
+    pub fn queue<'a>(
+        self: &Arc<Self>,
+        inputs: impl IntoIterator<Item = impl Into<TextInput<'a>>>,
+        options: CallOptions<'_>,
+    ) -> Result<Queued> {
+        let (windows, counts, tokenization) = self.windows(inputs, options)?;
+        options.check()?;
+        Ok(Queued { call: self.scheduler.queue(windows)?, classifier: Arc::clone(self), counts, tokenization })
+    }
+
+    /// The windows of all texts, how many each has, and how long that took.
+    fn windows<'a>(
+        &self,
+        inputs: impl IntoIterator<Item = impl Into<TextInput<'a>>>,
+        options: CallOptions<'_>,
+    ) -> Result<(Vec<Encoding>, Vec<usize>, Duration)> {
         self.expect_not_forked()?;
         let started = Instant::now();
         let inputs: Vec<TextInput<'a>> = inputs.into_iter().map(Into::into).collect();
@@ -242,9 +300,12 @@ impl Classifier {
             }
         }
         let windows = self.tokenize(&inputs, options)?;
-        let counts: Vec<usize> = windows.iter().map(Vec::len).collect();
-        let tokenization = started.elapsed();
-        let (answers, times) = self.scheduler.answers(windows.into_iter().flatten().collect(), options)?;
+        let counts = windows.iter().map(Vec::len).collect();
+        Ok((windows.into_iter().flatten().collect(), counts, started.elapsed()))
+    }
+
+    /// What the answers to windows say of the texts, which have so many each.
+    fn predictions(&self, counts: &[usize], answers: Vec<Answer>) -> Result<Vec<Prediction>> {
         let expected = || self.tasks.iter().map(|task| task.labels.len());
         let found =
             |answer: &Answer| [&answer.logits].into_iter().chain(&answer.further).map(Vec::len).collect::<Vec<_>>();
@@ -254,7 +315,7 @@ impl Classifier {
             return Err(Error::format(&self.bundle.path, expected, counts(wrong)));
         }
         let mut answers = answers.into_iter();
-        let predict = |count| {
+        let predict = |&count: &usize| {
             let answer = Answer::mean(answers.by_ref().take(count));
             let values = answer.logits.iter().chain(answer.further.iter().flatten()).chain(&answer.distance);
             match values.copied().find(|value| !value.is_finite()) {
@@ -266,8 +327,7 @@ impl Classifier {
                 }
             }
         };
-        let predictions = counts.into_iter().map(predict).collect::<Result<_>>()?;
-        Ok((predictions, Timing { tokenization, queue: times.queue, inference: times.inference }))
+        counts.iter().map(predict).collect()
     }
 
     /// Each text's windows; many texts by several threads.

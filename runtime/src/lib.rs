@@ -60,7 +60,7 @@ pub use background::{Background, BackgroundOptions, OwnedExplained, OwnedInput, 
 pub use batch::Batch;
 pub use bundle::{Bundle, Manifest, PublicKey, Verify};
 pub use call::{CallOptions, Timing};
-pub use classifier::{Classifier, Options, Parallelism};
+pub use classifier::{Classifier, Options, Parallelism, Queued};
 pub use config::ProblemType;
 pub use device::Device;
 pub use error::{Error, ErrorKind, Result};

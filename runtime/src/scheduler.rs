@@ -16,6 +16,7 @@ use std::{
     collections::VecDeque,
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    task::{Context, Poll, Waker},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -128,11 +129,11 @@ pub(crate) struct Times {
 pub(crate) struct Scheduler {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Whose threads they are.
-    process: u32,
 }
 
 struct Shared {
+    /// Whose threads the workers are.
+    process: u32,
     settings: Settings,
     workers: Workers,
     open: Box<OpenSession>,
@@ -194,12 +195,22 @@ struct Call {
     done: Condvar,
 }
 
+/// A call's encodings, queued or run. Dropped, what still waits is taken out of the queue; what is being run is run, and
+/// nobody looks at the result.
+pub(crate) struct Queued {
+    shared: Arc<Shared>,
+    call: Arc<Call>,
+    since: Instant,
+}
+
 struct Progress {
     answers: Vec<Option<Answer>>,
     missing: usize,
     error: Option<Error>,
     started: Option<Instant>,
     ended: Option<Instant>,
+    /// Wakes whoever waits without a thread.
+    waker: Option<Waker>,
 }
 
 impl Scheduler {
@@ -214,10 +225,16 @@ impl Scheduler {
         if first == Width::Narrow {
             (state.narrow_started, state.narrow_ready) = (1, 1);
         }
-        let shared =
-            Shared { settings, workers, open, state: Mutex::new(state), wide: Condvar::new(), narrow: Condvar::new() };
-        let (shared, process) = (Arc::new(shared), std::process::id());
-        let scheduler = Self { shared, threads: Mutex::default(), process };
+        let shared = Arc::new(Shared {
+            process: std::process::id(),
+            settings,
+            workers,
+            open,
+            state: Mutex::new(state),
+            wide: Condvar::new(),
+            narrow: Condvar::new(),
+        });
+        let scheduler = Self { shared, threads: Mutex::default() };
         scheduler
             .spawn(move |shared| shared.work(first, session))
             .map_err(|error| Error::session(Path::new("a worker"), error))?;
@@ -241,12 +258,11 @@ impl Scheduler {
         Ok(())
     }
 
-    /// What is answered to each encoding, in order.
+    /// Puts encodings into the queue.
     ///
     /// # Errors
-    /// [`Error::QueueFull`], [`Error::MemoryLimit`] before anything is run; [`Error::Cancelled`],
-    /// [`Error::DeadlinePassed`]; what a run gives.
-    pub(crate) fn answers(&self, encodings: Vec<Encoding>, options: CallOptions<'_>) -> Result<(Vec<Answer>, Times)> {
+    /// [`Error::QueueFull`], [`Error::MemoryLimit`].
+    pub(crate) fn queue(&self, encodings: Vec<Encoding>) -> Result<Queued> {
         let since = Instant::now();
         let settings = &self.shared.settings;
         if let Some((memory, available)) = settings.memory
@@ -264,6 +280,7 @@ impl Scheduler {
             error: None,
             started: None,
             ended: None,
+            waker: None,
         };
         let call = Arc::new(Call { progress: Mutex::new(progress), done: Condvar::new() });
         let mut jobs: Vec<Job> = encodings
@@ -274,7 +291,7 @@ impl Scheduler {
         // The longest first: what comes last is short, so that all workers end at the same time.
         jobs.sort_by_key(|job| std::cmp::Reverse(job.encoding.input_ids.len()));
         self.push(jobs)?;
-        call.wait(&self.shared, options, since)
+        Ok(Queued { shared: Arc::clone(&self.shared), call, since })
     }
 
     fn push(&self, jobs: Vec<Job>) -> Result<()> {
@@ -313,15 +330,17 @@ impl Scheduler {
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        if self.process != std::process::id() {
-            // After a fork there are no threads to be waited for, and the one that held the lock may be gone.
+        if self.shared.is_forked() {
+            // There are no threads to be waited for, and the one that held the lock may be gone.
             return;
         }
         self.shared.lock().is_closed = true;
         WIDTHS.into_iter().for_each(|width| self.shared.changed(width).notify_all());
         for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // A worker that has panicked has said so on standard error.
-            let _ = thread.join();
+            // A worker that wakes somebody who drops us ends by itself; one that has panicked has said so on standard error.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -338,6 +357,11 @@ impl std::fmt::Debug for Scheduler {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this process was forked from that of the workers: there are none then, and locks may be held for ever.
+    fn is_forked(&self) -> bool {
+        self.process != std::process::id()
     }
 
     /// Where workers of that width wait for something to do.
@@ -522,35 +546,48 @@ impl Call {
         of_it(&mut progress);
         progress.missing -= 1;
         let is_done = progress.missing == 0 || progress.error.is_some();
+        let waker = progress.waker.take_if(|_| is_done);
         // Or he would wait for the lock.
         drop(progress);
-        if is_done {
-            self.done.notify_all();
+        match waker {
+            Some(waker) => waker.wake(),
+            None if is_done => self.done.notify_all(),
+            None => {}
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn wait(
-        self: &Arc<Self>,
-        shared: &Shared,
-        options: CallOptions<'_>,
-        since: Instant,
-    ) -> Result<(Vec<Answer>, Times)> {
-        let mut progress = self.lock();
+impl Progress {
+    /// What came of it, once that is known.
+    fn outcome(&mut self, since: Instant) -> Option<Result<(Vec<Answer>, Times)>> {
+        if let Some(error) = self.error.take() {
+            return Some(Err(error));
+        }
+        if self.missing > 0 {
+            return None;
+        }
+        let (started, ended) = (self.started.unwrap_or(since), self.ended.unwrap_or(since));
+        let times = Times { queue: started - since, inference: ended - started };
+        let answers = std::mem::take(&mut self.answers).into_iter();
+        Some(Ok((answers.map(|answer| answer.expect("none is missing")).collect(), times)))
+    }
+}
+
+impl Queued {
+    /// What is answered to each encoding, in order.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], [`Error::DeadlinePassed`]; what a run gives.
+    pub(crate) fn wait(self, options: CallOptions<'_>) -> Result<(Vec<Answer>, Times)> {
+        let mut progress = self.call.lock();
         loop {
-            if let Some(error) = progress.error.take() {
+            if let Some(outcome) = progress.outcome(self.since) {
                 drop(progress);
-                self.withdraw(shared);
-                return Err(error);
-            }
-            if progress.missing == 0 {
-                let (started, ended) = (progress.started.unwrap_or(since), progress.ended.unwrap_or(since));
-                let times = Times { queue: started - since, inference: ended - started };
-                let answers = std::mem::take(&mut progress.answers).into_iter();
-                return Ok((answers.map(|answer| answer.expect("none is missing")).collect(), times));
+                return outcome;
             }
             let left = options.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
@@ -559,22 +596,39 @@ impl Call {
                 progress.error = Some(Error::Cancelled);
             } else {
                 let poll = options.cancel.map(|_| CANCEL_POLL);
+                let done = &self.call.done;
                 progress = match left.into_iter().chain(poll).min() {
-                    None => self.done.wait(progress).unwrap_or_else(PoisonError::into_inner),
-                    Some(time) => self.done.wait_timeout(progress, time).unwrap_or_else(PoisonError::into_inner).0,
+                    None => done.wait(progress).unwrap_or_else(PoisonError::into_inner),
+                    Some(time) => done.wait_timeout(progress, time).unwrap_or_else(PoisonError::into_inner).0,
                 };
             }
         }
     }
 
-    /// Takes what still waits out of the queue; what is being run is run, and nobody looks at the result.
-    fn withdraw(self: &Arc<Self>, shared: &Shared) {
-        let mut state = shared.lock();
+    /// The same, of a future.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Result<(Vec<Answer>, Times)>> {
+        let mut progress = self.call.lock();
+        match progress.outcome(self.since) {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                progress.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        if self.shared.is_forked() || self.call.lock().missing == 0 {
+            return;
+        }
+        let mut state = self.shared.lock();
         let (mine, others) =
-            std::mem::take(&mut state.waiting).into_iter().partition(|job| Arc::ptr_eq(&job.call, self));
+            std::mem::take(&mut state.waiting).into_iter().partition(|job| Arc::ptr_eq(&job.call, &self.call));
         state.waiting = others;
         // What is left may be another worker's now.
-        shared.wake(state);
+        self.shared.wake(state);
         let mine: VecDeque<Job> = mine;
         drop(mine);
     }
@@ -589,8 +643,14 @@ mod tests {
     }
 
     fn waiting(lengths: &[usize]) -> VecDeque<Job> {
-        let progress =
-            Progress { answers: Vec::new(), missing: lengths.len(), error: None, started: None, ended: None };
+        let progress = Progress {
+            answers: Vec::new(),
+            missing: lengths.len(),
+            error: None,
+            started: None,
+            ended: None,
+            waker: None,
+        };
         let call = Arc::new(Call { progress: Mutex::new(progress), done: Condvar::new() });
         let job = |(index, &length): (usize, &usize)| Job {
             encoding: encoding(length),
@@ -683,16 +743,16 @@ mod tests {
 
     #[test]
     fn a_worker_that_panics_is_told_from_a_healthy_one() {
-        let shared = Shared {
+        let shared = Arc::new(Shared {
+            process: std::process::id(),
             settings: SETTINGS,
             workers: Workers { wide: true, narrow: 0 },
             open: Box::new(|_| Err(worker_ended())),
             state: Mutex::new(State { waiting: waiting(&[5]), ..State::default() }),
             wide: Condvar::new(),
             narrow: Condvar::new(),
-        };
-        let (shared, process) = (Arc::new(shared), std::process::id());
-        let scheduler = Scheduler { shared, threads: Mutex::default(), process };
+        });
+        let scheduler = Scheduler { shared, threads: Mutex::default() };
         assert!(scheduler.is_healthy());
         let call = Arc::clone(&scheduler.shared.lock().waiting[0].call);
         let shared = Arc::clone(&scheduler.shared);
@@ -702,7 +762,7 @@ mod tests {
         });
         assert!(worker.join().is_err() && !scheduler.is_healthy());
         assert!(matches!(call.lock().error, Some(Error::Session { .. })));
-        let refused = scheduler.answers(vec![encoding(3)], CallOptions::default());
+        let refused = scheduler.queue(vec![encoding(3)]);
         assert!(matches!(refused, Err(Error::Session { .. })));
     }
 

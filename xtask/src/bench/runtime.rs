@@ -487,7 +487,13 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(program: &Path, bundle: &str, arguments: &[&str]) -> Result<Self> {
         let mut command = command(program, &["serve", bundle, "--listen", "127.0.0.1:0"]);
-        let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().with_context(|| show(&command))?;
+        command.args(arguments);
+        Self::spawn(command)
+    }
+
+    /// One that listens on a port which it chooses.
+    fn spawn(mut command: Command) -> Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| show(&command))?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("standard output")?).read_line(&mut line)?;
         let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());

@@ -118,7 +118,7 @@ impl Args {
 
 /// What all requests share.
 struct Server {
-    classifier: Classifier,
+    classifier: Arc<Classifier>,
     metrics: Metrics,
     admission: Admission,
     max_client_batch_size: usize,
@@ -138,7 +138,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let classifier = super::open(&args.bundle, &options)?;
     let server = Arc::new(Server {
         metrics: Metrics::new(&classifier),
-        classifier,
+        classifier: Arc::new(classifier),
         admission: args.admission(&limits),
         max_client_batch_size: args.max_client_batch_size.into(),
         api_key,

@@ -11,14 +11,18 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use nimbert::{CallOptions, Error, Prediction, TextInput};
+use nimbert::{CallOptions, Error, Prediction, Queued, TextInput, Timing, guard::guarded};
 use serde::Serialize;
 
 use super::{
     Failure, Server,
     admission::Admitted,
-    body::{self, Refusal},
+    body::{self, Input, Refusal},
 };
+
+/// A body that is longer is parsed and tokenized on a thread of its own: that takes more than some milliseconds, in which every other
+/// request would be held up.
+const SHORT: usize = 4 << 10;
 
 /// One label of an answer.
 #[derive(Debug, Serialize)]
@@ -81,38 +85,64 @@ async fn answer(server: &Arc<Server>, request: Request, form: Form) -> Result<Re
     // Dropped with this future, as when the client hangs up.
     let _hang_up = HangUp(Arc::clone(&cancel));
     let called = Arc::clone(server);
-    // The parsing too: it would hold up every other request.
-    let classified = tokio::task::spawn_blocking(move || {
-        let Admitted { body, permits } = admitted;
-        let answer = run(&called, body, form, &cancel);
-        // Not sooner, although the client may have hung up: the texts were in memory until now.
-        drop(permits);
-        answer
-    });
-    let answer = classified.await;
+    let Admitted { body, permits } = admitted;
+    let is_short = body.len() <= SHORT;
+    // Whoever hangs up gives the permits back when his texts are not in memory any more, not sooner.
+    let ask = move || (Asked::new(&called, body, form, &cancel), permits);
+    let (asked, permits) = match is_short {
+        true => guarded(ask),
+        false => tokio::task::spawn_blocking(ask).await.map_err(|error| error.to_string()),
+    }
+    .map_err(backend)?;
+    let mut asked = asked?;
+    let (predictions, timing) = (&mut asked.queued).await.map_err(failure)?;
+    let answer = guarded(|| asked.answer(server, &predictions, &timing)).map_err(backend);
+    drop((asked, permits));
     drop(in_flight);
-    answer.unwrap_or_else(|error| Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "backend", error.to_string())))
+    answer
 }
 
-fn run(server: &Server, bytes: Vec<u8>, form: Form, cancel: &AtomicBool) -> Result<Response, Failure> {
-    let body = body::parse(&bytes)?;
-    drop(bytes);
-    let raw_scores = body.raw(server.classifier.bundle().config.problem_type)?;
-    if raw_scores && form == Form::All {
-        return Err(Refusal::Form("raw_scores: expected none here; /predict has them".to_owned()).into());
+/// What a body asks for.
+struct Asked {
+    texts: Vec<Input>,
+    queued: Queued,
+    form: Form,
+    raw_scores: bool,
+    is_list: bool,
+    top_k: Option<usize>,
+}
+
+impl Asked {
+    /// Parses a body, and queues its texts.
+    fn new(server: &Server, bytes: Vec<u8>, form: Form, cancel: &AtomicBool) -> Result<Self, Failure> {
+        let body = body::parse(&bytes)?;
+        drop(bytes);
+        let raw_scores = body.raw(server.classifier.bundle().config.problem_type)?;
+        if raw_scores && form == Form::All {
+            return Err(Refusal::Form("raw_scores: expected none here; /predict has them".to_owned()).into());
+        }
+        let (truncation, is_list, top_k) = (body.truncation(), body.is_list(), body.top_k());
+        let texts = body.texts(server.max_client_batch_size)?;
+        let options = CallOptions { cancel: Some(cancel), truncation, ..CallOptions::default() };
+        let queued = server.classifier.queue(inputs(&texts), options).map_err(failure)?;
+        Ok(Self { texts, queued, form, raw_scores, is_list, top_k })
     }
-    let (truncation, is_list, top_k) = (body.truncation(), body.is_list(), body.top_k());
-    let texts = body.texts(server.max_client_batch_size)?;
-    let options = CallOptions { cancel: Some(cancel), truncation, ..CallOptions::default() };
-    let inputs = || texts.iter().map(|(text, pair)| TextInput { text, pair: pair.as_deref() });
-    let (predictions, timing) = server.classifier.classify_with(inputs(), options).map_err(failure)?;
-    server.metrics.classified(inputs(), &predictions, &timing);
-    let predictions = predictions.iter();
-    let top = top_k.unwrap_or(usize::MAX);
-    Ok(match form {
-        Form::Scores => written(predictions.map(|prediction| scores(prediction, raw_scores, top)), is_list),
-        Form::All => written(predictions.map(|prediction| prediction.to_json(top_k)), is_list),
-    })
+
+    fn answer(&self, server: &Server, predictions: &[Prediction], timing: &Timing) -> Response {
+        server.metrics.classified(inputs(&self.texts), predictions, timing);
+        let predictions = predictions.iter();
+        let top = self.top_k.unwrap_or(usize::MAX);
+        match self.form {
+            Form::Scores => {
+                written(predictions.map(|prediction| scores(prediction, self.raw_scores, top)), self.is_list)
+            }
+            Form::All => written(predictions.map(|prediction| prediction.to_json(self.top_k)), self.is_list),
+        }
+    }
+}
+
+fn inputs(texts: &[Input]) -> impl Iterator<Item = TextInput<'_>> {
+    texts.iter().map(|(text, pair)| TextInput { text, pair: pair.as_deref() })
 }
 
 /// A list, or its only entry.
@@ -135,6 +165,11 @@ fn scores(prediction: &Prediction, raw: bool, top_k: usize) -> Vec<Score> {
     scores.sort_by(|a, b| b.score.total_cmp(&a.score));
     scores.truncate(top_k);
     scores
+}
+
+/// What panicked.
+fn backend(message: String) -> Failure {
+    Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "backend", message)
 }
 
 fn failure(error: Error) -> Failure {
