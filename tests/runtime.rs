@@ -135,7 +135,10 @@ fn finished<F: Future>(future: F) -> F::Output {
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park_timeout(last - Instant::now()),
+            Poll::Pending => {
+                std::thread::park_timeout(last - Instant::now());
+                assert!(Instant::now() < last, "nobody has woken who waits");
+            }
         }
     }
 }
@@ -145,7 +148,7 @@ fn queued_calls_of_one_thread_get_the_answers_of_calls_alone() {
     let dir = Dir::default();
     let classifier = Arc::new(Classifier::open(tiny_bundle(&dir), &Options::default()).unwrap());
     let texts = texts(100);
-    let queue = |text: &String| classifier.queue([text], CallOptions::default()).unwrap();
+    let queue = |text: &String| classifier.enqueue([text], CallOptions::default()).unwrap();
     let queued: Vec<_> = texts.iter().map(queue).collect();
     for (text, queued) in texts.iter().zip(queued) {
         let (answers, timing) = finished(queued).unwrap();
@@ -162,7 +165,7 @@ fn a_queued_call_that_is_dropped_leaves_the_queue() {
     // No batch is full, and none is run for an hour.
     let options = Options { queue_limit: Some(2), max_wait: Duration::from_secs(3600), ..Options::default() };
     let classifier = Arc::new(Classifier::open(tiny_bundle(&dir), &options).unwrap());
-    let queue = || classifier.queue(["a great film"], CallOptions::default());
+    let queue = || classifier.enqueue(["a great film"], CallOptions::default());
     let (first, second) = (queue().unwrap(), queue().unwrap());
     assert!(matches!(queue(), Err(Error::QueueFull { limit: 2 })));
     drop(first);
@@ -170,7 +173,8 @@ fn a_queued_call_that_is_dropped_leaves_the_queue() {
     assert!(matches!(queue(), Err(Error::QueueFull { limit: 2 })));
     drop((second, third));
     let cancel = AtomicBool::new(true);
-    let cancelled = classifier.queue(["a great film"], CallOptions { cancel: Some(&cancel), ..CallOptions::default() });
+    let cancelled =
+        classifier.enqueue(["a great film"], CallOptions { cancel: Some(&cancel), ..CallOptions::default() });
     assert!(matches!(cancelled, Err(Error::Cancelled)));
 }
 

@@ -19,7 +19,7 @@ use crate::{
     library,
     memory::{RunMemory, resident_bytes},
     prediction::{Answer, Prediction, Task},
-    scheduler::{self, Scheduler, Settings, Shapes, Workers},
+    scheduler::{CallHandle, Scheduler, Settings, Shapes, Workers},
     session::{Session, SessionOptions, available_threads},
     tokenizer::{Encoding, TextInput, Tokenizer},
 };
@@ -109,11 +109,11 @@ pub struct Classifier {
     process: u32,
 }
 
-/// A call whose texts are queued or run, a future ([`Classifier::queue`]). Dropped, the texts that still wait leave the queue.
+/// A call whose texts are queued or run, a future ([`Classifier::enqueue`]). Dropped, the texts that still wait leave the queue.
 #[must_use = "dropped, its texts are not classified"]
 pub struct Queued {
     // Dropped before the classifier, whose end waits for its workers.
-    call: scheduler::Queued,
+    call: CallHandle,
     classifier: Arc<Classifier>,
     /// Windows of each text.
     counts: Vec<usize>,
@@ -124,6 +124,8 @@ impl Future for Queued {
     type Output = Result<(Vec<Prediction>, Timing)>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // A child has no workers that would answer, and perhaps locks that nobody gives back.
+        self.classifier.expect_not_forked()?;
         let answered = ready!(self.call.poll(context));
         Poll::Ready(answered.and_then(|(answers, times)| {
             Ok((self.classifier.predictions(&self.counts, answers)?, Timing::new(self.tokenization, times)))
@@ -255,24 +257,27 @@ impl Classifier {
         options: CallOptions<'_>,
     ) -> Result<(Vec<Prediction>, Timing)> {
         let (windows, counts, tokenization) = self.windows(inputs, options)?;
-        let (answers, times) = self.scheduler.queue(windows)?.wait(options)?;
+        let (answers, times) = self.scheduler.enqueue(windows)?.wait(options)?;
         Ok((self.predictions(&counts, answers)?, Timing::new(tokenization, times)))
     }
 
-    /// Tokenizes many texts, or pairs of texts, and queues them: a future of what [`Classifier::classify_with`] gives, for
-    /// whoever has many calls and no thread for each ([`crate::Background`] has some). `options` hold until it returns, and a
-    /// call that is queued ends early by being dropped.
+    /// Tokenizes texts, or pairs of texts, and queues them: a future of what [`Classifier::classify_with`] gives, for an event
+    /// loop, which has many calls and no thread for each ([`crate::Background`] has some).
+    ///
+    /// It tokenizes before it returns: long texts, or many, are for a thread that may be blocked. `cancel` and `deadline` are not
+    /// looked at afterwards; a call that was queued ends early by being dropped. Where the future is the last that holds the
+    /// classifier, dropping it waits for a run to end.
     ///
     /// # Errors
     /// Those of [`Classifier::classify_with`] that come before a text is run.
-    pub fn queue<'a>(
+    pub fn enqueue<'a>(
         self: &Arc<Self>,
         inputs: impl IntoIterator<Item = impl Into<TextInput<'a>>>,
         options: CallOptions<'_>,
     ) -> Result<Queued> {
         let (windows, counts, tokenization) = self.windows(inputs, options)?;
         options.check()?;
-        Ok(Queued { call: self.scheduler.queue(windows)?, classifier: Arc::clone(self), counts, tokenization })
+        Ok(Queued { call: self.scheduler.enqueue(windows)?, classifier: Arc::clone(self), counts, tokenization })
     }
 
     /// The windows of all texts, how many each has, and how long that took.

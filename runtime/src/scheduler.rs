@@ -1,6 +1,6 @@
 //! Joins the texts of all calls into batches and runs them.
 //!
-//! Every call puts its encodings into one queue and waits. Workers, each a thread with a session of its own, take from it
+//! Every call puts its encodings into one queue and waits, or is woken. Workers, each a thread with a session of its own, take from it
 //! texts of like length, or of any where padding is not computed, and run them together. There are two kinds of workers:
 //!
 //! - One *wide*, whose session uses all threads for one run: the shortest time for a text that comes alone.
@@ -25,6 +25,7 @@ use crate::{
     batch::Batch,
     call::CallOptions,
     error::{Error, Result},
+    guard::guarded,
     memory::RunMemory,
     prediction::Answer,
     session::{AfterRun, Session},
@@ -197,7 +198,7 @@ struct Call {
 
 /// A call's encodings, queued or run. Dropped, what still waits is taken out of the queue; what is being run is run, and
 /// nobody looks at the result.
-pub(crate) struct Queued {
+pub(crate) struct CallHandle {
     shared: Arc<Shared>,
     call: Arc<Call>,
     since: Instant,
@@ -262,7 +263,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`Error::QueueFull`], [`Error::MemoryLimit`].
-    pub(crate) fn queue(&self, encodings: Vec<Encoding>) -> Result<Queued> {
+    pub(crate) fn enqueue(&self, encodings: Vec<Encoding>) -> Result<CallHandle> {
         let since = Instant::now();
         let settings = &self.shared.settings;
         if let Some((memory, available)) = settings.memory
@@ -291,7 +292,7 @@ impl Scheduler {
         // The longest first: what comes last is short, so that all workers end at the same time.
         jobs.sort_by_key(|job| std::cmp::Reverse(job.encoding.input_ids.len()));
         self.push(jobs)?;
-        Ok(Queued { shared: Arc::clone(&self.shared), call, since })
+        Ok(CallHandle { shared: Arc::clone(&self.shared), call, since })
     }
 
     fn push(&self, jobs: Vec<Job>) -> Result<()> {
@@ -550,7 +551,8 @@ impl Call {
         // Or he would wait for the lock.
         drop(progress);
         match waker {
-            Some(waker) => waker.wake(),
+            // A panic of the caller's is his own, and ends no worker.
+            Some(waker) => drop(guarded(|| waker.wake())),
             None if is_done => self.done.notify_all(),
             None => {}
         }
@@ -577,7 +579,7 @@ impl Progress {
     }
 }
 
-impl Queued {
+impl CallHandle {
     /// What is answered to each encoding, in order.
     ///
     /// # Errors
@@ -611,16 +613,27 @@ impl Queued {
         match progress.outcome(self.since) {
             Some(outcome) => Poll::Ready(outcome),
             None => {
-                progress.waker = Some(context.waker().clone());
+                match &mut progress.waker {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    waker => *waker = Some(context.waker().clone()),
+                }
                 Poll::Pending
             }
         }
     }
 }
 
-impl Drop for Queued {
+impl Drop for CallHandle {
     fn drop(&mut self) {
-        if self.shared.is_forked() || self.call.lock().missing == 0 {
+        if self.shared.is_forked() {
+            return;
+        }
+        let mut progress = self.call.lock();
+        // Nobody wants to be woken.
+        let (missing, waker) = (progress.missing, progress.waker.take());
+        drop(progress);
+        drop(waker);
+        if missing == 0 {
             return;
         }
         let mut state = self.shared.lock();
@@ -636,6 +649,8 @@ impl Drop for Queued {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     fn encoding(length: usize) -> Encoding {
@@ -762,7 +777,7 @@ mod tests {
         });
         assert!(worker.join().is_err() && !scheduler.is_healthy());
         assert!(matches!(call.lock().error, Some(Error::Session { .. })));
-        let refused = scheduler.queue(vec![encoding(3)]);
+        let refused = scheduler.enqueue(vec![encoding(3)]);
         assert!(matches!(refused, Err(Error::Session { .. })));
     }
 
@@ -773,5 +788,58 @@ mod tests {
         drop(jobs);
         let progress = call.lock();
         assert!(progress.missing == 0 && matches!(progress.error, Some(Error::Session { .. })));
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_waits_without_a_thread_is_woken_once_when_all_is_answered() {
+        let shared = Arc::new(Shared {
+            process: std::process::id(),
+            settings: SETTINGS,
+            workers: Workers { wide: true, narrow: 0 },
+            open: Box::new(|_| Err(worker_ended())),
+            state: Mutex::default(),
+            wide: Condvar::new(),
+            narrow: Condvar::new(),
+        });
+        let handle = |jobs: &VecDeque<Job>| CallHandle {
+            shared: Arc::clone(&shared),
+            call: Arc::clone(&jobs[0].call),
+            since: Instant::now(),
+        };
+        let counts = [(); 3].map(|()| Arc::new(Count::default()));
+        let wakers = counts.each_ref().map(|count| Waker::from(Arc::clone(count)));
+        let woken = || counts.each_ref().map(|count| count.0.load(Ordering::Relaxed));
+        let poll = |handle: &CallHandle, waker: &Waker| handle.poll(&Context::from_waker(waker));
+        let answer = || Ok(Answer { logits: vec![0.5], further: Vec::new(), distance: None });
+        let now = Instant::now();
+
+        let mut jobs = waiting(&[5, 5]);
+        jobs[0].call.lock().answers = vec![None; 2];
+        let answered = handle(&jobs);
+        assert!(poll(&answered, &wakers[0]).is_pending());
+        jobs.pop_front().unwrap().answer(answer(), now, now);
+        // It is another task's now.
+        assert!(woken() == [0; 3] && poll(&answered, &wakers[1]).is_pending());
+        jobs.pop_front().unwrap().answer(answer(), now, now);
+        assert_eq!(woken(), [0, 1, 0]);
+        assert!(matches!(poll(&answered, &wakers[1]), Poll::Ready(Ok((answers, _))) if answers.len() == 2));
+
+        // Nobody will answer it.
+        let jobs = waiting(&[5, 5]);
+        let lost = handle(&jobs);
+        assert!(poll(&lost, &wakers[2]).is_pending());
+        drop(jobs);
+        assert_eq!(woken(), [0, 1, 1]);
+        assert!(matches!(poll(&lost, &wakers[2]), Poll::Ready(Err(Error::Session { .. }))));
     }
 }

@@ -247,6 +247,32 @@ fn what_is_too_large_or_too_much_is_refused() {
     assert!(statuses.contains(&429), "{statuses:?}");
 }
 
+/// The classifier's queue has one place, and nothing that waits in it is run for an hour.
+#[test]
+fn who_hangs_up_leaves_the_queue() {
+    for text in ["a great film".to_owned(), "a great film ".repeat(1000)] {
+        let server = Server::start(&["--max-queue", "1", "--max-wait", "3600000000"]);
+        let request = post(&json!({ "inputs": text }).to_string(), "");
+        // Whether the queue takes it; then it waits, and its client as well.
+        let taken = || {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            match stream.read(&mut [0; 12]) {
+                Err(_) => Some(stream),
+                Ok(_) => None,
+            }
+        };
+        let first = taken().expect("an empty queue");
+        assert!(taken().is_none());
+        drop(first);
+        let started = Instant::now();
+        while taken().is_none() {
+            assert!(started.elapsed() < Duration::from_secs(30), "the one that has hung up still waits");
+        }
+    }
+}
+
 #[test]
 fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
     let server = Server::start(&["--max-body", "1KB"]);

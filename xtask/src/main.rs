@@ -51,7 +51,7 @@ cargo xtask COMMAND
   bench graphs     the exported graphs beside optimum's, other ways to quantize, and OpenVINO (20 minutes; needs PyPI); with
                    a word behind it, such as deberta, of the shapes whose names have it
   bench runtime    start, speed, memory and server, beside optimum, a bare program and OpenVINO (an hour; needs PyPI and, for wrk,
-                   that program); with start, bulk, openvino, long, singles, memory, flat, devices, size, load or wrk behind it, that
+                   that program and taskset); with start, bulk, openvino, long, singles, memory, flat, devices, size, load or wrk behind it, that
                    part only
   bench file       a bundle as a folder, as one file and in memory: start, and memory of one and four processes
   bench edge       what ships with one core and 256 MB: start, memory, a file (Linux, as root)

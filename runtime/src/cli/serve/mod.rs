@@ -144,7 +144,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         api_key,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // Answering is little work; the classifier has threads of its own.
+        // Short texts are tokenized on them, a fraction of what the classifier's own threads have to do.
         .worker_threads(2)
         .max_blocking_threads(usize::from(args.max_concurrent_requests))
         .enable_all()

@@ -29,13 +29,16 @@ impl Cores {
         Self { what: "wrk on the same cores".to_owned(), server: None, wrk: None }
     }
 
-    /// wrk has the last core, the server the others; none where there is one core.
+    /// wrk has the last core, the server the others; none where they cannot be bound to them.
     fn apart() -> Option<Self> {
         let others = available_parallelism().map_or(1, NonZero::get).checked_sub(1).filter(|&others| others > 0)?;
-        Some(Self {
+        let (server, wrk) = (format!("0-{}", others - 1), others.to_string());
+        let is_bound =
+            |cores: &String| bound(cores, Path::new("true")).output().is_ok_and(|finished| finished.status.success());
+        [&server, &wrk].into_iter().all(is_bound).then(|| Self {
             what: format!("wrk on a core of its own, the server on {others}"),
-            server: Some((format!("0-{}", others - 1), others.to_string())),
-            wrk: Some(others.to_string()),
+            server: Some((server.clone(), others.to_string())),
+            wrk: Some(wrk.clone()),
         })
     }
 
@@ -68,10 +71,9 @@ impl Bench {
             return Ok(());
         }
         let program = serving_program()?;
-        let has_taskset = command("taskset", &["--version"]).output().is_ok();
-        let apart = Cores::apart().filter(|_| has_taskset);
+        let apart = Cores::apart();
         if apart.is_none() {
-            println!("serve, wrk on a core of its own: not measured: there is one core, or no program taskset");
+            println!("serve, wrk on a core of its own: not measured: there is one core, or taskset binds to none");
         }
         apart.into_iter().chain([Cores::shared()]).try_for_each(|cores| self.wrk_on(&program, &cores))
     }
