@@ -258,10 +258,10 @@ fn who_hangs_up_leaves_the_queue() {
             let mut stream = TcpStream::connect(&server.address).unwrap();
             stream.write_all(request.as_bytes()).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-            match stream.read(&mut [0; 12]) {
-                Err(_) => Some(stream),
-                Ok(_) => None,
-            }
+            let mut start = [0; 12];
+            let is_refused = stream.read_exact(&mut start).is_ok();
+            assert!(!is_refused || &start == b"HTTP/1.1 429", "{start:?}");
+            (!is_refused).then_some(stream)
         };
         let first = taken().expect("an empty queue");
         assert!(taken().is_none());
