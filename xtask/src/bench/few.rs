@@ -252,8 +252,9 @@ fn nimbert(train: &str, rows: usize, test: &str, method: &str) -> Result<(f64, f
     });
     let mut seconds = of_head.transpose()?.unwrap_or(0.0);
     // Where methods were compared, the table's last column is how long each took.
-    let is_header = |line: &&str| line.split_whitespace().take(2).eq(["method", "right"]);
+    let is_header = |line: &&str| line.split_whitespace().take(3).eq(["method", "rows", "right"]);
     let compared = said.lines().skip_while(|line| !is_header(line)).skip(1);
+    ensure!(method != "auto" || compared.clone().next().is_some(), "no table of methods in {said}");
     for line in compared.take_while(|line| line.starts_with(' ')) {
         let last = line.trim_end_matches(['←', ' ']).rsplit(' ').next().unwrap_or_default();
         seconds += last.parse::<f64>().with_context(|| format!("no seconds in {line}"))?;
