@@ -226,15 +226,7 @@ impl Scheduler {
         if first == Width::Narrow {
             (state.narrow_started, state.narrow_ready) = (1, 1);
         }
-        let shared = Arc::new(Shared {
-            process: std::process::id(),
-            settings,
-            workers,
-            open,
-            state: Mutex::new(state),
-            wide: Condvar::new(),
-            narrow: Condvar::new(),
-        });
+        let shared = Arc::new(Shared::new(settings, workers, open, state));
         let scheduler = Self { shared, threads: Mutex::default() };
         scheduler
             .spawn(move |shared| shared.work(first, session))
@@ -356,6 +348,18 @@ impl std::fmt::Debug for Scheduler {
 }
 
 impl Shared {
+    fn new(settings: Settings, workers: Workers, open: Box<OpenSession>, state: State) -> Self {
+        Self {
+            process: std::process::id(),
+            settings,
+            workers,
+            open,
+            state: Mutex::new(state),
+            wide: Condvar::new(),
+            narrow: Condvar::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -688,6 +692,12 @@ mod tests {
         pad_token_id: 0,
     };
 
+    /// A queue from which nobody takes.
+    fn without_workers(state: State) -> Arc<Shared> {
+        let workers = Workers { wide: true, narrow: 0 };
+        Arc::new(Shared::new(SETTINGS, workers, Box::new(|_| Err(worker_ended())), state))
+    }
+
     #[test]
     fn the_oldest_text_is_joined_by_those_of_its_length() {
         let join = |lengths: &[usize], settings: &Settings| joined(&waiting(lengths), settings).indices;
@@ -758,15 +768,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_panics_is_told_from_a_healthy_one() {
-        let shared = Arc::new(Shared {
-            process: std::process::id(),
-            settings: SETTINGS,
-            workers: Workers { wide: true, narrow: 0 },
-            open: Box::new(|_| Err(worker_ended())),
-            state: Mutex::new(State { waiting: waiting(&[5]), ..State::default() }),
-            wide: Condvar::new(),
-            narrow: Condvar::new(),
-        });
+        let shared = without_workers(State { waiting: waiting(&[5]), ..State::default() });
         let scheduler = Scheduler { shared, threads: Mutex::default() };
         assert!(scheduler.is_healthy());
         let call = Arc::clone(&scheduler.shared.lock().waiting[0].call);
@@ -802,15 +804,7 @@ mod tests {
 
     #[test]
     fn who_waits_without_a_thread_is_woken_once_when_all_is_answered() {
-        let shared = Arc::new(Shared {
-            process: std::process::id(),
-            settings: SETTINGS,
-            workers: Workers { wide: true, narrow: 0 },
-            open: Box::new(|_| Err(worker_ended())),
-            state: Mutex::default(),
-            wide: Condvar::new(),
-            narrow: Condvar::new(),
-        });
+        let shared = without_workers(State::default());
         let handle = |jobs: &VecDeque<Job>| CallHandle {
             shared: Arc::clone(&shared),
             call: Arc::clone(&jobs[0].call),

@@ -268,8 +268,12 @@ fn evaluated(bundle: &str, test: &str, further: &[&str]) -> Result<Value> {
 
 /// What `nimbert bench` measures of a bundle on texts.
 fn benched(bundle: &str, texts: &str, further: &[&str]) -> Result<Value> {
-    let bench = ["bench", bundle, "--data", texts, "--json"];
-    last_json(&output(command(release_program("nimbert"), &bench).args(further))?)
+    benched_by(command(release_program("nimbert"), &[]), bundle, texts, further)
+}
+
+/// The same, by a command that starts `nimbert` and has no arguments yet.
+fn benched_by(mut nimbert: Command, bundle: &str, texts: &str, further: &[&str]) -> Result<Value> {
+    last_json(&output(nimbert.args(["bench", bundle, "--data", texts, "--json"]).args(further))?)
 }
 
 /// Of figures, a share from 0 to 1.

@@ -486,13 +486,12 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(program: &Path, bundle: &str, arguments: &[&str]) -> Result<Self> {
-        let mut command = command(program, &["serve", bundle, "--listen", "127.0.0.1:0"]);
-        command.args(arguments);
-        Self::spawn(command)
+        Self::start_by(command(program, &[]), bundle, arguments)
     }
 
-    /// One that listens on a port which it chooses.
-    fn spawn(mut command: Command) -> Result<Self> {
+    /// The same, by a command that starts the program and has no arguments yet.
+    fn start_by(mut command: Command, bundle: &str, arguments: &[&str]) -> Result<Self> {
+        command.args(["serve", bundle, "--listen", "127.0.0.1:0"]).args(arguments);
         let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| show(&command))?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("standard output")?).read_line(&mut line)?;

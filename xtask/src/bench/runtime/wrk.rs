@@ -1,12 +1,12 @@
 //! `cargo xtask bench runtime wrk`: the server with many clients, beside all texts at once.
 
-use std::{num::NonZero, path::Path, process::Command, thread::available_parallelism};
+use std::{ffi::OsStr, num::NonZero, path::Path, process::Command, thread::available_parallelism};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use super::{
-    super::{last_json, number},
+    super::{benched_by, last_json, number},
     Bench, ROUNDS, Server, Table, serving_program,
 };
 use crate::{command, output, release_program};
@@ -18,44 +18,41 @@ const TIME: &str = "12s";
 /// Who runs where.
 struct Cores {
     what: String,
-    /// The server's, as taskset takes them, and as many threads; none: all.
-    server: Option<(String, String)>,
+    /// The server's and wrk's, as taskset takes them; none: all.
+    server: Option<String>,
     wrk: Option<String>,
+    /// So many threads for `nimbert`; none: its default.
+    threads: Option<String>,
 }
 
 impl Cores {
     /// wrk beside the server, of whose cores it takes some percent.
     fn shared() -> Self {
-        Self { what: "wrk on the same cores".to_owned(), server: None, wrk: None }
+        Self { what: "wrk on the same cores".to_owned(), server: None, wrk: None, threads: None }
     }
 
     /// wrk has the last core, the server the others; none where they cannot be bound to them.
     fn apart() -> Option<Self> {
         let others = available_parallelism().map_or(1, NonZero::get).checked_sub(1).filter(|&others| others > 0)?;
-        let (server, wrk) = (format!("0-{}", others - 1), others.to_string());
-        let is_bound =
-            |cores: &String| bound(cores, Path::new("true")).output().is_ok_and(|finished| finished.status.success());
-        [&server, &wrk].into_iter().all(is_bound).then(|| Self {
+        let cores = Self {
             what: format!("wrk on a core of its own, the server on {others}"),
-            server: Some((server.clone(), others.to_string())),
-            wrk: Some(wrk.clone()),
-        })
+            server: Some(format!("0-{}", others - 1)),
+            wrk: Some(others.to_string()),
+            threads: Some(others.to_string()),
+        };
+        let is_bound = |cores| bound(cores, "true").output().is_ok_and(|finished| finished.status.success());
+        (is_bound(&cores.server) && is_bound(&cores.wrk)).then_some(cores)
     }
 
-    /// Our program, on the server's cores.
-    fn ours(&self, program: &Path, arguments: &[&str]) -> Command {
-        let Some((cores, threads)) = &self.server else { return command(program, arguments) };
-        let mut command = bound(cores, program);
-        command.args(arguments).args(["--threads", threads]);
-        command
-    }
-
-    fn wrk(&self) -> Command {
-        self.wrk.as_ref().map_or_else(|| command("wrk", &[]), |core| bound(core, Path::new("wrk")))
+    /// Settings of `nimbert`.
+    fn settings(&self) -> Vec<&str> {
+        self.threads.iter().flat_map(|threads| ["--threads", threads]).collect()
     }
 }
 
-fn bound(cores: &str, program: &Path) -> Command {
+/// A program on some cores.
+fn bound(cores: &Option<String>, program: impl AsRef<OsStr>) -> Command {
+    let Some(cores) = cores else { return command(program, &[]) };
     let mut command = command("taskset", &["-c", cores]);
     command.arg(program);
     command
@@ -79,13 +76,12 @@ impl Bench {
     }
 
     fn wrk_on(&self, program: &Path, cores: &Cores) -> Result<()> {
+        let (ours, settings) = (&self.exported.ours, cores.settings());
         let mut table = Table::default();
         for _ in 0..ROUNDS {
-            let bench = ["bench", &self.exported.ours, "--data", &self.texts, "--json"];
-            let all = last_json(&output(&mut cores.ours(&release_program("nimbert"), &bench))?)?;
-            let all = number(&all, "rows_per_second")?;
-            let server =
-                Server::spawn(cores.ours(program, &["serve", &self.exported.ours, "--listen", "127.0.0.1:0"]))?;
+            let nimbert = bound(&cores.server, release_program("nimbert"));
+            let all = number(&benched_by(nimbert, ours, &self.texts, &settings)?, "rows_per_second")?;
+            let server = Server::start_by(bound(&cores.server, program), ours, &settings)?;
             self.asked(cores, server.port, WARM_UP)?;
             let result = self.asked(cores, server.port, TIME)?;
             server.end()?;
@@ -107,8 +103,8 @@ impl Bench {
     fn asked(&self, cores: &Cores, port: u16, time: &str) -> Result<Value> {
         let address = format!("http://127.0.0.1:{port}");
         let settings = ["-t", "1", "-c", CLIENTS, "-d", time, "--timeout", "10s", "-s", "benches/compare/serve.lua"];
-        let asked = output(cores.wrk().args(settings).args([&address, "--", &self.texts]))?;
-        let result = last_json(&asked)?;
+        let mut wrk = bound(&cores.wrk, "wrk");
+        let result = last_json(&output(wrk.args(settings).args([&address, "--", &self.texts]))?)?;
         ensure!(number(&result, "failed")? == 0.0, "requests failed: {result}");
         Ok(result)
     }
