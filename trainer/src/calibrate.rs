@@ -158,24 +158,28 @@ fn coverage(scores: &[Vec<f32>], expected: &[&[u32]], share: f64, by_label: bool
 /// The temperature with the least negative log-likelihood (Guo et al., arXiv 1706.04599), from 1/20 to 20. Rows that are
 /// all right would drive it to 0, and with few rows it is noise: it is pulled towards 1 as by one further row.
 pub(crate) fn temperature(problem_type: ProblemType, logits: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
-    let loss = |log_temperature: f64| {
-        let temperature = log_temperature.exp();
+    let loss = |temperature: f64| {
         let rows = logits.iter().zip(expected);
-        let sum: f64 = rows.map(|(logits, expected)| row_loss(problem_type, logits, expected, temperature)).sum();
-        sum + log_temperature * log_temperature
+        rows.map(|(logits, expected)| row_loss(problem_type, logits, expected, temperature)).sum()
     };
+    best_temperature(loss) as f32
+}
+
+/// The temperature by which the sum of rows' losses is least, in the same bounds, and pulled in the same way.
+pub(crate) fn best_temperature(loss: impl Fn(f64) -> f64) -> f64 {
+    let pulled = |log_temperature: f64| loss(log_temperature.exp()) + log_temperature * log_temperature;
     // Golden-section search: the loss has one minimum, being convex in 1 / temperature.
     let ratio = (5.0f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (0.05f64.ln(), 20.0f64.ln());
     while high - low > 1e-5 {
         let (a, b) = (high - ratio * (high - low), low + ratio * (high - low));
-        if loss(a) < loss(b) {
+        if pulled(a) < pulled(b) {
             high = b;
         } else {
             low = a;
         }
     }
-    ((low + high) / 2.0).exp() as f32
+    f64::midpoint(low, high).exp()
 }
 
 /// Negative log-likelihood of a row's labels.

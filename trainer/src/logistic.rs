@@ -1,16 +1,18 @@
 //! Logistic regression on features: the head of an encoder that stays as it is, or begins with it.
 //!
 //! It minimizes what scikit-learn's `LogisticRegression` does, `C · Σ loss + ½ ‖W‖²` with free biases; the loss is that of
-//! [`Loss`], with weights of rows and labels, shares, and any number of labels a row.
+//! [`crate::loss::Loss`], with weights of rows and labels, shares, and any number of labels a row.
 
-use candle_core::{D, DType, Device, Tensor};
-use nimbert::ProblemType;
+use candle_core::{DType, Device, Tensor};
+use nimbert::{ProblemType, math::vectorized};
+use rayon::prelude::*;
 
 use crate::{
+    calibrate::best_temperature,
     cross_validation::{Fold, Folds, OutOfFold},
     error::{Error, Result},
     features::Features,
-    loss::{Loss, Target},
+    loss::Target,
 };
 
 /// What is learned.
@@ -20,7 +22,7 @@ pub struct LogisticRegression {
     pub problem_type: ProblemType,
     /// The number of labels.
     pub classes: usize,
-    /// As [`Loss::class_weights`].
+    /// As [`crate::loss::Loss::class_weights`].
     pub class_weights: Option<Vec<f32>>,
 }
 
@@ -40,6 +42,8 @@ const STRENGTHS: [f64; 5] = [0.1, 1.0, 10.0, 100.0, 1000.0];
 /// That of too few rows to try others.
 const USUAL_STRENGTH: f64 = 10.0;
 const FOLDS: usize = 5;
+/// Rows whose losses a thread computes at once, at least.
+const ROWS_OF_TASK: usize = 64;
 /// Norm of the gradient at which a layer that only serves to choose, or to begin with, is good enough. In the weights the function is curved by 1 at
 /// least.
 const ROUGH: f64 = 0.1;
@@ -67,14 +71,44 @@ impl LinearLayer {
     }
 }
 
-/// The rows that are learned from, as matrices.
+/// The rows that are learned from.
 struct Rows {
     /// `[rows, width]`
     x: Tensor,
-    /// What is wanted, 0 to 1: `[rows, classes]`
-    wanted: Tensor,
-    /// How much each part of the loss counts: `[rows, 1]`, or `[rows, classes]` where each label is for itself.
-    weights: Tensor,
+    wanted: Wanted,
+}
+
+/// What rows should be answered with.
+struct Wanted {
+    /// From 0 to 1: `[rows][classes]`
+    shares: Vec<f64>,
+    /// How much each part of the loss counts: `[rows][1]`, or `[rows][classes]` where each label is for itself.
+    weights: Vec<f64>,
+}
+
+/// What a strength has led to.
+struct Tried {
+    strength: f64,
+    /// Of layers that have not seen a row: `[rows][classes]`
+    logits: Vec<Vec<f32>>,
+    /// Of each row, its weight times what these say wrong after the temperature that fits them best.
+    losses: Vec<f64>,
+}
+
+impl Tried {
+    fn loss(&self) -> f64 {
+        self.losses.iter().sum()
+    }
+
+    /// Whether its loss is not larger than the other's by more than the standard error of what they differ.
+    fn is_as_good_as(&self, other: &Self) -> bool {
+        // Of a single row the variance is not a number, and no sum is within that.
+        let rows = self.losses.len() as f64;
+        let differences = || self.losses.iter().zip(&other.losses).map(|(own, other)| own - other);
+        let sum: f64 = differences().sum();
+        let variance = differences().map(|difference| (difference - sum / rows).powi(2)).sum::<f64>() / (rows - 1.0);
+        sum <= (variance * rows).sqrt()
+    }
 }
 
 impl LogisticRegression {
@@ -94,8 +128,10 @@ impl LogisticRegression {
         self.solve_from(None, &self.rows(features, targets)?, strength, ROUGH)
     }
 
-    /// The same by the strength whose answers to rows that were left out, one fold after the other, have the least loss. A row
-    /// whose label no other fold has says nothing of that. An error of `on_step`, which is called between solutions, ends the work.
+    /// The same by a strength that is chosen by answers to rows that were left out, one fold after the other: the least one whose loss
+    /// cannot be told from the best (the rule of one standard error: Breiman et al., "Classification and Regression Trees", 1984). What
+    /// is compared is what answers say after their best temperature, which a bundle's have, so that no strength wins by being loud. A
+    /// row whose label no other fold has says nothing of that. An error of `on_step`, which is called between solutions, ends the work.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`]; those of `on_step`.
@@ -113,21 +149,27 @@ impl LogisticRegression {
         let mut scored: Vec<Target> = targets.iter().copied().cloned().collect();
         let unanswerable = scored.iter_mut().enumerate().filter(|(row, _)| !folds.is_answerable(*row));
         unanswerable.for_each(|(_, target)| target.weight = 0.0);
-        let mut out_of_fold = self.answers(features, targets, &folds, &STRENGTHS, &mut on_step)?;
-        let loss =
-            Loss { problem_type: self.problem_type, class_weights: self.class_weights.clone(), ..Loss::default() };
-        let scored: Vec<&Target> = scored.iter().collect();
-        let of_strength = |logits: &Vec<Vec<f32>>| -> Result<f32> {
-            let logits = Tensor::from_vec(logits.concat(), (targets.len(), self.classes), &Device::Cpu)?;
-            Ok(loss.forward(&logits, &scored)?.to_scalar()?)
-        };
-        let losses = out_of_fold.iter().map(of_strength).collect::<Result<Vec<f32>>>()?;
+        let wanted = self.wanted(&scored.iter().collect::<Vec<_>>());
+        let mut layers = vec![None; folds.count()];
+        let mut tried: Vec<Tried> = Vec::new();
+        for strength in STRENGTHS {
+            let logits = self.answers(features, targets, &folds, strength, &mut layers, &mut on_step)?;
+            tried.push(Tried { strength, losses: self.losses_at_best(&logits, &wanted), logits });
+            // The loss has one minimum, and the higher the strength, the longer a solution takes.
+            if let [.., before, last] = tried.as_slice()
+                && last.loss() > before.loss()
+            {
+                break;
+            }
+        }
         on_step()?;
-        let best = (0..losses.len()).min_by(|&a, &b| losses[a].total_cmp(&losses[b])).expect("strengths");
+        let best = (0..tried.len()).min_by(|&a, &b| tried[a].loss().total_cmp(&tried[b].loss())).expect("strengths");
+        let chosen = (0..best).find(|&lower| tried[lower].is_as_good_as(&tried[best])).unwrap_or(best);
+        let Tried { strength, logits, .. } = tried.swap_remove(chosen);
         Ok(CrossValidated {
-            linear: self.solve(features, targets, STRENGTHS[best])?,
-            strength: STRENGTHS[best],
-            out_of_fold: Some(OutOfFold { folds, logits: out_of_fold.swap_remove(best), distances: Vec::new() }),
+            linear: self.solve(features, targets, strength)?,
+            strength,
+            out_of_fold: Some(OutOfFold { folds, logits, distances: Vec::new() }),
         })
     }
 
@@ -143,35 +185,43 @@ impl LogisticRegression {
         strength: f64,
         on_step: impl FnMut() -> Result<()>,
     ) -> Result<OutOfFold> {
-        let logits = self.answers(features, targets, folds, &[strength], on_step)?.swap_remove(0);
+        let logits = self.answers(features, targets, folds, strength, &mut vec![None; folds.count()], on_step)?;
         Ok(OutOfFold { folds: folds.clone(), logits, distances: Vec::new() })
     }
 
-    /// The same by strength: `[strengths][rows][classes]`
+    /// The same as `[rows][classes]`. Each fold's layer is searched from the one in `layers` on, and takes its place.
     fn answers(
         &self,
         features: &Features,
         targets: &[&Target],
         folds: &Folds,
-        strengths: &[f64],
+        strength: f64,
+        layers: &mut [Option<LinearLayer>],
         mut on_step: impl FnMut() -> Result<()>,
-    ) -> Result<Vec<Vec<Vec<f32>>>> {
-        let mut out_of_fold = vec![vec![Vec::new(); targets.len()]; strengths.len()];
-        for Fold { seen, unseen } in folds.iter() {
+    ) -> Result<Vec<Vec<f32>>> {
+        let mut logits = vec![Vec::new(); targets.len()];
+        for (Fold { seen, unseen }, layer) in folds.iter().zip(layers) {
+            on_step()?;
             let seen_targets: Vec<&Target> = seen.iter().map(|&row| targets[row]).collect();
-            let (rows, unseen_features) =
-                (self.rows(&features.select(&seen), &seen_targets)?, features.select(&unseen));
-            let mut linear = None;
-            for (logits, &strength) in out_of_fold.iter_mut().zip(strengths) {
-                on_step()?;
-                // The last one's solution is near.
-                let next = self.solve_from(linear.as_ref(), &rows, strength, ROUGH)?;
-                let answers = next.logits(&unseen_features);
-                unseen.iter().zip(answers).for_each(|(&row, of_row)| logits[row] = of_row);
-                linear = Some(next);
-            }
+            let rows = self.rows(&features.select(&seen), &seen_targets)?;
+            let solved = self.solve_from(layer.as_ref(), &rows, strength, ROUGH)?;
+            let answers = solved.logits(&features.select(&unseen));
+            unseen.iter().zip(answers).for_each(|(&row, of_row)| logits[row] = of_row);
+            *layer = Some(solved);
         }
-        Ok(out_of_fold)
+        Ok(logits)
+    }
+
+    /// The weighted loss of each row that counts, after the temperature at which their sum is least.
+    fn losses_at_best(&self, logits: &[Vec<f32>], wanted: &Wanted) -> Vec<f64> {
+        let losses_at = |temperature: f64| -> Vec<f64> {
+            let mut scaled: Vec<f64> = logits.iter().flatten().map(|logit| f64::from(*logit) / temperature).collect();
+            self.losses(&mut scaled, wanted)
+        };
+        let temperature = best_temperature(|temperature| losses_at(temperature).iter().sum());
+        let weights = wanted.weights.chunks_exact(self.weights_of_row());
+        let counts = weights.map(|weights| weights.iter().any(|weight| *weight > 0.0));
+        losses_at(temperature).into_iter().zip(counts).filter_map(|(loss, counts)| counts.then_some(loss)).collect()
     }
 
     fn solve_from(
@@ -191,68 +241,132 @@ impl LogisticRegression {
     }
 
     fn rows(&self, features: &Features, targets: &[&Target]) -> Result<Rows> {
+        Ok(Rows { x: features.tensor()?.to_dtype(DType::F64)?, wanted: self.wanted(targets) })
+    }
+
+    fn wanted(&self, targets: &[&Target]) -> Wanted {
         let classes = self.classes;
         let of_target = |target: &&Target| (0..classes).map(|class| f64::from(target.share(class))).collect::<Vec<_>>();
-        let mut wanted: Vec<f64> = targets.iter().flat_map(of_target).collect();
+        let mut shares: Vec<f64> = targets.iter().flat_map(of_target).collect();
         let class_weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| f64::from(weights[class]));
         // A label that counts more is as if it had a larger share of a row that counts more.
-        let of_row = |(target, wanted): (&&Target, &mut [f64])| -> Vec<f64> {
+        let of_row = |(target, shares): (&&Target, &mut [f64])| -> Vec<f64> {
             let weight = f64::from(target.weight);
-            let weighted = wanted.iter().enumerate().map(|(class, share)| share * class_weight(class));
+            let weighted = shares.iter().enumerate().map(|(class, share)| share * class_weight(class));
             let weighted: Vec<f64> = weighted.collect();
             match self.problem_type {
                 ProblemType::SingleLabel => {
                     let total: f64 = weighted.iter().sum();
                     if total > 0.0 {
-                        wanted.iter_mut().zip(weighted).for_each(|(wanted, weighted)| *wanted = weighted / total);
+                        shares.iter_mut().zip(weighted).for_each(|(share, weighted)| *share = weighted / total);
                     }
                     vec![weight * total]
                 }
                 ProblemType::MultiLabel => {
-                    let of_label = |(wanted, weighted): (&mut f64, f64)| {
-                        let total = weighted + 1.0 - *wanted;
+                    let of_label = |(share, weighted): (&mut f64, f64)| {
+                        let total = weighted + 1.0 - *share;
                         if total > 0.0 {
-                            *wanted = weighted / total;
+                            *share = weighted / total;
                         }
                         weight * total
                     };
-                    wanted.iter_mut().zip(weighted).map(of_label).collect()
+                    shares.iter_mut().zip(weighted).map(of_label).collect()
                 }
             }
         };
-        let weights: Vec<f64> = targets.iter().zip(wanted.chunks_exact_mut(classes)).flat_map(of_row).collect();
-        let columns = weights.len() / targets.len().max(1);
-        Ok(Rows {
-            x: features.tensor()?.to_dtype(DType::F64)?,
-            wanted: Tensor::from_vec(wanted, (targets.len(), classes), &Device::Cpu)?,
-            weights: Tensor::from_vec(weights, (targets.len(), columns), &Device::Cpu)?,
-        })
+        let weights = targets.iter().zip(shares.chunks_exact_mut(classes)).flat_map(of_row).collect();
+        Wanted { shares, weights }
+    }
+
+    fn weights_of_row(&self) -> usize {
+        match self.problem_type {
+            ProblemType::SingleLabel => 1,
+            ProblemType::MultiLabel => self.classes,
+        }
     }
 
     /// What is minimized, and its gradient.
-    fn loss(&self, Rows { x, wanted, weights }: &Rows, point: &[f64], strength: f64) -> Result<(f64, Vec<f64>)> {
+    fn loss(&self, Rows { x, wanted }: &Rows, point: &[f64], strength: f64) -> Result<(f64, Vec<f64>)> {
         let (classes, width) = (self.classes, x.dim(1)?);
         let (weight, bias) = point.split_at(classes * width);
-        let weight_matrix = Tensor::from_slice(weight, (classes, width), &Device::Cpu)?;
-        let bias = Tensor::from_slice(bias, (1, classes), &Device::Cpu)?;
-        let logits = x.matmul(&weight_matrix.t()?)?.broadcast_add(&bias)?;
-        let (losses, said) = match self.problem_type {
-            ProblemType::SingleLabel => {
-                let log_p = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-                ((log_p.neg()? * wanted)?, log_p.exp()?)
-            }
-            ProblemType::MultiLabel => {
-                // max(z, 0) − z y + log(1 + e^−|z|)
-                let tail = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
-                (((logits.relu()? - (&logits * wanted)?)? + tail)?, candle_nn::ops::sigmoid(&logits)?)
-            }
-        };
-        let squares: f64 = weight.iter().map(|x| x * x).sum();
-        let loss = strength * losses.broadcast_mul(weights)?.sum_all()?.to_scalar::<f64>()? + squares / 2.0;
-        let missed = ((said - wanted)?.broadcast_mul(weights)? * strength)?;
-        let gradient = (missed.t()?.matmul(x)? + weight_matrix)?.flatten_all()?.to_vec1::<f64>()?;
-        Ok((loss, [gradient, missed.sum(0)?.to_vec1::<f64>()?].concat()))
+        let matrix = Tensor::from_slice(weight, (classes, width), &Device::Cpu)?;
+        let mut logits = x.matmul(&matrix.t()?)?.flatten_all()?.to_vec1::<f64>()?;
+        for row in logits.chunks_exact_mut(classes) {
+            row.iter_mut().zip(bias).for_each(|(logit, bias)| *logit += bias);
+        }
+        let loss: f64 = self.losses(&mut logits, wanted).iter().sum();
+        let slopes = logits;
+        let mut of_bias = vec![0.0; classes];
+        for row in slopes.chunks_exact(classes) {
+            of_bias.iter_mut().zip(row).for_each(|(sum, slope)| *sum += slope * strength);
+        }
+        let slopes = Tensor::from_vec(slopes, (x.dim(0)?, classes), &Device::Cpu)?;
+        let mut gradient = slopes.t()?.matmul(x)?.flatten_all()?.to_vec1::<f64>()?;
+        gradient.iter_mut().zip(weight).for_each(|(slope, weight)| *slope = *slope * strength + weight);
+        gradient.extend(of_bias);
+        Ok((strength * loss + dot(weight, weight) / 2.0, gradient))
     }
+
+    /// The weighted loss of each row of `logits` `[rows][classes]`, which become its slopes.
+    fn losses(&self, logits: &mut [f64], wanted: &Wanted) -> Vec<f64> {
+        let of_row = match self.problem_type {
+            ProblemType::SingleLabel => cross_entropy,
+            ProblemType::MultiLabel => binary_cross_entropy,
+        };
+        let rows = logits.par_chunks_exact_mut(self.classes).zip(wanted.shares.par_chunks_exact(self.classes));
+        let weights = wanted.weights.par_chunks_exact(self.weights_of_row());
+        rows.zip(weights)
+            .with_min_len(ROWS_OF_TASK)
+            .map(|((logits, shares), weights)| of_row(logits, shares, weights))
+            .collect()
+    }
+}
+
+/// A row's loss against shares that sum to 1, times its weight; the logits become its slopes.
+fn cross_entropy(logits: &mut [f64], shares: &[f64], weights: &[f64]) -> f64 {
+    let weight = weights[0];
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let (mut said, mut total) = (0.0, 0.0);
+    for (logit, share) in logits.iter_mut().zip(shares) {
+        said += share * (*logit - max);
+        *logit = (*logit - max).exp();
+        total += *logit;
+    }
+    for (slope, share) in logits.iter_mut().zip(shares) {
+        *slope = weight * (*slope / total - share);
+    }
+    weight * (total.ln() - said)
+}
+
+/// The same of labels that are each for themselves, with their weights.
+fn binary_cross_entropy(logits: &mut [f64], shares: &[f64], weights: &[f64]) -> f64 {
+    let mut loss = 0.0;
+    for ((logit, share), weight) in logits.iter_mut().zip(shares).zip(weights) {
+        // max(z, 0) − z y + log(1 + e^−|z|)
+        let tail = (-logit.abs()).exp();
+        loss += weight * (logit.max(0.0) - *logit * share + tail.ln_1p());
+        let said = if *logit >= 0.0 { 1.0 } else { tail } / (1.0 + tail);
+        *logit = weight * (said - share);
+    }
+    loss
+}
+
+/// Σ aᵢbᵢ, summed in eight lanes: one after the other, each sum would wait for the last.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    vectorized(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0; 8];
+            let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
+            let tail: f64 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
+            for (a, b) in a_chunks.zip(b_chunks) {
+                for lane in 0..8 {
+                    lanes[lane] += a[lane] * b[lane];
+                }
+            }
+            lanes.iter().sum::<f64>() + tail
+        },
+    )
 }
 
 /// The point at which a smooth convex function is least, by L-BFGS (Liu and Nocedal, 1989), from `x` on, until the gradient is not
@@ -267,7 +381,6 @@ fn minimize(
     const HALVINGS: usize = 30;
     /// A step must bring this share of what the slope promises.
     const SUFFICIENT: f64 = 1e-4;
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let (mut value, mut gradient) = function(&x)?;
     if !value.is_finite() {
         return Err(Error::Tensor(candle_core::Error::Msg("features that are not finite".to_owned())));
@@ -324,6 +437,7 @@ fn minimize(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::Loss;
 
     /// Numbers from −1 to 1 that look random.
     fn noise(index: usize) -> f32 {
@@ -361,7 +475,7 @@ mod tests {
             let loss = Loss { problem_type, class_weights: task.class_weights.clone(), ..Loss::default() };
             let mean = loss.forward(&logits, &targets.iter().collect::<Vec<_>>()).unwrap().to_scalar::<f32>().unwrap();
             let count = match problem_type {
-                ProblemType::SingleLabel => rows.weights.sum_all().unwrap().to_scalar::<f64>().unwrap(),
+                ProblemType::SingleLabel => rows.wanted.weights.iter().sum(),
                 ProblemType::MultiLabel => 3.0 * targets.iter().map(|target| f64::from(target.weight)).sum::<f64>(),
             };
             let squares = point[..12].iter().map(|x| x * x).sum::<f64>() / 2.0;
@@ -418,5 +532,49 @@ mod tests {
         // Too few rows to leave some out.
         let few = task.cross_validate(&features.select(&[0, 1, 2]), &targets[..3], 0, || Ok(())).unwrap();
         assert_eq!((few.strength, few.out_of_fold), (USUAL_STRENGTH, None));
+    }
+
+    #[test]
+    fn the_least_strength_wins_that_cannot_be_told_from_the_best() {
+        let tried = |losses: [f64; 4]| Tried { strength: 1.0, logits: Vec::new(), losses: losses.into() };
+        let best = tried([1.0, 1.0, 1.0, 1.0]);
+        // Of the differences −1, 1, 1, 1 the sum is 2, and its standard error 2; with 0.3 more in the last row the sum is larger.
+        assert!(tried([0.0, 2.0, 2.0, 2.0]).is_as_good_as(&best));
+        assert!(!tried([0.0, 2.0, 2.0, 2.3]).is_as_good_as(&best));
+        // Worse by the same in each row, which is no chance.
+        assert!(!tried([1.1; 4]).is_as_good_as(&best) && best.is_as_good_as(&best));
+        // Of a single row nothing is known.
+        let one = |loss| Tried { losses: vec![loss], ..tried([0.0; 4]) };
+        assert!(!one(1.1).is_as_good_as(&one(1.0)));
+    }
+
+    #[test]
+    fn answers_are_judged_after_their_best_temperature() {
+        let (_, targets) = rows(40, 3);
+        let mut targets = targets;
+        targets[3].weight = 0.0;
+        let wrong = |row: usize| if row.is_multiple_of(4) { 0 } else { targets[row].id() as usize };
+        let logits = |scale: f32| -> Vec<Vec<f32>> {
+            (0..40).map(|row| (0..3).map(|id| if id == wrong(row) { scale } else { 0.0 }).collect()).collect()
+        };
+        let several = targets.iter().enumerate().map(|(row, target)| match row % 5 {
+            0 => Target { ids: vec![0, 2], shares: Some(vec![0.9, 0.3, 0.6]), weight: 2.0 },
+            _ => target.clone(),
+        });
+        let several: Vec<Target> = several.collect();
+        for (problem_type, targets) in [(ProblemType::SingleLabel, &targets), (ProblemType::MultiLabel, &several)] {
+            let task = LogisticRegression { class_weights: Some(vec![1.0, 2.0, 0.5]), ..task(problem_type, 3) };
+            let wanted = task.wanted(&targets.iter().collect::<Vec<_>>());
+            let [quiet, loud] = [0.5, 8.0].map(|scale| task.losses_at_best(&logits(scale), &wanted));
+            // Each row that counts, and it does not matter how loud the answers are.
+            assert_eq!(quiet.len(), 39);
+            let [quiet, loud]: [f64; 2] = [quiet, loud].map(|losses| losses.iter().sum());
+            assert!((quiet - loud).abs() < 0.03 * loud, "{quiet} {loud}");
+            let at = |temperature: f64| -> f64 {
+                let scaled = logits(8.0).concat().into_iter().map(|logit| f64::from(logit) / temperature);
+                task.losses(&mut scaled.collect::<Vec<_>>(), &wanted).iter().sum()
+            };
+            assert!([1.0, 2.0, 20.0].into_iter().all(|temperature| at(temperature) > loud), "{loud}");
+        }
     }
 }
