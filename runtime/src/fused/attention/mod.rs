@@ -233,8 +233,18 @@ fn transpose<T: Copy>(rows: &[T], tile: &mut [[T; TOGETHER]], out: &mut [[T; LAN
 /// The largest of each lane.
 #[inline(always)]
 fn largest_by_lane(scores: &[[f32; LANES]]) -> [f32; LANES] {
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for scores in scores {
+    // Four at once: one after the other, each would wait for the last.
+    let mut of_four = [[f32::NEG_INFINITY; LANES]; 4];
+    let (fours, rest) = scores.as_chunks::<4>();
+    for four in fours {
+        for index in 0..4 {
+            for lane in 0..LANES {
+                of_four[index][lane] = larger(of_four[index][lane], four[index][lane]);
+            }
+        }
+    }
+    let [mut largest, ..] = of_four;
+    for scores in of_four[1..].iter().chain(rest) {
         for lane in 0..LANES {
             largest[lane] = larger(largest[lane], scores[lane]);
         }

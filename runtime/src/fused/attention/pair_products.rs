@@ -19,6 +19,9 @@ pub(super) trait PairProducts: Copy {
     /// Whether eight sums, and what is added to them, fit into registers.
     const HAS_MANY_REGISTERS: bool;
 
+    /// What `f` does, as a function of its own with these instructions: a loop inside of a large function shares its registers with all
+    /// that comes later, and loads constants for that in each turn. `f` is to be `inline(always)`.
+    fn apart<T>(self, f: impl FnOnce() -> T) -> T;
     fn zero(self) -> Self::Sums;
     /// `sums`, and in each lane two products: of the lower integers of `pair` and of what the lane has, and of the upper ones.
     fn add(self, sums: Self::Sums, pair: u32, lanes: &[u32; LANES]) -> Self::Sums;
@@ -94,8 +97,26 @@ fn with_vnni(task: impl Task) {
     task.run(Avx512::<true>(()));
 }
 
-// What follows is inlined into the functions above, which alone make values of these types: where there is one, the processor has
-// the instructions. Loads and stores are of references to as many bytes.
+#[target_feature(enable = "avx2,fma")]
+#[inline(never)]
+fn apart_with_avx2<T>(f: impl FnOnce() -> T) -> T {
+    f()
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+#[inline(never)]
+fn apart_with_avx512<T>(f: impl FnOnce() -> T) -> T {
+    f()
+}
+
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni")]
+#[inline(never)]
+fn apart_with_vnni<T>(f: impl FnOnce() -> T) -> T {
+    f()
+}
+
+// What follows is inlined into the functions above, of which the first three alone make values of these types: where there is one, the
+// processor has the instructions. Loads and stores are of references to as many bytes.
 
 #[derive(Clone, Copy)]
 struct Avx2(());
@@ -104,6 +125,12 @@ impl PairProducts for Avx2 {
     type Sums = [__m256i; 2];
 
     const HAS_MANY_REGISTERS: bool = false;
+
+    #[inline(always)]
+    fn apart<T>(self, f: impl FnOnce() -> T) -> T {
+        // SAFETY: see above.
+        unsafe { apart_with_avx2(f) }
+    }
 
     #[inline(always)]
     fn zero(self) -> [__m256i; 2] {
@@ -142,6 +169,17 @@ impl<const VNNI: bool> PairProducts for Avx512<VNNI> {
     type Sums = __m512i;
 
     const HAS_MANY_REGISTERS: bool = true;
+
+    #[inline(always)]
+    fn apart<T>(self, f: impl FnOnce() -> T) -> T {
+        // SAFETY: see above.
+        unsafe {
+            match VNNI {
+                true => apart_with_vnni(f),
+                false => apart_with_avx512(f),
+            }
+        }
+    }
 
     #[inline(always)]
     fn zero(self) -> __m512i {

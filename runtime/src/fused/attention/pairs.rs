@@ -29,7 +29,8 @@ const DITHER: [f32; 16] = {
 };
 /// Of so many keys less than two percent of the weight can be lost, if each has just less than the last part of [`DITHER`].
 pub(super) const MOST_KEYS: usize = 1 << 13;
-/// Blocks of numbers that are weighted at once.
+/// Blocks of [`LANES`] numbers that are weighted at once, and of as many queries whose scores are: with [`TOGETHER`], as many sums as are
+/// needed not to wait for the last one.
 const BLOCKS: usize = 2;
 
 /// Memory that each head uses again. A pair is of two numbers of a token, or of one number of two tokens: there is always a second one,
@@ -46,9 +47,9 @@ pub(super) struct Scratch {
     unpacked: Vec<u32>,
     /// On their way to be columns: `[pairs, TOGETHER]`
     tile: Vec<[u32; TOGETHER]>,
-    /// Side by side: `[pairs, LANES]`
+    /// Side by side: `[blocks of queries, pairs, LANES]`
     queries: Vec<[u32; LANES]>,
-    /// Of these queries: `[keys, LANES]`
+    /// Of these queries: `[blocks of queries, keys, LANES]`
     scores: Vec<[f32; LANES]>,
     /// e to their power: `[pairs of keys, LANES]`
     weights: Vec<[u32; LANES]>,
@@ -79,8 +80,8 @@ impl Scratch {
         values.resize(stride.div_ceil(LANES).next_multiple_of(BLOCKS) * key_pairs, [0; LANES]);
         unpacked.resize(LANES * pairs, 0);
         tile.resize(pairs, [0; TOGETHER]);
-        queries.resize(pairs, [0; LANES]);
-        scores.resize(all_keys, [0.0; LANES]);
+        queries.resize(BLOCKS * pairs, [0; LANES]);
+        scores.resize(BLOCKS * all_keys, [0.0; LANES]);
         weights.resize(key_pairs, [0; LANES]);
         let most = most(stride);
         let of_text = &mut numbers[..length * stride];
@@ -99,45 +100,61 @@ impl Scratch {
                 pair_up(first, second, value_scale, &mut values[block * key_pairs + index]);
             }
         }
-        for start in head.queries.clone().step_by(LANES) {
-            let count = head.some_queries(start, stride, numbers);
-            let some = &numbers[..count * stride];
-            let query_scale = scale(some, most);
-            pair_up_halves(some, query_scale, pairs, unpacked);
-            transpose(unpacked, tile, queries);
-            let (of_keys, _) = scores.as_chunks_mut::<TOGETHER>();
-            for (keys, scores) in keys.chunks_exact(TOGETHER * pairs).zip(of_keys) {
-                *scores = multiply(products, keys, queries);
+        let at_once = if P::HAS_MANY_REGISTERS { BLOCKS } else { 1 };
+        for start in head.queries.clone().step_by(at_once * LANES) {
+            let (mut scales, mut counts) = ([0.0; BLOCKS], [0; BLOCKS]);
+            let starts = (start..head.queries.end).step_by(LANES).take(at_once);
+            let blocks = starts.len();
+            for (block, start) in starts.clone().enumerate() {
+                counts[block] = head.some_queries(start, stride, numbers);
+                let some = &numbers[..counts[block] * stride];
+                scales[block] = scale(some, most);
+                pair_up_halves(some, scales[block], pairs, unpacked);
+                transpose(unpacked, tile, &mut queries[block * pairs..][..pairs]);
             }
-            let scores = &scores[..length];
-            let largest = largest_by_lane(scores);
-            exponentiate(products, scores, &largest, query_scale * key_scale * head.scale(), weights);
-            let mut sums = products.zero();
-            for weights in &*weights {
-                sums = products.add(sums, pair(1, 1), weights);
-            }
-            let sums = products.floats(sums);
-            let mut factors = [value_scale; LANES];
-            for lane in 0..LANES {
-                factors[lane] /= sums[lane];
-            }
-            head.put(
-                context,
-                (start, count),
-                &factors,
+            let (one, other) = queries.split_at(pairs);
+            let (of_one, of_other) = scores.split_at_mut(all_keys);
+            products.apart(
                 #[inline(always)]
-                |query, block| {
-                    let of = |block: usize| &values[block * key_pairs..][..key_pairs];
-                    let [lower, upper] = [of(block), of(block + 1)];
-                    if P::HAS_MANY_REGISTERS {
-                        weighted_sums(products, weights, query, [lower, upper])
+                || {
+                    if blocks == BLOCKS {
+                        multiply(products, keys, [one, other], [of_one, of_other]);
                     } else {
-                        let [lower] = weighted_sums(products, weights, query, [lower]);
-                        let [upper] = weighted_sums(products, weights, query, [upper]);
-                        [lower, upper]
+                        multiply(products, keys, [one], [of_one]);
                     }
                 },
             );
+            for (block, start) in starts.enumerate() {
+                let scores = &scores[block * all_keys..][..length];
+                let largest = largest_by_lane(scores);
+                exponentiate(products, scores, &largest, scales[block] * key_scale * head.scale(), weights);
+                let mut sums = products.zero();
+                for weights in &*weights {
+                    sums = products.add(sums, pair(1, 1), weights);
+                }
+                let sums = products.floats(sums);
+                let mut factors = [value_scale; LANES];
+                for lane in 0..LANES {
+                    factors[lane] /= sums[lane];
+                }
+                head.put(
+                    context,
+                    (start, counts[block]),
+                    &factors,
+                    #[inline(always)]
+                    |query, block| {
+                        let of = |block: usize| &values[block * key_pairs..][..key_pairs];
+                        let [lower, upper] = [of(block), of(block + 1)];
+                        if P::HAS_MANY_REGISTERS {
+                            weighted_sums(products, weights, query, [lower, upper])
+                        } else {
+                            let [lower] = weighted_sums(products, weights, query, [lower]);
+                            let [upper] = weighted_sums(products, weights, query, [upper]);
+                            [lower, upper]
+                        }
+                    },
+                );
+            }
         }
     }
 }
@@ -185,20 +202,33 @@ fn pair_up(lower: &[f32], upper: &[f32], scale: f32, out: &mut [u32]) {
     }
 }
 
-/// Rows times columns: `[TOGETHER, pairs]` by `[pairs, LANES]`.
+/// Scores of some blocks of queries, each `[pairs, LANES]`, with keys `[keys, pairs]`: of each block `[keys, LANES]`.
 #[inline(always)]
-fn multiply<P: PairProducts>(products: P, rows: &[u32], columns: &[[u32; LANES]]) -> [[f32; LANES]; TOGETHER] {
-    let row = |index: usize| &rows[index * columns.len()..][..columns.len()];
-    let mut sums = [products.zero(); TOGETHER];
-    for ((((column, a), b), c), d) in columns.iter().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
-        sums[0] = products.add(sums[0], *a, column);
-        sums[1] = products.add(sums[1], *b, column);
-        sums[2] = products.add(sums[2], *c, column);
-        sums[3] = products.add(sums[3], *d, column);
+fn multiply<P: PairProducts, const BLOCKS: usize>(
+    products: P,
+    keys: &[u32],
+    queries: [&[[u32; LANES]]; BLOCKS],
+    scores: [&mut [[f32; LANES]]; BLOCKS],
+) {
+    let pairs = queries[0].len();
+    for (index, keys) in keys.chunks_exact(TOGETHER * pairs).enumerate() {
+        let key = |index: usize| &keys[index * pairs..][..pairs];
+        let mut sums = [[products.zero(); TOGETHER]; BLOCKS];
+        for ((((pair, a), b), c), d) in key(0).iter().enumerate().zip(key(1)).zip(key(2)).zip(key(3)) {
+            for block in 0..BLOCKS {
+                let queries = &queries[block][pair];
+                sums[block][0] = products.add(sums[block][0], *a, queries);
+                sums[block][1] = products.add(sums[block][1], *b, queries);
+                sums[block][2] = products.add(sums[block][2], *c, queries);
+                sums[block][3] = products.add(sums[block][3], *d, queries);
+            }
+        }
+        for block in 0..BLOCKS {
+            for key in 0..TOGETHER {
+                scores[block][index * TOGETHER + key] = products.floats(sums[block][key]);
+            }
+        }
     }
-    // One by one: a `map` is not compiled with the instructions.
-    let [a, b, c, d] = sums;
-    [products.floats(a), products.floats(b), products.floats(c), products.floats(d)]
 }
 
 /// Weights `[pairs of keys, LANES]` of keys with these scores `[keys, LANES]`: 2^(score × scale), of a lane's largest score
