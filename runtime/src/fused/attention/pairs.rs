@@ -126,13 +126,11 @@ impl Scratch {
             );
             for (block, start) in starts.enumerate() {
                 let scores = &scores[block * all_keys..][..length];
-                let largest = largest_by_lane(scores);
-                exponentiate(products, scores, &largest, scales[block] * key_scale * head.scale(), weights);
-                let mut sums = products.zero();
-                for weights in &*weights {
-                    sums = products.add(sums, pair(1, 1), weights);
-                }
-                let sums = products.floats(sums);
+                let scale = scales[block] * key_scale * head.scale();
+                let sums = products.apart(
+                    #[inline(always)]
+                    || exponentiate(products, scores, scale, weights),
+                );
                 let mut factors = [value_scale; LANES];
                 for lane in 0..LANES {
                     factors[lane] /= sums[lane];
@@ -232,15 +230,15 @@ fn multiply<P: PairProducts, const BLOCKS: usize>(
 }
 
 /// Weights `[pairs of keys, LANES]` of keys with these scores `[keys, LANES]`: 2^(score × scale), of a lane's largest score
-/// [`MOST_WEIGHT`].
+/// [`MOST_WEIGHT`]; and their sums.
 #[inline(always)]
 fn exponentiate<P: PairProducts>(
     products: P,
     scores: &[[f32; LANES]],
-    largest: &[f32; LANES],
     scale: f32,
     weights: &mut [[u32; LANES]],
-) {
+) -> [f32; LANES] {
+    let largest = &largest_by_lane(scores);
     let (two, last) = scores.as_chunks::<2>();
     let dither = |key: usize| DITHER[key % DITHER.len()];
     for (index, (weights, [first, second])) in weights.iter_mut().zip(two).enumerate() {
@@ -256,6 +254,11 @@ fn exponentiate<P: PairProducts>(
             weights[lane] = pair(first[lane], 0);
         }
     }
+    let mut sums = products.zero();
+    for weights in &*weights {
+        sums = products.add(sums, pair(1, 1), weights);
+    }
+    products.floats(sums)
 }
 
 /// Those of one key, in the lower bits, cut off after the sum with `dither`.
