@@ -155,18 +155,19 @@ fn coverage(scores: &[Vec<f32>], expected: &[&[u32]], share: f64, by_label: bool
     Coverage { share, thresholds }
 }
 
-/// The temperature with the least negative log-likelihood (Guo et al., arXiv 1706.04599), from 1/20 to 20. Rows that are
-/// all right would drive it to 0, and with few rows it is noise: it is pulled towards 1 as by one further row.
+/// The temperature with the least negative log-likelihood (Guo et al., arXiv 1706.04599), as [`temperature_of_least`] finds it; each row
+/// counts once.
 pub(crate) fn temperature(problem_type: ProblemType, logits: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
     let loss = |temperature: f64| {
         let rows = logits.iter().zip(expected);
         rows.map(|(logits, expected)| row_loss(problem_type, logits, expected, temperature)).sum()
     };
-    best_temperature(loss) as f32
+    temperature_of_least(loss) as f32
 }
 
-/// The temperature by which the sum of rows' losses is least, in the same bounds, and pulled in the same way.
-pub(crate) fn best_temperature(loss: impl Fn(f64) -> f64) -> f64 {
+/// The temperature, from 1/20 to 20, after which `loss`, a sum over rows whose weight is 1 in the mean, is least. Rows that are all right
+/// would drive it to 0, and with few rows it is noise: it is pulled towards 1 as by one further row.
+pub(crate) fn temperature_of_least(loss: impl Fn(f64) -> f64) -> f64 {
     let pulled = |log_temperature: f64| loss(log_temperature.exp()) + log_temperature * log_temperature;
     // Golden-section search: the loss has one minimum, being convex in 1 / temperature.
     let ratio = (5.0f64.sqrt() - 1.0) / 2.0;

@@ -8,7 +8,7 @@ use nimbert::{ProblemType, math::vectorized};
 use rayon::prelude::*;
 
 use crate::{
-    calibrate::best_temperature,
+    calibrate::temperature_of_least,
     cross_validation::{Fold, Folds, OutOfFold},
     error::{Error, Result},
     features::Features,
@@ -39,16 +39,20 @@ pub struct CrossValidated {
 
 /// Strengths that are tried, each ten times the one before: on vectors of length 1, less says nothing and more learns by heart.
 const STRENGTHS: [f64; 5] = [0.1, 1.0, 10.0, 100.0, 1000.0];
-/// That of too few rows to try others.
+/// That of too few rows to try others. With less, answers to which no temperature can be fitted would hardly differ.
 const USUAL_STRENGTH: f64 = 10.0;
 const FOLDS: usize = 5;
 /// Rows whose losses a thread computes at once, at least.
 const ROWS_OF_TASK: usize = 64;
-/// Norm of the gradient at which a layer that only serves to choose, or to begin with, is good enough. In the weights the function is curved by 1 at
-/// least.
+/// Norm of the gradient at which a layer that only serves to choose, or to begin with, is good enough: that part of the strength below 1,
+/// since weights are that small too. In the weights the function is curved by 1 at least.
 const ROUGH: f64 = 0.1;
 /// The same for one that stays.
 const FINE: f64 = 1e-4;
+
+fn rough(strength: f64) -> f64 {
+    ROUGH * strength.min(1.0)
+}
 
 /// A linear layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,13 +106,24 @@ impl Tried {
 
     /// Whether its loss is not larger than the other's by more than the standard error of what they differ.
     fn is_as_good_as(&self, other: &Self) -> bool {
-        // Of a single row the variance is not a number, and no sum is within that.
         let rows = self.losses.len() as f64;
         let differences = || self.losses.iter().zip(&other.losses).map(|(own, other)| own - other);
         let sum: f64 = differences().sum();
         let variance = differences().map(|difference| (difference - sum / rows).powi(2)).sum::<f64>() / (rows - 1.0);
-        sum <= (variance * rows).sqrt()
+        // Of a single row the variance is not a number.
+        sum <= 0.0 || sum <= (variance * rows).sqrt()
     }
+}
+
+/// The one with the least loss.
+fn best(tried: &[Tried]) -> usize {
+    (0..tried.len()).min_by(|&a, &b| tried[a].loss().total_cmp(&tried[b].loss())).expect("something was tried")
+}
+
+/// The lowest strength that is as good as the best.
+fn chosen(tried: &[Tried]) -> usize {
+    let best = best(tried);
+    (0..best).find(|&lower| tried[lower].is_as_good_as(&tried[best])).unwrap_or(best)
 }
 
 impl LogisticRegression {
@@ -125,13 +140,14 @@ impl LogisticRegression {
     /// # Errors
     /// [`crate::Error::Tensor`].
     pub fn solve_roughly(&self, features: &Features, targets: &[&Target], strength: f64) -> Result<LinearLayer> {
-        self.solve_from(None, &self.rows(features, targets)?, strength, ROUGH)
+        self.solve_from(None, &self.rows(features, targets)?, strength, rough(strength))
     }
 
     /// The same by a strength that is chosen by answers to rows that were left out, one fold after the other: the least one whose loss
     /// cannot be told from the best (the rule of one standard error: Breiman et al., "Classification and Regression Trees", 1984). What
-    /// is compared is what answers say after their best temperature, which a bundle's have, so that no strength wins by being loud. A
-    /// row whose label no other fold has says nothing of that. An error of `on_step`, which is called between solutions, ends the work.
+    /// is compared is what answers say after their best temperature, so that no strength wins by being loud: who takes scores for
+    /// probabilities fits one to the answers to rows that were left out. A row whose label no other fold has says nothing of that. An
+    /// error of `on_step`, which is called between solutions, ends the work.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`]; those of `on_step`.
@@ -142,35 +158,38 @@ impl LogisticRegression {
         seed: u64,
         mut on_step: impl FnMut() -> Result<()>,
     ) -> Result<CrossValidated> {
-        let Some(folds) = Folds::new(self.problem_type, targets, self.classes, FOLDS, seed) else {
+        let folds = Folds::new(self.problem_type, targets, self.classes, FOLDS, seed);
+        let scored = folds.map(|folds| (self.scored(targets, &folds), folds));
+        let Some((wanted, folds)) = scored.filter(|(wanted, _)| wanted.weights.iter().any(|weight| *weight > 0.0))
+        else {
             let linear = self.solve(features, targets, USUAL_STRENGTH)?;
             return Ok(CrossValidated { linear, strength: USUAL_STRENGTH, out_of_fold: None });
         };
-        let mut scored: Vec<Target> = targets.iter().copied().cloned().collect();
-        let unanswerable = scored.iter_mut().enumerate().filter(|(row, _)| !folds.is_answerable(*row));
-        unanswerable.for_each(|(_, target)| target.weight = 0.0);
-        let wanted = self.wanted(&scored.iter().collect::<Vec<_>>());
         let mut layers = vec![None; folds.count()];
         let mut tried: Vec<Tried> = Vec::new();
         for strength in STRENGTHS {
             let logits = self.answers(features, targets, &folds, strength, &mut layers, &mut on_step)?;
             tried.push(Tried { strength, losses: self.losses_at_best(&logits, &wanted), logits });
-            // The loss has one minimum, and the higher the strength, the longer a solution takes.
-            if let [.., before, last] = tried.as_slice()
-                && last.loss() > before.loss()
-            {
+            // As a rule it falls and then grows, and the higher the strength, the longer a solution takes.
+            if !tried[tried.len() - 1].is_as_good_as(&tried[best(&tried)]) {
                 break;
             }
         }
         on_step()?;
-        let best = (0..tried.len()).min_by(|&a, &b| tried[a].loss().total_cmp(&tried[b].loss())).expect("strengths");
-        let chosen = (0..best).find(|&lower| tried[lower].is_as_good_as(&tried[best])).unwrap_or(best);
-        let Tried { strength, logits, .. } = tried.swap_remove(chosen);
+        let Tried { strength, logits, .. } = tried.swap_remove(chosen(&tried));
         Ok(CrossValidated {
             linear: self.solve(features, targets, strength)?,
             strength,
             out_of_fold: Some(OutOfFold { folds, logits, distances: Vec::new() }),
         })
+    }
+
+    /// What is wanted of the rows that can be answered; the others have no weight.
+    fn scored(&self, targets: &[&Target], folds: &Folds) -> Wanted {
+        let mut scored: Vec<Target> = targets.iter().copied().cloned().collect();
+        let unanswerable = scored.iter_mut().enumerate().filter(|(row, _)| !folds.is_answerable(*row));
+        unanswerable.for_each(|(_, target)| target.weight = 0.0);
+        self.wanted(&scored.iter().collect::<Vec<_>>())
     }
 
     /// What layers that have not seen a row answer to it. `on_step` is called before each fold.
@@ -204,7 +223,7 @@ impl LogisticRegression {
             on_step()?;
             let seen_targets: Vec<&Target> = seen.iter().map(|&row| targets[row]).collect();
             let rows = self.rows(&features.select(&seen), &seen_targets)?;
-            let solved = self.solve_from(layer.as_ref(), &rows, strength, ROUGH)?;
+            let solved = self.solve_from(layer.as_ref(), &rows, strength, rough(strength))?;
             let answers = solved.logits(&features.select(&unseen));
             unseen.iter().zip(answers).for_each(|(&row, of_row)| logits[row] = of_row);
             *layer = Some(solved);
@@ -218,9 +237,12 @@ impl LogisticRegression {
             let mut scaled: Vec<f64> = logits.iter().flatten().map(|logit| f64::from(*logit) / temperature).collect();
             self.losses(&mut scaled, wanted)
         };
-        let temperature = best_temperature(|temperature| losses_at(temperature).iter().sum());
         let weights = wanted.weights.chunks_exact(self.weights_of_row());
-        let counts = weights.map(|weights| weights.iter().any(|weight| *weight > 0.0));
+        let counts: Vec<bool> = weights.map(|weights| weights.iter().any(|weight| *weight > 0.0)).collect();
+        // One row more, by which a temperature is pulled, is one of their weight.
+        let rows = counts.iter().filter(|counts| **counts).count().max(1) as f64;
+        let of_a_row = wanted.weights.iter().sum::<f64>() / (rows * self.weights_of_row() as f64);
+        let temperature = temperature_of_least(|temperature| losses_at(temperature).iter().sum::<f64>() / of_a_row);
         losses_at(temperature).into_iter().zip(counts).filter_map(|(loss, counts)| counts.then_some(loss)).collect()
     }
 
@@ -545,7 +567,45 @@ mod tests {
         assert!(!tried([1.1; 4]).is_as_good_as(&best) && best.is_as_good_as(&best));
         // Of a single row nothing is known.
         let one = |loss| Tried { losses: vec![loss], ..tried([0.0; 4]) };
-        assert!(!one(1.1).is_as_good_as(&one(1.0)));
+        assert!(!one(1.1).is_as_good_as(&one(1.0)) && one(1.0).is_as_good_as(&one(1.0)));
+        // Neither the best, which is loud, nor the first, which is worse for sure.
+        let [bad, good] = [[1.1; 4], [0.0, 2.0, 2.0, 2.0]];
+        let of_all = |losses: &[[f64; 4]]| chosen(&losses.iter().map(|losses| tried(*losses)).collect::<Vec<_>>());
+        assert_eq!(of_all(&[bad, good, [1.0; 4], [1.0; 4]]), 1);
+        assert_eq!((of_all(&[bad, [1.0; 4]]), of_all(&[[1.0; 4], bad]), of_all(&[bad])), (1, 0, 0));
+    }
+
+    #[test]
+    fn higher_strengths_are_not_tried_once_they_are_worse_for_sure() {
+        // What is learned of labels by chance is wrong, and the more the worse: fewer strengths of five folds than there are.
+        let features = Features { values: (0..80 * 40).map(noise).collect(), width: 40 };
+        let random: Vec<Target> = (0..80).map(|row| [u32::from(noise(row * 31 + 5) > 0.0)].into()).collect();
+        let mut steps = 0;
+        let count = || {
+            steps += 1;
+            Ok(())
+        };
+        let task_of_two = task(ProblemType::SingleLabel, 2);
+        let chosen = task_of_two.cross_validate(&features, &random.iter().collect::<Vec<_>>(), 0, count).unwrap();
+        assert!(chosen.strength <= 1.0 && steps < STRENGTHS.len() * FOLDS, "{} {steps}", chosen.strength);
+        // Labels that no other fold has, or that do not count, leave nothing to choose by.
+        let apart = Features { values: (0..80).map(|row| if row % 2 == 0 { 1.0 } else { -1.0 }).collect(), width: 1 };
+        let two: Vec<Target> = (0..80).map(|row| [u32::from(row == 0)].into()).collect();
+        let uncounted = LogisticRegression { class_weights: Some(vec![0.0, 1.0]), ..task_of_two };
+        let chosen = uncounted.cross_validate(&apart, &two.iter().collect::<Vec<_>>(), 0, || Ok(())).unwrap();
+        assert_eq!((chosen.strength, chosen.out_of_fold), (USUAL_STRENGTH, None));
+    }
+
+    #[test]
+    fn a_rough_solution_of_few_rows_says_something() {
+        let targets: Vec<Target> = (0..8u32).map(|row| [row % 2].into()).collect();
+        // Nearly all rows have in common.
+        let numbers = (0..8).flat_map(|row| [0.99, if row % 2 == 0 { 0.1 } else { -0.1 }]);
+        let features = Features { values: numbers.collect(), width: 2 };
+        let rough =
+            task(ProblemType::SingleLabel, 2).solve_roughly(&features, &targets.iter().collect::<Vec<_>>(), 0.1);
+        let logits = rough.unwrap().logits(&features);
+        assert!(logits.iter().enumerate().all(|(row, of)| of[row % 2] > of[1 - row % 2]), "{logits:?}");
     }
 
     #[test]

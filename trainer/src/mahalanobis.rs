@@ -156,9 +156,13 @@ impl Mahalanobis {
         let targets: Vec<Target> = (0..all.rows()).map(|row| [u32::from(row >= rows.rows())].into()).collect();
         let targets: Vec<&Target> = targets.iter().collect();
         let regression = LogisticRegression { problem_type: ProblemType::SingleLabel, classes: 2, class_weights: None };
-        let CrossValidated { linear, .. } = regression.cross_validate(&all, &targets, seed, on_step)?;
+        let CrossValidated { linear, out_of_fold, .. } = regression.cross_validate(&all, &targets, seed, on_step)?;
+        // Honest odds, those of rows that were left out.
+        let temperature = out_of_fold
+            .map_or(1.0, |answers| f64::from(answers.decision(ProblemType::SingleLabel, &targets).temperature));
         let (of_rows, of_strangers) = linear.weight.split_at(width + 1);
-        let mut weights: Vec<f64> = of_strangers.iter().zip(of_rows).map(|(strange, known)| strange - known).collect();
+        let mut weights: Vec<f64> =
+            of_strangers.iter().zip(of_rows).map(|(strange, known)| (strange - known) / temperature).collect();
         let slope = weights.pop().expect("the distance's").max(0.0);
         let score = |row: usize| {
             let (vector, distance) = all.row(row).split_at(width);

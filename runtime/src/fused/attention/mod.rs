@@ -293,6 +293,9 @@ mod tests {
             (9, 9, 2, 1),
             (40, 33, 1, 64),
             (20, 13, 2, 40),
+            // Queries of which two blocks are computed at once, the second one in part.
+            (40, 27, 2, 20),
+            (50, 50, 1, 129),
         ];
         let scratch = RefCell::new(Scratch::default());
         for (columns, length, heads, width) in shapes {

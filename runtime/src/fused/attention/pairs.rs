@@ -29,8 +29,8 @@ const DITHER: [f32; 16] = {
 };
 /// Of so many keys less than two percent of the weight can be lost, if each has just less than the last part of [`DITHER`].
 pub(super) const MOST_KEYS: usize = 1 << 13;
-/// Blocks of [`LANES`] numbers that are weighted at once, and of as many queries whose scores are: with [`TOGETHER`], as many sums as are
-/// needed not to wait for the last one.
+/// Blocks of [`LANES`] numbers that are weighted at once, and where there are registers for them, of queries whose scores are computed at
+/// once: [`TOGETHER`] times as many sums, of which few wait for their last product.
 const BLOCKS: usize = 2;
 
 /// Memory that each head uses again. A pair is of two numbers of a token, or of one number of two tokens: there is always a second one,
