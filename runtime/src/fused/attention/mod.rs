@@ -295,7 +295,6 @@ mod tests {
             (20, 13, 2, 40),
             // Queries of which two blocks are computed at once, the second one in part.
             (40, 27, 2, 20),
-            (50, 50, 1, 129),
         ];
         let scratch = RefCell::new(Scratch::default());
         for (columns, length, heads, width) in shapes {
