@@ -610,8 +610,7 @@ mod tests {
 
     #[test]
     fn answers_are_judged_after_their_best_temperature() {
-        let (_, targets) = rows(40, 3);
-        let mut targets = targets;
+        let (_, mut targets) = rows(40, 3);
         targets[3].weight = 0.0;
         let wrong = |row: usize| if row.is_multiple_of(4) { 0 } else { targets[row].id() as usize };
         let logits = |scale: f32| -> Vec<Vec<f32>> {

@@ -71,51 +71,41 @@ impl PairInstructions {
 
     #[inline]
     pub(super) fn run(self, task: impl Task) {
+        // `best` has found these instructions, and nothing else makes the value outside of tests, which ask it too.
         match self {
-            // SAFETY: `best` has found these instructions, and nothing else makes the value outside of tests, which ask it too.
-            Self::Avx2 => unsafe { with_avx2(task) },
-            // SAFETY: as above.
-            Self::Avx512 => unsafe { with_avx512(task) },
-            // SAFETY: as above.
-            Self::Vnni => unsafe { with_vnni(task) },
+            Self::Avx2 => run(Avx2(()), task),
+            Self::Avx512 => run(Avx512::<false>(()), task),
+            Self::Vnni => run(Avx512::<true>(()), task),
         }
     }
 }
 
-#[target_feature(enable = "avx2,fma")]
-fn with_avx2(task: impl Task) {
-    task.run(Avx2(()));
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
-fn with_avx512(task: impl Task) {
-    task.run(Avx512::<false>(()));
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni")]
-fn with_vnni(task: impl Task) {
-    task.run(Avx512::<true>(()));
+fn run(products: impl PairProducts, task: impl Task) {
+    products.apart(
+        #[inline(always)]
+        || task.run(products),
+    );
 }
 
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
-fn apart_with_avx2<T>(f: impl FnOnce() -> T) -> T {
+fn with_avx2<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
 #[inline(never)]
-fn apart_with_avx512<T>(f: impl FnOnce() -> T) -> T {
+fn with_avx512<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni")]
 #[inline(never)]
-fn apart_with_vnni<T>(f: impl FnOnce() -> T) -> T {
+fn with_vnni<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-// What follows is inlined into the functions above, of which the first three alone make values of these types: where there is one, the
+// What follows is inlined into the functions above. `PairInstructions::run` alone makes values of these types: where there is one, the
 // processor has the instructions. Loads and stores are of references to as many bytes.
 
 #[derive(Clone, Copy)]
@@ -129,7 +119,7 @@ impl PairProducts for Avx2 {
     #[inline(always)]
     fn apart<T>(self, f: impl FnOnce() -> T) -> T {
         // SAFETY: see above.
-        unsafe { apart_with_avx2(f) }
+        unsafe { with_avx2(f) }
     }
 
     #[inline(always)]
@@ -175,8 +165,8 @@ impl<const VNNI: bool> PairProducts for Avx512<VNNI> {
         // SAFETY: see above.
         unsafe {
             match VNNI {
-                true => apart_with_vnni(f),
-                false => apart_with_avx512(f),
+                true => with_vnni(f),
+                false => with_avx512(f),
             }
         }
     }
