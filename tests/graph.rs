@@ -192,7 +192,8 @@ fn onnx_runtime_keeps_the_operators_and_folds_the_constants() {
     let graph = model.graph(GraphConfig::FP32).unwrap();
     let dir = Dir::default();
     let optimized = dir.path("optimized.onnx");
-    open(&graph, &dir, SessionOptions { optimized_model: Some(optimized.clone()), ..SessionOptions::default() });
+    let optimized_model = Some(optimized.clone());
+    open(&graph, &dir, SessionOptions { optimized_model, standard_operators: true, ..SessionOptions::default() });
     let after = onnx::read(&optimized).unwrap();
     let (before, after) = (operator_counts(&graph), operator_counts(&after));
     for name in ["Attention", "LayerNormalization", "BiasGelu", "Softmax", "Gemm"] {
@@ -259,6 +260,37 @@ fn packed_graph_is_a_third_smaller_and_unpacked_at_load() {
     assert!(difference <= 1e-5, "in a batch: {difference}");
 }
 
+/// A graph of floats with attention of ours answers as it does without, and the same in every batch.
+#[test]
+fn attention_of_ours_computes_what_onnx_runtimes_does() {
+    let (model, tokenizer) = load("models/minilm");
+    let encodings = encode(&tokenizer);
+    let texts = || encodings.iter().map(std::slice::from_ref);
+    let dir = Dir::default();
+    let (path, optimized) = (dir.path("graph.onnx"), dir.path("optimized.onnx"));
+    onnx::write(&model.graph(GraphConfig::FP32).unwrap(), &path).unwrap();
+    let logits = |standard_operators, batch_size| {
+        let optimized_model = Some(optimized.clone());
+        let options = SessionOptions { standard_operators, optimized_model, ..SessionOptions::default() };
+        let logits = predict_session(&mut Session::open(&path, &options).unwrap(), texts(), PAD, batch_size).unwrap();
+        let graph = onnx::read(&optimized).unwrap();
+        let has = |name: &str| operator_counts(&graph).contains_key(name);
+        assert_eq!(
+            ["Pack", "ProductAttention", "Unpack", "Attention"].map(has),
+            match standard_operators {
+                true => [false, false, false, true],
+                false => [true, true, true, false],
+            }
+        );
+        logits
+    };
+    let alone = logits(false, 1);
+    for other in [logits(true, 1), logits(false, 2), logits(false, 6), logits(true, 6)] {
+        let comparison = compare(&other, &alone);
+        assert!(comparison.max_logit_difference < 1e-5, "{comparison:?}");
+    }
+}
+
 /// A graph of integers with operators of ours in it answers as it does without, and the same in every batch.
 #[test]
 fn operators_of_ours_compute_what_onnx_runtimes_do() {
@@ -286,7 +318,7 @@ fn operators_of_ours_compute_what_onnx_runtimes_do() {
         (logits, counts)
     };
     let ((standard, without), (alone, with)) = (logits(true, 1), logits(false, 1));
-    for name in ["AttentionQuantize", "AddLayerNormQuantize", "BiasGeluQuantize", "Pack", "Unpack"] {
+    for name in ["ProductAttention", "AddLayerNormQuantize", "BiasGeluQuantize", "Pack", "Unpack"] {
         assert!(with.contains_key(name) && !without.contains_key(name), "{name}: {with:?} {without:?}");
     }
     // The sums of weights are known since the graph was loaded.

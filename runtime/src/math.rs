@@ -10,7 +10,7 @@
 )]
 
 /// Sets of instructions for which loops are compiled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Instructions {
     /// Those that every processor of the architecture has.
     Baseline,
@@ -24,6 +24,15 @@ impl Instructions {
     /// The best that the processor has. The standard library remembers what it has found.
     #[inline]
     pub(crate) fn best() -> Self {
+        let found = Self::found();
+        #[cfg(test)]
+        return found.min(tests::MOST.get());
+        #[cfg(not(test))]
+        found
+    }
+
+    #[inline]
+    fn found() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -57,20 +66,32 @@ impl Instructions {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
+#[inline(never)]
 fn with_avx2<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+#[inline(never)]
 fn with_avx512<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Runs `f` with the best instruction set of this processor (chosen at run time: the binary stays portable).
+/// Runs `f` with the best instruction set of this processor (chosen at run time: the binary stays portable), as a function of its own,
+/// also inside of another `vectorized`: a loop inside of a large function shares its registers with all that comes later, and loads
+/// constants for that in each turn.
 #[inline(always)]
 pub fn vectorized<T>(f: impl FnOnce() -> T) -> T {
     Instructions::best().run(f)
+}
+
+/// Whether there are registers for sixteen sums of sixteen lanes and what is added to them.
+pub(crate) fn has_many_registers() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return Instructions::best() == Instructions::Avx512;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Whether [`f32::mul_add`] is an instruction inside of [`vectorized`]; where it is none, it is a call, and slow.
@@ -164,18 +185,30 @@ pub fn sum(a: &[f32]) -> f32 {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
-    /// What `f` gives with each set of instructions that this processor has, from the least to the best.
+    #[cfg(target_arch = "x86_64")]
+    const ALL: &[Instructions] = &[Instructions::Baseline, Instructions::Avx2, Instructions::Avx512];
+    #[cfg(not(target_arch = "x86_64"))]
+    const ALL: &[Instructions] = &[Instructions::Baseline];
+
+    thread_local! {
+        /// The best that a test's processor has.
+        pub(super) static MOST: Cell<Instructions> = const { Cell::new(*ALL.last().unwrap()) };
+    }
+
+    /// What `f` gives with each set of instructions that this processor has, from the least to the best, as if it had no better one.
     pub(crate) fn by_instructions<T>(f: impl Fn() -> T) -> Vec<T> {
-        let mut sets = vec![Instructions::Baseline];
-        #[cfg(target_arch = "x86_64")]
-        match Instructions::best() {
-            Instructions::Baseline => {}
-            Instructions::Avx2 => sets.push(Instructions::Avx2),
-            Instructions::Avx512 => sets.extend([Instructions::Avx2, Instructions::Avx512]),
-        }
-        sets.into_iter().map(|set| set.run(&f)).collect()
+        let best = Instructions::best();
+        let with = |set: &Instructions| {
+            MOST.set(*set);
+            set.run(&f)
+        };
+        let all = ALL.iter().filter(|set| **set <= best).map(with).collect();
+        MOST.set(best);
+        all
     }
 
     #[test]

@@ -71,11 +71,11 @@ pub struct SessionOptions {
     pub profile: Option<PathBuf>,
     /// Which operators a graph may have. Default: those that nimbert writes and that optimum exports.
     pub operators: Operators,
-    /// Whether only ONNX Runtime's own operators compute, though others of ours, made of several of them, are faster: a graph of
-    /// integers on the CPU is given such when it is loaded. Default: those of ours too.
+    /// Whether only ONNX Runtime's own operators compute, though others of ours, made of several of them, are faster: a graph on the
+    /// CPU is given such when it is loaded. Default: those of ours too.
     pub standard_operators: bool,
-    /// Writes the graph as ONNX Runtime optimized it for this machine: for looking at, or for counting operators. Of a graph of integers
-    /// it has operators of ours, which nothing else knows, unless [`Self::standard_operators`] leaves them out.
+    /// Writes the graph as ONNX Runtime optimized it for this machine: for looking at, or for counting operators. It has operators of
+    /// ours, which nothing else knows, unless [`Self::standard_operators`] leaves them out.
     pub optimized_model: Option<PathBuf>,
 }
 

@@ -92,7 +92,7 @@ struct OpenArgs {
     /// Multiply fp32 in bfloat16 where the processor can (aarch64, under Linux): faster, and less exact
     #[arg(long)]
     fast_math: bool,
-    /// Compute graphs of integers on the CPU with ONNX Runtime's operators alone, without those of nimbert that are several of
+    /// Compute graphs on the CPU with ONNX Runtime's operators alone, without those of nimbert that are several of
     /// them in one: slower, for comparing
     #[arg(long)]
     standard_operators: bool,

@@ -1,5 +1,6 @@
 //! Operators of our own for graphs on the CPU. Each is what several of ONNX Runtime's are, in one pass over memory: between two
-//! products of bytes they read floats, and write bytes, most with a scale and a zero point a row, which ONNX Runtime's have not.
+//! products of bytes they read floats, and write bytes, most with a scale and a zero point a row, which ONNX Runtime's have not. In
+//! graphs of floats there is attention alone.
 //! `graph::fuse` puts them into a graph when it is loaded; in a bundle there are none, so that others can run it.
 
 mod attention;
@@ -15,7 +16,7 @@ use ort::{
 };
 
 use self::{
-    attention::{Attention, Products, Scratch, task_rows as attention_rows},
+    attention::{Attention, Out as AttentionOut, Products, Scratch, task_rows as attention_rows},
     gelu::bias_gelu,
     layer_norm::LayerNorm,
     quantization::{Bytes, Deferred, Quantization, Scales},
@@ -27,7 +28,7 @@ pub(crate) use quantization::ROW_ZERO_POINT;
 /// The domain of these operators.
 pub(crate) const DOMAIN: &str = "nimbert";
 /// Changes with what the operators compute, and with which of them a graph is given: it names the compiled form.
-pub(crate) const VERSION: u64 = 4;
+pub(crate) const VERSION: u64 = 5;
 // None has the name of an operator of ONNX Runtime, so that traces tell them apart.
 // The first three read what a product of bytes gives, and may write the bytes of the next one. Behind the inputs that are named here
 // they have these, each of which may be missing: what the product has left of its rows float `[rows, 2]`, and the sums of its weights
@@ -39,8 +40,9 @@ pub(crate) const BIAS_GELU: &str = "BiasGeluQuantize";
 /// a and b float `[…, width]`, weight and bias float `[width]` → float `[…, width]`, the normalized a + b. Attribute [`EPSILON`].
 pub(crate) const ADD_LAYER_NORM: &str = "AddLayerNormQuantize";
 /// Queries, keys and values float `[texts, columns, 3 × hidden]`, or `[tokens, 3 × hidden]` of texts one behind the other; lengths
-/// int32 `[texts]`, bias float `[3 × hidden]` → `[texts, columns, hidden]`, or `[tokens, hidden]`, in bytes only. Attribute [`HEADS`].
-pub(crate) const ATTENTION: &str = "AttentionQuantize";
+/// int32 `[texts]`, bias float `[3 × hidden]` → `[texts, columns, hidden]`, or `[tokens, hidden]`: float, or in bytes only. Attribute
+/// [`HEADS`].
+pub(crate) const ATTENTION: &str = "ProductAttention";
 /// x float `[texts, columns, width]`, lengths int32 `[texts]` → float `[tokens, width]`: without what fills texts up.
 pub(crate) const PACK: &str = "Pack";
 /// x float `[tokens, width]`, lengths int32 `[texts]`, anything int64 `[texts, columns]` → float `[texts, columns, width]`: filled
@@ -78,7 +80,7 @@ pub(crate) fn domain(threads: usize) -> ort::Result<OperatorDomain> {
         .add(between_products(ADD_LAYER_NORM, &[FLOAT, FLOAT, FLOAT, FLOAT], &[FLOAT], |context| {
             Ok(AddLayerNorm { epsilon: epsilon(context)? })
         }))?
-        .add(between_products(ATTENTION, &[FLOAT, LENGTH, FLOAT], &[], attend))?
+        .add(between_products(ATTENTION, &[FLOAT, LENGTH, FLOAT], &[FLOAT], attend))?
         .add(operator(PACK, &[FLOAT, LENGTH], &[FLOAT], |_| Ok(Pack)))?
         .add(operator(UNPACK, &[FLOAT, LENGTH, TensorElementType::Int64], &[FLOAT], |_| Ok(Unpack)))
 }
@@ -134,8 +136,12 @@ impl<K: Kernel + 'static> Operator for Described<K> {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        let own = |of_type: &TensorElementType| match self.is_between {
+            true => OperatorOutput::optional(*of_type),
+            false => OperatorOutput::required(*of_type),
+        };
         let further = FURTHER_OUTPUTS.into_iter().filter(|_| self.is_between).map(OperatorOutput::optional);
-        self.outputs.iter().copied().map(OperatorOutput::required).chain(further)
+        self.outputs.iter().map(own).chain(further)
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Guarded<K>> {
@@ -315,8 +321,6 @@ impl Kernel for Attend {
         let all_rows = rows.iter().sum();
         let left = further.left(all_rows, 3 * hidden)?;
         let shape = [&shape[..shape.len() - 1], &[hidden as i64]].concat();
-        let mut written =
-            further.written(context, 0, &shape)?.ok_or_else(|| ort::Error::new("expected a zero point"))?;
         // A part of a text each: its rows, where it begins, and which of its rows are the part's.
         let of_task = attention_rows(all_rows, self.threads);
         let (mut start, mut tasks) = (0, Vec::new());
@@ -329,10 +333,21 @@ impl Kernel for Attend {
             start += rows;
         }
         let rows = tasks.iter().map(|(text, _, first)| of_task.min(text.rows.len() / (3 * hidden) - first));
-        let bytes: Vec<Bytes<'_>> = written.parts(rows)?.collect();
-        in_tasks(context, tasks.iter().zip(bytes), |((text, length, first), bytes)| {
-            attention.attend(*text, *length, *first, &mut Scratch::default(), bytes);
-        })
+        let attend = |((text, length, first), out): (&(Products<'_>, usize, usize), AttentionOut<'_>)| {
+            attention.attend(*text, *length, *first, &mut Scratch::default(), out);
+        };
+        if let Some(mut written) = further.written(context, 1, &shape)? {
+            let bytes: Vec<AttentionOut<'_>> = written.parts(rows)?.map(AttentionOut::Bytes).collect();
+            return in_tasks(context, tasks.iter().zip(bytes), attend);
+        }
+        let mut out = output(context, 0, &shape)?;
+        let (_, mut out) = out.try_extract_tensor_mut::<f32>()?;
+        let floats = rows.map(|rows| {
+            let (of_task, behind) = std::mem::take(&mut out).split_at_mut(rows * hidden);
+            out = behind;
+            AttentionOut::Floats(of_task)
+        });
+        in_tasks(context, tasks.iter().zip(floats), attend)
     }
 }
 

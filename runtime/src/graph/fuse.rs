@@ -1,6 +1,7 @@
 //! Graphs with operators of our own where several of ONNX Runtime's stand ([`crate::fused`]).
 //!
-//! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next. Where such a
+//! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next; and its attention
+//! of floats, with which padding goes from graphs of floats too. Where such a
 //! way begins and ends with operators of ours, each row of its bytes has a scale and a zero point, which the product leaves to the operator
 //! behind it: rows differ, and one scale for all of them costs most of what integers lose (benches/runs/2026-11-28-fidelity.md).
 //! Whatever is only similar stays. The graph was checked before.
@@ -63,7 +64,9 @@ enum Middle<'a> {
     Gelu { bias: &'a str },
     /// The sum with another matrix, normalized, which others read too; `place` is that of the normalization.
     Norm { place: usize, residual: &'a str, weight: &'a str, bias: &'a str, epsilon: f32, y: &'a str },
-    /// Attention, whose product is part of it, and what makes a matrix of it, if something does: its place and the shape.
+    /// Attention of floats, whose product is part of it.
+    FloatAttention { node: &'a Node<'a>, heads: i64 },
+    /// The same of bytes, and what makes a matrix of it, if something does: its place and the shape.
     Attention { node: &'a Node<'a>, heads: i64, reshape: Option<(usize, &'a str)> },
 }
 
@@ -105,7 +108,7 @@ impl<'a> Way<'a> {
         };
         // What all three have behind their own inputs, and outputs.
         let product = match middle {
-            Middle::Attention { .. } => format!("{product}/product"),
+            Middle::Attention { .. } | Middle::FloatAttention { .. } => format!("{product}/product"),
             _ => (*product).to_owned(),
         };
         let (product, sums) = (product.as_str(), sums_of(&product));
@@ -135,8 +138,17 @@ impl<'a> Way<'a> {
                 let mut parts = byte_product(product, factors, read);
                 let inputs = [&[product, lengths, bias], &tail[..]].concat();
                 let heads = integer_attribute(HEADS, *heads);
-                parts.push(node((DOMAIN, ATTENTION), &inputs, &written.collect::<Vec<_>>(), &[heads]));
+                let outputs: Vec<&str> = [""].into_iter().chain(written).collect();
+                parts.push(node((DOMAIN, ATTENTION), &inputs, &outputs, &[heads]));
                 parts
+            }
+            Middle::FloatAttention { node: attention, heads } => {
+                let [x, weight, bias, lengths] = attention.inputs[..] else { return Vec::new() };
+                let heads = integer_attribute(HEADS, *heads);
+                vec![
+                    node(("", "MatMul"), &[x, weight], &[product], &[]),
+                    node((DOMAIN, ATTENTION), &[product, lengths, bias], &[attention.outputs[0]], &[heads]),
+                ]
             }
         };
         if let Some(rows) = own {
@@ -163,7 +175,9 @@ impl<'a> Way<'a> {
     fn width(&self, wiring: &Wiring<'a>) -> Option<i64> {
         match self.middle {
             Middle::Gelu { bias } | Middle::Norm { bias, .. } => wiring.dims(bias)?.first().copied(),
-            Middle::Attention { node, .. } => wiring.dims(node.inputs.get(2)?)?.first().map(|all| all / 3),
+            Middle::Attention { node, .. } | Middle::FloatAttention { node, .. } => {
+                wiring.dims(node.inputs.get(2)?)?.first().map(|all| all / 3)
+            }
         }
     }
 }
@@ -225,7 +239,8 @@ impl<'a> Fusion<'a> {
         for way in &ways {
             let read = by_row.get(&way.key()).map(|(bytes, width)| (Rows::of(bytes), *width));
             let own = way.quantize.as_ref().filter(|quantize| rows.contains(quantize.bytes));
-            if read.is_some() || way.quantize.is_some() {
+            let is_of_floats = matches!(way.middle, Middle::FloatAttention { .. });
+            if read.is_some() || way.quantize.is_some() || is_of_floats {
                 let own = own.map(|quantize| Rows::of(quantize.bytes));
                 changes.extend(way.fused(read.as_ref().map(|(rows, width)| (rows, *width)), own.as_ref()));
             }
@@ -294,6 +309,7 @@ impl<'a> Fusion<'a> {
             ("" | "ai.onnx", "LayerNormalization") => self.add_layer_norm(place, node),
             (MICROSOFT, "BiasGelu") => self.bias_gelu(place, node),
             (MICROSOFT, "QAttention") => self.attention(place, node),
+            (MICROSOFT, "Attention") => self.float_attention(place, node),
             _ => None,
         }
     }
@@ -337,9 +353,8 @@ impl<'a> Fusion<'a> {
         Some(Way { place: sum_place, product, middle, quantize })
     }
 
-    /// Attention of quantized queries, keys and values, whose product becomes a node of its own.
-    fn attention(&self, place: usize, attention: &'a Node<'a>) -> Option<Way<'a>> {
-        let [_, weight, bias, _, _, lengths, _, ref rest @ ..] = attention.inputs[..] else { return None };
+    /// The name and the number of heads of attention by these inputs, if it is as `nimbert-train` writes it.
+    fn usual_attention(&self, attention: &'a Node<'a>, [weight, bias, lengths]: [&str; 3]) -> Option<(&'a str, i64)> {
         let is_usual = attention.attributes.iter().all(|attribute| match attribute.name {
             "num_heads" => true,
             "unidirectional" => attribute.integer == 0,
@@ -347,20 +362,35 @@ impl<'a> Fusion<'a> {
         });
         // ONNX Runtime would refuse another size when it loads the graph.
         let fits = self.0.is_of_type(bias, FLOAT) && is_bias_of(self.0.dims(weight), self.0.dims(bias));
-        if !is_usual || !fits || !self.is_lengths(lengths) || rest.len() > 1 || attention.outputs.len() > 1 {
+        let [output] = attention.outputs[..] else { return None };
+        let is_free = self.0.is_free(&format!("{output}/product"));
+        let heads = attention.attribute("num_heads")?.integer;
+        (is_usual && fits && is_free && self.is_lengths(lengths)).then_some((output, heads))
+    }
+
+    /// Attention of floats, whose product becomes a node of its own.
+    fn float_attention(&self, place: usize, attention: &'a Node<'a>) -> Option<Way<'a>> {
+        let [_, weight, bias, lengths] = attention.inputs[..] else { return None };
+        let (product, heads) = self.usual_attention(attention, [weight, bias, lengths])?;
+        let middle = Middle::FloatAttention { node: attention, heads };
+        self.0.is_of_type(weight, FLOAT).then_some(Way { place, product, middle, quantize: None })
+    }
+
+    /// Attention of quantized queries, keys and values, whose product becomes a node of its own.
+    fn attention(&self, place: usize, attention: &'a Node<'a>) -> Option<Way<'a>> {
+        let [_, weight, bias, _, _, lengths, _, ref rest @ ..] = attention.inputs[..] else { return None };
+        let (output, heads) = self.usual_attention(attention, [weight, bias, lengths])?;
+        if rest.len() > 1 {
             return None;
         }
-        let output = *attention.outputs.first()?;
         let reshape = self.0.only_reader(output).filter(|(_, reader)| {
             reader.op_type == "Reshape" && reader.attributes.is_empty() && !self.0.has_type(output)
         });
         let reshape = reshape.and_then(|(place, node)| Some((place, *node.inputs.get(1)?, *node.outputs.first()?)));
         let quantize = self.only_quantize(reshape.map_or(output, |(_, _, matrix)| matrix))?;
-        let heads = attention.attribute("num_heads")?.integer;
-        let is_free = self.0.is_free(&format!("{output}/product"));
         let reshape = reshape.map(|(place, shape, _)| (place, shape));
         let middle = Middle::Attention { node: attention, heads, reshape };
-        is_free.then_some(Way { place, product: output, middle, quantize: Some(quantize) })
+        Some(Way { place, product: output, middle, quantize: Some(quantize) })
     }
 
     /// Whether a value is how many tokens each text has: the sum of the mask's rows.

@@ -62,12 +62,18 @@ fn changes(wiring: &Wiring<'_>) -> Option<Changes> {
         }
         let is_constant = |name: &str| name.is_empty() || wiring.is_constant(name);
         // What is added to each row, not a row of its own to each.
-        let is_vector = |name: &str| by_token.contains(name) || wiring.rank(name).is_some_and(|rank| rank < 2);
+        let is_vector =
+            |name: &str| name.is_empty() || by_token.contains(name) || wiring.rank(name).is_some_and(|rank| rank < 2);
         let is_known = follower.inputs.iter().all(|name| by_token.contains(name) || is_constant(name));
         let stays_by_token = match (follower.domain, follower.op_type) {
             (DOMAIN, ATTENTION) => true,
             (DOMAIN, BIAS_GELU | ADD_LAYER_NORM) => is_known,
-            (MICROSOFT, "MatMulIntegerToFloat") => is_known,
+            (MICROSOFT, "MatMulIntegerToFloat" | "BiasGelu") => is_known,
+            ("", "MatMul" | "Gemm") => {
+                let is_by_constant = follower.inputs.get(1).is_some_and(|name| is_constant(name));
+                let is_plain = follower.attribute("transA").is_none_or(|attribute| attribute.integer == 0);
+                is_plain && is_known && is_by_constant && follower.inputs.iter().skip(2).all(|name| is_vector(name))
+            }
             ("", "Add" | "Mul") => follower.inputs.iter().all(|name| is_vector(name)),
             ("", "QuantizeLinear" | "LayerNormalization") => is_known,
             // What attention gives is a matrix by now.
@@ -77,7 +83,8 @@ fn changes(wiring: &Wiring<'_>) -> Option<Changes> {
             }
             ("", "Reshape") if is_by_text(wiring, follower) => {
                 let ([rows, _], [texts]) = (&follower.inputs[..], &follower.outputs[..]) else { return None };
-                let product = wiring.only_reader(texts).filter(|(_, node)| node.op_type == "MatMulIntegerToFloat");
+                let is_product = |op_type: &str| matches!(op_type, "MatMulIntegerToFloat" | "MatMul");
+                let product = wiring.only_reader(texts).filter(|(_, node)| is_product(node.op_type));
                 let attention = product.and_then(|(_, product)| wiring.only_reader(product.outputs.first()?));
                 let is_for_attention = attention.is_some_and(|(_, node)| is_attention(node));
                 let instead = match is_for_attention {

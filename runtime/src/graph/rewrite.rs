@@ -67,12 +67,13 @@ pub(super) fn message(fields: &[(u32, Value<'_>)]) -> Vec<u8> {
     message
 }
 
-/// A `NodeProto`, named by its first output.
+/// A `NodeProto`, named by the first output that it has.
 pub(super) fn node((domain, op_type): (&str, &str), inputs: &[&str], outputs: &[&str], attributes: &[Vec<u8>]) -> Part {
     fn texts<'a>(number: u32, texts: &[&'a str]) -> Vec<(u32, Value<'a>)> {
         texts.iter().map(|text| (number, Value::Bytes(text.as_bytes()))).collect()
     }
-    let mut fields = [texts(1, inputs), texts(2, outputs), texts(3, &outputs[..1])].concat();
+    let first = outputs.iter().position(|name| !name.is_empty()).unwrap_or_default();
+    let mut fields = [texts(1, inputs), texts(2, outputs), texts(3, &outputs[first..=first])].concat();
     fields.extend([texts(4, &[op_type]), texts(7, &[domain])].concat());
     fields.extend(attributes.iter().map(|attribute| (5, Value::Bytes(attribute))));
     Part::New(message(&fields))

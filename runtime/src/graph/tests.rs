@@ -451,7 +451,7 @@ fn ways_from_product_to_product_are_fused() {
         "QuantizeLinear",
         "Constant",
         "MatMulIntegerToFloat",
-        "AttentionQuantize(a/product lengths b3    aq/rows/zero_point) -> a aq/rows",
+        "ProductAttention(a/product lengths b3    aq/rows/zero_point) ->  a aq/rows",
         "Reshape",
         "Constant",
         "Constant",
@@ -475,7 +475,7 @@ fn ways_from_product_to_product_are_fused() {
     let fused = fuse(&parts.bytes()).unwrap().unwrap();
     let model = Model::parse(&fused).unwrap();
     let node = |op_type: &str| model.graph.nodes.iter().find(|node| node.op_type == op_type).unwrap();
-    assert_eq!(node("AttentionQuantize").attribute("num_heads").unwrap().integer, 2);
+    assert_eq!(node("ProductAttention").attribute("num_heads").unwrap().integer, 2);
     assert_eq!(node("AddLayerNormQuantize").attribute("epsilon").unwrap().float, 0.5);
     // What attention reads is of a normalization that is none of ours.
     let product = |output: &str| model.graph.nodes.iter().find(|node| node.outputs == [output]).unwrap();
@@ -591,7 +591,7 @@ fn attention_takes_scales_and_channels_are_multiplied() {
     check(&parts.bytes(), None, Operators::Known).unwrap();
     let expected = [
         "AddLayerNormQuantize(o y g b hq/rows o/sums g vq/rows/zero_point) -> v vq vq/rows",
-        "AttentionQuantize(a2/product lengths b3 vq/rows a2/product/sums b aq2/rows/zero_point) -> a2 aq2/rows",
+        "ProductAttention(a2/product lengths b3 vq/rows a2/product/sums b aq2/rows/zero_point) ->  a2 aq2/rows",
         "AddLayerNormQuantize(p2 v g b aq2/rows p2/sums) -> logits",
     ];
     assert_eq!(of_ours(&parts)[2..], expected);
@@ -678,7 +678,7 @@ fn rows_between_texts_are_packed() {
     let of_ours = |nodes: &[String]| nodes.iter().filter(|node| node.contains("->")).cloned().collect::<Vec<_>>();
     let expected = [
         "Pack(n lengths) -> x",
-        "AttentionQuantize(a/product lengths b3    aq/rows/zero_point) -> a aq/rows",
+        "ProductAttention(a/product lengths b3    aq/rows/zero_point) ->  a aq/rows",
         "AddLayerNormQuantize(p x g b aq/rows p/sums  yq/rows/zero_point) -> y yq yq/rows",
         "BiasGeluQuantize(i b yq/rows i/sums  z s) -> hq",
         "Unpack(last lengths attention_mask) -> texts",
@@ -711,6 +711,95 @@ fn rows_between_texts_are_packed() {
     added.nodes[place] = node("Add", &["o", "w"], &["last"], &[]);
     for parts in [softmax, output, shape, wide, added] {
         assert!(!properties(&parts) && !of_ours(&fused(&parts).unwrap()).iter().any(|node| node.starts_with("Pack")));
+    }
+}
+
+/// A block of floats between rows of texts, as `nimbert-train` writes it.
+fn float_rows() -> Parts {
+    let mut parts = rows();
+    parts.initializers.push(tensor("wf", &[2, 2], FLOAT, &[len(9, [0; 16])]));
+    parts.initializers.push(tensor("wf3", &[2, 6], FLOAT, &[len(9, [0; 48])]));
+    // What makes the rows, what makes the texts of them, and what comes of these.
+    let head = parts.nodes.iter().position(|node| node.windows(2).any(|name| name == b"xq")).unwrap();
+    let tail = parts.nodes.split_off(parts.nodes.len() - 2);
+    parts.nodes.truncate(head);
+    parts.nodes.extend([
+        node("Reshape", &["x", "by_text"], &["xt"], &[]),
+        node(".Attention", &["xt", "wf3", "b3", "lengths"], &["a"], &[attribute("num_heads", int(3, 2), 2)]),
+        node("Reshape", &["a", "rows"], &["am"], &[]),
+        node("Gemm", &["am", "wf", "b"], &["p"], &[]),
+        node("Add", &["p", "x"], &["sum"], &[]),
+        node("LayerNormalization", &["sum", "g", "b"], &["y"], &[]),
+        node("MatMul", &["y", "wf"], &["i"], &[]),
+        node(".BiasGelu", &["i", "b"], &["h"], &[]),
+        node("Gemm", &["h", "wf", "b"], &["o"], &[]),
+        node("Add", &["o", "y"], &["last"], &[]),
+    ]);
+    parts.nodes.extend(tail);
+    parts
+}
+
+#[test]
+fn attention_of_floats_is_ours_and_its_rows_are_packed() {
+    let parts = float_rows();
+    check(&parts.bytes(), None, Operators::Known).unwrap();
+    let nodes = fused(&parts).unwrap();
+    let start = nodes.iter().position(|node| node.starts_with("Pack")).unwrap();
+    let expected = [
+        "Pack(n lengths) -> x",
+        "Identity",
+        "MatMul",
+        "ProductAttention(a/product lengths b3) -> a",
+        "Reshape",
+        "Gemm",
+        "Add",
+        "LayerNormalization",
+        "MatMul",
+        "BiasGelu",
+        "Gemm",
+        "Add",
+        "Unpack(last lengths attention_mask) -> texts",
+        "ReduceMean",
+    ];
+    assert_eq!(nodes[start..], expected);
+    let bytes = fuse(&parts.bytes()).unwrap().unwrap();
+    let model = Model::parse(&bytes).unwrap();
+    let product = model.graph.nodes.iter().find(|node| node.outputs == ["a/product"]).unwrap();
+    assert_eq!(product.inputs, ["xt", "wf3"]);
+    let ours = model.graph.nodes.iter().find(|node| node.outputs == ["a"]).unwrap();
+    assert_eq!(ours.attribute("num_heads").unwrap().integer, 2);
+    assert_eq!(fuse(&bytes).unwrap(), None);
+    // What is only similar stays.
+    let attention = parts.nodes.iter().position(|node| node.windows(9).any(|name| name == b"Attention")).unwrap();
+    let other = |inputs: &[&str], attributes: &[(&str, u64)], further: Bytes| {
+        let mut parts = float_rows();
+        let heads = [("num_heads", 2)];
+        let attributes = heads.iter().chain(attributes).map(|(name, value)| attribute(name, int(3, *value), 2));
+        parts.nodes[attention] = node(".Attention", inputs, &["a"], &attributes.collect::<Vec<_>>());
+        parts.initializers.push(further);
+        fused(&parts)
+    };
+    let usual = ["xt", "wf3", "b3", "lengths"];
+    let unused = || integers("unused", &[1]);
+    assert!(other(&usual, &[], unused()).is_some());
+    assert_eq!(other(&usual, &[("unidirectional", 1)], unused()), None);
+    assert_eq!(other(&["xt", "wf3", "b3", "lengths", "past"], &[], unused()), None);
+    assert_eq!(other(&["xt", "wf3", "b3", "mask"], &[], unused()), None);
+    assert_eq!(other(&["xt", "wf3", "b", "lengths"], &[], unused()), None);
+    assert_eq!(other(&["xt", "w3", "b3", "lengths"], &[], unused()), None);
+    assert_eq!(other(&["xt", "wf3", "b16", "lengths"], &[], tensor("b16", &[6], 10, &[len(9, [0; 12])])), None);
+    // Padding stays where rows are columns of a product, and where one is added to all.
+    for (output, instead) in [
+        ("o", node("Gemm", &["h", "wf", "b"], &["o"], &[attribute("transA", int(3, 1), 2)])),
+        ("i", node("MatMul", &["wf", "y"], &["i"], &[])),
+        ("i", node("MatMul", &["y", "y"], &["i"], &[])),
+        ("p", node("Gemm", &["am", "wf", "w"], &["p"], &[])),
+    ] {
+        let mut parts = float_rows();
+        let place = Model::parse(&parts.bytes()).unwrap().graph.nodes.iter().position(|node| node.outputs == [output]);
+        parts.nodes[place.unwrap()] = instead;
+        let nodes = fused(&parts).unwrap();
+        assert!(!nodes.iter().any(|node| node.starts_with("Pack")), "{nodes:?}");
     }
 }
 

@@ -1,13 +1,17 @@
 //! Attention in floats.
 
-use super::{Head, LANES, Of, TOGETHER, largest_by_lane, transpose};
-use crate::math::{ROUND, larger, times_power_of_two};
+use super::{Head, LANES, Of, TOGETHER, largest_by_lane, side_by_side, transpose};
+use crate::math::{ROUND, has_many_registers, larger, times_power_of_two, vectorized};
+
+/// Blocks of [`LANES`] queries whose scores are computed at once, or of numbers that are weighted at once, where there are registers for
+/// them: [`TOGETHER`] times as many sums, of which few wait for their last product.
+const BLOCKS: usize = 2;
 
 /// Memory that each head uses again.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// Keys of a head, up to a multiple of [`TOGETHER`] with the last one again: `[keys, width]`
-    keys: Vec<f32>,
+    /// Keys of a head, up to a multiple of [`TOGETHER`] with the last one again, so many side by side: `[blocks of keys, width, TOGETHER]`
+    keys: Vec<[f32; TOGETHER]>,
     /// Values of a head, so many numbers side by side: `[blocks of numbers, keys, LANES]`. What stands behind a head's numbers is not used.
     values: Vec<[f32; LANES]>,
     /// A value, or some queries, a row each: `[LANES, width]`. Where there are fewer queries others stand behind them, which are computed
@@ -15,9 +19,9 @@ pub(super) struct Scratch {
     unpacked: Vec<f32>,
     /// Some queries on their way to be columns: `[width, TOGETHER]`
     tile: Vec<[f32; TOGETHER]>,
-    /// Queries side by side: `[width, LANES]`
+    /// Queries side by side: `[blocks of queries, width, LANES]`
     queries: Vec<[f32; LANES]>,
-    /// Of these queries, and then e to their power: `[keys, LANES]`
+    /// Of these queries, and then e to their power: `[blocks of queries, keys, LANES]`
     scores: Vec<[f32; LANES]>,
 }
 
@@ -28,14 +32,17 @@ impl Scratch {
         let (width, length) = (head.attention.width, head.length);
         let Self { keys, values, unpacked, tile, queries, scores } = self;
         let all_keys = length.next_multiple_of(TOGETHER);
-        keys.resize(all_keys * width, 0.0);
-        values.resize(width.div_ceil(LANES) * length, [0.0; LANES]);
+        keys.resize(all_keys / TOGETHER * width, [0.0; TOGETHER]);
+        values.resize(width.div_ceil(LANES).next_multiple_of(BLOCKS) * length, [0.0; LANES]);
         unpacked.resize(LANES * width, 0.0);
         tile.resize(width, [0.0; TOGETHER]);
-        queries.resize(width, [0.0; LANES]);
-        scores.resize(all_keys, [0.0; LANES]);
-        for (index, key) in keys.chunks_exact_mut(width).enumerate() {
-            head.token(Of::Key, index.min(length - 1), key);
+        queries.resize(BLOCKS * width, [0.0; LANES]);
+        scores.resize(BLOCKS * all_keys, [0.0; LANES]);
+        for (block, keys) in keys.chunks_exact_mut(width).enumerate() {
+            for (index, key) in unpacked.chunks_exact_mut(width).take(TOGETHER).enumerate() {
+                head.token(Of::Key, (block * TOGETHER + index).min(length - 1), key);
+            }
+            side_by_side(unpacked, keys);
         }
         for token in 0..length {
             let numbers = &mut unpacked[..width];
@@ -45,67 +52,124 @@ impl Scratch {
             }
         }
         let scale = head.scale();
-        for start in head.queries.clone().step_by(LANES) {
-            let count = head.some_queries(start, width, unpacked);
-            transpose(unpacked, tile, queries);
-            let (of_keys, _) = scores.as_chunks_mut::<TOGETHER>();
-            for (keys, scores) in keys.chunks_exact(TOGETHER * width).zip(of_keys) {
-                *scores = multiply(keys, queries);
+        let has_many_registers = has_many_registers();
+        let at_once = if has_many_registers { BLOCKS } else { 1 };
+        for start in head.queries.clone().step_by(at_once * LANES) {
+            let mut counts = [0; BLOCKS];
+            let starts = (start..head.queries.end).step_by(LANES).take(at_once);
+            let blocks = starts.len();
+            for (block, start) in starts.clone().enumerate() {
+                counts[block] = head.some_queries(start, width, unpacked);
+                transpose(unpacked, tile, &mut queries[block * width..][..width]);
             }
-            let scores = &mut scores[..length];
-            // One pass after the other: of two in one the compiler keeps lanes in memory, or shuffles them.
-            let largest = largest_by_lane(scores);
-            for scores in &mut *scores {
-                for lane in 0..LANES {
-                    scores[lane] = exp2((scores[lane] - largest[lane]) * scale);
-                }
-            }
-            let factors = inverse_sums(scores);
-            head.put(
-                context,
-                (start, count),
-                &factors,
+            let (one, other) = queries.split_at(width);
+            let (of_one, of_other) = scores.split_at_mut(all_keys);
+            vectorized(
                 #[inline(always)]
-                |query, block| [weighted_sums(scores, query, &values[block * length..][..length])],
+                || {
+                    let keys = keys.chunks_exact(width);
+                    let of_keys = of_one.as_chunks_mut().0.iter_mut().zip(of_other.as_chunks_mut().0);
+                    if blocks == BLOCKS {
+                        for (keys, (of_one, of_other)) in keys.zip(of_keys) {
+                            [*of_one, *of_other] = multiply_two(keys, [one, other]);
+                        }
+                    } else {
+                        for (keys, (of_one, _)) in keys.zip(of_keys) {
+                            *of_one = multiply(keys, one);
+                        }
+                    }
+                },
             );
+            for (block, start) in starts.enumerate() {
+                let scores = &mut scores[block * all_keys..][..length];
+                let factors = vectorized(
+                    #[inline(always)]
+                    || exponentiate(scores, scale),
+                );
+                head.put(
+                    context,
+                    (start, counts[block]),
+                    &factors,
+                    #[inline(always)]
+                    |query, block| {
+                        let of = |block: usize| &values[block * length..][..length];
+                        let [lower, upper] = [of(block), of(block + 1)];
+                        let weights = scores.iter().map(
+                            #[inline(always)]
+                            |scores| some(scores, query),
+                        );
+                        if has_many_registers {
+                            multiply_two(weights, [lower, upper])
+                        } else {
+                            [multiply(weights.clone(), lower), multiply(weights, upper)]
+                        }
+                    },
+                );
+            }
         }
     }
 }
 
-/// Rows times columns: `[TOGETHER, n]` by `[n, LANES]`.
+/// Makes 2^(score × scale) of scores `[keys, LANES]`, of a lane's largest one 1; gives the inverse of a lane's sum.
 #[inline(always)]
-fn multiply(rows: &[f32], columns: &[[f32; LANES]]) -> [[f32; LANES]; TOGETHER] {
-    let row = |index: usize| &rows[index * columns.len()..][..columns.len()];
+fn exponentiate(scores: &mut [[f32; LANES]], scale: f32) -> [f32; LANES] {
+    // One pass after the other: of two in one the compiler keeps lanes in memory, or shuffles them.
+    let largest = largest_by_lane(scores);
+    for scores in &mut *scores {
+        for lane in 0..LANES {
+            scores[lane] = exp2((scores[lane] - largest[lane]) * scale);
+        }
+    }
+    inverse_sums(scores)
+}
+
+/// Rows, [`TOGETHER`] side by side, times columns: `[n, TOGETHER]` by `[n, LANES]`.
+#[inline(always)]
+fn multiply<'a>(
+    rows: impl IntoIterator<Item = &'a [f32; TOGETHER]>,
+    columns: &[[f32; LANES]],
+) -> [[f32; LANES]; TOGETHER] {
     let mut sums = [[0.0f32; LANES]; TOGETHER];
-    for ((((column, a), b), c), d) in columns.iter().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
-        add(&mut sums[0], *a, column);
-        add(&mut sums[1], *b, column);
-        add(&mut sums[2], *c, column);
-        add(&mut sums[3], *d, column);
+    for (rows, column) in rows.into_iter().zip(columns) {
+        add(&mut sums, rows, column);
     }
     sums
 }
 
-/// Values `[n, LANES]` times what each of the queries from `first` on has in scores `[n, LANES]`, added up: `[TOGETHER, LANES]`.
+/// The same by two blocks of columns.
 #[inline(always)]
-fn weighted_sums(scores: &[[f32; LANES]], first: usize, values: &[[f32; LANES]]) -> [[f32; LANES]; TOGETHER] {
-    let mut sums = [[0.0f32; LANES]; TOGETHER];
-    for (scores, values) in scores.iter().zip(values) {
-        let scores = &scores[first..][..TOGETHER];
-        // One by one: of a loop the compiler would make one over lanes, with queries side by side; and of eight, shuffles.
-        add(&mut sums[0], scores[0], values);
-        add(&mut sums[1], scores[1], values);
-        add(&mut sums[2], scores[2], values);
-        add(&mut sums[3], scores[3], values);
+fn multiply_two<'a>(
+    rows: impl IntoIterator<Item = &'a [f32; TOGETHER]>,
+    [one, other]: [&[[f32; LANES]]; 2],
+) -> [[[f32; LANES]; TOGETHER]; 2] {
+    // Two names: of a loop over blocks, or an array of them, the compiler keeps the sums in memory.
+    let (mut of_one, mut of_other) = ([[0.0f32; LANES]; TOGETHER], [[0.0f32; LANES]; TOGETHER]);
+    for ((rows, one), other) in rows.into_iter().zip(one).zip(other) {
+        add(&mut of_one, rows, one);
+        add(&mut of_other, rows, other);
     }
-    sums
+    [of_one, of_other]
+}
+
+/// Those of some queries from one on.
+#[inline(always)]
+fn some(lanes: &[f32; LANES], first: usize) -> &[f32; TOGETHER] {
+    lanes[first..].first_chunk().expect("a multiple")
 }
 
 #[inline(always)]
-fn add(sums: &mut [f32; LANES], factor: f32, numbers: &[f32; LANES]) {
-    for lane in 0..LANES {
-        sums[lane] = factor.mul_add(numbers[lane], sums[lane]);
+fn add(sums: &mut [[f32; LANES]; TOGETHER], factors: &[f32; TOGETHER], numbers: &[f32; LANES]) {
+    #[inline(always)]
+    fn add_one(sums: &mut [f32; LANES], factor: f32, numbers: &[f32; LANES]) {
+        for lane in 0..LANES {
+            sums[lane] = factor.mul_add(numbers[lane], sums[lane]);
+        }
     }
+    // One by one: of a loop the compiler would make one over lanes, with sums side by side.
+    add_one(&mut sums[0], factors[0], numbers);
+    add_one(&mut sums[1], factors[1], numbers);
+    add_one(&mut sums[2], factors[2], numbers);
+    add_one(&mut sums[3], factors[3], numbers);
 }
 
 /// 1 / the sum of each lane.

@@ -1,4 +1,4 @@
-//! Attention, to bytes.
+//! Attention, to bytes or in floats.
 
 mod floats;
 #[cfg(target_arch = "x86_64")]
@@ -61,6 +61,21 @@ pub(super) struct Scratch {
     context: Vec<f32>,
 }
 
+/// Where it goes: `[rows, heads × width]`.
+pub(super) enum Out<'a> {
+    Bytes(Bytes<'a>),
+    Floats(&'a mut [f32]),
+}
+
+impl Out<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(out) => out.bytes.len(),
+            Self::Floats(out) => out.len(),
+        }
+    }
+}
+
 /// A task.
 struct Part<'a, 'b> {
     attention: &'a Attention<'a>,
@@ -70,7 +85,7 @@ struct Part<'a, 'b> {
     /// Of the text's tokens these are the queries.
     queries: Range<usize>,
     scratch: &'b mut Scratch,
-    out: Bytes<'b>,
+    out: Out<'b>,
 }
 
 /// One head of it.
@@ -92,22 +107,15 @@ enum Of {
 }
 
 impl Attention<'_> {
-    /// softmax(Q Kᵀ / √width) V for each head (Vaswani et al., arXiv 1706.03762), quantized, for the query rows of one text from
-    /// `first` on, a multiple of [`LANES`], of which the first `length` rows are its tokens; `out` is `[rows, heads × width]`. What
-    /// stands for no token is 0.
-    pub(super) fn attend(
-        &self,
-        text: Products<'_>,
-        length: usize,
-        first: usize,
-        scratch: &mut Scratch,
-        out: Bytes<'_>,
-    ) {
+    /// softmax(Q Kᵀ / √width) V for each head (Vaswani et al., arXiv 1706.03762) for the query rows of one text from `first` on, a
+    /// multiple of [`LANES`], of which the first `length` rows are its tokens. What stands for no token is 0.
+    pub(super) fn attend(&self, text: Products<'_>, length: usize, first: usize, scratch: &mut Scratch, out: Out<'_>) {
         let part = Part::new(self, text, length, first, scratch, out);
-        // Elsewhere there are no more products of integers in an instruction than of floats.
+        // Elsewhere there are no more products of integers in an instruction than of floats; and only bytes are as coarse.
         #[cfg(target_arch = "x86_64")]
         if let Some(instructions) = PairInstructions::best()
             && length <= pairs::MOST_KEYS
+            && matches!(part.out, Out::Bytes(_))
         {
             return instructions.run(part);
         }
@@ -122,9 +130,9 @@ impl<'a, 'b> Part<'a, 'b> {
         length: usize,
         first: usize,
         scratch: &'b mut Scratch,
-        out: Bytes<'b>,
+        out: Out<'b>,
     ) -> Self {
-        let rows = out.bytes.len() / (attention.heads * attention.width);
+        let rows = out.len() / (attention.heads * attention.width);
         let queries = first..length.clamp(first, first + rows);
         Self { attention, text, length, queries, scratch, out }
     }
@@ -135,28 +143,38 @@ impl<'a, 'b> Part<'a, 'b> {
             || {
                 self.by_heads(
                     #[inline(always)]
-                    |head, scratch| scratch.floats.attend(head, &mut scratch.context),
+                    |head, scratch, context| scratch.floats.attend(head, context),
                 );
             },
         );
     }
 
-    /// What `attend` makes of each head, quantized.
+    /// What `attend` makes of each head.
     #[inline(always)]
-    fn by_heads(self, attend: impl Fn(&Head<'_>, &mut Scratch)) {
-        let Self { attention, text, length, queries, scratch, mut out } = self;
+    fn by_heads(self, attend: impl Fn(&Head<'_>, &mut Scratch, &mut [f32])) {
+        let Self { attention, text, length, queries, scratch, out } = self;
         let hidden = attention.heads * attention.width;
-        scratch.context.clear();
-        scratch.context.resize(out.bytes.len(), 0.0);
+        let mut before_bytes = std::mem::take(&mut scratch.context);
+        let (context, bytes) = match out {
+            Out::Floats(context) => (context, None),
+            Out::Bytes(bytes) => {
+                before_bytes.resize(bytes.bytes.len(), 0.0);
+                (&mut before_bytes[..], Some(bytes))
+            }
+        };
+        context.fill(0.0);
         if !queries.is_empty() {
             for offset in (0..hidden).step_by(attention.width) {
-                attend(&Head { attention, text, length, queries: queries.clone(), offset }, scratch);
+                attend(&Head { attention, text, length, queries: queries.clone(), offset }, scratch, context);
             }
         }
-        for (index, row) in scratch.context.chunks_exact_mut(hidden).enumerate() {
-            scale_channels(row, out.factors);
-            out.write(index, row);
+        if let Some(mut out) = bytes {
+            for (index, row) in context.chunks_exact_mut(hidden).enumerate() {
+                scale_channels(row, out.factors);
+                out.write(index, row);
+            }
         }
+        scratch.context = before_bytes;
     }
 }
 
@@ -220,13 +238,20 @@ fn transpose<T: Copy>(rows: &[T], tile: &mut [[T; TOGETHER]], out: &mut [[T; LAN
     let width = out.len();
     // In two steps: of one the compiler makes a store a number.
     for (part, rows) in rows.chunks_exact(TOGETHER * width).enumerate() {
-        let row = |index: usize| &rows[index * width..][..width];
-        for ((((tile, a), b), c), d) in tile.iter_mut().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
-            *tile = [*a, *b, *c, *d];
-        }
+        side_by_side(rows, tile);
         for (out, tile) in out.iter_mut().zip(&*tile) {
             out[part * TOGETHER..][..TOGETHER].copy_from_slice(tile);
         }
+    }
+}
+
+/// The first rows of `[…, width]`: out `[width, TOGETHER]`.
+#[inline(always)]
+fn side_by_side<T: Copy>(rows: &[T], out: &mut [[T; TOGETHER]]) {
+    let width = out.len();
+    let row = |index: usize| &rows[index * width..][..width];
+    for ((((out, a), b), c), d) in out.iter_mut().zip(row(0)).zip(row(1)).zip(row(2)).zip(row(3)) {
+        *out = [*a, *b, *c, *d];
     }
 }
 
@@ -260,6 +285,7 @@ mod tests {
         super::quantization::{Quantization, ROW_ZERO_POINT, Scales},
         *,
     };
+    use crate::math::tests::by_instructions;
 
     /// What `attend` writes of a text by floats, and by pairs, which is the same with all instructions that this processor has.
     fn attended<T: PartialEq + std::fmt::Debug>(attend: impl Fn(&dyn Fn(Part<'_, '_>)) -> T) -> Vec<T> {
@@ -317,7 +343,7 @@ mod tests {
                         for (block, (bytes, scales)) in outs {
                             let one = Scales::One(Quantization::new(scale, zero));
                             let scales = if by_row { Scales::ByRow(scales) } else { one };
-                            let bytes = Bytes { bytes, scales, factors: by_row.then_some(&channels) };
+                            let bytes = Out::Bytes(Bytes { bytes, scales, factors: by_row.then_some(&channels) });
                             let text = Products { rows: &text, left };
                             let mut scratch = scratch.borrow_mut();
                             attend(Part::new(&attention, text, length, block * task_rows, &mut scratch, bytes));
@@ -365,6 +391,54 @@ mod tests {
         }
     }
 
+    /// The same of floats, with all instructions; texts of no token and of one, of less, as many and more than two blocks of lanes, and
+    /// heads of less, as many and more than these.
+    #[test]
+    fn floats_are_computed_in_64_bits() {
+        for (columns, length, heads, width) in
+            [(1, 1, 2, 16), (20, 13, 3, 20), (20, 0, 2, 8), (40, 33, 2, 8), (90, 64, 1, 40), (600, 530, 1, 33)]
+        {
+            let hidden = heads * width;
+            let text: Vec<f32> =
+                (0..columns * 3 * hidden).map(|index| (index * 7919 % 1000) as f32 / 333.0 - 1.5).collect();
+            let bias: Vec<f32> = (0..3 * hidden).map(|index| (index % 7) as f32 / 7.0 - 0.4).collect();
+            let attention = Attention { heads, width, bias: &bias };
+            let text = Products { rows: &text, left: None };
+            let number = |token: usize, part: usize, head: usize, index: usize| {
+                let column = part * hidden + head * width + index;
+                f64::from(text.rows[token * 3 * hidden + column] + bias[column])
+            };
+            let of_tasks = |task_rows: usize| {
+                // What was there before does not matter.
+                let mut out = vec![f32::NAN; columns * hidden];
+                for (block, out) in out.chunks_mut(task_rows * hidden).enumerate() {
+                    let mut scratch = Scratch::default();
+                    attention.attend(text, length, block * task_rows, &mut scratch, Out::Floats(out));
+                }
+                out
+            };
+            for out in by_instructions(|| of_tasks(512)) {
+                assert!(out[length * hidden..].iter().all(|x| *x == 0.0));
+                for (head, query) in (0..heads).flat_map(|head| (0..length).map(move |query| (head, query))) {
+                    let score = |key: usize| {
+                        (0..width).map(|i| number(query, 0, head, i) * number(key, 1, head, i)).sum::<f64>()
+                    };
+                    let scores: Vec<f64> = (0..length).map(|key| score(key) / (width as f64).sqrt()).collect();
+                    let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+                    let total = weights.iter().sum::<f64>();
+                    for index in 0..width {
+                        let mean = |key: usize| weights[key] / total * number(key, 2, head, index);
+                        let expected = (0..length).map(mean).sum::<f64>();
+                        let got = f64::from(out[query * hidden + head * width + index]);
+                        assert!((got - expected).abs() < 5e-6, "{columns} {query}: {got}, not {expected}");
+                    }
+                }
+            }
+            assert_eq!(of_tasks(512), of_tasks(16), "other numbers by other tasks");
+        }
+    }
+
     /// One key has nearly all the weight; what is left for each of the others is less than half a unit of it.
     #[test]
     fn what_many_keys_share_is_not_lost() {
@@ -384,6 +458,7 @@ mod tests {
             let ways = attended(|attend| {
                 let (mut bytes, mut scales) = (vec![0; length * width], vec![[0.0; 2]; length]);
                 let out = Bytes { bytes: &mut bytes, scales: Scales::ByRow(&mut scales), factors: None };
+                let out = Out::Bytes(out);
                 let text = Products { rows: &text, left: None };
                 attend(Part::new(&attention, text, length, 0, &mut Scratch::default(), out));
                 (bytes, scales)

@@ -60,7 +60,7 @@ impl Task for Part<'_, '_> {
     fn run(self, products: impl PairProducts) {
         self.by_heads(
             #[inline(always)]
-            |head, scratch| scratch.pairs.attend(products, head, &mut scratch.context),
+            |head, scratch, context| scratch.pairs.attend(products, head, context),
         );
     }
 }
