@@ -48,8 +48,12 @@ fn open(graph: &ModelProto, dir: &Dir, options: SessionOptions) -> Session {
 }
 
 fn run(graph: &ModelProto, encodings: &[Encoding], batch_size: usize) -> Vec<Vec<f32>> {
+    run_with(graph, encodings, batch_size, SessionOptions::default())
+}
+
+fn run_with(graph: &ModelProto, encodings: &[Encoding], batch_size: usize, options: SessionOptions) -> Vec<Vec<f32>> {
     let dir = Dir::default();
-    let mut session = open(graph, &dir, SessionOptions::default());
+    let mut session = open(graph, &dir, options);
     let encodings: Vec<&Encoding> = encodings.iter().collect();
     predict_session(&mut session, encodings.iter().map(|encoding| std::slice::from_ref(*encoding)), PAD, batch_size)
         .unwrap()
@@ -61,9 +65,11 @@ fn fp32_graph_agrees(folder: &str) {
     let trained = predict(&model, encodings.iter().map(std::slice::from_ref), 4).unwrap();
     for operators in [Operators::Microsoft, Operators::Standard] {
         let graph = model.graph(GraphConfig { operators, ..GraphConfig::FP32 }).unwrap();
-        for batch_size in [1, 3, 6] {
-            let difference = compare(&run(&graph, &encodings, batch_size), &trained).max_logit_difference;
-            assert!(difference <= 1e-4, "{operators:?}, batches of {batch_size}: {difference}");
+        for (batch_size, standard_operators) in [(1, false), (3, false), (6, false), (1, true), (6, true)] {
+            let options = SessionOptions { standard_operators, ..SessionOptions::default() };
+            let logits = run_with(&graph, &encodings, batch_size, options);
+            let difference = compare(&logits, &trained).max_logit_difference;
+            assert!(difference <= 1e-4, "{operators:?}, batches of {batch_size}, {standard_operators}: {difference}");
         }
     }
 }
@@ -253,6 +259,7 @@ fn packed_graph_is_a_third_smaller_and_unpacked_at_load() {
     let optimized = onnx::read(&optimized).unwrap();
     let counts = operator_counts(&optimized);
     assert_eq!(counts.get("Floor"), Some(&2), "{counts:?}");
+    assert_eq!(counts.get("ProductAttention"), Some(&5), "{counts:?}");
     let alone = run(&packed, &encodings, 1);
     let comparison = compare(&alone, &run(&fp32, &encodings, 1));
     assert!(comparison.max_logit_difference < 0.15, "{comparison:?}");

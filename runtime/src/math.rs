@@ -78,15 +78,15 @@ fn with_avx512<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Runs `f` with the best instruction set of this processor (chosen at run time: the binary stays portable), as a function of its own,
-/// also inside of another `vectorized`: a loop inside of a large function shares its registers with all that comes later, and loads
-/// constants for that in each turn.
+/// Runs `f` with the best instruction set of this processor (chosen at run time: the binary stays portable). With a better one than all have
+/// it is a function of its own, also inside of another `vectorized`: a loop inside of a large function shares its registers with all that
+/// comes later, and loads constants for that in each turn.
 #[inline(always)]
 pub fn vectorized<T>(f: impl FnOnce() -> T) -> T {
     Instructions::best().run(f)
 }
 
-/// Whether there are registers for sixteen sums of sixteen lanes and what is added to them.
+/// Whether there are registers for eight sums of sixteen lanes and what is added to them.
 pub(crate) fn has_many_registers() -> bool {
     #[cfg(target_arch = "x86_64")]
     return Instructions::best() == Instructions::Avx512;

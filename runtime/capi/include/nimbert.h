@@ -203,7 +203,7 @@ typedef struct nimbert_setting {
  *   public_key         a key that must have signed the bundle: its line of base64, or its file. May be set
  *                      several times: one of them, then.
  *   operators          what a graph may consist of: known (the default) or any
- *   standard_operators whether ONNX Runtime's operators compute graphs of integers on the CPU alone, without
+ *   standard_operators whether ONNX Runtime's operators compute graphs on the CPU alone, without
  *                      nimbert's own, which are several of them in one: true or false
  *   ort_lib            the file of ONNX Runtime's library, see nimbert_set_library_path
  *   spinning           whether threads wait actively: true or false

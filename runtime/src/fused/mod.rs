@@ -30,7 +30,7 @@ pub(crate) const DOMAIN: &str = "nimbert";
 /// Changes with what the operators compute, and with which of them a graph is given: it names the compiled form.
 pub(crate) const VERSION: u64 = 5;
 // None has the name of an operator of ONNX Runtime, so that traces tell them apart.
-// The first three read what a product of bytes gives, and may write the bytes of the next one. Behind the inputs that are named here
+// The first three read what a product gives, and may write the bytes of the next one. Behind the inputs that are named here
 // they have these, each of which may be missing: what the product has left of its rows float `[rows, 2]`, and the sums of its weights
 // float `[columns]` ([`quantization::Deferred`]); what channels are multiplied by before they become bytes float `[width]`; zero point
 // uint8, without which there are no bytes, and scale float: without that each row has its own of both. Behind the outputs that are named:

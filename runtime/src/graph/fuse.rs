@@ -1,8 +1,7 @@
 //! Graphs with operators of our own where several of ONNX Runtime's stand ([`crate::fused`]).
 //!
 //! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next; and its attention
-//! of floats, with which padding goes from graphs of floats too. Where such a
-//! way begins and ends with operators of ours, each row of its bytes has a scale and a zero point, which the product leaves to the operator
+//! of floats, with which padding can go from graphs of floats too. Where such a way of bytes begins and ends with operators of ours, each row of its bytes has a scale and a zero point, which the product leaves to the operator
 //! behind it: rows differ, and one scale for all of them costs most of what integers lose (benches/runs/2026-11-28-fidelity.md).
 //! Whatever is only similar stays. The graph was checked before.
 
@@ -106,7 +105,7 @@ impl<'a> Way<'a> {
             }
             (_, quantize) => quantize.as_ref().map(|quantize| quantize.bytes),
         };
-        // What all three have behind their own inputs, and outputs.
+        // What all of bytes have behind their own inputs, and outputs.
         let product = match middle {
             Middle::Attention { .. } | Middle::FloatAttention { .. } => format!("{product}/product"),
             _ => (*product).to_owned(),
@@ -158,7 +157,7 @@ impl<'a> Way<'a> {
         made
     }
 
-    /// Whether its product is part of attention, and what has the product's name, or attention's.
+    /// Whether its product is part of attention of bytes, and what has the product's name, or attention's.
     fn key(&self) -> (bool, &'a str) {
         (matches!(self.middle, Middle::Attention { .. }), self.product)
     }
@@ -360,8 +359,12 @@ impl<'a> Fusion<'a> {
             "unidirectional" => attribute.integer == 0,
             _ => false,
         });
-        // ONNX Runtime would refuse another size when it loads the graph.
-        let fits = self.0.is_of_type(bias, FLOAT) && is_bias_of(self.0.dims(weight), self.0.dims(bias));
+        // ONNX Runtime would refuse another size when it loads the graph. Stored in fewer bits, the weight is made by nodes.
+        let fits = self.0.is_of_type(bias, FLOAT)
+            && match self.0.dims(weight) {
+                None => self.0.is_constant(weight) && self.0.rank(bias) == Some(1),
+                dims => is_bias_of(dims, self.0.dims(bias)),
+            };
         let [output] = attention.outputs[..] else { return None };
         let is_free = self.0.is_free(&format!("{output}/product"));
         let heads = attention.attribute("num_heads")?.integer;
@@ -373,7 +376,9 @@ impl<'a> Fusion<'a> {
         let [_, weight, bias, lengths] = attention.inputs[..] else { return None };
         let (product, heads) = self.usual_attention(attention, [weight, bias, lengths])?;
         let middle = Middle::FloatAttention { node: attention, heads };
-        self.0.is_of_type(weight, FLOAT).then_some(Way { place, product, middle, quantize: None })
+        // All of an Attention is of one type.
+        let is_of_floats = self.0.tensor(weight).is_none_or(|tensor| tensor.data_type == FLOAT);
+        is_of_floats.then_some(Way { place, product, middle, quantize: None })
     }
 
     /// Attention of quantized queries, keys and values, whose product becomes a node of its own.

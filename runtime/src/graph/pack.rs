@@ -68,7 +68,7 @@ fn changes(wiring: &Wiring<'_>) -> Option<Changes> {
         let stays_by_token = match (follower.domain, follower.op_type) {
             (DOMAIN, ATTENTION) => true,
             (DOMAIN, BIAS_GELU | ADD_LAYER_NORM) => is_known,
-            (MICROSOFT, "MatMulIntegerToFloat" | "BiasGelu") => is_known,
+            (MICROSOFT, "MatMulIntegerToFloat" | "BiasGelu" | "FastGelu") => is_known,
             ("", "MatMul" | "Gemm") => {
                 let is_by_constant = follower.inputs.get(1).is_some_and(|name| is_constant(name));
                 let is_plain = follower.attribute("transA").is_none_or(|attribute| attribute.integer == 0);
@@ -102,7 +102,12 @@ fn changes(wiring: &Wiring<'_>) -> Option<Changes> {
         if !stays_by_token {
             return None;
         }
-        by_token.extend(follower.outputs.iter().filter(|name| !name.is_empty()));
+        let outputs = follower.outputs.iter().filter(|name| !name.is_empty());
+        // It would say the shape that they had.
+        if outputs.clone().any(|name| wiring.has_type(name)) {
+            return None;
+        }
+        by_token.extend(outputs);
     }
     let is_output = |name: &&str| wiring.readers(name).contains(&wiring.nodes.len());
     let reader = changes.entry(first_reader).or_insert_with(|| vec![Part::Itself]);

@@ -727,12 +727,11 @@ fn float_rows() -> Parts {
         node("Reshape", &["x", "by_text"], &["xt"], &[]),
         node(".Attention", &["xt", "wf3", "b3", "lengths"], &["a"], &[attribute("num_heads", int(3, 2), 2)]),
         node("Reshape", &["a", "rows"], &["am"], &[]),
-        node("Gemm", &["am", "wf", "b"], &["p"], &[]),
-        node("Add", &["p", "x"], &["sum"], &[]),
+        node("Gemm", &["am", "wf", "x"], &["sum"], &[]),
         node("LayerNormalization", &["sum", "g", "b"], &["y"], &[]),
         node("MatMul", &["y", "wf"], &["i"], &[]),
         node(".BiasGelu", &["i", "b"], &["h"], &[]),
-        node("Gemm", &["h", "wf", "b"], &["o"], &[]),
+        node("Gemm", &["h", "wf"], &["o"], &[]),
         node("Add", &["o", "y"], &["last"], &[]),
     ]);
     parts.nodes.extend(tail);
@@ -752,7 +751,6 @@ fn attention_of_floats_is_ours_and_its_rows_are_packed() {
         "ProductAttention(a/product lengths b3) -> a",
         "Reshape",
         "Gemm",
-        "Add",
         "LayerNormalization",
         "MatMul",
         "BiasGelu",
@@ -793,7 +791,7 @@ fn attention_of_floats_is_ours_and_its_rows_are_packed() {
         ("o", node("Gemm", &["h", "wf", "b"], &["o"], &[attribute("transA", int(3, 1), 2)])),
         ("i", node("MatMul", &["wf", "y"], &["i"], &[])),
         ("i", node("MatMul", &["y", "y"], &["i"], &[])),
-        ("p", node("Gemm", &["am", "wf", "w"], &["p"], &[])),
+        ("sum", node("Gemm", &["am", "wf", "w"], &["sum"], &[])),
     ] {
         let mut parts = float_rows();
         let place = Model::parse(&parts.bytes()).unwrap().graph.nodes.iter().position(|node| node.outputs == [output]);
@@ -801,6 +799,18 @@ fn attention_of_floats_is_ours_and_its_rows_are_packed() {
         let nodes = fused(&parts).unwrap();
         assert!(!nodes.iter().any(|node| node.starts_with("Pack")), "{nodes:?}");
     }
+    // Where the graph says a shape.
+    let mut typed = float_rows();
+    typed.graph.push(len(13, value_info("y", FLOAT, 2)));
+    assert!(!fused(&typed).unwrap().iter().any(|node| node.starts_with("Pack")));
+    // A weight that is made of a constant, and a name that is taken.
+    let mut made = float_rows();
+    made.nodes[attention] =
+        node(".Attention", &["xt", "made", "b3", "lengths"], &["a"], &[attribute("num_heads", int(3, 2), 2)]);
+    made.nodes.insert(0, node("Cast", &["w3"], &["made"], &[attribute("to", int(3, FLOAT), 2)]));
+    assert!(fused(&made).unwrap().iter().any(|node| node.starts_with("ProductAttention")));
+    let taken = tensor("a/product", &[6], FLOAT, &[len(9, [0; 24])]);
+    assert_eq!(other(&usual, &[], taken), None);
 }
 
 #[test]

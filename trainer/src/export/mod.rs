@@ -391,7 +391,8 @@ impl Judge<'_> {
         let Tried { kind, graph, logits, hits, .. } = tried;
         gates::operators(*kind, graph, self.model.graph_nodes(kind.operators()))?;
         self.likeness_gates(*kind, logits, *hits, reference, fp32_hits)?;
-        if operator_counts(graph).contains_key("MatMulIntegerToFloat") {
+        let counts = operator_counts(graph);
+        if ["MatMulIntegerToFloat", "Attention"].iter().any(|name| counts.contains_key(name)) {
             // What nimbert runs has operators of ours in it; others run the graph as it is, and round at other places.
             let logits = self.logits_as_it_lies(*kind, graph)?;
             let judged = self.likeness_gates(*kind, &logits, self.hits(&logits), reference, fp32_hits);

@@ -70,7 +70,7 @@ class Options(TypedDict, total=False):
     operators: Literal["known", "any"] | None
     """Whether a graph may use operators that nimbert does not know. Default: known."""
     standard_operators: bool | None
-    """Whether ONNX Runtime's operators compute graphs of integers on the CPU alone, without nimbert's own."""
+    """Whether ONNX Runtime's operators compute graphs on the CPU alone, without nimbert's own."""
     spinning: bool | None
     """Whether threads wait busily for the next text. Default: false."""
     fast_math: bool | None

@@ -86,25 +86,27 @@ impl Scratch {
                     #[inline(always)]
                     || exponentiate(scores, scale),
                 );
-                head.put(
-                    context,
-                    (start, counts[block]),
-                    &factors,
-                    #[inline(always)]
-                    |query, block| {
-                        let of = |block: usize| &values[block * length..][..length];
-                        let [lower, upper] = [of(block), of(block + 1)];
-                        let weights = scores.iter().map(
-                            #[inline(always)]
-                            |scores| some(scores, query),
-                        );
-                        if has_many_registers {
-                            multiply_two(weights, [lower, upper])
-                        } else {
-                            [multiply(weights.clone(), lower), multiply(weights, upper)]
-                        }
-                    },
-                );
+                let at = (start, counts[block]);
+                let (scores, values) = (&*scores, &*values);
+                let values = |block: usize| &values[block * length..][..length];
+                let weights = |query: usize| scores.iter().map(move |scores| some(scores, query));
+                if has_many_registers {
+                    head.put(
+                        context,
+                        at,
+                        &factors,
+                        #[inline(always)]
+                        |query, block| multiply_two(weights(query), [values(block), values(block + 1)]),
+                    );
+                } else {
+                    head.put(
+                        context,
+                        at,
+                        &factors,
+                        #[inline(always)]
+                        |query, block| [multiply(weights(query), values(block))],
+                    );
+                }
             }
         }
     }

@@ -417,7 +417,11 @@ mod tests {
                 }
                 out
             };
-            for out in by_instructions(|| of_tasks(512)) {
+            let all = by_instructions(|| [of_tasks(512), of_tasks(16)]).concat();
+            // The first set has multiplications and sums in other places, which are rounded for themselves.
+            let is_same = all[2..].windows(2).all(|two| two[0] == two[1]);
+            assert!(is_same && all[0] == all[1], "other numbers by other tasks or instructions");
+            for out in all {
                 assert!(out[length * hidden..].iter().all(|x| *x == 0.0));
                 for (head, query) in (0..heads).flat_map(|head| (0..length).map(move |query| (head, query))) {
                     let score = |key: usize| {
@@ -435,7 +439,6 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(of_tasks(512), of_tasks(16), "other numbers by other tasks");
         }
     }
 
