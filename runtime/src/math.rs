@@ -67,14 +67,14 @@ impl Instructions {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
-fn with_avx2<T>(f: impl FnOnce() -> T) -> T {
+pub(crate) fn with_avx2<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
 #[inline(never)]
-fn with_avx512<T>(f: impl FnOnce() -> T) -> T {
+pub(crate) fn with_avx512<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 

@@ -1,9 +1,10 @@
 //! Graphs with operators of our own where several of ONNX Runtime's stand ([`crate::fused`]).
 //!
-//! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next; and its attention
-//! of floats, with which padding can go from graphs of floats too. Where such a way of bytes begins and ends with operators of ours, each row of its bytes has a scale and a zero point, which the product leaves to the operator
-//! behind it: rows differ, and one scale for all of them costs most of what integers lose (benches/runs/2026-11-28-fidelity.md).
-//! Whatever is only similar stays. The graph was checked before.
+//! What is replaced is what `nimbert-train` writes for integers: the way of numbers from one product of bytes to the next; and its
+//! attention of floats, with which padding can go from graphs of floats too. Where a way between bytes begins and ends with operators of
+//! ours, each row of its bytes has a scale and a zero point, which the product leaves to the operator behind it: rows differ, and one scale
+//! for all of them costs most of what integers lose (benches/runs/2026-11-28-fidelity.md). Whatever is only similar stays. The graph was
+//! checked before.
 
 use std::collections::{HashMap, HashSet};
 

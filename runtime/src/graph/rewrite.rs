@@ -72,8 +72,8 @@ pub(super) fn node((domain, op_type): (&str, &str), inputs: &[&str], outputs: &[
     fn texts<'a>(number: u32, texts: &[&'a str]) -> Vec<(u32, Value<'a>)> {
         texts.iter().map(|text| (number, Value::Bytes(text.as_bytes()))).collect()
     }
-    let first = outputs.iter().position(|name| !name.is_empty()).unwrap_or_default();
-    let mut fields = [texts(1, inputs), texts(2, outputs), texts(3, &outputs[first..=first])].concat();
+    let name = outputs.iter().copied().find(|name| !name.is_empty()).unwrap_or_default();
+    let mut fields = [texts(1, inputs), texts(2, outputs), texts(3, &[name])].concat();
     fields.extend([texts(4, &[op_type]), texts(7, &[domain])].concat());
     fields.extend(attributes.iter().map(|attribute| (5, Value::Bytes(attribute))));
     Part::New(message(&fields))

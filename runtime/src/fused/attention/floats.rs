@@ -1,11 +1,7 @@
 //! Attention in floats.
 
-use super::{Head, LANES, Of, TOGETHER, largest_by_lane, side_by_side, transpose};
+use super::{BLOCKS, Head, LANES, Of, TOGETHER, largest_by_lane, side_by_side, transpose};
 use crate::math::{ROUND, has_many_registers, larger, times_power_of_two, vectorized};
-
-/// Blocks of [`LANES`] queries whose scores are computed at once, or of numbers that are weighted at once, where there are registers for
-/// them: [`TOGETHER`] times as many sums, of which few wait for their last product.
-const BLOCKS: usize = 2;
 
 /// Memory that each head uses again.
 #[derive(Debug, Default)]

@@ -18,6 +18,9 @@ use crate::math::{larger, vectorized};
 const LANES: usize = 16;
 /// What is computed one after the other with what was read once: keys where scores are, queries where values are added up.
 const TOGETHER: usize = 4;
+/// Blocks of [`LANES`] queries whose scores are computed at once, or of numbers that are weighted at once, where there are registers for
+/// them: [`TOGETHER`] times as many sums, of which few wait for their last product.
+const BLOCKS: usize = 2;
 /// Query rows of a text that are one task, at least and at most: each task reads and packs all keys and values anew, and keeps what comes
 /// out in the caches.
 const TASK_ROWS: [usize; 2] = [64, 512];
@@ -57,8 +60,6 @@ pub(super) struct Scratch {
     floats: floats::Scratch,
     #[cfg(target_arch = "x86_64")]
     pairs: pairs::Scratch,
-    /// What comes out of all heads, before it is bytes: `[rows, heads × width]`
-    context: Vec<f32>,
 }
 
 /// Where it goes: `[rows, heads × width]`.
@@ -154,15 +155,17 @@ impl<'a, 'b> Part<'a, 'b> {
     fn by_heads(self, attend: impl Fn(&Head<'_>, &mut Scratch, &mut [f32])) {
         let Self { attention, text, length, queries, scratch, out } = self;
         let hidden = attention.heads * attention.width;
-        let mut before_bytes = std::mem::take(&mut scratch.context);
+        let mut before_bytes;
         let (context, bytes) = match out {
-            Out::Floats(context) => (context, None),
+            Out::Floats(context) => {
+                context.fill(0.0);
+                (context, None)
+            }
             Out::Bytes(bytes) => {
-                before_bytes.resize(bytes.bytes.len(), 0.0);
+                before_bytes = vec![0.0; bytes.bytes.len()];
                 (&mut before_bytes[..], Some(bytes))
             }
         };
-        context.fill(0.0);
         if !queries.is_empty() {
             for offset in (0..hidden).step_by(attention.width) {
                 attend(&Head { attention, text, length, queries: queries.clone(), offset }, scratch, context);
@@ -174,7 +177,6 @@ impl<'a, 'b> Part<'a, 'b> {
                 out.write(index, row);
             }
         }
-        scratch.context = before_bytes;
     }
 }
 
@@ -303,6 +305,21 @@ mod tests {
         ways
     }
 
+    /// What attention gives for a query of a head, of `number`: of a token, of its query (0), key (1) or value (2), the one at a place.
+    fn expected(
+        (length, width): (usize, usize),
+        query: usize,
+        number: impl Fn(usize, usize, usize) -> f64,
+    ) -> Vec<f64> {
+        let score = |key: usize| (0..width).map(|i| number(query, 0, i) * number(key, 1, i)).sum::<f64>();
+        let scores: Vec<f64> = (0..length).map(|key| score(key) / (width as f64).sqrt()).collect();
+        let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+        let total = weights.iter().sum::<f64>();
+        let mean = |index: usize| (0..length).map(|key| weights[key] / total * number(key, 2, index)).sum();
+        (0..width).map(mean).collect()
+    }
+
     /// Texts of no token and of one, of less, as many and more than the lanes, and of more than a task's rows, of which one may have no
     /// token; heads of less, as many and more than the lanes. What a text has left in memory does not matter to the next.
     #[test]
@@ -362,15 +379,10 @@ mod tests {
                         f64::from(product + bias[column])
                     };
                     for (head, query) in (0..heads).flat_map(|head| (0..columns).map(move |query| (head, query))) {
-                        let score = |key: usize| {
-                            (0..width).map(|i| number(query, 0, head, i) * number(key, 1, head, i)).sum::<f64>()
-                        };
-                        let weights: Vec<f64> =
-                            (0..length).map(|key| (score(key) / (width as f64).sqrt()).exp()).collect();
-                        let total = weights.iter().sum::<f64>();
-                        for index in 0..width {
-                            let mean = |key: usize| weights[key] / total * number(key, 2, head, index);
-                            let context = if query < length { (0..length).map(mean).sum() } else { 0.0 };
+                        let of_head = |token: usize, part: usize, index: usize| number(token, part, head, index);
+                        let expected = expected((length, width), query, of_head);
+                        for (index, context) in expected.into_iter().enumerate() {
+                            let context = if query < length { context } else { 0.0 };
                             let byte = bytes[query * hidden + head * width + index];
                             if by_row {
                                 let context = context * f64::from(channels[head * width + index]);
@@ -424,16 +436,8 @@ mod tests {
             for out in all {
                 assert!(out[length * hidden..].iter().all(|x| *x == 0.0));
                 for (head, query) in (0..heads).flat_map(|head| (0..length).map(move |query| (head, query))) {
-                    let score = |key: usize| {
-                        (0..width).map(|i| number(query, 0, head, i) * number(key, 1, head, i)).sum::<f64>()
-                    };
-                    let scores: Vec<f64> = (0..length).map(|key| score(key) / (width as f64).sqrt()).collect();
-                    let largest = scores.iter().copied().fold(f64::MIN, f64::max);
-                    let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
-                    let total = weights.iter().sum::<f64>();
-                    for index in 0..width {
-                        let mean = |key: usize| weights[key] / total * number(key, 2, head, index);
-                        let expected = (0..length).map(mean).sum::<f64>();
+                    let of_head = |token: usize, part: usize, index: usize| number(token, part, head, index);
+                    for (index, expected) in expected((length, width), query, of_head).into_iter().enumerate() {
                         let got = f64::from(out[query * hidden + head * width + index]);
                         assert!((got - expected).abs() < 5e-6, "{columns} {query}: {got}, not {expected}");
                     }

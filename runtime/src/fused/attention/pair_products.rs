@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::LANES;
-use crate::math::{Instructions, ROUND, larger, times_power_of_two};
+use crate::math::{Instructions, ROUND, larger, times_power_of_two, with_avx2, with_avx512};
 
 /// Adds products of pairs: of two integers of 16 bits in a number, as [`pair`] makes them.
 pub(super) trait PairProducts: Copy {
@@ -87,25 +87,13 @@ fn run(products: impl PairProducts, task: impl Task) {
     );
 }
 
-#[target_feature(enable = "avx2,fma")]
-#[inline(never)]
-fn with_avx2<T>(f: impl FnOnce() -> T) -> T {
-    f()
-}
-
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
-#[inline(never)]
-fn with_avx512<T>(f: impl FnOnce() -> T) -> T {
-    f()
-}
-
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vnni")]
 #[inline(never)]
 fn with_vnni<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-// What follows is inlined into the functions above. `PairInstructions::run` alone makes values of these types: where there is one, the
+// What follows is inlined into functions like the one above. `PairInstructions::run` alone makes values of these types: where there is one, the
 // processor has the instructions. Loads and stores are of references to as many bytes.
 
 #[derive(Clone, Copy)]

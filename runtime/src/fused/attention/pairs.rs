@@ -3,7 +3,7 @@
 //! instructions make the same of it.
 
 use super::{
-    Head, LANES, Of, Part, TOGETHER, largest_by_lane,
+    BLOCKS, Head, LANES, Of, Part, TOGETHER, largest_by_lane,
     pair_products::{PairProducts, Task, pair},
     transpose,
 };
@@ -29,9 +29,6 @@ const DITHER: [f32; 16] = {
 };
 /// Of so many keys less than two percent of the weight can be lost, if each has just less than the last part of [`DITHER`].
 pub(super) const MOST_KEYS: usize = 1 << 13;
-/// Blocks of [`LANES`] numbers that are weighted at once, and where there are registers for them, of queries whose scores are computed at
-/// once: [`TOGETHER`] times as many sums, of which few wait for their last product.
-const BLOCKS: usize = 2;
 
 /// Memory that each head uses again. A pair is of two numbers of a token, or of one number of two tokens: there is always a second one,
 /// if need be a 0.
