@@ -129,18 +129,11 @@ fn what_is_of_one_task_is_refused() {
         (&["--task", "stars", "--task", "my mood=mood_column"], "a name of one word"),
         (&["--task", "stars", "--task", "mood"], "a column \"mood\" (see --task)"),
         (&["--multi-label"], "cannot be used with"),
-        (&["--layers", "1"], "--layers: expected one task"),
         (&["--save-model", keep.to_str().unwrap()], "--save-model: expected one task"),
     ] {
         let tasks = if arguments[0] == "--task" { &[][..] } else { &TASKS[..] };
         finish(fit(&base("bert"), &data, &bundle).args(tasks).args(arguments)).failure(2, &[expected]);
     }
-    let contrastive = ["--method", "contrastive"];
-    let mut command = fit_by_any(&base("bert"), &data, &bundle);
-    finish(command.args(TASKS).args(contrastive)).failure(2, &["expected finetune or frozen with several tasks"]);
-    let mut tune = program("nimbert-train");
-    tune.arg("tune").arg("--base").arg(base("bert")).arg("--data").arg(&data).arg("--out").arg(&bundle);
-    finish(tune.args(TASKS)).failure(2, &["one task to be tuned"]);
     let mut evaluate = program("nimbert-train");
     let other = Dir::default();
     evaluate.arg("evaluate").arg(tiny_bundle(&other)).arg("--data").arg(&data);
@@ -156,6 +149,76 @@ fn what_is_of_one_task_is_refused() {
         finish(fit(&base("bert"), &data, &bundle).args(TASKS)).failure(2, &[expected]);
     }
     assert!(!bundle.exists());
+}
+
+#[test]
+fn settings_are_tuned_for_all_of_them() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", rows(60));
+    let mut tune = program("nimbert-train");
+    tune.arg("tune").arg("--base").arg(base("bert")).arg("--data").arg(&data).arg("--out").arg(dir.path("tuned"));
+    tune.args(TASKS).args(["--trials", "4", "--cross-validate", "2", "--max-accuracy-drop", "100"]);
+    let tuned = finish(&mut tune).success();
+    assert!(
+        tuned.contains("\ncommand     nimbert-train fit ") && tuned.contains(" --task mood=mood_column "),
+        "{tuned}"
+    );
+    let Bundle { manifest, .. } = Bundle::open(dir.path("tuned")).unwrap();
+    assert_eq!((manifest.task.as_deref(), manifest.further_tasks[0].name.as_str()), (Some("stars"), "mood"));
+}
+
+#[test]
+fn smaller_models_answer_all_of_them() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", rows(180));
+    for (smaller, told) in [(["--layers", "1"], "1 layers"), (["--student", "static"], "static")] {
+        let bundle = dir.path(told);
+        let mut command = fit_by_any(&base("bert"), &data, &bundle);
+        command.args(TASKS).args(smaller).args(["--learning-rate", "1e-3", "--max-accuracy-drop", "100"]);
+        let output = finish(command.args(["--max-label-changes", "100"])).success();
+        assert!(output.contains(told), "{output}");
+        let classifier = Classifier::open(&bundle, &Options::default()).unwrap();
+        for (text, (stars, mood)) in TEXTS.iter().zip([("10", "great"), ("1", "terrible")]) {
+            let prediction = classifier.classify(text).unwrap();
+            let found = (prediction.label.as_str(), prediction.of_task("mood").unwrap().label.as_str());
+            assert_eq!(found, (stars, mood), "{told}");
+        }
+    }
+}
+
+#[test]
+fn texts_to_label_have_a_column_of_each() {
+    let dir = Dir::default();
+    let (data, bundle, out) = (dir.write("data.csv", rows(120)), dir.path("bundle"), dir.path("to-label.csv"));
+    let usual = ["--method", "frozen", "--max-accuracy-drop", "100"];
+    finish(fit_by_any(&base("bert"), &data, &bundle).args(TASKS).args(usual)).success();
+    let texts = dir.write("texts.csv", "text,mood_column\ngreat plot,\nterrible films,\nacting and acting,\n");
+    let suggest = |arguments: &[&str]| {
+        let mut command = program("nimbert-train");
+        command.arg("suggest").arg(&bundle).arg("--unlabelled").arg(&texts).arg("--out").arg(&out);
+        finish(command.args(arguments))
+    };
+    suggest(&["--label-column", "mood_column"]).failure(2, &["--label-column: expected --task instead"]);
+    suggest(&["--task", "age"]).failure(2, &["one of the bundle's tasks stars, mood"]);
+    let told = suggest(&["--task", "mood=mood_column", "--data", data.to_str().unwrap()]);
+    assert!(told.stderr.contains("the column mood_column is not read"), "{told:?}");
+    let written = fs::read_to_string(&out).unwrap();
+    let (header, lines) = written.split_once('\n').unwrap();
+    assert_eq!(header, "text,stars,mood_column,nimbert_stars,nimbert_stars_score,nimbert_mood,nimbert_mood_score");
+    let classifier = Classifier::open(&bundle, &Options::default()).unwrap();
+    for line in lines.lines() {
+        let (text, rest) = line.split_once(",,,").unwrap();
+        let stars = classifier.classify(text).unwrap();
+        let mood = stars.of_task("mood").unwrap();
+        assert_eq!(rest, format!("{},{:.6},{},{:.6}", stars.label, stars.score, mood.label, mood.score));
+    }
+    // What is filled in, of one task or of both, is what fit reads.
+    assert!(lines.lines().count() >= 2, "{written}");
+    fs::write(&out, written.replacen(",,,", ",10,great,", 1).replacen(",,,", ",,terrible,", 1).replace(",,,", ",2,,"))
+        .unwrap();
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("new"));
+    let output = finish(command.arg("--data").arg(&out).args(TASKS).args(usual)).success();
+    assert!(output.contains(&format!("{} rows", 120 + lines.lines().count())), "{output}");
 }
 
 #[test]
@@ -275,9 +338,7 @@ fn of_few_rows_methods_are_compared_and_what_they_lack_is_told() {
     let mut command = fit_by_any(&base("bert"), &data, &bundle);
     let output = finish(command.args(TASKS)).success();
     let told = ["12 rows have no label of the task stars", "7 rows have no label of the task mood"];
-    for part in
-        told.into_iter().chain(["method      finetune, frozen\n", "without contrastive: --method: expected", " ←"])
-    {
+    for part in told.into_iter().chain(["method      contrastive, finetune, frozen\n", " ←"]) {
         assert!(output.contains(part), "no {part:?} in {output}");
     }
     let mut info = program("nimbert");

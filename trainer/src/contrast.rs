@@ -10,6 +10,7 @@ use crate::{
     error::Result,
     loss::Target,
     model::{of_texts, scaled},
+    tasks::Tasks,
 };
 
 /// How the loss is made, and how much it counts beside that of the labels.
@@ -29,13 +30,21 @@ impl Default for Contrast {
 
 impl Contrast {
     /// The loss of what was pooled of each row of a batch, `[rows, hidden]`: the mean over the texts that share a label with
-    /// another, weighted as the rows are.
+    /// another, weighted as the rows are. Of several tasks it is the sum of each one's, by the texts that have a label of it.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
-    pub fn of_batch(&self, pooled: &Tensor, batch: &PackedBatch, targets: &[&Target]) -> Result<Tensor> {
-        let scaled = scaled(&pooled.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)?;
-        self.loss(&of_texts(scaled, batch)?, targets)
+    pub fn of_batch(&self, pooled: &Tensor, batch: &PackedBatch, targets: &[&Target], tasks: &Tasks) -> Result<Tensor> {
+        let scaled = of_texts(scaled(&pooled.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)?, batch)?;
+        tasks.sum(|task| {
+            let (rows, of_task) = task.targets(targets.iter().copied());
+            if rows.len() < 2 {
+                // A text alone is like no other.
+                return Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?);
+            }
+            let rows = Tensor::from_iter(rows.into_iter().map(|row| row as u32), &Device::Cpu)?;
+            self.loss(&scaled.index_select(&rows, 0)?, &of_task.iter().collect::<Vec<_>>())
+        })
     }
 
     /// The loss of texts' vectors whose mean square is 1, `[texts, hidden]`, without its weight: the mean over the texts that
@@ -86,12 +95,38 @@ fn affinity(a: &Target, b: &Target) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use nimbert::Encoding;
+
     use super::*;
 
     fn loss(vectors: &[[f32; 2]; 3], targets: &[Target; 3]) -> f32 {
         let pooled = Tensor::new(vectors, &Device::Cpu).unwrap();
         let contrast = Contrast { weight: 1.0, temperature: 0.5 };
         contrast.loss(&scaled(&pooled).unwrap(), &targets.iter().collect::<Vec<_>>()).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn of_several_tasks_each_has_the_texts_that_have_a_label_of_it() {
+        let labels = ["a=x", "a=y", "b=x", "b=y", "b=z"].map(str::to_owned);
+        let tasks = Tasks::of(&["a".to_owned(), "b".to_owned()], &labels);
+        let vectors = [[2.0f32, 0.0], [0.3, 0.4], [0.0, 5.0], [1.0, 1.0]];
+        let contrast = Contrast { weight: 1.0, temperature: 0.5 };
+        let pooled = Tensor::new(&vectors, &Device::Cpu).unwrap();
+        let text = Encoding { input_ids: vec![1], token_type_ids: vec![0], truncated: false };
+        let batch = PackedBatch::new(&std::array::from_fn::<_, 4, _>(|_| text.clone()));
+        let value = |targets: [Target; 4]| {
+            let targets: Vec<&Target> = targets.iter().collect();
+            contrast.of_batch(&pooled, &batch, &targets, &tasks).unwrap().to_scalar::<f32>().unwrap()
+        };
+        let of = |rows: [usize; 3], targets: [Target; 3]| loss(&rows.map(|row| vectors[row]), &targets);
+        // The last row has no label of the first task, the first row none of the second.
+        let both = value([[0].into(), [0, 2].into(), [1, 3].into(), [3].into()]);
+        let of_a = of([0, 1, 2], [[0].into(), [0].into(), [1].into()]);
+        let of_b = of([1, 2, 3], [[0].into(), [1].into(), [1].into()]);
+        assert!(of_a > 0.0 && of_b > 0.0 && (both - of_a - of_b).abs() < 1e-6, "{both} {of_a} {of_b}");
+        // Of a task that one text has a label of, and of one that none has, nothing is known.
+        let first = value([[0].into(), [0].into(), [1].into(), [2].into()]);
+        assert!((first - of_a).abs() < 1e-6, "{first} {of_a}");
     }
 
     #[test]

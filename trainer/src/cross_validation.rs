@@ -12,7 +12,7 @@ use crate::{
     metrics::{Metrics, hits},
     random::{Stream, generator},
     split::rarest_labels,
-    tasks::TaskLabels,
+    tasks::{TaskLabels, Tasks},
     train::undecided,
 };
 
@@ -274,14 +274,15 @@ impl OutOfFold {
 }
 
 /// The share of `logits` that give just their rows' labels, and the mean negative log-likelihood of these, after the best temperature.
-/// Rows without a weight do not count.
-pub fn judge(problem_type: ProblemType, logits: &[Vec<f32>], targets: &[&Target]) -> (f64, f64) {
-    let decision = undecided(problem_type);
+/// Rows without a weight do not count. Of several tasks it is the share of all answers that are asked for, and the losses are summed.
+pub fn judge(tasks: &Tasks, problem_type: ProblemType, logits: &[Vec<f32>], targets: &[&Target]) -> (f64, f64) {
     let counted = logits.iter().zip(targets).filter(|(_, target)| target.weight > 0.0);
     let (logits, labels): (Vec<Vec<f32>>, Vec<&[u32]>) =
         counted.map(|(logits, target)| (logits.clone(), target.ids.as_slice())).unzip();
-    let hits = hits(&decision, &logits, labels.iter().copied()).into_iter().filter(|is_hit| *is_hit).count();
-    (hits as f64 / labels.len().max(1) as f64, log_loss(problem_type, &logits, &labels))
+    let right = tasks.hits(&undecided(problem_type), &logits, labels.iter().copied());
+    let of_tasks = tasks.rows(&logits, &labels);
+    let loss = of_tasks.iter().map(|of_task| log_loss(problem_type, &of_task.logits, &of_task.ids())).sum();
+    (right as f64 / tasks.answers(labels).max(1) as f64, loss)
 }
 
 fn log_loss(problem_type: ProblemType, logits: &[Vec<f32>], labels: &[&[u32]]) -> f64 {
@@ -294,7 +295,6 @@ fn log_loss(problem_type: ProblemType, logits: &[Vec<f32>], labels: &[&[u32]]) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::Tasks;
 
     fn targets(labels: &[u32]) -> Vec<Target> {
         labels.iter().map(|&label| [label].into()).collect()

@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     loss::Target,
     model::{Output, SequenceClassifier},
+    tasks::{TaskLabels, Tasks},
     train::undecided,
 };
 
@@ -57,11 +58,15 @@ impl Teacher<'_> {
         let [student_logits, teacher_logits] =
             [&student.logits, &teacher.logits.detach()].map(|logits| logits / temperature);
         let (student_logits, teacher_logits) = (student_logits?, teacher_logits?);
+        let soft = self.model.tasks.sum(|task| {
+            let [student, teacher] = [task.logits(&student_logits)?, task.logits(&teacher_logits)?];
+            match self.problem_type {
+                ProblemType::SingleLabel => soft_cross_entropy(&student, &teacher),
+                ProblemType::MultiLabel => soft_binary_cross_entropy(&student, &teacher),
+            }
+        })?;
         // The gradients of soft labels shrink with the square of the temperature.
-        let soft = (match self.problem_type {
-            ProblemType::SingleLabel => soft_cross_entropy(&student_logits, &teacher_logits)?,
-            ProblemType::MultiLabel => soft_binary_cross_entropy(&student_logits, &teacher_logits)?,
-        } * (temperature * temperature))?;
+        let soft = (soft * (temperature * temperature))?;
         let mut sum = ((loss * (1.0 - soft_share))? + (soft * soft_share)?)?;
         let (ours, theirs) = (&student.encoded.hidden_states, &teacher.encoded.hidden_states);
         for (layer, &teacher_layer) in self.layers.iter().enumerate() {
@@ -77,20 +82,31 @@ impl Teacher<'_> {
 }
 
 /// Examples that are answered with what a teacher says of them alone, by its logits of each: those of which nothing else is known.
+/// Of several tasks they have a label of each.
 ///
 /// # Panics
 /// If there are not as many logits as examples.
-pub fn answered(examples: &[Example], teacher_logits: &[Vec<f32>], problem_type: ProblemType) -> Vec<Example> {
-    let mut answered = softened(examples, teacher_logits, problem_type, 1.0);
+pub fn answered(
+    examples: &[Example],
+    teacher_logits: &[Vec<f32>],
+    problem_type: ProblemType,
+    tasks: &Tasks,
+) -> Vec<Example> {
+    let mut answered = softened(examples, teacher_logits, problem_type, tasks, 1.0);
     let decision = undecided(problem_type);
     for (example, logits) in answered.iter_mut().zip(teacher_logits) {
-        example.target.ids = decision.label_ids(&decision.scores(logits)).into_iter().map(|id| id as u32).collect();
+        let of_task = |task: &TaskLabels| {
+            let ids = decision.label_ids(&decision.scores(&logits[task.ids.clone()]));
+            ids.into_iter().map(|id| (task.ids.start + id) as u32).collect::<Vec<_>>()
+        };
+        example.target.ids = tasks.iter().flat_map(of_task).collect();
     }
     answered
 }
 
 /// Examples whose targets are moved by `share` towards what a teacher says of them, by its logits of each, `[labels]`: a student
-/// that learns from them learns from the teacher at a temperature of 1, and the teacher need not be asked in every epoch.
+/// that learns from them learns from the teacher at a temperature of 1, and the teacher need not be asked in every epoch. Of a task
+/// that an example says nothing of, all is the teacher's.
 ///
 /// # Panics
 /// If there are not as many logits as examples.
@@ -98,17 +114,23 @@ pub fn softened(
     examples: &[Example],
     teacher_logits: &[Vec<f32>],
     problem_type: ProblemType,
+    tasks: &Tasks,
     share: f32,
 ) -> Vec<Example> {
     assert_eq!(examples.len(), teacher_logits.len());
     let soften = |(example, logits): (&Example, &Vec<f32>)| {
         let target = &example.target;
-        let said = match problem_type {
-            ProblemType::SingleLabel => softmax(logits, 1.0),
-            ProblemType::MultiLabel => logits.iter().copied().map(sigmoid).collect(),
+        let of_task = |task: &TaskLabels| {
+            let logits = &logits[task.ids.clone()];
+            let said: Vec<f32> = match problem_type {
+                ProblemType::SingleLabel => softmax(logits, 1.0),
+                ProblemType::MultiLabel => logits.iter().copied().map(sigmoid).collect(),
+            };
+            let share = if task.is_answered(&target.ids) { share } else { 1.0 };
+            let moved = |(label, said): (usize, f32)| share * said + (1.0 - share) * target.share(label);
+            task.ids.clone().zip(said).map(moved).collect::<Vec<_>>()
         };
-        let shares =
-            said.iter().enumerate().map(|(label, said)| share * said + (1.0 - share) * target.share(label)).collect();
+        let shares = tasks.iter().flat_map(of_task).collect();
         Example { target: Target { shares: Some(shares), ..target.clone() }, ..example.clone() }
     };
     examples.iter().zip(teacher_logits).map(soften).collect()
@@ -135,7 +157,7 @@ mod tests {
 
     fn shares(target: Target, logits: &[f32], problem_type: ProblemType) -> Vec<f32> {
         let example = Example { windows: Vec::new(), target };
-        let softened = softened(&[example], &[logits.to_vec()], problem_type, 0.75);
+        let softened = softened(&[example], &[logits.to_vec()], problem_type, &Tasks::single(logits.len()), 0.75);
         softened[0].target.shares.clone().unwrap()
     }
 
@@ -150,8 +172,17 @@ mod tests {
         assert!(multi.iter().zip([0.625, 0.375]).all(|(a, b)| (a - b).abs() < 1e-6), "{multi:?}");
         // Of a row that nobody has labelled, the label is the teacher's too.
         let example = Example { windows: Vec::new(), target: Target::from([0]) };
-        let answered = &answered(&[example], &[vec![0.0, 2.0, 1.0]], ProblemType::SingleLabel)[0];
-        assert_eq!(answered.target.ids, [1]);
+        let teacher = [vec![0.0, 2.0, 1.0]];
+        let said = &answered(std::slice::from_ref(&example), &teacher, ProblemType::SingleLabel, &Tasks::single(3))[0];
+        assert_eq!(said.target.ids, [1]);
+        // A label of each of two tasks; of the one that the data says nothing of, all is the teacher's.
+        let tasks = Tasks::of(&["a", "b"].map(str::to_owned), &["a=x", "b=x", "b=y"].map(str::to_owned));
+        let said = &answered(std::slice::from_ref(&example), &teacher, ProblemType::SingleLabel, &tasks)[0];
+        assert_eq!(said.target.ids, [0, 1]);
+        let moved = &softened(&[example], &teacher, ProblemType::SingleLabel, &tasks, 0.5)[0];
+        let (likely, other) = (1.0 / (1.0 + (-1.0f32).exp()), 1.0 / (1.0 + 1.0f32.exp()));
+        let mut pairs = moved.target.shares.iter().flatten().zip([1.0, likely, other]);
+        assert!(pairs.all(|(a, b)| (a - b).abs() < 1e-6), "{moved:?}");
         // Shares of the data stay what they are where the teacher says nothing else.
         let target = Target { shares: Some(vec![0.5, 0.5]), ..Target::from([0]) };
         assert_eq!(shares(target, &[1.0, 1.0], ProblemType::SingleLabel), [0.5, 0.5]);

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use nimbert::{
-    Bundle, Device, Encoding, Session, SessionOptions, TextInput, Tokenizer, prediction::mean_logits, session::LOGITS,
+    Bundle, Device, Encoding, Session, SessionOptions, TextInput, Tokenizer,
+    prediction::mean_logits,
+    session::{Output, logits_of},
 };
 
 use crate::{
@@ -24,6 +26,8 @@ pub struct Embedder {
     session: Session,
     tokenizer: Tokenizer,
     pad_token_id: u32,
+    /// What is asked of the graph: the logits of each task, and at last what its head reads.
+    outputs: Vec<String>,
 }
 
 /// What is said of texts.
@@ -31,7 +35,7 @@ pub struct Embedder {
 pub struct Embedded {
     /// As [`Features::of`] gives them.
     pub features: Features,
-    /// `[rows][labels]`
+    /// `[rows][labels]`, those of several tasks one behind the other.
     pub logits: Vec<Vec<f32>>,
 }
 
@@ -60,7 +64,13 @@ impl Embedder {
         let path = scratch.path().join("embedding.onnx");
         onnx::write_external(graph, &path)?;
         let session = Session::open(&path, &SessionOptions { ort_lib, ..SessionOptions::default() })?;
-        Ok(Self { session, tokenizer: bundle.tokenizer()?, pad_token_id: bundle.config.pad_token_id })
+        let logits = (0..bundle.tasks().len()).map(logits_of);
+        Ok(Self {
+            session,
+            tokenizer: bundle.tokenizer()?,
+            pad_token_id: bundle.config.pad_token_id,
+            outputs: logits.chain([HEAD_INPUT.to_owned()]).collect(),
+        })
     }
 
     /// Reads texts. `on_read` is told how many have been read since the last time; an error of its own ends the work.
@@ -74,12 +84,17 @@ impl Embedder {
     ) -> Result<Embedded> {
         let windows = texts.iter().map(|&text| self.tokenizer.windows(text)).collect::<nimbert::Result<Vec<_>>>()?;
         let flat: Vec<&Encoding> = windows.iter().flatten().collect();
+        let names: Vec<&str> = self.outputs.iter().map(String::as_str).collect();
         let said = in_batches(&flat, self.pad_token_id, BATCH_SIZE, |batch| {
-            let outputs = self.session.run_outputs(batch, &[LOGITS, HEAD_INPUT])?;
+            let mut outputs = self.session.run_outputs(batch, &names)?;
             on_read(batch.rows)?;
-            let mut rows = outputs.iter().map(|output| output.values.chunks_exact(output.values.len() / batch.rows));
-            let (Some(logits), Some(vectors)) = (rows.next(), rows.next()) else { unreachable!("two were asked for") };
-            Ok(logits.zip(vectors).map(|(logits, vector)| (logits.to_vec(), vector.to_vec())).collect())
+            let vectors = outputs.pop().expect("it was asked for");
+            let row = |output: &Output, row: usize| {
+                let width = output.values.len() / batch.rows;
+                output.values[row * width..][..width].to_vec()
+            };
+            let logits = |of_row: usize| outputs.iter().flat_map(|output| row(output, of_row)).collect();
+            Ok((0..batch.rows).map(|of_row| (logits(of_row), row(&vectors, of_row))).collect())
         })?;
         let (logits, vectors): (Vec<Vec<f32>>, Vec<Vec<f32>>) = said.into_iter().unzip();
         if let Some(wrong) = logits.iter().chain(&vectors).flatten().find(|value| !value.is_finite()) {

@@ -156,7 +156,9 @@ pub fn static_model(
 
     let encoder = EncoderConfig::static_of(&teacher.config, width, config.dropout)?.with_labels(&teacher.labels);
     let tensors = BTreeMap::from([(encoder.family.word_embeddings(), table)]);
-    Ok(SequenceClassifier::from_tensors(&teacher.config.path, tensors, encoder, &teacher.labels, config.seed)?.0)
+    let (model, _) =
+        SequenceClassifier::from_tensors(&teacher.config.path, tensors, encoder, &teacher.labels, config.seed)?;
+    Ok(model.with_tasks(teacher.tasks.clone()))
 }
 
 /// What the teacher's head reads of each token alone: `[vocabulary, hidden]`

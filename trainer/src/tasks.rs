@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
-use nimbert::{Decision, prediction::Answer};
+use nimbert::{Decision, Task, prediction::Answer};
 
 use crate::{
     error::Result,
@@ -71,6 +71,14 @@ impl TaskLabels {
         Loss { class_weights, ..loss.clone() }
     }
 
+    /// Of `logits` `[rows, labels]` those of this task.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub(crate) fn logits(&self, logits: &Tensor) -> Result<Tensor> {
+        Ok(logits.narrow(1, self.ids.start, self.ids.len())?)
+    }
+
     /// The ids of the row's labels of this task, counted from its first.
     fn ids_of(&self, ids: &[u32]) -> Vec<u32> {
         let of_task = ids.iter().filter(|id| self.ids.contains(&(**id as usize)));
@@ -80,13 +88,17 @@ impl TaskLabels {
     /// The rows that say anything of the task, and what they say, counted from its first label.
     pub fn targets<'a>(&self, targets: impl IntoIterator<Item = &'a Target>) -> (Vec<usize>, Vec<Target>) {
         let answered = targets.into_iter().enumerate().filter(|(_, target)| self.is_answered(&target.ids));
-        let of_task =
-            |(row, target): (usize, &Target)| (row, Target { ids: self.ids_of(&target.ids), ..target.clone() });
-        answered.map(of_task).unzip()
+        answered.map(|(row, target)| (row, self.target(target))).unzip()
+    }
+
+    /// What the row says of the task, counted from its first label.
+    fn target(&self, target: &Target) -> Target {
+        let shares = target.shares.as_ref().map(|shares| shares[self.ids.clone()].to_vec());
+        Target { ids: self.ids_of(&target.ids), shares, weight: target.weight }
     }
 
     /// Whether the row says anything of the task. Where there is one only, no label is an answer too.
-    fn is_answered(&self, ids: &[u32]) -> bool {
+    pub(crate) fn is_answered(&self, ids: &[u32]) -> bool {
         self.name.is_none() || ids.iter().any(|id| self.ids.contains(&(*id as usize)))
     }
 }
@@ -110,6 +122,17 @@ impl Tasks {
             TaskLabels { name: Some(name.clone()), ids: start..end }
         };
         Self(names.iter().map(&mut task).collect())
+    }
+
+    /// Those of a bundle, and what their labels are called here.
+    pub fn of_bundle(tasks: &[Task]) -> (Self, Vec<String>) {
+        let names: Vec<String> = tasks.iter().filter_map(|task| task.name.clone()).collect();
+        let of_task = |task: &Task| {
+            let prefix = label_prefix(task.name.as_deref());
+            task.labels.iter().map(|label| format!("{prefix}{label}")).collect::<Vec<_>>()
+        };
+        let labels: Vec<String> = tasks.iter().flat_map(of_task).collect();
+        (Self::of(&names, &labels), labels)
     }
 
     /// Each of them, in their order; at least one.
@@ -216,22 +239,25 @@ impl Tasks {
         if self.is_single() {
             return loss.forward(logits, targets);
         }
-        let mut sum: Option<Tensor> = None;
-        for task in self.iter() {
-            let target = |target: &&Target| match task.ids_of(&target.ids) {
+        self.sum(|task| {
+            let target = |target: &&Target| match task.target(target) {
                 // A row that is not counted.
-                ids if ids.is_empty() => Target { weight: 0.0, ..[0].into() },
-                ids => Target { ids, shares: None, weight: target.weight },
+                Target { ids, shares: None, .. } if ids.is_empty() => Target { weight: 0.0, ..[0].into() },
+                of_task => of_task,
             };
             let targets: Vec<Target> = targets.iter().map(target).collect();
-            let logits = logits.narrow(1, task.ids.start, task.ids.len())?;
-            let of_task = task.loss(loss).forward(&logits, &targets.iter().collect::<Vec<_>>())?;
-            sum = Some(match sum {
-                None => of_task,
-                Some(sum) => (sum + of_task)?,
-            });
-        }
-        Ok(sum.expect("a classifier has a task"))
+            task.loss(loss).forward(&task.logits(logits)?, &targets.iter().collect::<Vec<_>>())
+        })
+    }
+
+    /// The sum of what each task has, scalars.
+    ///
+    /// # Errors
+    /// Those of `of_task`; [`crate::Error::Tensor`].
+    pub(crate) fn sum(&self, of_task: impl FnMut(&TaskLabels) -> Result<Tensor>) -> Result<Tensor> {
+        let mut of_tasks = self.iter().map(of_task);
+        let first = of_tasks.next().expect("a classifier has a task")?;
+        of_tasks.try_fold(first, |sum, of_task| Ok((sum + of_task?)?))
     }
 }
 

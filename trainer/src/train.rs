@@ -369,7 +369,10 @@ impl<'a> Run<'a> {
             let output = model.forward(&batch, Some(dropout))?;
             let loss = model.tasks.loss(&config.loss, &output.logits, &targets)?;
             let loss = match &config.contrast {
-                Some(contrast) => (loss + (contrast.of_batch(&output.pooled, &batch, &targets)? * contrast.weight)?)?,
+                Some(contrast) => {
+                    let of_pairs = contrast.of_batch(&output.pooled, &batch, &targets, &model.tasks)?;
+                    (loss + (of_pairs * contrast.weight)?)?
+                }
                 None => loss,
             };
             let loss = match teacher {

@@ -45,8 +45,8 @@ cargo xtask COMMAND
   guard            check that the runtime depends on no candle, prost, TLS or HTTP crate, and where there is unsafe code
   audit            licences, sources and advisories of all dependencies, by cargo-deny (minutes; needs the network)
   sbom             what the programs are made of, as CycloneDX, into target/sbom (minutes the first time)
-  bench train      speed, memory and accuracy of training, beside transformers' (an hour; needs PyPI); with a word behind
-                   it, such as modernbert, of the shapes whose names have it
+  bench train      speed, memory and accuracy of training, beside transformers' (an hour; needs PyPI); with seeds
+                   behind it, of movie sentences alone; with another word, such as modernbert, of the shapes whose names have it
   bench tasks      tweets, product reviews and news, several labels, pairs, long texts, beside transformers (the same)
   bench graphs     the exported graphs beside optimum's, other ways to quantize, and OpenVINO (20 minutes; needs PyPI); with
                    a word behind it, such as deberta, of the shapes whose names have it
@@ -58,7 +58,8 @@ cargo xtask COMMAND
   bench size       how small the movie classifier can be made (minutes)
   bench labels     planted wrong labels, as `check --deep` and cleanlab find them (minutes; needs PyPI)
   bench suggest    labels that `suggest` saves, beside rows drawn at random (minutes)
-  bench heads      two tasks over one encoder, beside a model for each (half an hour)
+  bench heads      two tasks over one encoder, beside a model for each (half an hour); with few behind it, of few labelled
+                   rows by each method (minutes)
   bench tune       settings that were tried beside the usual ones (40 minutes); with a budget behind it, such as 20m, that long a set
   bench unknown    texts of labels that were not trained on, and sets of labels, beside what was asked for (half an hour);
                    with texts, shown or sets behind it, that part only
@@ -107,6 +108,7 @@ fn main() -> ExitCode {
         ["audit"] => guard::audit(),
         ["sbom"] => guard::sbom(),
         ["bench", "train"] => bench::train(),
+        ["bench", "train", "seeds"] => bench::train_seeds(),
         ["bench", "train", shape] => bench::train_shapes(shape),
         ["bench", "tasks"] => bench::tasks(),
         ["bench", "graphs"] => bench::graphs(),
@@ -120,6 +122,7 @@ fn main() -> ExitCode {
         ["bench", "labels"] => bench::labels(),
         ["bench", "suggest"] => bench::suggest(),
         ["bench", "heads"] => bench::heads(),
+        ["bench", "heads", "few"] => bench::heads_of_few_rows(),
         ["bench", "tune"] => bench::tune("10m"),
         ["bench", "tune", budget] => bench::tune(budget),
         ["bench", "unknown"] => bench::unknown(None),

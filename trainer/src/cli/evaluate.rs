@@ -10,14 +10,14 @@ use nimbert::{Classifier, Options, SessionOptions, Task};
 use nimbert_trainer::{
     Error,
     calibrate::{Found, Kept, kept},
-    dataset::{Dataset, TaskColumn, left_out},
+    dataset::{Dataset, left_out},
     metrics::{Metrics, percent},
     report::{figure, of_found},
-    tasks::{TaskRows, Tasks, label_prefix},
+    tasks::{TaskRows, Tasks},
 };
 use serde_json::Value;
 
-use super::{ColumnArgs, DEFAULT_LABEL, TaskArg};
+use super::{BundleColumnArgs, ColumnArgs};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -31,10 +31,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     #[command(flatten)]
-    columns: super::ColumnArgs,
-    /// The column with the labels of a task, of a bundle that has several [default: the task's name]
-    #[arg(long = "task", value_name = "NAME[=COLUMN]")]
-    tasks: Vec<TaskArg>,
+    rows: BundleColumnArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -50,22 +47,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let session = SessionOptions { ort_lib: args.ort_lib.clone(), ..SessionOptions::default() };
     let classifier = Classifier::open(&args.bundle, &Options { session, ..Options::default() })?;
     let tasks = classifier.tasks();
-    args.check_columns(tasks)?;
-    let mut columns = args.columns.columns_of(tasks[0].decision.problem_type);
-    columns.tasks = args.task_columns(tasks)?;
-    let dataset = Dataset::open(&args.data, &columns)?;
+    let dataset = Dataset::open(&args.data, &args.rows.columns_of(tasks)?)?;
+    let ColumnArgs { unknown_label, .. } = &args.rows.columns;
+    let counting = args.rows.columns.counting();
     // The bundle's labels are in the order of their ids, which may be any.
-    let (mut names, mut labels) = (Vec::new(), Vec::new());
-    for Task { name, labels: of_task, .. } in tasks {
-        names.extend(name.clone());
-        let prefix = label_prefix(name.as_deref());
-        labels.extend(of_task.iter().map(|label| format!("{prefix}{label}")));
-    }
-    if args.columns.unknown_label.is_some() && tasks[0].decision.unknown_threshold.is_none() {
+    let (of_labels, labels) = Tasks::of_bundle(tasks);
+    if unknown_label.is_some() && tasks[0].decision.unknown_threshold.is_none() {
         let expected = "a bundle that says what is unknown (fit --unknown-rate)";
         return Err(Error::setting("--unknown-label", expected, "one that does not").into());
     }
-    if let Some(label) = args.columns.unknown_label.as_ref().filter(|_| dataset.strangers.is_empty()) {
+    if let Some(label) = unknown_label.as_ref().filter(|_| dataset.strangers.is_empty()) {
         super::message(&format!("no row has the label {label:?}"));
     }
     let targets = dataset.targets(&labels)?;
@@ -88,7 +79,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let found = Found::of(&tasks[0].decision, &distances, &of_strangers);
     bar.finish_and_clear();
     let expected: Vec<&[u32]> = targets.iter().map(|target| target.ids.as_slice()).collect();
-    let rows = Tasks::of(&names, &labels).rows(&logits, &expected);
+    let rows = of_labels.rows(&logits, &expected);
     let figures: Vec<Figures<'_>> =
         tasks.iter().zip(&rows).map(|(task, rows)| Figures::new(task, rows, &distances)).collect();
     let mut out = io::stdout().lock();
@@ -98,7 +89,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         if let Some(found) = found {
             json["strangers"] = serde_json::to_value(found)?;
         }
-        json["counting"] = args.columns.counting().into();
+        json["counting"] = counting.into();
         if let Some(task) = &tasks[0].name {
             json["task"] = task.as_str().into();
         }
@@ -107,53 +98,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         return Ok(writeln!(out, "{json}")?);
     }
-    args.columns.counting().iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    counting.iter().try_for_each(|line| writeln!(out, "{line}"))?;
     left_out(&dataset.skipped).iter().try_for_each(|line| writeln!(out, "{line}"))?;
     found.iter().try_for_each(|found| writeln!(out, "{}", of_found(found)))?;
     figures.iter().try_for_each(|figures| figures.write(&mut out))
-}
-
-impl Args {
-    /// Of a bundle with several tasks each has a column of its own.
-    fn check_columns(&self, tasks: &[Task]) -> Result<(), Error> {
-        let ColumnArgs { label_column, label_columns, multi_label, .. } = &self.columns;
-        let given = [
-            ("--label-column", label_column != DEFAULT_LABEL),
-            ("--label-columns", !label_columns.is_empty()),
-            ("--multi-label", *multi_label),
-        ];
-        match given.into_iter().find(|(_, is_given)| *is_given && tasks[0].name.is_some()) {
-            None => Ok(()),
-            Some((setting, _)) => {
-                let expected = "--task instead, for a bundle with several tasks".to_owned();
-                Err(Error::Setting { setting, expected, got: "it".to_owned() })
-            }
-        }
-    }
-
-    /// The columns of the bundle's tasks: those that were named, else the tasks' names.
-    fn task_columns(&self, tasks: &[Task]) -> Result<Vec<TaskColumn>, Error> {
-        let names: Vec<&str> = tasks.iter().filter_map(|task| task.name.as_deref()).collect();
-        if let Some(other) = self.tasks.iter().find(|task| !names.contains(&task.0.name.as_str())) {
-            let expected = match names.as_slice() {
-                [] => "a bundle with several tasks".to_owned(),
-                names => format!("one of the bundle's tasks {}", names.join(", ")),
-            };
-            return Err(Error::Setting { setting: "--task", expected, got: other.0.name.clone() });
-        }
-        let twice = |(index, task): (usize, &TaskArg)| {
-            self.tasks[..index].iter().any(|other| other.0.name == task.0.name).then(|| task.0.name.clone())
-        };
-        if let Some(name) = self.tasks.iter().enumerate().find_map(twice) {
-            let (setting, expected) = ("--task", "each task once".to_owned());
-            return Err(Error::Setting { setting, expected, got: format!("{name} twice") });
-        }
-        let column = |name: &str| {
-            let named = self.tasks.iter().find(|task| task.0.name == name).map(|task| task.0.clone());
-            named.unwrap_or_else(|| TaskColumn { name: name.to_owned(), column: name.to_owned() })
-        };
-        Ok(names.into_iter().map(column).collect())
-    }
 }
 
 /// What is found of a task's answers.

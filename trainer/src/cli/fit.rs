@@ -113,8 +113,8 @@ pub(super) struct Args {
     #[serde(flatten)]
     columns: super::ColumnArgs,
     /// The column with the labels of a task, and what it is called, unless that is the same. Given twice or more, one model answers all
-    /// of them in one pass; a row may lack labels of some. Labels are called NAME=LABEL then, in reports and for --class-weights. Learned
-    /// by --method finetune, which begins as frozen does, or frozen; auto compares these two where rows are few
+    /// of them in one pass; a row may lack labels of some. Labels are called NAME=LABEL then, in reports and for --class-weights.
+    /// --method finetune begins as frozen does
     #[arg(long = "task", value_name = "NAME[=COLUMN]", conflicts_with_all = ["label_column", "label_columns", "multi_label"])]
     #[serde(rename = "task", skip_serializing_if = "Vec::is_empty")]
     tasks: Vec<super::TaskArg>,
@@ -397,16 +397,9 @@ impl Args {
             let expected = "a name of one word by which no column of results is called: --task NAME=COLUMN";
             return refuse("--task", expected, format!("{name:?}"));
         }
-        let of_one = "one task: with several this is not there yet";
-        for (setting, is_given) in [
-            ("--layers", self.layers.is_some()),
-            ("--student", self.student.is_some()),
-            ("--target-size", self.target_size.is_some()),
-            ("--save-model", self.save_model.is_some()),
-        ] {
-            if is_given {
-                return refuse(setting, of_one, format!("the tasks {}", names.join(", ")));
-            }
+        if self.save_model.is_some() {
+            // A folder of transformers has one.
+            return refuse("--save-model", "one task", format!("the tasks {}", names.join(", ")));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod bases;
 mod check;
+mod columns;
 mod evaluate;
 mod export;
 mod fit;
@@ -22,11 +23,11 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbert::{ProblemType, Tokenizer, compiled::default_cache, rows::ReadOptions};
+use nimbert::{ProblemType, Tokenizer, compiled::default_cache};
 use nimbert_trainer::{
     Error,
     dataloader::Example,
-    dataset::{Columns, Dataset, OnMissing, TaskColumn, left_out},
+    dataset::{Dataset, left_out},
     export::VariantKind,
     feature_cache::{FeatureCache, Recalled},
     features::{Features, Read},
@@ -34,8 +35,9 @@ use nimbert_trainer::{
     onnx::Calibration,
     prepare::encode_all,
     scratch::write_whole,
-    tasks::SEPARATOR,
 };
+
+use columns::{BundleColumnArgs, ColumnArgs, TaskArg};
 
 /// Fine-tunes BERT text classifiers and exports them as bundles for nimbert.
 #[derive(Parser)]
@@ -83,125 +85,6 @@ enum Command {
     Keygen(sign::KeygenArgs),
     /// Sign a bundle, so that others can require it
     Sign(sign::SignArgs),
-}
-
-const DEFAULT_LABEL: &str = "label";
-
-/// The columns of a data file, and how labels are read.
-#[derive(Clone, clap::Args, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct ColumnArgs {
-    /// Column (or key) of the text
-    #[arg(long, default_value = "text", value_name = "NAME")]
-    text_column: String,
-    /// Column (or key) of the label
-    #[arg(long, default_value = DEFAULT_LABEL, value_name = "NAME")]
-    label_column: String,
-    /// Column (or key) of the second text, to classify pairs
-    #[arg(long, value_name = "NAME")]
-    text_pair_column: Option<String>,
-    /// A column for each label instead, in the order of the ids: with 0 and 1 (--multi-label), else with shares that sum to
-    /// 1, such as several people's votes
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with = "label_column")]
-    label_columns: Vec<String>,
-    /// A row may have any number of labels: a list (of JSON, or as Python writes one), or a string of them
-    #[arg(long)]
-    multi_label: bool,
-    /// What stands between labels in a string
-    #[arg(long, default_value_t = ',', value_name = "CHARACTER")]
-    label_separator: char,
-    /// The label of rows that are like none of the others: no label of the classifier, but texts that it is to take for unknown.
-    /// With `fit --unknown-rate` a part of them, and those of --validation-data, teach which those are, and a part tests it;
-    /// elsewhere they are set aside
-    #[arg(long, value_name = "LABEL", conflicts_with_all = ["label_columns", "multi_label"])]
-    unknown_label: Option<String>,
-    /// Column (or key) of how much each row counts in training
-    #[arg(long, value_name = "NAME")]
-    weight_column: Option<String>,
-    /// What a row does whose text, label or weight is missing (nothing, null, or a word for it such as NaN or None): error,
-    /// skip (it is left out and counted), or keep (such a word is a label's name)
-    #[arg(long, value_enum, default_value_t = OnMissingArg::Error)]
-    on_missing: OnMissingArg,
-    #[command(flatten)]
-    #[serde(flatten)]
-    read: ReadOptions,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-enum OnMissingArg {
-    Error,
-    Skip,
-    Keep,
-}
-
-/// `--task NAME=COLUMN`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct TaskArg(TaskColumn);
-
-impl std::str::FromStr for TaskArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, column) = text.split_once(SEPARATOR).unwrap_or((text, text));
-        match name.trim().is_empty() || column.is_empty() {
-            true => Err(format!("expected a name and a column, such as tone=tone_column, found {text:?}")),
-            false => Ok(Self(TaskColumn { name: name.to_owned(), column: column.to_owned() })),
-        }
-    }
-}
-
-impl serde::Serialize for TaskArg {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}{SEPARATOR}{}", self.0.name, self.0.column))
-    }
-}
-
-impl ColumnArgs {
-    fn problem_type(&self) -> ProblemType {
-        if self.multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel }
-    }
-
-    fn has_pairs(&self) -> bool {
-        self.text_pair_column.is_some()
-    }
-
-    fn columns(&self) -> Columns {
-        self.columns_of(self.problem_type())
-    }
-
-    /// The same for a model that says itself how many labels a row has.
-    fn columns_of(&self, problem_type: ProblemType) -> Columns {
-        Columns {
-            text: self.text_column.clone(),
-            pair: self.text_pair_column.clone(),
-            label: Some(self.label_column.clone()),
-            problem_type,
-            separator: self.label_separator,
-            label_columns: self.label_columns.clone(),
-            tasks: Vec::new(),
-            unknown_label: self.unknown_label.clone(),
-            weight: self.weight_column.clone(),
-            on_missing: match self.on_missing {
-                OnMissingArg::Error => OnMissing::Error,
-                OnMissingArg::Skip => OnMissing::Skip,
-                OnMissingArg::Keep => OnMissing::Keep,
-            },
-            read: self.read.clone(),
-        }
-    }
-
-    /// What figures count, where rows have weights or shares.
-    fn counting(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(column) = &self.weight_column {
-            lines.push(format!("figures count every row once; {column} is its weight in training and in no figure"));
-        }
-        if !self.label_columns.is_empty() && !self.multi_label {
-            lines.push("figures count a row by the label with its largest share (of equals, the first)".to_owned());
-        }
-        lines
-    }
 }
 
 /// How a bundle is written.

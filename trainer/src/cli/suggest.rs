@@ -6,7 +6,7 @@ use std::{
 };
 
 use nimbert::{
-    Bundle, Decision,
+    Bundle, Task,
     rows::{ReadOptions, Reader},
 };
 use nimbert_trainer::{
@@ -21,9 +21,10 @@ use nimbert_trainer::{
     model::ModelFolder,
     report,
     suggest::{CurvePoint, Pool, Simulation, labels_for_the_same, uncertainty},
+    tasks::Tasks,
 };
 
-use super::{check_absent, check_output, features_of, progress, quoted, remark, write_text};
+use super::{BundleColumnArgs, check_absent, check_output, features_of, progress, quoted, remark, write_text};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -32,10 +33,12 @@ Examples:
   nimbert-train suggest reviews-bundle --unlabelled more.csv --data reviews.csv \\
       --count 100 --out to-label.csv
   nimbert-train fit --base models/minilm --data reviews.csv to-label.csv --out better-bundle
+  nimbert-train suggest mail-bundle --unlabelled more.csv --task topic --task tone=tone_column \
+      --out to-label.csv
   nimbert-train suggest --simulate --base models/minilm --data reviews.csv --report curve.html
 
 The file that is written has a row for each text, the most useful first: the text, an empty label to fill in, and what the bundle \
-says of it (nimbert_label, nimbert_score), which fit does not read.")]
+says of it (nimbert_label, nimbert_score), which fit does not read. Of a bundle with several tasks it has an empty label of each, to fill in as far as it is known.")]
 pub(super) struct Args {
     /// The bundle that is to become better: a folder, or a .nimbert file
     #[arg(required_unless_present = "simulate", conflicts_with = "simulate")]
@@ -74,7 +77,7 @@ pub(super) struct Args {
     #[command(flatten)]
     cache: super::CacheArgs,
     #[command(flatten)]
-    columns: super::ColumnArgs,
+    rows: BundleColumnArgs,
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
@@ -111,17 +114,18 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     }
     nimbert::load_library(args.ort_lib.as_deref())?;
     let bundle = Bundle::open(bundle)?;
-    if !bundle.manifest.further_tasks.is_empty() {
-        let expected = "a bundle with one task: which texts to label for several is not there yet".to_owned();
-        return Err(Error::Model { path: bundle.path, expected, got: "several".to_owned() }.into());
-    }
-    let decision = bundle.decision();
-    let columns = args.columns.columns_of(decision.problem_type);
-    let unlabelled = Dataset::open(
-        &args.unlabelled,
-        &Columns { label: None, label_columns: Vec::new(), unknown_label: None, weight: None, ..columns.clone() },
-    )?;
-    if let Some(pairs) = bundle.manifest.pairs.filter(|pairs| *pairs != args.columns.has_pairs()) {
+    let tasks = bundle.tasks();
+    let columns = args.rows.columns_of(&tasks)?;
+    let of_texts = Columns {
+        label: None,
+        label_columns: Vec::new(),
+        tasks: Vec::new(),
+        unknown_label: None,
+        weight: None,
+        ..columns.clone()
+    };
+    let unlabelled = Dataset::open(&args.unlabelled, &of_texts)?;
+    if let Some(pairs) = bundle.manifest.pairs.filter(|pairs| *pairs != args.rows.columns.has_pairs()) {
         let texts = |pairs| if pairs { "pairs of texts" } else { "single texts" }.to_owned();
         let (setting, expected, got) = ("--text-pair-column", texts(pairs), texts(!pairs));
         return Err(Error::Setting { setting, expected, got }.into());
@@ -132,7 +136,7 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     for path in &args.unlabelled {
         let reader = Reader::open_any(path, &columns.read)?;
         let has = |name: &&String| reader.columns().is_some_and(|columns| columns.contains(name));
-        if let Some(label) = columns.label_columns.iter().chain(&columns.label).find(has) {
+        if let Some(label) = label_columns(&columns).find(has) {
             super::message(&format!(
                 "{}: the column {label} is not read; rows with labels belong to --data",
                 path.display()
@@ -160,7 +164,8 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     let Embedded { features, logits } = read(&unlabelled)?;
     let labelled = labelled.as_ref().map(&mut read).transpose()?.map(|embedded| embedded.features);
     bar.finish_and_clear();
-    let unsure: Vec<f32> = logits.iter().map(|logits| uncertainty(&decision, logits)).collect();
+    let sheet = Sheet { columns: &columns, tasks: &tasks, of_labels: Tasks::of_bundle(&tasks).0 };
+    let unsure: Vec<f32> = logits.iter().map(|logits| sheet.uncertainty(logits)).collect();
     let pool = Pool { features: &features, uncertainty: &unsure, labelled: labelled.as_ref() };
     let count = args.count as usize;
     let chosen = pool.suggest(count, args.seed)?;
@@ -169,7 +174,6 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
         let (path, got) = (args.unlabelled[0].clone(), "none".to_owned());
         return Err(Error::Data { path, line: None, column: None, expected, got }.into());
     }
-    let sheet = Sheet { columns: &columns, labels: &bundle.config.labels, decision: &decision };
     let lines = chosen.iter().map(|&row| sheet.line(&unlabelled.rows[row], &logits[row]));
     let content: String = std::iter::once(sheet.header()).chain(lines).collect();
     write_text(out, &content)?;
@@ -186,35 +190,54 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The columns that are to be filled in.
+fn label_columns(columns: &Columns) -> impl Iterator<Item = &String> {
+    let of_tasks = columns.tasks.iter().map(|task| &task.column);
+    // Either one of each kind, or those of one.
+    let is_one = columns.tasks.is_empty() && columns.label_columns.is_empty();
+    of_tasks.chain(&columns.label_columns).chain(columns.label.iter().filter(move |_| is_one))
+}
+
 /// The file to fill in.
 struct Sheet<'a> {
     columns: &'a Columns,
-    labels: &'a [String],
-    decision: &'a Decision,
+    tasks: &'a [Task],
+    /// Which logits are whose.
+    of_labels: Tasks,
 }
 
 impl Sheet<'_> {
-    /// Those that are to be filled in.
-    fn label_columns(&self) -> &[String] {
-        match self.columns.label_columns.as_slice() {
-            [] => self.columns.label.as_slice(),
-            columns => columns,
-        }
+    /// A text's logits, by task.
+    fn by_task<'a>(&'a self, logits: &'a [f32]) -> impl Iterator<Item = (&'a Task, &'a [f32])> {
+        self.tasks.iter().zip(self.of_labels.iter()).map(|(task, labels)| (task, &logits[labels.ids.clone()]))
+    }
+
+    /// How unsure the bundle is of a text: the mean of its tasks, a label of each of which is what labelling gives.
+    fn uncertainty(&self, logits: &[f32]) -> f32 {
+        let of_tasks = self.by_task(logits).map(|(task, logits)| uncertainty(&task.decision, logits));
+        of_tasks.sum::<f32>() / self.tasks.len() as f32
     }
 
     fn header(&self) -> String {
         let texts = std::iter::once(&self.columns.text).chain(&self.columns.pair);
-        let own = ["nimbert_label", "nimbert_score"].map(str::to_owned);
-        line(texts.chain(self.label_columns()).cloned().chain(own))
+        let own = self.tasks.iter().flat_map(|task| match &task.name {
+            None => ["nimbert_label".to_owned(), "nimbert_score".to_owned()],
+            Some(name) => [format!("nimbert_{name}"), format!("nimbert_{name}_score")],
+        });
+        line(texts.chain(label_columns(self.columns)).cloned().chain(own))
     }
 
     fn line(&self, row: &Row, logits: &[f32]) -> String {
-        let scores = self.decision.scores(logits);
-        let said: Vec<&str> = self.decision.label_ids(&scores).into_iter().map(|id| self.labels[id].as_str()).collect();
-        let most = scores.into_iter().fold(0.0, f32::max);
+        let said = self.by_task(logits).flat_map(|(task, logits)| {
+            let scores = task.decision.scores(logits);
+            let ids = task.decision.label_ids(&scores).into_iter();
+            let said: Vec<&str> = ids.map(|id| task.labels[id].as_str()).collect();
+            let most = scores.into_iter().fold(0.0, f32::max);
+            [said.join(", "), format!("{most:.6}")]
+        });
         let texts = std::iter::once(&row.text).chain(&row.pair).cloned();
-        let empty = self.label_columns().iter().map(|_| String::new());
-        line(texts.chain(empty).chain([said.join(", "), format!("{most:.6}")]))
+        let empty = label_columns(self.columns).map(|_| String::new());
+        line(texts.chain(empty).chain(said))
     }
 }
 
@@ -224,10 +247,14 @@ fn line(cells: impl Iterator<Item = String>) -> String {
 
 /// Prints the curve, and draws it where that is asked for.
 fn simulate(args: &Args) -> anyhow::Result<()> {
+    if !args.rows.tasks.is_empty() {
+        let expected = "--label-column instead: a simulation is of one task";
+        return Err(Error::setting("--task", expected, "it").into());
+    }
     let base = args.base.as_deref().expect("clap asks for it");
     let folder = ModelFolder::open(&hub::resolve(base, None, io::stderr().is_terminal())?)?;
     let tokenizer = folder.open_tokenizer(args.max_length, None)?;
-    let dataset = Dataset::open(&args.data, &args.columns.columns())?;
+    let dataset = Dataset::open(&args.data, &args.rows.columns.columns())?;
     remark(&dataset);
     let labels = dataset.labels()?;
     let simulation =
@@ -239,8 +266,11 @@ fn simulate(args: &Args) -> anyhow::Result<()> {
     }
     let (examples, features) = features_of(&[&dataset], &labels, (&folder, &tokenizer), args.cache)?;
     let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
-    let task =
-        LogisticRegression { problem_type: args.columns.problem_type(), classes: labels.len(), class_weights: None };
+    let task = LogisticRegression {
+        problem_type: args.rows.columns.problem_type(),
+        classes: labels.len(),
+        class_weights: None,
+    };
     let bar = progress(simulation.steps(), "steps of labelling");
     let curve = simulation.run(&task, &features, &targets, || {
         bar.inc(1);

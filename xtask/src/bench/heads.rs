@@ -1,5 +1,7 @@
 //! `cargo xtask bench heads`: two tasks over one encoder, beside a model for each.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use serde_json::Value;
 
@@ -17,11 +19,18 @@ const SEEDS: u64 = 3;
 const POOLINGS: [&str; 2] = ["mean", "first"];
 /// Times that both are timed, in turn.
 const ROUNDS: usize = 5;
+/// Where rows are few: so many have a label at least, and they are learned from by these.
+const FEW_ROWS: usize = 8;
+const METHODS: [&str; 3] = ["contrastive", "finetune", "frozen"];
+
+/// The file of the rows that are tested.
+const TEST: &str = "heads-test.csv";
 
 /// Rows of two tasks: a text, and a label of each or none.
 struct Set {
     name: &'static str,
     tasks: [&'static str; 2],
+    /// A text, and the labels of both tasks.
     train: Vec<Vec<String>>,
     test: Vec<Vec<String>>,
 }
@@ -54,6 +63,33 @@ pub(crate) fn heads() -> Result<()> {
     Ok(())
 }
 
+/// The same with few rows of each label, by each method.
+pub(crate) fn heads_of_few_rows() -> Result<()> {
+    setup::setup()?;
+    build()?;
+    println!("{}; base all-MiniLM-L6-v2, {FEW_ROWS} rows a label, int8\n", machine());
+    let ways: String = METHODS.map(|method| format!(" of two tasks, {method} |")).concat();
+    println!("| rows | draw | task | a model of its own, contrastive |{ways}");
+    println!("|---|--:|---|--:|{}", "--:|".repeat(METHODS.len()));
+    for set in [kinds()?, both()?] {
+        let mut sums = [[0.0; 1 + METHODS.len()]; 2];
+        for draw in 0..SEEDS {
+            for (task, figures) in set.drawn(draw).compared_by_method(draw)?.into_iter().enumerate() {
+                println!("| {} | {draw} | {} | {} |", set.name, set.tasks[task], percentages(&figures));
+                sums[task].iter_mut().zip(figures).for_each(|(sum, figure)| *sum += figure / SEEDS as f64);
+            }
+        }
+        for (task, means) in set.tasks.iter().zip(sums) {
+            println!("| {} | mean | {task} | {} |", set.name, percentages(&means));
+        }
+    }
+    Ok(())
+}
+
+fn percentages(figures: &[f64]) -> String {
+    figures.iter().map(|figure| format!("{figure:.1} %")).collect::<Vec<_>>().join(" | ")
+}
+
 /// TREC's questions, each by the kind of its answer and by a finer one.
 fn kinds() -> Result<Set> {
     let (kinds, finer) = (questions()?, question_kinds()?);
@@ -84,25 +120,68 @@ fn both() -> Result<Set> {
 impl Set {
     /// For each task the accuracy of a model of its own, and of the models of both.
     fn compared(&self, seed: u64) -> Result<[[f64; 3]; 2]> {
-        let header = format!("text,{}", self.tasks.join(","));
-        let [train, test] = [("heads-train.csv", &self.train), ("heads-test.csv", &self.test)]
-            .map(|(name, rows)| write_csv(name, &header, rows));
-        let (train, test) = (train?, test?);
-        let by_tasks: Vec<&str> = self.tasks.iter().flat_map(|task| ["--task", task]).collect();
-        let mut figures = [[0.0; 3]; 2];
-        for (place, pooling) in POOLINGS.into_iter().enumerate() {
-            fit(&bundle(pooling), &train, seed, &[&by_tasks[..], &["--pooling", pooling]].concat())?;
-            let both = evaluated(&bundle(pooling), &test, &[])?;
-            for (figures, of_task) in figures.iter_mut().zip([&both, &both["further"][self.tasks[1]]]) {
-                figures[1 + place] = percentage(of_task)?;
-            }
-        }
-        for (figures, task) in figures.iter_mut().zip(self.tasks) {
-            let columns = ["--label-column", task, "--on-missing", "skip"];
-            fit(&bundle(task), &train, seed, &columns)?;
-            figures[0] = percentage(&evaluated(&bundle(task), &test, &columns)?)?;
+        let finetuned = ["--method", "finetune", "--epochs", "3"];
+        let alone = self.alone(seed, &finetuned)?;
+        let [mean, first] = POOLINGS
+            .map(|pooling| self.of_both(&bundle(pooling), seed, &[&finetuned[..], &["--pooling", pooling]].concat()));
+        let (mean, first) = (mean?, first?);
+        Ok([0, 1].map(|task| [alone[task], mean[task], first[task]]))
+    }
+
+    /// For each task the accuracy of a model of its own, and of the models of both by each method.
+    fn compared_by_method(&self, seed: u64) -> Result<[[f64; 1 + METHODS.len()]; 2]> {
+        let mut figures = [[0.0; 1 + METHODS.len()]; 2];
+        let mut add = |place: usize, of_tasks: [f64; 2]| {
+            figures.iter_mut().zip(of_tasks).for_each(|(figures, figure)| figures[place] = figure);
+        };
+        add(0, self.alone(seed, &["--method", METHODS[0]])?);
+        for (method, place) in METHODS.into_iter().zip(1..) {
+            add(place, self.of_both(&bundle(method), seed, &["--method", method])?);
         }
         Ok(figures)
+    }
+
+    /// Its rows, but to learn from so few that each label has [`FEW_ROWS`] of them, or all that there are.
+    fn drawn(&self, draw: u64) -> Self {
+        let mut order: Vec<&Vec<String>> = self.train.iter().collect();
+        fastrand::Rng::with_seed(draw).shuffle(&mut order);
+        let mut counts: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+        order.retain(|cells| {
+            let labels = || (1..).zip(&cells[1..]).filter(|(_, label)| !label.is_empty());
+            let is_wanted = labels().any(|(task, label)| *counts.entry((task, label)).or_default() < FEW_ROWS);
+            if is_wanted {
+                labels().for_each(|(task, label)| *counts.entry((task, label)).or_default() += 1);
+            }
+            is_wanted
+        });
+        Self { train: order.into_iter().cloned().collect(), test: self.test.clone(), ..*self }
+    }
+
+    /// Files of the rows to learn from and of those to test.
+    fn write(&self) -> Result<(String, String)> {
+        let header = format!("text,{}", self.tasks.join(","));
+        Ok((write_csv("heads-train.csv", &header, &self.train)?, write_csv(TEST, &header, &self.test)?))
+    }
+
+    /// The accuracy of a model of each task alone.
+    fn alone(&self, seed: u64, settings: &[&str]) -> Result<[f64; 2]> {
+        let (train, test) = self.write()?;
+        let of_task = |task: &str| {
+            let columns = ["--label-column", task, "--on-missing", "skip"];
+            fit(&bundle(task), &train, seed, &[&columns[..], settings].concat())?;
+            percentage(&evaluated(&bundle(task), &test, &columns)?)
+        };
+        let [first, second] = self.tasks.map(of_task);
+        Ok([first?, second?])
+    }
+
+    /// The accuracy in each task of one model of both.
+    fn of_both(&self, bundle: &str, seed: u64, settings: &[&str]) -> Result<[f64; 2]> {
+        let (train, test) = self.write()?;
+        let by_tasks = self.tasks.iter().flat_map(|task| ["--task", task]);
+        fit(bundle, &train, seed, &by_tasks.chain(settings.iter().copied()).collect::<Vec<_>>())?;
+        let both = evaluated(bundle, &test, &[])?;
+        Ok([percentage(&both)?, percentage(&both["further"][self.tasks[1]])?])
     }
 
     /// What one pass for both costs, as a share of one for the first alone.
@@ -133,7 +212,7 @@ fn bundle(name: &str) -> String {
 fn fit(bundle: &str, train: &str, seed: u64, further: &[&str]) -> Result<()> {
     let fit = ["fit", "--base", BASE, "--max-length", MAX_LENGTH, "--data", train, "--out", bundle, "--overwrite"];
     let seed = seed.to_string();
-    let settings = ["--method", "finetune", "--epochs", "3", "--seed", &seed, "--test-size", "0"];
+    let settings = ["--seed", &seed, "--test-size", "0"];
     output(command(release_program("nimbert-train"), &fit).args(settings).args(further)).map(drop)
 }
 
@@ -144,7 +223,7 @@ fn percentage(figures: &Value) -> Result<f64> {
 
 /// The median time of a text alone, and the time of a text of all at once, both in milliseconds.
 fn times(bundle: &str) -> Result<[f64; 2]> {
-    let data = format!("{FOLDER}/heads-test.csv");
+    let data = format!("{FOLDER}/{TEST}");
     let figures = benched(bundle, &data, &[])?;
     let single = number(&figures["single"], "p50_ms")?;
     let bulk = number(&figures, "rows_per_second")?;

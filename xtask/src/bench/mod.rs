@@ -35,13 +35,13 @@ pub(crate) use few::few;
 pub(crate) use fidelity::fidelity;
 pub(crate) use file::file;
 pub(crate) use graphs::{graphs, graphs_of_shapes};
-pub(crate) use heads::heads;
+pub(crate) use heads::{heads, heads_of_few_rows};
 pub(crate) use labels::labels;
 pub(crate) use runtime::{Server, runtime, serving_program};
 pub(crate) use student::student;
 pub(crate) use suggest::suggest;
 pub(crate) use tasks::tasks;
-pub(crate) use train::{train, train_shapes};
+pub(crate) use train::{train, train_seeds, train_shapes};
 pub(crate) use tune::tune;
 pub(crate) use unknown::unknown;
 

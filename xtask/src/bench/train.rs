@@ -1,6 +1,6 @@
 //! `cargo xtask bench train`: speed, memory and accuracy of training beside transformers on PyTorch.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -151,9 +151,7 @@ fn shapes() -> Vec<Shape> {
 
 /// The shapes whose names have `named` in them, and nothing else.
 pub(crate) fn train_shapes(named: &str) -> Result<()> {
-    let python = prepare()?;
-    let peak = sgemm_peak(&python)?;
-    println!("{}; {TORCH}, {TRANSFORMERS}; sgemm peak {peak:.0} GFLOP/s\n", machine());
+    let (python, peak) = begin()?;
     print_head();
     shapes_named(named).iter().try_for_each(|shape| measure(&python, shape, peak))
 }
@@ -187,9 +185,27 @@ fn measure(python: &Path, shape: &Shape, peak: f64) -> Result<()> {
 }
 
 pub(crate) fn train() -> Result<()> {
+    let (python, peak) = begin()?;
+    seeds(&python, peak)?;
+    shapes().iter().try_for_each(|shape| measure(&python, shape, peak))
+}
+
+/// MiniLM on movie sentences alone.
+pub(crate) fn train_seeds() -> Result<()> {
+    let (python, peak) = begin()?;
+    seeds(&python, peak)
+}
+
+/// The peers' Python, and the processor's peak; both are told.
+fn begin() -> Result<(PathBuf, f64)> {
     let python = prepare()?;
     let peak = sgemm_peak(&python)?;
     println!("{}; {TORCH}, {TRANSFORMERS}; sgemm peak {peak:.0} GFLOP/s\n", machine());
+    Ok((python, peak))
+}
+
+/// MiniLM on movie sentences, with accuracies.
+fn seeds(python: &Path, peak: f64) -> Result<()> {
     println!("{TRAIN} movie sentences, 5 epochs, batches of 32, tested on {TEST} others:\n");
     println!("| seed | program | rows/s | peak memory | test accuracy | int8 | last loss |");
     println!("|---|---|---|---|---|---|---|");
@@ -208,7 +224,7 @@ pub(crate) fn train() -> Result<()> {
             );
         };
         for ((format, for_us, for_them), ours, theirs) in &mut outcomes {
-            let (our, their) = (training.nimbert(for_us)?, training.transformers(&python, for_them)?);
+            let (our, their) = (training.nimbert(for_us)?, training.transformers(python, for_them)?);
             print(&format!("nimbert{format}"), &our);
             print(&format!("transformers{format}"), &their);
             ours.push(our);
@@ -227,7 +243,7 @@ pub(crate) fn train() -> Result<()> {
     for ((format, ..), ours, theirs) in &outcomes {
         print_ratio([MINILM, &Rows::Short.name(), format], MINILM_WEIGHTS, ours, theirs, peak);
     }
-    shapes().iter().try_for_each(|shape| measure(&python, shape, peak))
+    Ok(())
 }
 
 fn mean(outcomes: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {

@@ -42,11 +42,11 @@ type Answer = (String, f64);
 
 /// Tests all, or one beside this system's.
 pub(crate) fn cross_test(named: Option<&str>) -> Result<()> {
+    let named = named.map(Target::find).transpose()?;
     bundle()?;
     let texts = sentences(SENTENCES)?;
     let host = Target::host()?;
     let mut expected = BTreeMap::new();
-    let named = named.map(Target::find).transpose()?;
     let is_wanted = |target: &Target| named.is_none_or(|named| named.triple == target.triple);
     let others = TARGETS.into_iter().filter(|target| target.triple != host.triple && is_wanted(target));
     for target in std::iter::once(host).chain(others) {

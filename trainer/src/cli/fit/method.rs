@@ -116,9 +116,6 @@ impl Args {
             Err(Error::Setting { setting, expected: expected.to_owned(), got: got.to_owned() })
         };
         match method {
-            Method::Contrastive if !self.tasks.is_empty() => {
-                refuse("--method", "finetune or frozen with several tasks", method.name())
-            }
             Method::Finetune if self.pooling.is_some() && !self.has_linear_head(method) => {
                 refuse("--pooling", "--method frozen or contrastive with it", "--method finetune")
             }

@@ -201,10 +201,10 @@ impl Work {
             Ok(said)
         };
         let (of_rows, of_variations) = (ask(&examples.train)?, ask(&variations)?);
-        let problem_type = self.export_config.problem_type;
+        let (problem_type, tasks) = (self.export_config.problem_type, &teacher.tasks);
         let train = [
-            softened(&examples.train, &of_rows, problem_type, SOFT_SHARE),
-            answered(&variations, &of_variations, problem_type),
+            softened(&examples.train, &of_rows, problem_type, tasks, SOFT_SHARE),
+            answered(&variations, &of_variations, problem_type, tasks),
         ]
         .concat();
         bar.finish_and_clear();

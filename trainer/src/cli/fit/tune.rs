@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::{Cli, Command, progress, write_text},
-    Args, Prepared, fit,
+    Args, Prepared, Work, fit,
     folds::is_of_method,
     method::{Method, MethodArg, PoolingArg},
     prepare, resolve, settings, tell,
@@ -163,10 +163,6 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let began = Instant::now();
     let given = &args.fit;
     let settings = settings(given)?;
-    if !given.tasks.is_empty() {
-        let (setting, expected) = ("--task", "one task to be tuned: with several this is not there yet".to_owned());
-        return Err(Error::Setting { setting, expected, got: "several".to_owned() }.into());
-    }
     if given.from.is_some() {
         let expected = "--base: a model that goes on has learned from the rows of folds";
         return Err(Error::setting("--from", expected, "it").into());
@@ -201,6 +197,13 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     // What led to the bundle is in the page.
     std::fs::remove_dir_all(&folder).map_err(|reason| Error::Io { path: folder, reason })?;
     Ok(())
+}
+
+impl Work {
+    /// The share of answers that are right, and how much is lost.
+    fn judge_answers(&self, logits: &[Vec<f32>], targets: &[&Target]) -> (f64, f64) {
+        judge(&self.sources.tasks, self.train_config.loss.problem_type, logits, targets)
+    }
 }
 
 impl Candidate {
@@ -435,10 +438,9 @@ impl<'a> Tuning<'a> {
             logits.extend(trial.logits);
             targets.extend(fold.unseen.iter().map(|&row| &rows[row].target));
         }
-        let problem_type = self.bases[0].work.train_config.loss.problem_type;
         let (accuracy, loss) = match has_failed || folds == 0 {
             true => (f64::NAN, f64::NAN),
-            false => judge(problem_type, &logits, &targets),
+            false => self.bases[0].work.judge_answers(&logits, &targets),
         };
         Ok(Score { folds, accuracy, loss, seconds })
     }
@@ -508,7 +510,7 @@ impl<'a> Tuning<'a> {
         let targets: Vec<&Target> = self.folds[fold].unseen.iter().map(|&row| &rows[row].target).collect();
         let said = match &trial.failure {
             Some(failure) => failure.clone(),
-            None => percent(Some(judge(work.train_config.loss.problem_type, &trial.logits, &targets).0)),
+            None => percent(Some(work.judge_answers(&trial.logits, &targets).0)),
         };
         let (count, shown) = (self.candidates.len(), candidate.shown());
         let which =
