@@ -549,7 +549,10 @@ fn with_many_rows_nothing_is_compared() {
 #[test]
 fn cross_validation_gives_figures_and_an_answer_for_every_row() {
     let dir = Dir::default();
-    let one = dir.write("one.csv", small_csv(60));
+    // Line 13 is a negative text, which is said to be positive.
+    let mut rows: Vec<String> = small_csv(60).lines().map(str::to_owned).collect();
+    rows[12] = rows[12].replace("negative", "positive");
+    let one = dir.write("one.csv", rows.join("\n"));
     let several = dir.write("several.jsonl", several_labels_jsonl(60));
     for (name, data, method, further) in
         [("one", one, "frozen", &[][..]), ("several", several, "contrastive", &["--multi-label", "--epochs", "1"])]
@@ -569,17 +572,30 @@ fn cross_validation_gives_figures_and_an_answer_for_every_row() {
         let right = lines.iter().filter(|line| line["labels"] == line["answer"]).count() as f64 / 60.0;
         let printed = figures.iter().find(|line| line[0] == "accuracy").unwrap()[1].parse::<f64>().unwrap();
         assert!((right - printed).abs() < 1e-3, "{right} {printed}");
+        // Labels that the others do not believe, the least first.
+        let doubts = fs::read_to_string(dir.path(&format!("{name}.doubts.csv"))).unwrap();
+        let doubts: Vec<&str> = doubts.lines().collect();
+        assert_eq!((doubts.len(), doubts[0]), (61, "file,line,label,suggested,belief,doubtful,text"));
+        let count = doubts.iter().filter(|line| line.contains(",yes,")).count();
+        assert!(output.contains(&format!("doubts      {count} of 60 labels may be wrong")), "{output}");
+        if name == "one" {
+            assert!(doubts[1].contains("one.csv,13,positive,negative,0.") && doubts[1].contains(",yes,"), "{doubts:?}");
+        }
         // Its figures are the report's where nothing else is held out.
         let report = fs::read_to_string(dir.path(&format!("{name}.report.html"))).unwrap();
         assert!(report.contains("accuracy (cross-validated)") && report.contains("Cross-validation"));
+        assert_eq!(report.contains("Doubtful labels"), count > 0, "{count}");
         // Nothing is replaced that was not to be.
         for of_run in [format!("{name}.report.html"), format!("{name}.metrics.jsonl")] {
             fs::remove_file(dir.path(&of_run)).unwrap();
         }
         fs::remove_dir_all(dir.path(name)).unwrap();
         let mut command = fit_by_any(&base("bert"), &data, &dir.path(name));
-        command.args(["--method", method, "--cross-validate", "3"]);
-        finish(command.args(further)).failure(2, &["out-of-fold.jsonl", "a file; --overwrite replaces it"]);
+        command.args(["--method", method, "--cross-validate", "3"]).args(further);
+        for of_run in ["out-of-fold.jsonl", "doubts.csv"] {
+            finish(&mut command).failure(2, &[of_run, "a file; --overwrite replaces it"]);
+            fs::remove_file(dir.path(&format!("{name}.{of_run}"))).unwrap();
+        }
     }
 }
 

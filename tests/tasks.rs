@@ -307,6 +307,10 @@ fn folds_answer_each_of_them_and_a_text_is_unknown_to_all_or_none() {
         right += labels.iter().filter(|label| answer.contains(label)).count();
     }
     assert!(all < 2 * lines.len() && right * 10 > all * 9, "{right} of {all}");
+    // Each label is judged by itself.
+    let doubts = fs::read_to_string(dir.path("bundle.doubts.csv")).unwrap();
+    let labels = |task: &str| doubts.lines().filter(|line| line.contains(&format!(",{task}="))).count();
+    assert_eq!((doubts.lines().count() - 1, labels("stars") + labels("mood")), (all, all), "{doubts}");
     // What was answered to rows that were left out is what answers are calibrated by.
     let manifest = Bundle::open(&bundle).unwrap().manifest;
     assert!(manifest.further_tasks[0].coverage.is_some() && manifest.unknown.is_some());

@@ -110,24 +110,26 @@ pub fn label_errors(
         logits = of_division;
     }
     let (votes, near) = votes(features, targets, task.classes, &mut on_step)?;
-    let mut counts = vec![0usize; task.classes];
-    // What has no weight says nothing.
-    let weighted = targets.iter().filter(|target| target.weight > 0.0);
-    weighted.flat_map(|target| &target.ids).for_each(|&id| counts[id as usize] += 1);
     let said = mean.iter().zip(&votes).map(|(scores, votes)| together(task.problem_type, scores, votes));
-    let rows =
-        said.zip(targets).map(|(beliefs, target)| judged(task.problem_type, &beliefs, target, &counts)).collect();
+    let rows = judge_answers(task.problem_type, &said.collect::<Vec<_>>(), targets);
     Ok(Some(LabelErrors { rows, near, alike: alike(task, &logits, targets) }))
 }
 
-impl LabelErrors {
-    /// The rows, the least believed first, those of which nothing is known last.
-    pub fn order(&self) -> Vec<usize> {
-        let belief = |row: usize| self.rows[row].belief.unwrap_or(f64::INFINITY);
-        let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        order.sort_by(|&a, &b| belief(a).total_cmp(&belief(b)));
-        order
-    }
+/// Judges the labels of rows by what models say that have not seen them: `scores` `[rows][labels]`, probabilities.
+pub fn judge_answers(problem_type: ProblemType, scores: &[Vec<f64>], targets: &[&Target]) -> Vec<Judgement> {
+    let mut counts = vec![0usize; scores.first().map_or(0, Vec::len)];
+    // What has no weight says nothing.
+    let weighted = targets.iter().filter(|target| target.weight > 0.0);
+    weighted.flat_map(|target| &target.ids).for_each(|&id| counts[id as usize] += 1);
+    scores.iter().zip(targets).map(|(scores, target)| judged(problem_type, scores, target, &counts)).collect()
+}
+
+/// Which rows these judgements are of, the least believed first, those of which nothing is known last.
+pub fn least_believed_first(rows: &[Judgement]) -> Vec<usize> {
+    let belief = |row: usize| rows[row].belief.unwrap_or(f64::INFINITY);
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by(|&a, &b| belief(a).total_cmp(&belief(b)));
+    order
 }
 
 /// How often `on_step` is called for so many rows, at most.
@@ -291,7 +293,7 @@ mod tests {
             targets[row] = [(targets[row].id() + 1) % 3].into();
         }
         let found = judge(ProblemType::SingleLabel, 3, &features, &targets);
-        let mut least = found.order()[..3].to_vec();
+        let mut least = least_believed_first(&found.rows)[..3].to_vec();
         least.sort_unstable();
         assert_eq!(least, [5, 60, 100]);
         for row in 0..120 {
@@ -334,7 +336,10 @@ mod tests {
         let (features, mut targets) = clusters(2, 40);
         targets[7] = [2].into();
         let found = judge(ProblemType::SingleLabel, 3, &features, &targets);
-        assert_eq!((found.rows[7].belief, found.rows[7].is_doubtful, found.order()[79]), (None, false, 7));
+        assert_eq!(
+            (found.rows[7].belief, found.rows[7].is_doubtful, least_believed_first(&found.rows)[79]),
+            (None, false, 7)
+        );
         // Another row that has it does not help if it counts for nothing.
         targets[9] = Target { weight: 0.0, ..[2].into() };
         assert_eq!(judge(ProblemType::SingleLabel, 3, &features, &targets).rows[7].belief, None);

@@ -39,6 +39,8 @@ pub struct Run<'a> {
     pub out_of_fold: Option<&'a OutOfFold>,
     /// Figures of that.
     pub cross_validation: Option<&'a Table>,
+    /// Training rows whose labels may be wrong by the models that have not seen them.
+    pub doubts: &'a [Mistake],
     /// Old and new test rows before and after a model went on, if one did.
     pub rehearsal: Option<&'a Table>,
     /// The models that were tried to reach a size, and which one it is.
@@ -125,7 +127,7 @@ pub fn page(run: Run<'_>) -> Page {
             .map(|bin| ReliabilityBin { confidence: bin.confidence, accuracy: bin.accuracy, count: bin.count })
             .collect(),
         mistakes: mistakes(sources, &held_out),
-        doubts: Vec::new(),
+        doubts: run.doubts.to_vec(),
         warnings: run.warnings.to_vec(),
         variants: judged.variants.iter().map(variant_row).collect(),
         trials: Vec::new(),

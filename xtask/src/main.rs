@@ -56,7 +56,8 @@ cargo xtask COMMAND
   bench file       a bundle as a folder, as one file and in memory: start, and memory of one and four processes
   bench edge       what ships with one core and 256 MB: start, memory, a file (Linux, as root)
   bench size       how small the movie classifier can be made (minutes)
-  bench labels     planted wrong labels, as `check --deep` and cleanlab find them (minutes; needs PyPI)
+  bench labels     planted wrong labels, as `check --deep`, models by folds and cleanlab find them (half an hour; needs PyPI);
+                   with movies, amazon, bbc, 20newsgroups or r8 behind it, in these rows alone
   bench suggest    labels that `suggest` saves, beside rows drawn at random (minutes)
   bench heads      two tasks over one encoder, beside a model for each (half an hour); with few behind it, of few labelled
                    rows by each method (minutes)
@@ -119,7 +120,7 @@ fn main() -> ExitCode {
         ["bench", "edge"] => bench::edge(),
         ["bench", "size"] => bench::size(),
         ["bench", "student"] => bench::student(),
-        ["bench", "labels"] => bench::labels(),
+        ["bench", "labels", ref sets @ ..] => bench::labels(sets),
         ["bench", "suggest"] => bench::suggest(),
         ["bench", "heads"] => bench::heads(),
         ["bench", "heads", "few"] => bench::heads_of_few_rows(),

@@ -126,8 +126,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE")]
     validation_size: Option<f64>,
     /// Also train K models, each without one of K parts of the training rows: the mean and the deviation of every figure, and
-    /// in OUT.out-of-fold.jsonl what each row is answered by the model that has not seen it. Where there are no validation
-    /// rows, scores are calibrated by these answers
+    /// in OUT.out-of-fold.jsonl what each row is answered by the model that has not seen it. OUT.doubts.csv has the rows as `check
+    /// --deep --doubts` does, the labels that these models believe least first. Where there are no validation rows, scores are
+    /// calibrated by these answers
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(2..))]
     cross_validate: Option<u16>,
     /// How to learn. finetune: the encoder learns with its head. frozen: the encoder stays as it is, and the head is logistic
@@ -444,6 +445,10 @@ impl Args {
         self.beside_bundle("out-of-fold.jsonl")
     }
 
+    fn doubts_path(&self) -> PathBuf {
+        self.beside_bundle("doubts.csv")
+    }
+
     fn beside_bundle(&self, extension: &str) -> PathBuf {
         let absolute = std::path::absolute(&self.export.out).unwrap_or_else(|_| self.export.out.clone());
         absolute.with_added_extension(extension)
@@ -459,8 +464,8 @@ impl Args {
         if self.export.overwrite || self.resume {
             return Ok(());
         }
-        let out_of_fold = self.cross_validate.map(|_| self.out_of_fold_path());
-        let mut paths = [self.report_path(), self.metrics_path()].into_iter().chain(out_of_fold);
+        let of_folds = self.cross_validate.map(|_| [self.out_of_fold_path(), self.doubts_path()]);
+        let mut paths = [self.report_path(), self.metrics_path()].into_iter().chain(of_folds.into_iter().flatten());
         paths.try_for_each(|path| super::check_absent(&path))
     }
 
@@ -643,10 +648,20 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     work.check_rows(answerable)?;
     work.method = method;
     work.train_config = work.config(method, candidate.examples.train.len());
-    if let (Some(answers), Some(_)) = (&candidate.out_of_fold, args.cross_validate) {
+    let asked = candidate.out_of_fold.as_ref().filter(|_| args.cross_validate.is_some());
+    let doubts = asked.map(|answers| work.doubts(answers));
+    if let (Some(answers), Some(doubts)) = (asked, &doubts) {
         // Whatever becomes of the bundle.
         write(&args.out_of_fold_path(), &work.out_of_fold_lines(answers))?;
+        write(&args.doubts_path(), &doubts.csv())?;
+        let (count, all) = (doubts.count(), doubts.len());
+        tell(&report::stage(
+            "doubts",
+            &format!("{count} of {all} labels may be wrong, by the models that have not seen them"),
+        ));
     }
+    let (doubtful, cut) = doubts.map(|doubts| doubts.shown()).unwrap_or_default();
+    warnings.extend(cut);
     if let Some(size) = args.trim_vocab {
         let before = candidate.model.config.vocab_size;
         candidate = work.trimmed(&candidate, size)?;
@@ -692,6 +707,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         out_of_fold: candidate.out_of_fold.as_ref(),
         cross_validation: figures.as_ref(),
         rehearsal: rehearsal.as_ref(),
+        doubts: &doubtful,
         sources: &work.sources,
         records: &records,
         judged: &judged,

@@ -3,6 +3,7 @@
 mod bases;
 mod check;
 mod columns;
+mod doubts;
 mod evaluate;
 mod export;
 mod fit;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench labels`: wrong labels that were planted, as `check --deep` and cleanlab find them.
+//! `cargo xtask bench labels`: wrong labels that were planted, as `check --deep`, `fit --cross-validate` and cleanlab find them.
 
 use std::{
     fs,
@@ -17,10 +17,16 @@ use crate::{build, command, output, python, release_program, setup, workspace};
 
 const ROWS: usize = 1000;
 const SEEDS: u64 = 3;
+const SETS: [&str; 5] = ["movies", "amazon", "bbc", "20newsgroups", "r8"];
+/// How models learn that have not seen a fold.
+const FOLDS: [&str; 4] = ["--method", "contrastive", "--cross-validate", "5"];
 /// One row in so many gets a label that is not its own.
 const PLANTED: usize = 20;
 
-pub(crate) fn labels() -> Result<()> {
+/// Of these sets, or of all.
+pub(crate) fn labels(sets: &[&str]) -> Result<()> {
+    let unknown = sets.iter().find(|set| !SETS.contains(set));
+    ensure!(unknown.is_none(), "bench labels: expected {}, found {}", SETS.join(", "), unknown.unwrap_or(&""));
     setup::setup()?;
     build()?;
     python::environment(ENVIRONMENT, &PEERS)?;
@@ -31,11 +37,16 @@ pub(crate) fn labels() -> Result<()> {
     );
     println!("| rows | seed | labels | way | average precision | seconds |");
     println!("|---|--:|--:|---|--:|--:|");
-    for name in ["movies", "amazon", "bbc", "20newsgroups", "r8"] {
+    for name in SETS.into_iter().filter(|set| sets.is_empty() || sets.contains(set)) {
         for seed in 0..SEEDS {
             let planted = planted(name, seed)?;
             let labels = planted.labels;
-            for (way, (believed, time)) in [("nimbert", planted.ours()?), ("cleanlab", planted.by_cleanlab()?)] {
+            let ways = [
+                ("check --deep", planted.by_check()?),
+                ("fit --cross-validate", planted.by_folds()?),
+                ("cleanlab", planted.by_cleanlab()?),
+            ];
+            for (way, (believed, time)) in ways {
                 let precision = average_precision(&believed, &planted.is_wrong);
                 println!("| {name} | {seed} | {labels} | {way} | {precision:.4} | {:.1} |", time.as_secs_f64());
             }
@@ -72,26 +83,25 @@ fn planted(name: &str, seed: u64) -> Result<Planted> {
 }
 
 impl Planted {
-    /// How far the label of each row is believed, and how long that took, loading included.
-    fn ours(&self) -> Result<(Vec<f64>, Duration)> {
+    fn by_check(&self) -> Result<(Vec<f64>, Duration)> {
         let doubts = format!("{FOLDER}/doubts.csv");
-        let check = [
-            "check",
-            "--data",
-            &self.data,
-            "--base",
-            BASE,
-            "--max-length",
-            MAX_LENGTH,
-            "--deep",
-            "--overwrite",
-            "--no-cache",
-        ];
+        self.ours(&doubts, &["check", "--deep", "--doubts", &doubts])
+    }
+
+    fn by_folds(&self) -> Result<(Vec<f64>, Duration)> {
+        let bundle = format!("{FOLDER}/labels-bundle");
+        let fit = ["fit", "--out", &bundle, "--test-size", "0", "--precision", "fp32"];
+        self.ours(&format!("{bundle}.doubts.csv"), &[&fit[..], &FOLDS].concat())
+    }
+
+    /// How far the label of each row is believed, by the table that a command writes, and how long that took, loading included.
+    fn ours(&self, doubts: &str, arguments: &[&str]) -> Result<(Vec<f64>, Duration)> {
+        let usual = ["--data", &self.data, "--base", BASE, "--max-length", MAX_LENGTH, "--overwrite", "--no-cache"];
         let began = Instant::now();
-        output(command(release_program("nimbert-train"), &check).args(["--doubts", &doubts]))?;
+        output(command(release_program("nimbert-train"), arguments).args(usual))?;
         let time = began.elapsed();
         let mut believed = vec![f64::NAN; self.is_wrong.len()];
-        for line in fs::read_to_string(workspace(&doubts))?.lines().skip(1) {
+        for line in fs::read_to_string(workspace(doubts))?.lines().skip(1) {
             // file,line,label,suggested,belief,…
             let fields: Vec<&str> = line.split(',').collect();
             let row = fields[1].parse::<usize>()?.checked_sub(2).context("the header has no belief")?;

@@ -7,20 +7,21 @@ use nimbert_trainer::{
     Error,
     check::{CheckInput, CheckRow, Finding, check_labels},
     dataset::Dataset,
-    html::{self, Mistake, Page},
-    label_errors::{LabelErrors, label_errors, steps},
+    html::{self, Page},
+    label_errors::{Judgement, label_errors, steps},
     logistic::LogisticRegression,
     loss::Target,
     model::ModelFolder,
 };
 
 use super::{
-    super::{check_absent, check_output, features_of, progress, quoted, write_text},
+    super::{
+        check_absent, check_output,
+        doubts::{Doubt, Doubts},
+        features_of, progress, write_text,
+    },
     Args,
 };
-
-/// Rows that the page shows, at most.
-const SHOWN: usize = 200;
 
 /// Checks before anything is read that what is asked for can be written, and replaces nothing.
 pub(super) fn check_targets(args: &Args) -> Result<(), Error> {
@@ -75,65 +76,26 @@ pub(super) fn check_deep(
     };
     let rows: Vec<&CheckRow<'_>> = input.all().map(|(_, row)| row).collect();
     let findings = check_labels(&rows, &labels, &errors);
-    let judged = Judged { rows: &rows, labels: &labels, errors: &errors };
+    let doubt = |(row, judgement): (&&CheckRow<'_>, &Judgement)| {
+        let given: Vec<&str> = row.row.labels.iter().map(String::as_str).collect();
+        Doubt::new(row.place(), row.row.shown(), &given, judgement, &labels)
+    };
+    let doubts = Doubts::new(rows.iter().zip(&errors.rows).map(doubt).collect());
     if let Some(path) = &args.doubts {
-        write_text(path, &judged.csv())?;
+        write_text(path, &doubts.csv())?;
     }
     if let Some(path) = &args.report {
-        write_text(path, &html::render(&judged.page(datasets[0], found.iter().chain(&findings))))?;
+        let counts = [("rows", rows.len()), ("labels", labels.len()), ("doubtful", doubts.count())];
+        let (shown, cut) = doubts.shown();
+        let page = Page {
+            title: "Check of the labels".to_owned(),
+            subtitle: datasets[0].name(),
+            summary: counts.map(|(name, count)| (name.to_owned(), count.to_string())).to_vec(),
+            warnings: found.iter().chain(&findings).map(Finding::to_string).chain(cut).collect(),
+            doubts: shown,
+            ..Page::default()
+        };
+        write_text(path, &html::render(&page))?;
     }
     Ok(findings)
-}
-
-/// Rows, and what was found of them.
-struct Judged<'a> {
-    rows: &'a [&'a CheckRow<'a>],
-    labels: &'a [String],
-    errors: &'a LabelErrors,
-}
-
-impl Judged<'_> {
-    fn suggested(&self, row: usize) -> String {
-        let names = self.errors.rows[row].suggested.iter().map(|&id| self.labels[id as usize].as_str());
-        names.collect::<Vec<_>>().join(", ")
-    }
-
-    /// A table of all rows with a header.
-    fn csv(&self) -> String {
-        let line = |row: usize| {
-            let (at, judgement) = (self.rows[row].place(), &self.errors.rows[row]);
-            let (given, suggested) = (self.rows[row].row.labels.join(", "), self.suggested(row));
-            let cells = [at.file, given, suggested, self.rows[row].row.shown()].map(|cell| quoted(&cell));
-            let [file, given, suggested, text] = cells;
-            let doubtful = if judgement.is_doubtful { "yes" } else { "no" };
-            let belief = judgement.belief.map_or(String::new(), |belief| format!("{belief:.6}"));
-            format!("{file},{},{given},{suggested},{belief},{doubtful},{text}\n", at.line)
-        };
-        let header = "file,line,label,suggested,belief,doubtful,text\n".to_owned();
-        std::iter::once(header).chain(self.errors.order().into_iter().map(line)).collect()
-    }
-
-    /// The rows that are doubtful, and what else was found.
-    fn page<'b>(&self, dataset: &Dataset, findings: impl Iterator<Item = &'b Finding>) -> Page {
-        let doubtful = |row: &usize| self.errors.rows[*row].is_doubtful;
-        let order: Vec<usize> = self.errors.order().into_iter().filter(doubtful).collect();
-        let cut =
-            (order.len() > SHOWN).then(|| format!("of {} doubtful rows the first {SHOWN} are shown", order.len()));
-        let mistake = |&row: &usize| Mistake {
-            place: self.rows[row].place().to_string(),
-            text: self.rows[row].row.shown(),
-            expected: self.rows[row].row.labels.join(", "),
-            predicted: self.suggested(row),
-            score: self.errors.rows[row].belief.unwrap_or(f64::NAN),
-        };
-        let counts = [("rows", self.rows.len()), ("labels", self.labels.len()), ("doubtful", order.len())];
-        Page {
-            title: "Check of the labels".to_owned(),
-            subtitle: dataset.name(),
-            summary: counts.map(|(name, count)| (name.to_owned(), count.to_string())).to_vec(),
-            warnings: findings.map(Finding::to_string).chain(cut).collect(),
-            doubts: order.iter().take(SHOWN).map(mistake).collect(),
-            ..Page::default()
-        }
-    }
 }

@@ -6,11 +6,13 @@ use indicatif::ProgressBar;
 use nimbert::{Decision, ProblemType};
 use nimbert_trainer::{
     Error,
+    check::Place,
     cross_validation::{Figure, Fold, Folds, OutOfFold},
     dataloader::Example,
     evaluate::predict,
     features::Features,
     html::Table,
+    label_errors::judge_answers,
     loss::Target,
     metrics::percent,
     model::{ModelFolder, SequenceClassifier},
@@ -23,7 +25,10 @@ use nimbert_trainer::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    super::progress,
+    super::{
+        doubts::{Doubt, Doubts},
+        progress,
+    },
     Work,
     method::{Method, MethodArg, Methods},
     tell,
@@ -202,16 +207,42 @@ impl Work {
                 answered.extend(decision.label_ids(&scores).into_iter().map(|id| &names[id]));
                 by_label.extend(names.iter().cloned().zip(scores.into_iter().map(Value::from)));
             }
-            let dataset = &self.sources.datasets[source.dataset];
-            let at = self.sources.row(source);
-            let file = dataset.files[at.file].display().to_string();
+            let Place { file, line } = self.place(source);
             let fold = answers.folds.of_row(row) + 1;
             let line = json!({
-                "file": file, "line": at.line, "fold": fold, "labels": labels, "answer": answered, "scores": by_label
+                "file": file, "line": line, "fold": fold, "labels": labels, "answer": answered, "scores": by_label
             });
             line.to_string() + "\n"
         };
         self.sources.train.iter().enumerate().map(line).collect()
+    }
+
+    fn place(&self, source: &Source) -> Place {
+        let row = self.sources.row(source);
+        let file = &self.sources.datasets[source.dataset].files[row.file];
+        Place { file: file.display().to_string(), line: row.line }
+    }
+
+    /// How far the labels of the training rows are believed by the models that have not seen them, those of each task by themselves.
+    pub(super) fn doubts(&self, answers: &OutOfFold) -> Doubts {
+        let targets: Vec<&Target> = self.sources.train.iter().map(|source| &source.target).collect();
+        let problem_type = self.train_config.loss.problem_type;
+        let mut doubts = Vec::new();
+        for of_task in by_task(&self.sources.tasks, answers, &targets) {
+            let labels = &self.sources.labels[of_task.task.ids.clone()];
+            let decision = of_task.answers.decision(problem_type, &of_task.targets());
+            let scores = |logits: &Vec<f32>| decision.scores(logits).into_iter().map(f64::from).collect();
+            let scores: Vec<Vec<f64>> = of_task.answers.logits.iter().map(scores).collect();
+            let judged = judge_answers(problem_type, &scores, &of_task.targets());
+            let (rows, _) = of_task.task.targets(targets.iter().copied());
+            for ((row, target), judgement) in rows.into_iter().zip(&of_task.targets).zip(&judged) {
+                let source = &self.sources.train[row];
+                let given: Vec<&str> = target.ids.iter().map(|&id| labels[id as usize].as_str()).collect();
+                let text = self.sources.row(source).shown();
+                doubts.push(Doubt::new(self.place(source), text, &given, judgement, labels));
+            }
+        }
+        Doubts::new(doubts)
     }
 
     /// What models that learn by `method` answer to rows that they have not seen, as long as `is_worthwhile` says so of the answers
