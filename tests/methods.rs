@@ -577,7 +577,7 @@ fn cross_validation_gives_figures_and_an_answer_for_every_row() {
         let doubts: Vec<&str> = doubts.lines().collect();
         assert_eq!((doubts.len(), doubts[0]), (61, "file,line,label,suggested,belief,doubtful,text"));
         let count = doubts.iter().filter(|line| line.contains(",yes,")).count();
-        assert!(output.contains(&format!("doubts      {count} of 60 labels may be wrong")), "{output}");
+        assert!(output.contains(&format!("doubts      {count} of 60 rows with labels that may be wrong")), "{output}");
         if name == "one" {
             assert!(doubts[1].contains("one.csv,13,positive,negative,0.") && doubts[1].contains(",yes,"), "{doubts:?}");
         }
@@ -585,6 +585,10 @@ fn cross_validation_gives_figures_and_an_answer_for_every_row() {
         let report = fs::read_to_string(dir.path(&format!("{name}.report.html"))).unwrap();
         assert!(report.contains("accuracy (cross-validated)") && report.contains("Cross-validation"));
         assert_eq!(report.contains("Doubtful labels"), count > 0, "{count}");
+        // What was corrected there may be learned from, but is not replaced.
+        let mut command = fit_by_any(&base("bert"), &dir.path(&format!("{name}.doubts.csv")), &dir.path(name));
+        command.args(["--cross-validate", "3", "--overwrite"]);
+        finish(&mut command).failure(2, &["doubts.csv", "another file than those that are read"]);
         // Nothing is replaced that was not to be.
         for of_run in [format!("{name}.report.html"), format!("{name}.metrics.jsonl")] {
             fs::remove_file(dir.path(&of_run)).unwrap();

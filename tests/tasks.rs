@@ -171,7 +171,11 @@ fn settings_are_tuned_for_all_of_them() {
 fn smaller_models_answer_all_of_them() {
     let dir = Dir::default();
     let data = dir.write("data.csv", rows(180));
-    for (smaller, told) in [(["--layers", "1"], "1 layers"), (["--student", "static"], "static")] {
+    for (smaller, told) in [
+        (["--layers", "1"], "1 layers"),
+        (["--student", "static"], "static"),
+        (["--target-size", "400kB"], "bundle MB"),
+    ] {
         let bundle = dir.path(told);
         let mut command = fit_by_any(&base("bert"), &data, &bundle);
         command.args(TASKS).args(smaller).args(["--learning-rate", "1e-3", "--max-accuracy-drop", "100"]);
@@ -187,12 +191,30 @@ fn smaller_models_answer_all_of_them() {
 }
 
 #[test]
+fn labels_of_each_are_doubted_by_themselves() {
+    let dir = Dir::default();
+    // Row 14 is great and has no stars, but is said to be terrible.
+    let mut lines: Vec<String> = rows(180).lines().map(str::to_owned).collect();
+    assert!(lines[15].starts_with("great ") && lines[15].ends_with(",,great"), "{}", lines[15]);
+    lines[15] = lines[15].replace(",great", ",terrible");
+    let (data, bundle) = (dir.write("data.csv", lines.join("\n")), dir.path("bundle"));
+    let mut command = fit_by_any(&base("bert"), &data, &bundle);
+    command.args(TASKS).args(["--method", "frozen", "--cross-validate", "3", "--test-size", "0"]);
+    let output = finish(command.args(["--max-accuracy-drop", "100"])).success();
+    let doubts = fs::read_to_string(dir.path("bundle.doubts.csv")).unwrap();
+    let first = doubts.lines().nth(1).unwrap();
+    assert!(first.contains("data.csv,16,mood=terrible,mood=great,0.0") && first.contains(",yes,great "), "{first}");
+    assert!(output.contains("doubts      1 of 304 labels that may be wrong"), "{output}");
+}
+
+#[test]
 fn texts_to_label_have_a_column_of_each() {
     let dir = Dir::default();
     let (data, bundle, out) = (dir.write("data.csv", rows(120)), dir.path("bundle"), dir.path("to-label.csv"));
     let usual = ["--method", "frozen", "--max-accuracy-drop", "100"];
     finish(fit_by_any(&base("bert"), &data, &bundle).args(TASKS).args(usual)).success();
-    let texts = dir.write("texts.csv", "text,mood_column\ngreat plot,\nterrible films,\nacting and acting,\n");
+    let texts = "text,mood_column,stars\ngreat plot,,\nterrible films,,\nacting and acting,,\n";
+    let texts = dir.write("texts.csv", texts);
     let suggest = |arguments: &[&str]| {
         let mut command = program("nimbert-train");
         command.arg("suggest").arg(&bundle).arg("--unlabelled").arg(&texts).arg("--out").arg(&out);
@@ -200,11 +222,18 @@ fn texts_to_label_have_a_column_of_each() {
     };
     suggest(&["--label-column", "mood_column"]).failure(2, &["--label-column: expected --task instead"]);
     suggest(&["--task", "age"]).failure(2, &["one of the bundle's tasks stars, mood"]);
+    suggest(&["--task", "mood=stars"])
+        .failure(2, &["--task: expected columns of different names", "found stars twice"]);
+    let mut simulate = program("nimbert-train");
+    simulate.args(["suggest", "--simulate", "--task", "mood", "--base"]).arg(base("bert")).arg("--data").arg(&data);
+    finish(&mut simulate).failure(2, &["--task: expected --label-column instead"]);
     let told = suggest(&["--task", "mood=mood_column", "--data", data.to_str().unwrap()]);
-    assert!(told.stderr.contains("the column mood_column is not read"), "{told:?}");
+    for column in ["mood_column", "stars"] {
+        assert!(told.stderr.contains(&format!("the column {column} is not read")), "{told:?}");
+    }
     let written = fs::read_to_string(&out).unwrap();
     let (header, lines) = written.split_once('\n').unwrap();
-    assert_eq!(header, "text,stars,mood_column,nimbert_stars,nimbert_stars_score,nimbert_mood,nimbert_mood_score");
+    assert_eq!(header, "text,stars,mood_column,nimbert_stars,nimbert_stars score,nimbert_mood,nimbert_mood score");
     let classifier = Classifier::open(&bundle, &Options::default()).unwrap();
     for line in lines.lines() {
         let (text, rest) = line.split_once(",,,").unwrap();

@@ -137,5 +137,11 @@ fn what_cannot_be_tuned_is_refused() {
     ] {
         finish(tune(&dir, &data).args(arguments)).failure(2, &[expected]);
     }
+    // What folds left is replaced no more than by a fit that is asked for them.
+    let doubts = dir.write("tuned.doubts.csv", "text,label\n");
+    let mut command = program("nimbert-train");
+    command.arg("tune").arg("--base").arg(base("bert")).arg("--data").arg(&data).arg("--out").arg(dir.path("tuned"));
+    finish(&mut command).failure(2, &["tuned.doubts.csv", "a file; --overwrite replaces it"]);
+    assert_eq!(fs::read_to_string(doubts).unwrap(), "text,label\n");
     assert!(!dir.path("tuned.tune").exists());
 }

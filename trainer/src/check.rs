@@ -18,7 +18,7 @@ use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
 pub use deep::{check_labels, not_judged};
 
-use crate::dataset::Row;
+use crate::dataset::{Place, Row};
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -88,15 +88,6 @@ pub enum Severity {
     Error,
 }
 
-/// Where a row stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Place {
-    /// The file.
-    pub file: String,
-    /// The line, counted from 1.
-    pub line: u64,
-}
-
 /// A finding names at most this many rows.
 const PLACES: usize = 20;
 /// Of those, this many are printed.
@@ -157,12 +148,6 @@ impl fmt::Display for Severity {
             Self::Warning => "warning",
             Self::Error => "error",
         })
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
     }
 }
 

@@ -124,9 +124,10 @@ mod tests {
         let of_a = of([0, 1, 2], [[0].into(), [0].into(), [1].into()]);
         let of_b = of([1, 2, 3], [[0].into(), [1].into(), [1].into()]);
         assert!(of_a > 0.0 && of_b > 0.0 && (both - of_a - of_b).abs() < 1e-6, "{both} {of_a} {of_b}");
-        // Of a task that one text has a label of, and of one that none has, nothing is known.
-        let first = value([[0].into(), [0].into(), [1].into(), [2].into()]);
-        assert!((first - of_a).abs() < 1e-6, "{first} {of_a}");
+        // Of a task that one text has a label of, or none, nothing is known.
+        let one = value([[0].into(), [0].into(), [1].into(), [2].into()]);
+        let none = value([[0].into(), [0].into(), [1].into(), [].into()]);
+        assert!((one - of_a).abs() < 1e-6 && (none - of_a).abs() < 1e-6, "{one} {none} {of_a}");
     }
 
     #[test]

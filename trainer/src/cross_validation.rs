@@ -176,15 +176,13 @@ impl Folds {
 }
 
 impl OutOfFold {
-    /// The answers to one task, without distances, of the rows that have a label of it; and what they have.
-    pub fn of_task(&self, task: &TaskLabels, targets: &[&Target]) -> (Self, Vec<Target>) {
-        let (rows, targets) = task.targets(targets.iter().copied());
-        let of_task = Self {
-            folds: self.folds.select(&rows),
+    /// The answers to one task, without distances, of these rows.
+    pub fn of_task(&self, task: &TaskLabels, rows: &[usize]) -> Self {
+        Self {
+            folds: self.folds.select(rows),
             logits: rows.iter().map(|&row| self.logits[row][task.ids.clone()].to_vec()).collect(),
             distances: Vec::new(),
-        };
-        (of_task, targets)
+        }
     }
 
     /// Which rows got just their labels.
@@ -341,9 +339,27 @@ mod tests {
         let logits: Vec<Vec<f32>> =
             rows.iter().map(|row| (0..4).map(|id| f32::from(row.ids.contains(&id))).collect()).collect();
         let answers = OutOfFold { folds, logits, distances: Vec::new() };
-        let [first, second] = [0, 1].map(|task| answers.of_task(tasks.iter().nth(task).unwrap(), &rows));
+        let [first, second] = [0, 1].map(|task| {
+            let task = tasks.iter().nth(task).unwrap();
+            let (of_task, targets) = task.targets(rows.iter().copied());
+            (answers.of_task(task, &of_task), targets)
+        });
         assert_eq!((first.0.logits.len(), second.0.logits.as_slice()), (6, &[vec![1.0, 0.0], vec![0.0, 1.0]][..]));
         assert_eq!(second.1.iter().map(|target| target.ids.as_slice()).collect::<Vec<_>>(), [[0], [1]]);
+        // Six answers are asked for to the one task and two to the other; one of each is made wrong.
+        let mut wrong = answers.logits.clone();
+        [wrong[0][0], wrong[0][1]] = [0.0, 9.0];
+        let judged = |logits: &[Vec<f32>]| judge(&tasks, ProblemType::SingleLabel, logits, &rows);
+        let (all, of_wrong) = (judged(&answers.logits), judged(&wrong));
+        assert_eq!((all.0, of_wrong.0), (1.0, 7.0 / 8.0));
+        let losses = [&first, &second].map(|(answers, targets)| {
+            log_loss(
+                ProblemType::SingleLabel,
+                &answers.logits,
+                &targets.iter().map(|target| target.ids.as_slice()).collect::<Vec<_>>(),
+            )
+        });
+        assert!((all.1 - losses[0] - losses[1]).abs() < 1e-9 && of_wrong.1 > all.1, "{all:?} {of_wrong:?} {losses:?}");
         for (answers, targets) in [first, second] {
             // A fold that has no row of the task is not counted as wrong.
             let labels = ["x", "y"].map(String::from);

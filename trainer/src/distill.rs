@@ -57,14 +57,7 @@ impl Teacher<'_> {
         let teacher = self.model.forward(batch, None)?;
         let [student_logits, teacher_logits] =
             [&student.logits, &teacher.logits.detach()].map(|logits| logits / temperature);
-        let (student_logits, teacher_logits) = (student_logits?, teacher_logits?);
-        let soft = self.model.tasks.sum(|task| {
-            let [student, teacher] = [task.logits(&student_logits)?, task.logits(&teacher_logits)?];
-            match self.problem_type {
-                ProblemType::SingleLabel => soft_cross_entropy(&student, &teacher),
-                ProblemType::MultiLabel => soft_binary_cross_entropy(&student, &teacher),
-            }
-        })?;
+        let soft = soft_loss(&self.model.tasks, self.problem_type, &student_logits?, &teacher_logits?)?;
         // The gradients of soft labels shrink with the square of the temperature.
         let soft = (soft * (temperature * temperature))?;
         let mut sum = ((loss * (1.0 - soft_share))? + (soft * soft_share)?)?;
@@ -136,6 +129,17 @@ pub fn softened(
     examples.iter().zip(teacher_logits).map(soften).collect()
 }
 
+/// How far a student's logits are from a teacher's, `[rows, labels]`: the sum of what each task has.
+fn soft_loss(tasks: &Tasks, problem_type: ProblemType, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+    tasks.sum(|task| {
+        let (student, teacher) = (task.logits(student)?, task.logits(teacher)?);
+        match problem_type {
+            ProblemType::SingleLabel => soft_cross_entropy(&student, &teacher),
+            ProblemType::MultiLabel => soft_binary_cross_entropy(&student, &teacher),
+        }
+    })
+}
+
 /// -Σ q log p, the mean over the rows.
 fn soft_cross_entropy(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     let q = candle_nn::ops::softmax(teacher, D::Minus1)?;
@@ -159,6 +163,22 @@ mod tests {
         let example = Example { windows: Vec::new(), target };
         let softened = softened(&[example], &[logits.to_vec()], problem_type, &Tasks::single(logits.len()), 0.75);
         softened[0].target.shares.clone().unwrap()
+    }
+
+    #[test]
+    fn soft_labels_of_several_tasks_are_those_of_each() {
+        let tensor = |logits: &[[f32; 3]; 2]| Tensor::new(logits, &Device::Cpu).unwrap();
+        let [student, teacher] =
+            [tensor(&[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]), tensor(&[[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])];
+        let labels = ["a=x", "a=y", "b=z"].map(str::to_owned);
+        let loss = |tasks: &Tasks, from: usize, count: usize| {
+            let [student, teacher] = [&student, &teacher].map(|logits| logits.narrow(1, from, count).unwrap());
+            let loss = soft_loss(tasks, ProblemType::SingleLabel, &student, &teacher).unwrap();
+            loss.to_scalar::<f32>().unwrap()
+        };
+        let both = loss(&Tasks::of(&["a", "b"].map(str::to_owned), &labels), 0, 3);
+        let each = loss(&Tasks::single(2), 0, 2) + loss(&Tasks::single(1), 2, 1);
+        assert!((both - each).abs() < 1e-6 && (both - loss(&Tasks::single(3), 0, 3)).abs() > 0.1, "{both} {each}");
     }
 
     #[test]

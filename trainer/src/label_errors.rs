@@ -1,10 +1,15 @@
 //! Labels that may be wrong, by what models that have not seen a row say of it.
 //!
-//! Two of them are asked: logistic regression, over several ways to divide the rows (confident learning, Northcutt et al., arXiv
+//! Where nothing is trained ([`label_errors`]), two of them are asked: logistic regression, over several ways to divide the rows (confident learning, Northcutt et al., arXiv
 //! 1911.00068, asks one), and the other rows, each by how near it is. The first is misled by what is rare, the second by what all
-//! texts have in common; together they are above either in most data (benches/runs/2026-11-27-labels.md).
+//! texts have in common; together they are above either in most data (benches/runs/2026-11-27-labels.md). Where models were trained on
+//! folds ([`judge_folds`]), each is asked of the rows that it has not learned from, and knows better where the base tells labels apart
+//! badly.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use candle_core::{Device, Tensor};
 use nimbert::ProblemType;
@@ -111,25 +116,44 @@ pub fn label_errors(
     }
     let (votes, near) = votes(features, targets, task.classes, &mut on_step)?;
     let said = mean.iter().zip(&votes).map(|(scores, votes)| together(task.problem_type, scores, votes));
-    let rows = judge_answers(task.problem_type, &said.collect::<Vec<_>>(), targets);
-    Ok(Some(LabelErrors { rows, near, alike: alike(task, &logits, targets) }))
-}
-
-/// Judges the labels of rows by what models say that have not seen them: `scores` `[rows][labels]`, probabilities.
-pub fn judge_answers(problem_type: ProblemType, scores: &[Vec<f64>], targets: &[&Target]) -> Vec<Judgement> {
-    let mut counts = vec![0usize; scores.first().map_or(0, Vec::len)];
+    let mut counts = vec![0usize; task.classes];
     // What has no weight says nothing.
     let weighted = targets.iter().filter(|target| target.weight > 0.0);
     weighted.flat_map(|target| &target.ids).for_each(|&id| counts[id as usize] += 1);
-    scores.iter().zip(targets).map(|(scores, target)| judged(problem_type, scores, target, &counts)).collect()
+    let judged = |(beliefs, target): (Vec<f64>, &&Target)| {
+        let is_elsewhere = |label: usize| counts[label] > usize::from(target.weight > 0.0);
+        judged(task.problem_type, &beliefs, target, is_elsewhere)
+    };
+    let rows = said.zip(targets).map(judged).collect();
+    Ok(Some(LabelErrors { rows, near, alike: alike(task, &logits, targets) }))
 }
 
-/// Which rows these judgements are of, the least believed first, those of which nothing is known last.
-pub fn least_believed_first(rows: &[Judgement]) -> Vec<usize> {
-    let belief = |row: usize| rows[row].belief.unwrap_or(f64::INFINITY);
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by(|&a, &b| belief(a).total_cmp(&belief(b)));
-    order
+/// Judges the labels of rows by the models that have learned from the other folds.
+pub fn judge_folds(answers: &OutOfFold, problem_type: ProblemType, targets: &[&Target]) -> Vec<Judgement> {
+    let decision = answers.decision(problem_type, targets);
+    // Nothing is learned from what has no weight.
+    let mut folds_of_label: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for row in (0..targets.len()).filter(|&row| answers.folds.counts(row)) {
+        for &id in &targets[row].ids {
+            folds_of_label.entry(id as usize).or_default().insert(answers.folds.of_row(row));
+        }
+    }
+    let of_row = |row: usize| {
+        let own = answers.folds.of_row(row);
+        let is_elsewhere =
+            |label: usize| folds_of_label.get(&label).is_some_and(|folds| folds.iter().any(|fold| *fold != own));
+        let beliefs: Vec<f64> = decision.scores(&answers.logits[row]).into_iter().map(f64::from).collect();
+        judged(problem_type, &beliefs, targets[row], is_elsewhere)
+    };
+    (0..targets.len()).map(of_row).collect()
+}
+
+impl Judgement {
+    /// Orders the least believed labels first, those of which nothing is known last.
+    pub fn by_belief(&self, other: &Self) -> Ordering {
+        let belief = |of: &Self| of.belief.unwrap_or(f64::INFINITY);
+        belief(self).total_cmp(&belief(other))
+    }
 }
 
 /// How often `on_step` is called for so many rows, at most.
@@ -203,11 +227,16 @@ fn together(problem_type: ProblemType, scores: &[f64], votes: &[f64]) -> Vec<f64
     }
 }
 
-/// A row's labels by what others believe of each; `counts` says how many rows with a weight have it.
-fn judged(problem_type: ProblemType, beliefs: &[f64], target: &Target, counts: &[usize]) -> Judgement {
+/// A row's labels by what others believe of each; `is_elsewhere` says whether rows have it from which they know it.
+fn judged(
+    problem_type: ProblemType,
+    beliefs: &[f64],
+    target: &Target,
+    is_elsewhere: impl Fn(usize) -> bool,
+) -> Judgement {
     let has = |class: usize| target.ids.contains(&(class as u32));
     // Nobody else can know a label that no other row has.
-    let is_known = |class: usize| !has(class) || counts[class] > usize::from(target.weight > 0.0);
+    let is_known = |class: usize| !has(class) || is_elsewhere(class);
     match problem_type {
         ProblemType::SingleLabel => {
             let order = |a: &usize, b: &usize| beliefs[*a].total_cmp(&beliefs[*b]);
@@ -253,6 +282,7 @@ fn alike(task: &LogisticRegression, logits: &[Vec<f32>], targets: &[&Target]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::Tasks;
 
     /// Rows of unit length around as many directions as there are classes, `by_class` of each.
     fn clusters(classes: usize, by_class: usize) -> (Features, Vec<Target>) {
@@ -286,6 +316,39 @@ mod tests {
         found
     }
 
+    /// The rows, the least believed first.
+    fn order(found: &LabelErrors) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..found.rows.len()).collect();
+        order.sort_by(|&a, &b| found.rows[a].by_belief(&found.rows[b]));
+        order
+    }
+
+    #[test]
+    fn folds_doubt_what_their_models_could_know() {
+        let task = Tasks::single(3);
+        let targets: Vec<Target> = (0..12).map(|row| [row % 3].into()).collect();
+        let targets: Vec<&Target> = targets.iter().collect();
+        let folds = Folds::new(ProblemType::SingleLabel, &targets, 3, 2, 0).unwrap();
+        // Of the last row, which is said to be of label 2, its model says 0.
+        let said = |row: usize| if row == 11 { 0 } else { row % 3 };
+        let logits = (0..12).map(|row| (0..3).map(|label| if label == said(row) { 9.0 } else { 0.0 }).collect());
+        let answers = OutOfFold { folds: folds.clone(), logits: logits.collect(), distances: Vec::new() };
+        let judge = |rows: Vec<usize>| {
+            let of_rows: Vec<&Target> = rows.iter().map(|&row| targets[row]).collect();
+            judge_folds(&answers.of_task(task.first(), &rows), ProblemType::SingleLabel, &of_rows)
+        };
+        let all = judge((0..12).collect());
+        assert_eq!(
+            all.iter().map(|row| row.is_doubtful).collect::<Vec<_>>(),
+            (0..12).map(|row| row == 11).collect::<Vec<_>>()
+        );
+        assert!(all[11].belief.unwrap() < 0.1 && all[11].suggested == [0], "{all:?}");
+        // Without the rows of label 2 in the other fold its model cannot know that label.
+        let is_known = |row: &usize| row % 3 != 2 || folds.of_row(*row) == folds.of_row(11);
+        let last = judge((0..12).filter(is_known).collect()).pop().unwrap();
+        assert_eq!((last.belief, last.is_doubtful), (None, false));
+    }
+
     #[test]
     fn wrong_labels_are_the_least_believed() {
         let (features, mut targets) = clusters(3, 40);
@@ -293,7 +356,7 @@ mod tests {
             targets[row] = [(targets[row].id() + 1) % 3].into();
         }
         let found = judge(ProblemType::SingleLabel, 3, &features, &targets);
-        let mut least = least_believed_first(&found.rows)[..3].to_vec();
+        let mut least = order(&found)[..3].to_vec();
         least.sort_unstable();
         assert_eq!(least, [5, 60, 100]);
         for row in 0..120 {
@@ -336,10 +399,7 @@ mod tests {
         let (features, mut targets) = clusters(2, 40);
         targets[7] = [2].into();
         let found = judge(ProblemType::SingleLabel, 3, &features, &targets);
-        assert_eq!(
-            (found.rows[7].belief, found.rows[7].is_doubtful, least_believed_first(&found.rows)[79]),
-            (None, false, 7)
-        );
+        assert_eq!((found.rows[7].belief, found.rows[7].is_doubtful, order(&found)[79]), (None, false, 7));
         // Another row that has it does not help if it counts for nothing.
         targets[9] = Target { weight: 0.0, ..[2].into() };
         assert_eq!(judge(ProblemType::SingleLabel, 3, &features, &targets).rows[7].belief, None);

@@ -225,7 +225,7 @@ fn mistakes(sources: &Sources, held_out: &HeldOut<'_>) -> Vec<Mistake> {
             let score = (0..scores.len()).filter(differs).map(|id| confidence(&id)).fold(0.0, f32::max);
             let source = &held_out.rows[row];
             mistakes.push(Mistake {
-                place: sources.place(source),
+                place: sources.place(source).to_string(),
                 text: sources.row(source).shown(),
                 expected: names(&expected),
                 predicted: names(&predicted),

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::{
     dataloader::Example,
-    dataset::{Columns, Dataset, Row, left_out},
+    dataset::{Columns, Dataset, Place, Row, left_out},
     error::{Error, Result},
     loss::Target,
     model::EncoderConfig,
@@ -127,7 +127,7 @@ impl Sources {
     }
 
     /// Where a row stands: `reviews.csv:17`.
-    pub fn place(&self, source: &Source) -> String {
+    pub fn place(&self, source: &Source) -> Place {
         self.datasets[source.dataset].place(self.row(source))
     }
 

@@ -316,6 +316,16 @@ mod tests {
         let a = of_task(0, 2, 2, &[[0].into(), [1].into()], &[1.0, 2.0]);
         let ab = of_task(2, 3, 1, &[[1].into()], &[3.0, 4.0, 5.0]);
         assert!((value(&both) - a - ab).abs() < 1e-6, "{} {a} {ab}", value(&both));
+        // What is not sure counts by its shares, where the row has no label of the task too.
+        let shares = Target { shares: Some(vec![0.5, 0.5, 0.2, 0.3, 0.5]), ..[0].into() };
+        let loss_of = |first: usize, count: usize, shares: &[f32]| {
+            let target = Target { shares: Some(shares.to_vec()), ..[0].into() };
+            let logits = logits.narrow(0, 0, 1).unwrap().narrow(1, first, count).unwrap();
+            value(&Loss::default().forward(&logits, &[&target]).unwrap())
+        };
+        let one = tasks().loss(&Loss::default(), &logits.narrow(0, 0, 1).unwrap(), &[&shares]).unwrap();
+        let expected = loss_of(0, 2, &[0.5, 0.5]) + loss_of(2, 3, &[0.2, 0.3, 0.5]);
+        assert!((value(&one) - expected).abs() < 1e-6, "{} {expected}", value(&one));
         // A label that a row lacks moves nothing.
         let gradient = both.backward().unwrap().get(&logits).unwrap().to_vec2::<f32>().unwrap();
         assert!(gradient[1][2..].iter().all(|x| *x == 0.0) && gradient[1][0] > 0.0, "{gradient:?}");

@@ -3,7 +3,7 @@
 use super::{CheckRow, EXAMPLES, Finding, LABELS, Severity, abridged, counted, names};
 use crate::{
     error::Error,
-    label_errors::{AlikeLabels, LabelErrors, least_believed_first},
+    label_errors::{AlikeLabels, LabelErrors},
 };
 
 /// What `errors`, found in `rows` with `labels`, says of them.
@@ -16,8 +16,8 @@ pub fn check_labels(rows: &[&CheckRow<'_>], labels: &[String], errors: &LabelErr
 
 /// Rows that by all others have another label.
 fn doubtful(rows: &[&CheckRow<'_>], labels: &[String], errors: &LabelErrors) -> Option<Finding> {
-    let order = least_believed_first(&errors.rows).into_iter();
-    let doubtful: Vec<usize> = order.filter(|&row| errors.rows[row].is_doubtful).collect();
+    let mut doubtful: Vec<usize> = (0..rows.len()).filter(|&row| errors.rows[row].is_doubtful).collect();
+    doubtful.sort_by(|&a, &b| errors.rows[a].by_belief(&errors.rows[b]));
     let example = |&row: &usize| {
         let suggested = errors.rows[row].suggested.iter().map(|&id| labels[id as usize].as_str()).collect();
         format!("{} is {}, but looks like {}", rows[row].place(), names(&rows[row].labels()), names(&suggested))

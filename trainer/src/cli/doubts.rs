@@ -1,6 +1,6 @@
 //! Rows whose labels were judged by others: all of them as a table, the doubtful ones on a page.
 
-use nimbert_trainer::{check::Place, html::Mistake, label_errors::Judgement};
+use nimbert_trainer::{dataset::Place, html::Mistake, label_errors::Judgement};
 
 use super::quoted;
 
@@ -9,14 +9,13 @@ const SHOWN: usize = 200;
 
 /// A row, or what it says of one of several tasks.
 pub(super) struct Doubt {
-    pub(super) at: Place,
-    pub(super) text: String,
+    at: Place,
+    text: String,
     /// Names of the labels that the data has.
-    pub(super) given: String,
+    given: String,
     /// Of those that others say.
-    pub(super) suggested: String,
-    belief: Option<f64>,
-    is_doubtful: bool,
+    suggested: String,
+    judgement: Judgement,
 }
 
 /// The least believed first, those of which nothing is known last.
@@ -24,17 +23,15 @@ pub(super) struct Doubts(Vec<Doubt>);
 
 impl Doubt {
     /// `labels` are the names that `judgement` is of.
-    pub(super) fn new(at: Place, text: String, given: &[&str], judgement: &Judgement, labels: &[String]) -> Self {
+    pub(super) fn new(at: Place, text: String, given: &[&str], judgement: Judgement, labels: &[String]) -> Self {
         let suggested: Vec<&str> = judgement.suggested.iter().map(|&id| labels[id as usize].as_str()).collect();
-        let (given, suggested) = (given.join(", "), suggested.join(", "));
-        Self { at, text, given, suggested, belief: judgement.belief, is_doubtful: judgement.is_doubtful }
+        Self { at, text, given: given.join(", "), suggested: suggested.join(", "), judgement }
     }
 }
 
 impl Doubts {
     pub(super) fn new(mut rows: Vec<Doubt>) -> Self {
-        let belief = |row: &Doubt| row.belief.unwrap_or(f64::INFINITY);
-        rows.sort_by(|a, b| belief(a).total_cmp(&belief(b)));
+        rows.sort_by(|a, b| a.judgement.by_belief(&b.judgement));
         Self(rows)
     }
 
@@ -49,7 +46,7 @@ impl Doubts {
     }
 
     fn doubtful(&self) -> impl Iterator<Item = &Doubt> {
-        self.0.iter().filter(|row| row.is_doubtful)
+        self.0.iter().filter(|row| row.judgement.is_doubtful)
     }
 
     /// A table of all rows with a header.
@@ -57,8 +54,8 @@ impl Doubts {
         let line = |row: &Doubt| {
             let cells = [&row.at.file, &row.given, &row.suggested, &row.text].map(|cell| quoted(cell));
             let [file, given, suggested, text] = cells;
-            let doubtful = if row.is_doubtful { "yes" } else { "no" };
-            let belief = row.belief.map_or(String::new(), |belief| format!("{belief:.6}"));
+            let doubtful = if row.judgement.is_doubtful { "yes" } else { "no" };
+            let belief = row.judgement.belief.map_or(String::new(), |belief| format!("{belief:.6}"));
             format!("{file},{},{given},{suggested},{belief},{doubtful},{text}\n", row.at.line)
         };
         let header = "file,line,label,suggested,belief,doubtful,text\n".to_owned();
@@ -72,7 +69,7 @@ impl Doubts {
             text: row.text.clone(),
             expected: row.given.clone(),
             predicted: row.suggested.clone(),
-            score: row.belief.unwrap_or(f64::NAN),
+            score: row.judgement.belief.unwrap_or(f64::NAN),
         };
         let count = self.count();
         let cut = (count > SHOWN).then(|| format!("of {count} doubtful rows the first {SHOWN} are shown"));

@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     #[command(flatten)]
-    rows: BundleColumnArgs,
+    columns: BundleColumnArgs,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -47,9 +47,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let session = SessionOptions { ort_lib: args.ort_lib.clone(), ..SessionOptions::default() };
     let classifier = Classifier::open(&args.bundle, &Options { session, ..Options::default() })?;
     let tasks = classifier.tasks();
-    let dataset = Dataset::open(&args.data, &args.rows.columns_of(tasks)?)?;
-    let ColumnArgs { unknown_label, .. } = &args.rows.columns;
-    let counting = args.rows.columns.counting();
+    let dataset = Dataset::open(&args.data, &args.columns.columns_of(tasks)?)?;
+    let ColumnArgs { unknown_label, .. } = &args.columns.columns;
+    let counting = args.columns.columns.counting();
     // The bundle's labels are in the order of their ids, which may be any.
     let (of_labels, labels) = Tasks::of_bundle(tasks);
     if unknown_label.is_some() && tasks[0].decision.unknown_threshold.is_none() {

@@ -127,7 +127,7 @@ pub(super) struct Args {
     validation_size: Option<f64>,
     /// Also train K models, each without one of K parts of the training rows: the mean and the deviation of every figure, and
     /// in OUT.out-of-fold.jsonl what each row is answered by the model that has not seen it. OUT.doubts.csv has the rows as `check
-    /// --deep --doubts` does, the labels that these models believe least first. Where there are no validation rows, scores are
+    /// --deep --doubts` does, the labels that these models believe least first; of several tasks each label has a line. Where there are no validation rows, scores are
     /// calibrated by these answers
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(2..))]
     cross_validate: Option<u16>,
@@ -399,7 +399,7 @@ impl Args {
             return refuse("--task", expected, format!("{name:?}"));
         }
         if self.save_model.is_some() {
-            // A folder of transformers has one.
+            // A folder of transformers has one task.
             return refuse("--save-model", "one task", format!("the tasks {}", names.join(", ")));
         }
         Ok(())
@@ -461,12 +461,14 @@ impl Args {
         if let Some(report) = &self.report {
             super::check_output(report, "for --report", &inputs, Some(&self.base()))?;
         }
-        if self.export.overwrite || self.resume {
-            return Ok(());
-        }
         let of_folds = self.cross_validate.map(|_| [self.out_of_fold_path(), self.doubts_path()]);
         let mut paths = [self.report_path(), self.metrics_path()].into_iter().chain(of_folds.into_iter().flatten());
-        paths.try_for_each(|path| super::check_absent(&path))
+        let replaces = self.export.overwrite || self.resume;
+        paths.try_for_each(|path| {
+            // Such as the rows with doubtful labels of a run before, corrected.
+            super::check_not_read(&path, &inputs, Some(&self.base()))?;
+            if replaces { Ok(()) } else { super::check_absent(&path) }
+        })
     }
 
     /// What must be the same for a run to be resumed.
@@ -648,17 +650,17 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     work.check_rows(answerable)?;
     work.method = method;
     work.train_config = work.config(method, candidate.examples.train.len());
-    let asked = candidate.out_of_fold.as_ref().filter(|_| args.cross_validate.is_some());
-    let doubts = asked.map(|answers| work.doubts(answers));
-    if let (Some(answers), Some(doubts)) = (asked, &doubts) {
+    let doubts = candidate.out_of_fold.as_ref().map(|answers| work.doubts(answers));
+    if let (Some(answers), Some(doubts), Some(_)) = (&candidate.out_of_fold, &doubts, args.cross_validate) {
         // Whatever becomes of the bundle.
         write(&args.out_of_fold_path(), &work.out_of_fold_lines(answers))?;
         write(&args.doubts_path(), &doubts.csv())?;
+    }
+    if let Some(doubts) = &doubts {
         let (count, all) = (doubts.count(), doubts.len());
-        tell(&report::stage(
-            "doubts",
-            &format!("{count} of {all} labels may be wrong, by the models that have not seen them"),
-        ));
+        let what = if work.sources.tasks.is_single() { "rows with labels" } else { "labels" };
+        let doubtful = format!("{count} of {all} {what} that may be wrong, by the models that have not seen them");
+        tell(&report::stage("doubts", &doubtful));
     }
     let (doubtful, cut) = doubts.map(|doubts| doubts.shown()).unwrap_or_default();
     warnings.extend(cut);

@@ -299,6 +299,11 @@ fn check_output(path: &Path, purpose: &str, inputs: &[&PathBuf], base: Option<&s
     if path.is_dir() {
         return Err(unusable(path, format!("a file {purpose}"), "a folder"));
     }
+    check_not_read(path, inputs, base)
+}
+
+/// Checks that a file which may be replaced is none of those that are read.
+fn check_not_read(path: &Path, inputs: &[&PathBuf], base: Option<&str>) -> Result<(), Error> {
     match is_read(path, inputs, base) {
         true => Err(unusable(path, "another file than those that are read".to_owned(), "one of them")),
         false => Ok(()),

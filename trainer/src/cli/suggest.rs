@@ -33,12 +33,13 @@ Examples:
   nimbert-train suggest reviews-bundle --unlabelled more.csv --data reviews.csv \\
       --count 100 --out to-label.csv
   nimbert-train fit --base models/minilm --data reviews.csv to-label.csv --out better-bundle
-  nimbert-train suggest mail-bundle --unlabelled more.csv --task topic --task tone=tone_column \
+  nimbert-train suggest mail-bundle --unlabelled more.csv --task topic --task tone=tone_column \\
       --out to-label.csv
   nimbert-train suggest --simulate --base models/minilm --data reviews.csv --report curve.html
 
 The file that is written has a row for each text, the most useful first: the text, an empty label to fill in, and what the bundle \
-says of it (nimbert_label, nimbert_score), which fit does not read. Of a bundle with several tasks it has an empty label of each, to fill in as far as it is known.")]
+says of it (nimbert_label, nimbert_score), which fit does not read. Of a bundle with several tasks it has an empty label of each, \
+to fill in as far as it is known, and what the bundle says of each (nimbert_topic, \"nimbert_topic score\").")]
 pub(super) struct Args {
     /// The bundle that is to become better: a folder, or a .nimbert file
     #[arg(required_unless_present = "simulate", conflicts_with = "simulate")]
@@ -77,7 +78,7 @@ pub(super) struct Args {
     #[command(flatten)]
     cache: super::CacheArgs,
     #[command(flatten)]
-    rows: BundleColumnArgs,
+    columns: BundleColumnArgs,
     /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
@@ -115,7 +116,7 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     nimbert::load_library(args.ort_lib.as_deref())?;
     let bundle = Bundle::open(bundle)?;
     let tasks = bundle.tasks();
-    let columns = args.rows.columns_of(&tasks)?;
+    let columns = args.columns.columns_of(&tasks)?;
     let of_texts = Columns {
         label: None,
         label_columns: Vec::new(),
@@ -124,8 +125,10 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
         weight: None,
         ..columns.clone()
     };
+    let sheet = Sheet { columns: &columns, tasks: &tasks, of_labels: Tasks::of_bundle(&tasks).0 };
+    sheet.check()?;
     let unlabelled = Dataset::open(&args.unlabelled, &of_texts)?;
-    if let Some(pairs) = bundle.manifest.pairs.filter(|pairs| *pairs != args.rows.columns.has_pairs()) {
+    if let Some(pairs) = bundle.manifest.pairs.filter(|pairs| *pairs != args.columns.columns.has_pairs()) {
         let texts = |pairs| if pairs { "pairs of texts" } else { "single texts" }.to_owned();
         let (setting, expected, got) = ("--text-pair-column", texts(pairs), texts(!pairs));
         return Err(Error::Setting { setting, expected, got }.into());
@@ -136,11 +139,9 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     for path in &args.unlabelled {
         let reader = Reader::open_any(path, &columns.read)?;
         let has = |name: &&String| reader.columns().is_some_and(|columns| columns.contains(name));
-        if let Some(label) = label_columns(&columns).find(has) {
-            super::message(&format!(
-                "{}: the column {label} is not read; rows with labels belong to --data",
-                path.display()
-            ));
+        for label in label_columns(&columns).filter(has) {
+            let path = path.display();
+            super::message(&format!("{path}: the column {label} is not read; rows with labels belong to --data"));
         }
     }
     let mut labelled = match args.data.is_empty() {
@@ -164,7 +165,6 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     let Embedded { features, logits } = read(&unlabelled)?;
     let labelled = labelled.as_ref().map(&mut read).transpose()?.map(|embedded| embedded.features);
     bar.finish_and_clear();
-    let sheet = Sheet { columns: &columns, tasks: &tasks, of_labels: Tasks::of_bundle(&tasks).0 };
     let unsure: Vec<f32> = logits.iter().map(|logits| sheet.uncertainty(logits)).collect();
     let pool = Pool { features: &features, uncertainty: &unsure, labelled: labelled.as_ref() };
     let count = args.count as usize;
@@ -175,7 +175,7 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
         return Err(Error::Data { path, line: None, column: None, expected, got }.into());
     }
     let lines = chosen.iter().map(|&row| sheet.line(&unlabelled.rows[row], &logits[row]));
-    let content: String = std::iter::once(sheet.header()).chain(lines).collect();
+    let content: String = std::iter::once(line(sheet.names().into_iter())).chain(lines).collect();
     write_text(out, &content)?;
     let mut stdout = io::stdout();
     let (texts, all) = (chosen.len(), unlabelled.rows.len());
@@ -218,13 +218,28 @@ impl Sheet<'_> {
         of_tasks.sum::<f32>() / self.tasks.len() as f32
     }
 
-    fn header(&self) -> String {
+    /// What its columns are called.
+    fn names(&self) -> Vec<String> {
         let texts = std::iter::once(&self.columns.text).chain(&self.columns.pair);
         let own = self.tasks.iter().flat_map(|task| match &task.name {
             None => ["nimbert_label".to_owned(), "nimbert_score".to_owned()],
-            Some(name) => [format!("nimbert_{name}"), format!("nimbert_{name}_score")],
+            // No task has a space in its name.
+            Some(name) => [format!("nimbert_{name}"), format!("nimbert_{name} score")],
         });
-        line(texts.chain(label_columns(self.columns)).cloned().chain(own))
+        texts.chain(label_columns(self.columns)).cloned().chain(own).collect()
+    }
+
+    /// Checks that fit can tell its columns apart.
+    fn check(&self) -> Result<(), Error> {
+        let names = self.names();
+        match names.iter().enumerate().find(|(place, name)| names[..*place].contains(name)) {
+            None => Ok(()),
+            Some((_, name)) => {
+                let expected = "columns of different names for texts, labels and what the bundle says";
+                let setting = if self.columns.tasks.is_empty() { "--text-column" } else { "--task" };
+                Err(Error::setting(setting, expected, format!("{name} twice")))
+            }
+        }
     }
 
     fn line(&self, row: &Row, logits: &[f32]) -> String {
@@ -247,14 +262,14 @@ fn line(cells: impl Iterator<Item = String>) -> String {
 
 /// Prints the curve, and draws it where that is asked for.
 fn simulate(args: &Args) -> anyhow::Result<()> {
-    if !args.rows.tasks.is_empty() {
+    if !args.columns.tasks.is_empty() {
         let expected = "--label-column instead: a simulation is of one task";
         return Err(Error::setting("--task", expected, "it").into());
     }
     let base = args.base.as_deref().expect("clap asks for it");
     let folder = ModelFolder::open(&hub::resolve(base, None, io::stderr().is_terminal())?)?;
     let tokenizer = folder.open_tokenizer(args.max_length, None)?;
-    let dataset = Dataset::open(&args.data, &args.rows.columns.columns())?;
+    let dataset = Dataset::open(&args.data, &args.columns.columns.columns())?;
     remark(&dataset);
     let labels = dataset.labels()?;
     let simulation =
@@ -267,7 +282,7 @@ fn simulate(args: &Args) -> anyhow::Result<()> {
     let (examples, features) = features_of(&[&dataset], &labels, (&folder, &tokenizer), args.cache)?;
     let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
     let task = LogisticRegression {
-        problem_type: args.rows.columns.problem_type(),
+        problem_type: args.columns.columns.problem_type(),
         classes: labels.len(),
         class_weights: None,
     };
@@ -300,4 +315,28 @@ fn simulate(args: &Args) -> anyhow::Result<()> {
         ..Page::default()
     };
     Ok(write_text(path, &html::render(&page))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use nimbert::ProblemType;
+    use nimbert_trainer::train::undecided;
+
+    use super::*;
+
+    #[test]
+    fn a_bundle_is_as_unsure_as_its_tasks_are_on_average() {
+        let task = |name: &str, labels: &[&str]| Task {
+            name: Some(name.to_owned()),
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+            decision: undecided(ProblemType::SingleLabel),
+        };
+        let tasks = [task("a", &["x", "y"]), task("b", &["x", "y", "z"])];
+        let columns = Columns::default();
+        let sheet = Sheet { columns: &columns, tasks: &tasks, of_labels: Tasks::of_bundle(&tasks).0 };
+        // Sure of the first and torn between two of the second, the other way round, and torn in both.
+        let [one, other, both] = [[9.0, 0.0, 9.0, 9.0, 0.0], [9.0, 9.0, 0.0, 0.0, 9.0], [9.0, 9.0, 9.0, 9.0, 0.0]]
+            .map(|logits| sheet.uncertainty(&logits));
+        assert!((one - 0.5).abs() < 1e-3 && (other - 0.5).abs() < 1e-3 && both > 0.99, "{one} {other} {both}");
+    }
 }

@@ -5,6 +5,7 @@ mod label;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +13,7 @@ use nimbert::{
     ProblemType, TextInput,
     rows::{self, BadRow, ReadOptions, Reader, RowsError, Value},
 };
+use serde::Serialize;
 
 use self::label::NoLabel;
 pub use self::label::OnMissing;
@@ -119,6 +121,21 @@ impl Default for Columns {
             on_missing: OnMissing::default(),
             read: ReadOptions::default(),
         }
+    }
+}
+
+/// Where a row stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The file.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
     }
 }
 
@@ -273,8 +290,8 @@ impl Dataset {
     }
 
     /// Where a row stands: `reviews.csv:17`.
-    pub fn place(&self, row: &Row) -> String {
-        format!("{}:{}", self.files[row.file].display(), row.line)
+    pub fn place(&self, row: &Row) -> Place {
+        Place { file: self.files[row.file].display().to_string(), line: row.line }
     }
 
     /// The files, as a person would list them.
@@ -890,7 +907,7 @@ pub(crate) mod tests {
         assert_eq!(labels, ["a", "b", "c"]);
         assert_eq!(ids(&dataset, &labels), [vec![0, 1], vec![], vec![1, 2]]);
         assert_eq!(dataset.rows[2].pair.as_deref(), Some("so"));
-        assert!(dataset.place(&dataset.rows[2]).ends_with("y.jsonl:1"));
+        assert!(dataset.place(&dataset.rows[2]).to_string().ends_with("y.jsonl:1"));
         // Lists are refused where a row has one label.
         let single = Columns { problem_type: ProblemType::SingleLabel, ..columns };
         assert!(Dataset::open(&files[1..], &single).is_err());

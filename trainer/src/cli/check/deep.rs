@@ -76,11 +76,11 @@ pub(super) fn check_deep(
     };
     let rows: Vec<&CheckRow<'_>> = input.all().map(|(_, row)| row).collect();
     let findings = check_labels(&rows, &labels, &errors);
-    let doubt = |(row, judgement): (&&CheckRow<'_>, &Judgement)| {
+    let doubt = |(row, judgement): (&&CheckRow<'_>, Judgement)| {
         let given: Vec<&str> = row.row.labels.iter().map(String::as_str).collect();
         Doubt::new(row.place(), row.row.shown(), &given, judgement, &labels)
     };
-    let doubts = Doubts::new(rows.iter().zip(&errors.rows).map(doubt).collect());
+    let doubts = Doubts::new(rows.iter().zip(errors.rows).map(doubt).collect());
     if let Some(path) = &args.doubts {
         write_text(path, &doubts.csv())?;
     }

@@ -6,13 +6,13 @@ use indicatif::ProgressBar;
 use nimbert::{Decision, ProblemType};
 use nimbert_trainer::{
     Error,
-    check::Place,
     cross_validation::{Figure, Fold, Folds, OutOfFold},
     dataloader::Example,
+    dataset::Place,
     evaluate::predict,
     features::Features,
     html::Table,
-    label_errors::judge_answers,
+    label_errors::judge_folds,
     loss::Target,
     metrics::percent,
     model::{ModelFolder, SequenceClassifier},
@@ -207,7 +207,7 @@ impl Work {
                 answered.extend(decision.label_ids(&scores).into_iter().map(|id| &names[id]));
                 by_label.extend(names.iter().cloned().zip(scores.into_iter().map(Value::from)));
             }
-            let Place { file, line } = self.place(source);
+            let Place { file, line } = self.sources.place(source);
             let fold = answers.folds.of_row(row) + 1;
             let line = json!({
                 "file": file, "line": line, "fold": fold, "labels": labels, "answer": answered, "scores": by_label
@@ -217,12 +217,6 @@ impl Work {
         self.sources.train.iter().enumerate().map(line).collect()
     }
 
-    fn place(&self, source: &Source) -> Place {
-        let row = self.sources.row(source);
-        let file = &self.sources.datasets[source.dataset].files[row.file];
-        Place { file: file.display().to_string(), line: row.line }
-    }
-
     /// How far the labels of the training rows are believed by the models that have not seen them, those of each task by themselves.
     pub(super) fn doubts(&self, answers: &OutOfFold) -> Doubts {
         let targets: Vec<&Target> = self.sources.train.iter().map(|source| &source.target).collect();
@@ -230,16 +224,12 @@ impl Work {
         let mut doubts = Vec::new();
         for of_task in by_task(&self.sources.tasks, answers, &targets) {
             let labels = &self.sources.labels[of_task.task.ids.clone()];
-            let decision = of_task.answers.decision(problem_type, &of_task.targets());
-            let scores = |logits: &Vec<f32>| decision.scores(logits).into_iter().map(f64::from).collect();
-            let scores: Vec<Vec<f64>> = of_task.answers.logits.iter().map(scores).collect();
-            let judged = judge_answers(problem_type, &scores, &of_task.targets());
-            let (rows, _) = of_task.task.targets(targets.iter().copied());
-            for ((row, target), judgement) in rows.into_iter().zip(&of_task.targets).zip(&judged) {
+            let judged = judge_folds(&of_task.answers, problem_type, &of_task.targets());
+            for ((&row, target), judgement) in of_task.rows.iter().zip(&of_task.targets).zip(judged) {
                 let source = &self.sources.train[row];
                 let given: Vec<&str> = target.ids.iter().map(|&id| labels[id as usize].as_str()).collect();
                 let text = self.sources.row(source).shown();
-                doubts.push(Doubt::new(self.place(source), text, &given, judgement, labels));
+                doubts.push(Doubt::new(self.sources.place(source), text, &given, judgement, labels));
             }
         }
         Doubts::new(doubts)
@@ -360,9 +350,10 @@ impl Work {
 /// What was answered to a task.
 struct TaskAnswers<'a> {
     task: &'a TaskLabels,
-    /// Of the rows that have a label of it.
-    answers: OutOfFold,
+    /// The rows that have a label of it, and what they have.
+    rows: Vec<usize>,
     targets: Vec<Target>,
+    answers: OutOfFold,
 }
 
 impl TaskAnswers<'_> {
@@ -378,9 +369,9 @@ pub(super) fn is_of_method(error: &anyhow::Error) -> bool {
 
 /// The answers to each task.
 fn by_task<'a>(tasks: &'a Tasks, answers: &OutOfFold, targets: &[&Target]) -> Vec<TaskAnswers<'a>> {
-    let of_task = |task| {
-        let (answers, targets) = answers.of_task(task, targets);
-        TaskAnswers { task, answers, targets }
+    let of_task = |task: &'a TaskLabels| {
+        let (rows, targets) = task.targets(targets.iter().copied());
+        TaskAnswers { task, answers: answers.of_task(task, &rows), rows, targets }
     };
     tasks.iter().map(of_task).collect()
 }

@@ -41,7 +41,7 @@ pub(super) enum Method {
 /// Those that come into question.
 pub(super) struct Methods {
     /// The one that was asked for, or all that leave out nothing that is asked for, in the order of how good they are for few rows on
-    /// average (benches/runs/2026-11-27-few.md); at least one.
+    /// average (benches/runs/2026-11-27-few.md, of several tasks 2026-11-28-tasks.md); at least one.
     pub(super) usable: Vec<Method>,
     /// The others of `--method auto`, and why.
     pub(super) left_out: Vec<(Method, Error)>,

@@ -161,7 +161,8 @@ struct Tuning<'a> {
 
 pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
     let began = Instant::now();
-    let given = &args.fit;
+    // All rows that are not tested on are learned from, as they are in the fit at the end.
+    let given = &Args { cross_validate: args.fit.cross_validate.or(Some(FOLDS)), ..args.fit.clone() };
     let settings = settings(given)?;
     if given.from.is_some() {
         let expected = "--base: a model that goes on has learned from the rows of folds";
@@ -171,12 +172,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
         let expected = "--epochs, or neither: folds have no rows to judge epochs by".to_owned();
         return Err(Error::Setting { setting: "--patience", expected, got: "it".to_owned() }.into());
     }
-    let of_base = |base: &String| Args {
-        base: Some(base.clone()),
-        // All rows that are not tested on are learned from, as they are in the fit at the end.
-        cross_validate: given.cross_validate.or(Some(FOLDS)),
-        ..given.clone()
-    };
+    let of_base = |base: &String| Args { base: Some(base.clone()), ..given.clone() };
     let bases: Vec<Args> = given.base.iter().chain(&args.further_bases).map(of_base).collect();
     let folders = bases.iter().map(resolve).collect::<Result<Vec<PathBuf>, Error>>()?;
     let stop = super::super::stop_on_interrupt()?;
@@ -201,7 +197,7 @@ pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
 
 impl Work {
     /// The share of answers that are right, and how much is lost.
-    fn judge_answers(&self, logits: &[Vec<f32>], targets: &[&Target]) -> (f64, f64) {
+    fn right_and_loss(&self, logits: &[Vec<f32>], targets: &[&Target]) -> (f64, f64) {
         judge(&self.sources.tasks, self.train_config.loss.problem_type, logits, targets)
     }
 }
@@ -440,7 +436,7 @@ impl<'a> Tuning<'a> {
         }
         let (accuracy, loss) = match has_failed || folds == 0 {
             true => (f64::NAN, f64::NAN),
-            false => self.bases[0].work.judge_answers(&logits, &targets),
+            false => self.bases[0].work.right_and_loss(&logits, &targets),
         };
         Ok(Score { folds, accuracy, loss, seconds })
     }
@@ -510,7 +506,7 @@ impl<'a> Tuning<'a> {
         let targets: Vec<&Target> = self.folds[fold].unseen.iter().map(|&row| &rows[row].target).collect();
         let said = match &trial.failure {
             Some(failure) => failure.clone(),
-            None => percent(Some(work.judge_answers(&trial.logits, &targets).0)),
+            None => percent(Some(work.right_and_loss(&trial.logits, &targets).0)),
         };
         let (count, shown) = (self.candidates.len(), candidate.shown());
         let which =
