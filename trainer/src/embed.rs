@@ -62,7 +62,7 @@ impl Embedder {
         }
         graph.graph.get_or_insert_default().output.push(onnx::float_output(HEAD_INPUT));
         let path = scratch.path().join("embedding.onnx");
-        onnx::write_external(graph, &path)?;
+        onnx::write_external(&mut graph, &path)?;
         let session = Session::open(&path, &SessionOptions { ort_lib, ..SessionOptions::default() })?;
         let logits = (0..bundle.tasks().len()).map(logits_of);
         Ok(Self {

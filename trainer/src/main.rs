@@ -16,6 +16,33 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// higher for it.
 const KEPT_MILLISECONDS: std::ffi::c_long = 30_000;
 
+/// The default.
+const USUAL_MILLISECONDS: std::ffi::c_long = 10;
+
+/// As long as it lives, the system gets back soon what is freed, and at once what was freed before: an export's buffers are few and
+/// large, and ONNX Runtime has an allocator of its own, which gets none of what this one keeps.
+pub(crate) struct LeanMemory;
+
+#[allow(unsafe_code, reason = "the allocator's own functions")]
+impl LeanMemory {
+    pub(crate) fn begin() -> Self {
+        // SAFETY: mimalloc's options are atomic numbers, and memory that is free may be given back by any thread at any time.
+        unsafe {
+            libmimalloc_sys::mi_option_set(PURGE_DELAY, USUAL_MILLISECONDS);
+            libmimalloc_sys::mi_collect(true);
+        }
+        Self
+    }
+}
+
+#[allow(unsafe_code, reason = "the allocator's own function")]
+impl Drop for LeanMemory {
+    fn drop(&mut self) {
+        // SAFETY: as above. A smaller model may be trained next.
+        unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, KEPT_MILLISECONDS) };
+    }
+}
+
 /// candle's setting for how long its idle threads wait in a busy loop.
 const CANDLE_SPIN_LIMIT: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
 

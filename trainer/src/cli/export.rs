@@ -126,6 +126,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if cut > 0 {
         write!(out, "{}", report::stage("", &format!("{cut} of {} rows are cut", examples.len())))?;
     }
+    let _lean = crate::LeanMemory::begin();
     let judged = judge(&model, &data, &export_config, &stop)?;
     write!(io::stdout(), "{}", report::quantization_stages(&judged, export_config.sensitivity))?;
     if args.layout == Layout::Triton {

@@ -1037,6 +1037,7 @@ impl Work {
             strangers: examples.strangers.test.iter().map(|example| example.windows.as_slice()).collect(),
             calibration_texts: examples.train.iter().map(|example| example.windows.as_slice()).collect(),
         };
+        let _lean = crate::LeanMemory::begin();
         let judged = judge(model, &data, &config, &self.stop)?;
         tell(&report::quantization_stages(&judged, config.sensitivity));
         Ok(judged)

@@ -151,7 +151,7 @@ impl Judge<'_> {
     fn logits_of(&self, int8: Int8<'_>, texts: usize) -> Result<Vec<Vec<f32>>> {
         let config = GraphConfig { int8, storage: self.config.storage, ..GraphConfig::FP32 };
         // As it lies there: operators of ours find some of the ranges themselves.
-        let mut session = self.session(&self.model.graph(config)?, "calibration", true)?;
+        let mut session = self.session(&mut self.model.graph(config)?, "calibration", true)?;
         self.logits(&mut session, &spread(self.calibration_texts, texts))
     }
 
@@ -161,7 +161,8 @@ impl Judge<'_> {
         let (mut graph, mut weights) = self.model.graph_and_largest_weights()?;
         let names = self.model.quantizable();
         graph.graph.get_or_insert_default().output.extend(names.iter().map(|name| onnx::float_output(name)));
-        let mut session = self.session(&graph, "observed", false)?;
+        let mut session = self.session(&mut graph, "observed", false)?;
+        drop(graph);
         // Layers that share their weights share their integers too, which are stored once.
         let is_shared = self.model.config.shares_layers();
         let mut observers = vec![Observer { covaries: !is_shared, ..Observer::default() }; names.len()];

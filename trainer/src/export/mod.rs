@@ -253,6 +253,10 @@ pub fn judge(
     let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
     let mut fp32 = judge.tried(VariantKind::CpuFp32, None, &trained)?;
     judge.gates(&mut fp32, &trained, None)?;
+    if !config.variants.contains(&VariantKind::CpuFp32) {
+        // It is compared with, and does not ship.
+        fp32.graph = ModelProto::default();
+    }
 
     let quantizes = config.variants.iter().any(|kind| kind.is_quantized()) && !calibration_texts.is_empty();
     let mut quantization = match quantizes {
@@ -284,9 +288,8 @@ pub fn judge(
     let calibrated = judge.calibrated(validated.as_ref().or(unseen.as_ref()));
     let temperatures: Vec<f32> = calibrated.iter().map(|task| task.temperature).collect();
     if temperatures.iter().any(|temperature| *temperature != 1.0) {
-        for variant in &mut tried {
-            judge.fold(variant, observations, &temperatures)?;
-        }
+        let folded = tried.into_iter().map(|variant| judge.fold(variant, observations, &temperatures));
+        tried = folded.collect::<Result<_>>()?;
     }
     let mut variants = Vec::new();
     for variant in &mut tried {
@@ -356,12 +359,22 @@ impl Judge<'_> {
         check_stop(self.stop)
     }
 
-    fn session(&self, graph: &ModelProto, name: &str, standard_operators: bool) -> Result<Session> {
+    fn session(&self, graph: &mut ModelProto, name: &str, standard_operators: bool) -> Result<Session> {
         self.check_stop()?;
-        let path = self.scratch.join(format!("{name}.onnx"));
-        onnx::write(graph, &path)?;
+        // Weights beside a graph are in memory once: within it they would be copied where it is read, and where nodes change.
+        onnx::write_external(graph, &self.path(name))?;
+        self.open(name, standard_operators)
+    }
+
+    /// Loads a graph that was written for a session.
+    fn open(&self, name: &str, standard_operators: bool) -> Result<Session> {
         let ort_lib = self.config.ort_lib.clone();
-        Ok(Session::open(&path, &SessionOptions { ort_lib, standard_operators, ..SessionOptions::default() })?)
+        let options = SessionOptions { ort_lib, standard_operators, ..SessionOptions::default() };
+        Ok(Session::open(&self.path(name), &options)?)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.join(format!("{name}.onnx"))
     }
 
     fn logits(&self, session: &mut Session, texts: &[&[Encoding]]) -> Result<Vec<Vec<f32>>> {
@@ -378,8 +391,8 @@ impl Judge<'_> {
         self.tried_graph(kind, kind.build(self.model, observations, self.config, &[])?, reference)
     }
 
-    fn tried_graph(&self, kind: VariantKind, graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
-        let mut session = self.session(&graph, kind.name(), false)?;
+    fn tried_graph(&self, kind: VariantKind, mut graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
+        let mut session = self.session(&mut graph, kind.name(), false)?;
         let (logits, distances) = parts(self.answers(&mut session, &self.evidence.texts)?);
         let comparison = self.compare(&logits, reference);
         let hits = self.hits(&logits);
@@ -394,16 +407,16 @@ impl Judge<'_> {
         let counts = operator_counts(graph);
         if ["MatMulIntegerToFloat", "Attention"].iter().any(|name| counts.contains_key(name)) {
             // What nimbert runs has operators of ours in it; others run the graph as it is, and round at other places.
-            let logits = self.logits_as_it_lies(*kind, graph)?;
+            let logits = self.logits_as_it_lies(*kind)?;
             let judged = self.likeness_gates(*kind, &logits, self.hits(&logits), reference, fp32_hits);
             judged.map_err(gates::as_others_run_it)?;
         }
         self.invariance_gate(tried)
     }
 
-    /// What a graph answers to the evidence without operators of ours.
-    fn logits_as_it_lies(&self, kind: VariantKind, graph: &ModelProto) -> Result<Vec<Vec<f32>>> {
-        self.logits(&mut self.session(graph, kind.name(), true)?, &self.evidence.texts)
+    /// What the graph that was tried last of a kind answers to the evidence without operators of ours.
+    fn logits_as_it_lies(&self, kind: VariantKind) -> Result<Vec<Vec<f32>>> {
+        self.logits(&mut self.open(kind.name(), true)?, &self.evidence.texts)
     }
 
     /// That logits are those of the model, as often right, and give the same labels.
@@ -436,27 +449,26 @@ impl Judge<'_> {
 
     /// Builds a graph that was found good enough again, its last layer divided by `temperature`, and compares what it
     /// answers: the same logits, divided.
-    fn fold(&self, tried: &mut Tried, observations: Option<&Observations>, temperatures: &[f32]) -> Result<()> {
-        let Tried { kind, comparison, .. } = tried;
+    fn fold(&self, tried: Tried, observations: Option<&Observations>, temperatures: &[f32]) -> Result<Tried> {
+        let Tried { kind, comparison, logits: mut divided, graph, session, .. } = tried;
+        // Not beside the one that takes its place: they are what takes most of the memory.
+        drop((graph, session));
         let graph = kind.build(self.model, observations, self.config, temperatures)?;
-        let mut divided = tried.logits.clone();
         for logits in &mut divided {
             for (task, temperature) in self.model.tasks.iter().zip(temperatures) {
                 logits[task.ids.clone()].iter_mut().for_each(|logit| *logit /= temperature);
             }
         }
-        let folded = self.tried_graph(*kind, graph, &divided)?;
+        let folded = self.tried_graph(kind, graph, &divided)?;
         gates::folded(
-            *kind,
+            kind,
             &folded.comparison,
             gates::Pair { logits: &folded.logits, reference: &divided, split: self.evidence.split },
         )?;
         // Of several tasks it is not known whose it is: no more than that.
         let least = temperatures.iter().copied().fold(f32::INFINITY, f32::min);
         let max_logit_difference = comparison.max_logit_difference / least;
-        let comparison = Comparison { max_logit_difference, ..*comparison };
-        *tried = Tried { comparison, ..folded };
-        Ok(())
+        Ok(Tried { comparison: Comparison { max_logit_difference, ..comparison }, ..folded })
     }
 
     /// Its answers in batches must be those of single texts.
@@ -516,7 +528,7 @@ impl Judge<'_> {
             return Ok(None);
         }
         // With operators of ours some of the ranges mean nothing: it must pass without them too.
-        let logits = self.logits_as_it_lies(tried.kind, &tried.graph)?;
+        let logits = self.logits_as_it_lies(tried.kind)?;
         Ok(is_good(&logits).then_some(tried))
     }
 
@@ -559,10 +571,12 @@ impl Judge<'_> {
     }
 
     fn figures(&self, tried: &mut Tried) -> Result<VariantFigures> {
-        let path = self.scratch.join(format!("{}.onnx", tried.kind));
+        let path = self.path(tried.kind.name());
+        let size = |path: &Path| std::fs::metadata(path).map_err(|error| Error::io(path, error)).map(|file| file.len());
+        let beside = onnx::external_path(&path);
         Ok(VariantFigures {
             kind: tried.kind,
-            bytes: std::fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len(),
+            bytes: size(&path)? + if beside.exists() { size(&beside)? } else { 0 },
             accuracy: self.share(tried.hits),
             max_logit_difference: tried.comparison.max_logit_difference,
             label_agreement: tried.comparison.label_agreement,
@@ -651,8 +665,8 @@ pub fn pack(
         metadata: contents.reference.iter().map(reference_entry).collect(),
     };
     let writer = BundleWriter::create(out, config.overwrite)?;
-    for (variant, (_, graph)) in manifest.variants.iter().zip(judged.graphs) {
-        onnx::write_external(graph, &writer.staging().join(&variant.file))?;
+    for (variant, (_, mut graph)) in manifest.variants.iter().zip(judged.graphs) {
+        onnx::write_external(&mut graph, &writer.staging().join(&variant.file))?;
     }
     let tokenizer = std::fs::read(&contents.tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
     let settings = TokenizerSettings::new(&model.config, contents.max_length, contents.truncation_side);

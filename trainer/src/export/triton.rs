@@ -51,8 +51,8 @@ pub fn pack_triton(
     write(CONFIG, config_json(model, judged.decision().problem_type))?;
     let tokenizer = folder.join(TOKENIZER);
     std::fs::copy(&contents.tokenizer, &tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
-    let (_, graph) = judged.graphs.into_iter().next().expect("at least one graph");
-    onnx::write_external(graph, &version.join(MODEL))?;
+    let (_, mut graph) = judged.graphs.into_iter().next().expect("at least one graph");
+    onnx::write_external(&mut graph, &version.join(MODEL))?;
     check_stop(stop)?;
     std::fs::rename(staging.path(), &absolute).map_err(|error| Error::io(&absolute, error))
 }

@@ -47,25 +47,29 @@ pub fn external_path(path: &Path) -> PathBuf {
 }
 
 /// Writes a model as an ONNX file, with its large tensors in a second file ([`external_path`]), which ONNX Runtime maps:
-/// they are neither read nor copied when the graph is loaded, and processes share them.
+/// they are neither read nor copied when the graph is loaded, and processes share them. The model is then as it was.
 ///
 /// # Errors
-/// [`Error::Io`].
-pub fn write_external(mut model: ModelProto, path: &Path) -> Result<()> {
-    let is_large = |tensor: &TensorProto| tensor.raw_data.len() >= EXTERNAL_BYTES;
-    if !model.graph.iter().flat_map(|graph| &graph.initializer).any(is_large) {
-        return write(&model, path);
+/// [`Error::Io`]; the model has lost tensors then.
+pub fn write_external(model: &mut ModelProto, path: &Path) -> Result<()> {
+    let Some(graph) = &mut model.graph else { return write(model, path) };
+    let tensors = &mut graph.initializer;
+    let mut large: Vec<usize> =
+        (0..tensors.len()).filter(|&index| tensors[index].raw_data.len() >= EXTERNAL_BYTES).collect();
+    if large.is_empty() {
+        return write(model, path);
     }
     let data_path = external_path(path);
     let location = data_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = std::fs::File::create(&data_path).map_err(|error| Error::io(&data_path, error))?;
     let mut file = std::io::BufWriter::new(file);
     let mut offset = 0_usize;
-    let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
-    let mut large: Vec<&mut TensorProto> = tensors.filter(|tensor| is_large(tensor)).collect();
     // Behind whole pages nothing is padded.
-    large.sort_by_key(|tensor| !tensor.raw_data.len().is_multiple_of(EXTERNAL_ALIGNMENT));
-    for tensor in large {
+    large.sort_by_key(|&index| !tensors[index].raw_data.len().is_multiple_of(EXTERNAL_ALIGNMENT));
+    // What is encoded is a copy: of the rest alone.
+    let mut taken = Vec::with_capacity(large.len());
+    for index in large {
+        let tensor = &mut tensors[index];
         let bytes = std::mem::take(&mut tensor.raw_data);
         let padding = vec![0; offset.next_multiple_of(EXTERNAL_ALIGNMENT) - offset];
         offset += padding.len();
@@ -80,9 +84,19 @@ pub fn write_external(mut model: ModelProto, path: &Path) -> Result<()> {
             entry("length", bytes.len().to_string()),
         ];
         offset += bytes.len();
+        taken.push((index, bytes));
     }
     std::io::Write::flush(&mut file).map_err(|error| Error::io(&data_path, error))?;
-    write(&model, path)
+    write(model, path)?;
+    let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+    let mut tensors: Vec<&mut TensorProto> = tensors.collect();
+    for (index, bytes) in taken {
+        let tensor = &mut *tensors[index];
+        tensor.raw_data = bytes;
+        tensor.data_location = DataLocation::Default as i32;
+        tensor.external_data.clear();
+    }
+    Ok(())
 }
 
 /// Reads an ONNX file, with the tensors that lie beside it.
