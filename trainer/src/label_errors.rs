@@ -1,10 +1,10 @@
 //! Labels that may be wrong, by what models that have not seen a row say of it.
 //!
-//! Where nothing is trained ([`label_errors`]), two of them are asked: logistic regression, over several ways to divide the rows (confident learning, Northcutt et al., arXiv
-//! 1911.00068, asks one), and the other rows, each by how near it is. The first is misled by what is rare, the second by what all
-//! texts have in common; together they are above either in most data (benches/runs/2026-11-27-labels.md). Where models were trained on
-//! folds ([`judge_folds`]), each is asked of the rows that it has not learned from, and knows better where the base tells labels apart
-//! badly.
+//! Where nothing is trained ([`label_errors`]), two of them are asked: logistic regression, over several ways to divide the rows
+//! (confident learning, Northcutt et al., arXiv 1911.00068, asks one), and the other rows, each by how near it is. The first is misled
+//! by what is rare, the second by what all texts have in common; together they are above either in most data
+//! (benches/runs/2026-11-27-labels.md). Where models were trained on folds ([`judge_folds`]), each is asked of the rows that it has not
+//! learned from, and knows better where the base tells labels apart badly.
 
 use std::{
     cmp::Ordering,

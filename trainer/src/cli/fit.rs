@@ -127,8 +127,8 @@ pub(super) struct Args {
     validation_size: Option<f64>,
     /// Also train K models, each without one of K parts of the training rows: the mean and the deviation of every figure, and
     /// in OUT.out-of-fold.jsonl what each row is answered by the model that has not seen it. OUT.doubts.csv has the rows as `check
-    /// --deep --doubts` does, the labels that these models believe least first; of several tasks each label has a line. Where there are no validation rows, scores are
-    /// calibrated by these answers
+    /// --deep --doubts` does, the labels that these models believe least first; of several tasks each label has a line. Where
+    /// there are no validation rows, scores are calibrated by these answers
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u16).range(2..))]
     cross_validate: Option<u16>,
     /// How to learn. finetune: the encoder learns with its head. frozen: the encoder stays as it is, and the head is logistic
