@@ -127,6 +127,11 @@ impl ColumnArgs {
     }
 }
 
+/// The first name that stands there a second time.
+pub(super) fn repeated<T: PartialEq>(names: &[T]) -> Option<&T> {
+    names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)).map(|(_, name)| name)
+}
+
 /// The columns of a data file that has the labels of a bundle.
 #[derive(clap::Args)]
 pub(super) struct BundleColumnArgs {
@@ -171,10 +176,8 @@ impl BundleColumnArgs {
             };
             return Err(Error::Setting { setting: "--task", expected, got: other.0.name.clone() });
         }
-        let twice = |(index, task): (usize, &TaskArg)| {
-            self.tasks[..index].iter().any(|other| other.0.name == task.0.name).then(|| task.0.name.clone())
-        };
-        if let Some(name) = self.tasks.iter().enumerate().find_map(twice) {
+        let given: Vec<&str> = self.tasks.iter().map(|task| task.0.name.as_str()).collect();
+        if let Some(name) = repeated(&given) {
             let (setting, expected) = ("--task", "each task once".to_owned());
             return Err(Error::Setting { setting, expected, got: format!("{name} twice") });
         }

@@ -385,13 +385,12 @@ impl Args {
         let refuse =
             |setting, expected: &str, got: String| Err(Error::Setting { setting, expected: expected.to_owned(), got });
         let names: Vec<&str> = self.tasks.iter().map(|task| task.0.name.as_str()).collect();
-        let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
-        match (names.as_slice(), twice) {
+        match (names.as_slice(), super::columns::repeated(&names)) {
             ([], _) => return Ok(()),
             ([name], _) => {
                 return refuse("--task", "two tasks or more; of one, --label-column is its column", (*name).to_owned());
             }
-            (_, Some((_, name))) => return refuse("--task", "tasks of different names", format!("{name} twice")),
+            (_, Some(name)) => return refuse("--task", "tasks of different names", format!("{name} twice")),
             _ => {}
         }
         if let Some(name) = names.iter().find(|name| !is_task_name(name)) {

@@ -24,7 +24,9 @@ use nimbert_trainer::{
     tasks::Tasks,
 };
 
-use super::{BundleColumnArgs, check_absent, check_output, features_of, progress, quoted, remark, write_text};
+use super::{
+    BundleColumnArgs, check_absent, check_output, columns::repeated, features_of, progress, quoted, remark, write_text,
+};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -232,9 +234,9 @@ impl Sheet<'_> {
     /// Checks that fit can tell its columns apart.
     fn check(&self) -> Result<(), Error> {
         let names = self.names();
-        match names.iter().enumerate().find(|(place, name)| names[..*place].contains(name)) {
+        match repeated(&names) {
             None => Ok(()),
-            Some((_, name)) => {
+            Some(name) => {
                 let expected = "columns of different names for texts, labels and what the bundle says";
                 let setting = if self.columns.tasks.is_empty() { "--text-column" } else { "--task" };
                 Err(Error::setting(setting, expected, format!("{name} twice")))

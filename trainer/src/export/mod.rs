@@ -253,10 +253,6 @@ pub fn judge(
     let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
     let mut fp32 = judge.tried(VariantKind::CpuFp32, None, &trained)?;
     judge.gates(&mut fp32, &trained, None)?;
-    if !config.variants.contains(&VariantKind::CpuFp32) {
-        // It is compared with, and does not ship.
-        fp32.graph = ModelProto::default();
-    }
 
     let quantizes = config.variants.iter().any(|kind| kind.is_quantized()) && !calibration_texts.is_empty();
     let mut quantization = match quantizes {
@@ -411,7 +407,16 @@ impl Judge<'_> {
             let judged = self.likeness_gates(*kind, &logits, self.hits(&logits), reference, fp32_hits);
             judged.map_err(gates::as_others_run_it)?;
         }
-        self.invariance_gate(tried)
+        self.invariance_gate(tried)?;
+        self.drop_spare_graph(tried);
+        Ok(())
+    }
+
+    /// What is compared with and does not ship needs its session alone.
+    fn drop_spare_graph(&self, tried: &mut Tried) {
+        if !self.config.variants.contains(&tried.kind) {
+            tried.graph = ModelProto::default();
+        }
     }
 
     /// What the graph that was tried last of a kind answers to the evidence without operators of ours.
@@ -459,7 +464,8 @@ impl Judge<'_> {
                 logits[task.ids.clone()].iter_mut().for_each(|logit| *logit /= temperature);
             }
         }
-        let folded = self.tried_graph(kind, graph, &divided)?;
+        let mut folded = self.tried_graph(kind, graph, &divided)?;
+        self.drop_spare_graph(&mut folded);
         gates::folded(
             kind,
             &folded.comparison,

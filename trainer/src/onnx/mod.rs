@@ -10,7 +10,7 @@ mod rounding;
 mod validate;
 
 pub use candle_onnx::onnx::ModelProto;
-use candle_onnx::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use candle_onnx::onnx::{StringStringEntryProto, tensor_proto::DataLocation};
 pub(crate) use exporter::{Affine, Exporter, TokenInputs};
 pub use exporter::{GraphConfig, Int8, Observations, Observed, Operators, Range, Storage, WeightRange};
 pub use fp16::to_fp16;
@@ -66,7 +66,7 @@ pub fn write_external(model: &mut ModelProto, path: &Path) -> Result<()> {
     let mut offset = 0_usize;
     // Behind whole pages nothing is padded.
     large.sort_by_key(|&index| !tensors[index].raw_data.len().is_multiple_of(EXTERNAL_ALIGNMENT));
-    // What is encoded is a copy: of the rest alone.
+    // What is encoded is copied: it should be the rest alone.
     let mut taken = Vec::with_capacity(large.len());
     for index in large {
         let tensor = &mut tensors[index];
@@ -88,10 +88,9 @@ pub fn write_external(model: &mut ModelProto, path: &Path) -> Result<()> {
     }
     std::io::Write::flush(&mut file).map_err(|error| Error::io(&data_path, error))?;
     write(model, path)?;
-    let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
-    let mut tensors: Vec<&mut TensorProto> = tensors.collect();
+    let Some(graph) = &mut model.graph else { unreachable!("it had tensors") };
     for (index, bytes) in taken {
-        let tensor = &mut *tensors[index];
+        let tensor = &mut graph.initializer[index];
         tensor.raw_data = bytes;
         tensor.data_location = DataLocation::Default as i32;
         tensor.external_data.clear();

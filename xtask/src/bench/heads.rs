@@ -35,6 +35,12 @@ struct Set {
     test: Vec<Vec<String>>,
 }
 
+/// A set's rows, to learn from and to test.
+struct Files {
+    train: String,
+    test: String,
+}
+
 pub(crate) fn heads() -> Result<()> {
     setup::setup()?;
     build()?;
@@ -120,23 +126,25 @@ fn both() -> Result<Set> {
 impl Set {
     /// For each task the accuracy of a model of its own, and of the models of both.
     fn compared(&self, seed: u64) -> Result<[[f64; 3]; 2]> {
-        let finetuned = ["--method", "finetune", "--epochs", "3"];
-        let alone = self.alone(seed, &finetuned)?;
-        let [mean, first] = POOLINGS
-            .map(|pooling| self.of_both(&bundle(pooling), seed, &[&finetuned[..], &["--pooling", pooling]].concat()));
+        let (files, finetuned) = (self.write()?, ["--method", "finetune", "--epochs", "3"]);
+        let alone = self.alone(&files, seed, &finetuned)?;
+        let [mean, first] = POOLINGS.map(|pooling| {
+            let settings = [&finetuned[..], &["--pooling", pooling]].concat();
+            self.of_both(&files, &bundle(pooling), seed, &settings)
+        });
         let (mean, first) = (mean?, first?);
         Ok([0, 1].map(|task| [alone[task], mean[task], first[task]]))
     }
 
     /// For each task the accuracy of a model of its own, and of the models of both by each method.
     fn compared_by_method(&self, seed: u64) -> Result<[[f64; 1 + METHODS.len()]; 2]> {
-        let mut figures = [[0.0; 1 + METHODS.len()]; 2];
+        let (files, mut figures) = (self.write()?, [[0.0; 1 + METHODS.len()]; 2]);
         let mut add = |place: usize, of_tasks: [f64; 2]| {
             figures.iter_mut().zip(of_tasks).for_each(|(figures, figure)| figures[place] = figure);
         };
-        add(0, self.alone(seed, &["--method", METHODS[0]])?);
+        add(0, self.alone(&files, seed, &["--method", METHODS[0]])?);
         for (method, place) in METHODS.into_iter().zip(1..) {
-            add(place, self.of_both(&bundle(method), seed, &["--method", method])?);
+            add(place, self.of_both(&files, &bundle(method), seed, &["--method", method])?);
         }
         Ok(figures)
     }
@@ -157,30 +165,28 @@ impl Set {
         Self { train: order.into_iter().cloned().collect(), test: self.test.clone(), ..*self }
     }
 
-    /// Files of the rows to learn from and of those to test.
-    fn write(&self) -> Result<(String, String)> {
+    fn write(&self) -> Result<Files> {
         let header = format!("text,{}", self.tasks.join(","));
-        Ok((write_csv("heads-train.csv", &header, &self.train)?, write_csv(TEST, &header, &self.test)?))
+        let (train, test) = (write_csv("heads-train.csv", &header, &self.train), write_csv(TEST, &header, &self.test));
+        Ok(Files { train: train?, test: test? })
     }
 
     /// The accuracy of a model of each task alone.
-    fn alone(&self, seed: u64, settings: &[&str]) -> Result<[f64; 2]> {
-        let (train, test) = self.write()?;
+    fn alone(&self, files: &Files, seed: u64, settings: &[&str]) -> Result<[f64; 2]> {
         let of_task = |task: &str| {
             let columns = ["--label-column", task, "--on-missing", "skip"];
-            fit(&bundle(task), &train, seed, &[&columns[..], settings].concat())?;
-            percentage(&evaluated(&bundle(task), &test, &columns)?)
+            fit(&bundle(task), &files.train, seed, &[&columns[..], settings].concat())?;
+            percentage(&evaluated(&bundle(task), &files.test, &columns)?)
         };
         let [first, second] = self.tasks.map(of_task);
         Ok([first?, second?])
     }
 
     /// The accuracy in each task of one model of both.
-    fn of_both(&self, bundle: &str, seed: u64, settings: &[&str]) -> Result<[f64; 2]> {
-        let (train, test) = self.write()?;
+    fn of_both(&self, files: &Files, bundle: &str, seed: u64, settings: &[&str]) -> Result<[f64; 2]> {
         let by_tasks = self.tasks.iter().flat_map(|task| ["--task", task]);
-        fit(bundle, &train, seed, &by_tasks.chain(settings.iter().copied()).collect::<Vec<_>>())?;
-        let both = evaluated(bundle, &test, &[])?;
+        fit(bundle, &files.train, seed, &by_tasks.chain(settings.iter().copied()).collect::<Vec<_>>())?;
+        let both = evaluated(bundle, &files.test, &[])?;
         Ok([percentage(&both)?, percentage(&both["further"][self.tasks[1]])?])
     }
 
