@@ -1,7 +1,7 @@
 """Few labelled rows, as others learn from them: SetFit, and logistic regression on sentence-transformers' features.
 
-few.py setfit|frozen BASE TRAIN.csv TEST.csv MAX_LENGTH: one JSON object with the accuracy on the test rows and the seconds that
-learning took, without loading and testing.
+few.py setfit|setfit-bf16|frozen BASE TRAIN.csv TEST.csv MAX_LENGTH: one JSON object with the accuracy on the test rows and the
+seconds that learning took, without loading and testing. With bf16 the encoder's products are in that (torch.autocast).
 
 SetFit compares all pairs of rows, which are too many to wait for where rows are not few: of more than FEW_ROWS it is given 20 pairs a
 row of either kind, as its paper has it, and at most 640 batches, which are 20,480 texts.
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 
+import torch
 from sentence_transformers import SentenceTransformer, models
 from sklearn.linear_model import LogisticRegression
 
@@ -63,6 +64,9 @@ def setfit(encoder, texts, labels):
 def main(method, base, train, test, max_length):
     texts, labels = read(train)
     encoder = body(base, int(max_length))
+    method, _, bf16 = method.partition("-")
+    if bf16:
+        encoder.forward = torch.autocast("cpu", torch.bfloat16)(encoder.forward)
     began = time.perf_counter()
     predict = {"frozen": frozen, "setfit": setfit}[method](encoder, texts, labels)
     seconds = time.perf_counter() - began

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, OpenOptions},
     io::Write,
+    slice,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -37,6 +38,8 @@ pub(super) const MAX_LENGTH: &str = "128";
 const RECORD: &str = "few.jsonl";
 const METHODS: [&str; 4] = ["auto", "frozen", "contrastive", "finetune"];
 
+const PEER_WAYS: [&str; 3] = ["frozen", "setfit", "setfit-bf16"];
+
 /// Who learns from the rows of a draw.
 enum Way {
     /// nimbert by this `--method`.
@@ -47,13 +50,14 @@ enum Way {
 
 impl Way {
     fn all() -> impl Iterator<Item = Self> {
-        METHODS.map(Self::Nimbert).into_iter().chain(["frozen", "setfit"].map(Self::Peer))
+        METHODS.map(Self::Nimbert).into_iter().chain(PEER_WAYS.map(Self::Peer))
     }
 
     fn name(&self) -> String {
         match self {
             Self::Nimbert(method) => format!("nimbert, --method {method}"),
             Self::Peer("frozen") => "sentence-transformers, logistic regression".to_owned(),
+            Self::Peer("setfit-bf16") => "SetFit in bf16".to_owned(),
             Self::Peer(_) => "SetFit".to_owned(),
         }
     }
@@ -135,34 +139,36 @@ fn measured_before() -> Result<BTreeMap<String, Measured>> {
     content.lines().enumerate().map(read).collect()
 }
 
-/// Of everything that was measured: a row for each set and number of rows, with the means of each way, and how far `auto` is from SetFit in
-/// the draws that have both.
+/// Of everything that was measured: a row for each set and number of rows, with the means of each way, and how far `auto` is from SetFit,
+/// or from it in bf16 where f32 was not waited for, in the draws that have both.
 fn print(results: &BTreeMap<String, Measured>) {
     let ways: Vec<Way> = Way::all().collect();
     let names: Vec<String> = ways.iter().map(Way::name).collect();
     println!("\n| rows of a label | {} | auto − SetFit, of draws |", names.join(" | "));
     println!("|---|{}--:|", "--:|".repeat(ways.len()));
-    let of_draws = |set: &str, count: usize, way: &Way| {
-        (0..DRAWS).map(|draw| results.get(&name(set, count, draw, way))).collect::<Vec<_>>()
+    // By the first of the ways that was measured.
+    let of_draws = |set: &str, count: usize, ways: &[Way]| -> Vec<Option<&Measured>> {
+        (0..DRAWS).map(|draw| ways.iter().find_map(|way| results.get(&name(set, count, draw, way)))).collect()
     };
-    // Of two ways, in the draws that have both.
-    let both = |set: &str, count: usize, one: &Way, other: &Way| -> Vec<(&Measured, &Measured)> {
-        of_draws(set, count, one)
+    // In the draws that have both.
+    let both = |set: &str, count: usize, ours: &[Way], peers: &[Way]| -> Vec<(&Measured, &Measured)> {
+        of_draws(set, count, ours)
             .into_iter()
-            .zip(of_draws(set, count, other))
-            .filter_map(|(one, other)| one.zip(other))
+            .zip(of_draws(set, count, peers))
+            .filter_map(|(ours, peer)| ours.zip(peer))
             .collect()
     };
+    let (auto, setfit) = ([Way::Nimbert("auto")], ["setfit", "setfit-bf16"].map(Way::Peer));
     let rows = || SETS.into_iter().flat_map(|set| ROWS_OF_LABEL.map(|count| (set, count)));
     let mut differences = Vec::new();
     for (set, count) in rows() {
         let cells = ways.iter().map(|way| {
-            let results: Vec<&Measured> = of_draws(set, count, way).into_iter().flatten().collect();
+            let results: Vec<&Measured> = of_draws(set, count, slice::from_ref(way)).into_iter().flatten().collect();
             let accuracy = mean(results.iter().map(|result| result.accuracy));
             accuracy.map_or("–".to_owned(), |mean| format!("{} ({})", percent(Some(mean)), results.len()))
         });
         let cells: Vec<String> = cells.collect();
-        let compared = both(set, count, &Way::Nimbert("auto"), &Way::Peer("setfit"));
+        let compared = both(set, count, &auto, &setfit);
         let difference = mean(compared.iter().map(|(auto, peer)| 100.0 * (auto.accuracy - peer.accuracy)));
         differences.extend(difference);
         let shown = difference.map_or("–".to_owned(), |mean| format!("{mean:+.1} points, {}", compared.len()));
@@ -171,8 +177,8 @@ fn print(results: &BTreeMap<String, Measured>) {
     if let Some(mean) = mean(differences.iter().copied()) {
         println!("\nauto − SetFit: {mean:+.2} points, the mean of {} rows of the table", differences.len());
     }
-    for (ours, peer) in [("contrastive", "setfit"), ("frozen", "frozen")] {
-        let (ours, peer) = (Way::Nimbert(ours), Way::Peer(peer));
+    for (ours, peer) in [("contrastive", "setfit"), ("contrastive", "setfit-bf16"), ("frozen", "frozen")] {
+        let (ours, peer) = ([Way::Nimbert(ours)], [Way::Peer(peer)]);
         let pairs = rows().flat_map(|(set, count)| both(set, count, &ours, &peer));
         let ratios: Vec<f64> = pairs
             .filter(|(ours, peer)| ours.versions == peer.versions)
@@ -180,6 +186,7 @@ fn print(results: &BTreeMap<String, Measured>) {
             .collect();
         if !ratios.is_empty() {
             let count = ratios.len();
+            let ([ours], [peer]) = (ours, peer);
             println!("{}: {:.2} x the time of {}, median of {count} draws", ours.name(), median(ratios), peer.name());
         }
     }
