@@ -74,9 +74,126 @@ fn an_output_file_appears_when_it_is_complete() {
     run().failure(2, &["x.jsonl:2", "--resume goes on"]);
     assert_eq!(dir.names(), ["labels.jsonl.partial", "labels.jsonl.partial.json", "x.jsonl"]);
     fs::write(&input, "{\"text\": \"fine\"}\n").unwrap();
-    assert_eq!(run().success(), "");
+    // What was there is replaced, but not without a word.
+    let finished = run();
+    assert_eq!((finished.status, finished.stdout.as_str()), (Some(0), ""));
+    assert!(finished.stderr.contains("labels.jsonl.partial: replaced, which --resume would have gone on with"));
     assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 1);
     assert_eq!(dir.names(), ["labels.jsonl", "x.jsonl"]);
+    assert_eq!(run().success(), "");
+}
+
+#[test]
+fn what_is_of_a_file_is_refused_beside_a_text() {
+    let dir = Dir::default();
+    let summary = dir.path("summary.json");
+    for further in [
+        &["--summary", summary.to_str().unwrap()][..],
+        &["--resume"],
+        &["--keep", "id"],
+        &["--text-column", "body"],
+        &["--text-pair-column", "b"],
+        &["--on-error", "skip"],
+        &["--format", "csv"],
+        &["--delimiter", ";"],
+        &["--encoding", "utf-16"],
+        &["--quoting", "none"],
+    ] {
+        classify(&[&["a great film"], further].concat()).failure(2, &[further[0]]);
+    }
+    assert!(dir.names().is_empty());
+}
+
+#[test]
+fn an_output_is_neither_the_bundles_file_nor_of_another_format_than_it_says() {
+    let dir = Dir::default();
+    let (bundle, input) = (copied_bundle(&dir), dir.write("x.txt", "a great film\n"));
+    let run = |option: &str, name: &str| {
+        let mut command = program("nimbert");
+        command.arg("classify").arg(&bundle).arg("--input").arg(&input).arg(option).arg(dir.path(name));
+        finish(&mut command)
+    };
+    for name in ["copy/model.onnx", "copy/nimbert.json"] {
+        run("--output", name).failure(2, &["expected a file that is not the bundle's"]);
+        run("--summary", name).failure(2, &["expected a file that is not the bundle's"]);
+    }
+    for name in ["y.csv.gz", "y.tsv", "y.xlsx"] {
+        run("--output", name).failure(2, &[name, "expected a name that ends in .csv or .jsonl"]);
+    }
+    run("--output", "nowhere/y.csv").failure(2, &["nowhere/y.csv: cannot write: No such file"]);
+    run("--summary", "nowhere/y.json").failure(2, &["nowhere/y.json: cannot write: No such file"]);
+    assert_eq!(dir.names(), ["copy", "x.txt"]);
+    finish(program("nimbert").arg("verify").arg(&bundle)).success();
+}
+
+#[test]
+fn the_most_likely_labels_do_not_hide_that_a_text_is_unsure() {
+    let dir = Dir::default();
+    let bundle = copied_bundle(&dir);
+    let lines = |arguments: &[&str]| -> Vec<String> {
+        let mut command = program("nimbert");
+        command.arg("classify").arg(&bundle).args(arguments);
+        finish(&mut command).stdout.split('\n').map(str::to_owned).collect()
+    };
+    let cells = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
+    let plain = cells(&lines(&["--top-k", "2", "a great film"])[0]);
+    assert_eq!((plain.len(), plain[4].as_str()), (5, "a great film"));
+    seal::change_manifest(&bundle, |manifest| manifest["abstain_threshold"] = 1.0.into());
+    let unsure = cells(&lines(&["--top-k", "2", "a great film"])[0]);
+    assert_eq!(unsure, [&["unsure".to_owned()], &plain[..]].concat());
+    // What cannot be read is as wide.
+    let input = dir.write("x.jsonl", "{\"text\": \"a great film\"}\n{}\n");
+    let input = ["--input", input.to_str().unwrap(), "--on-error", "skip"];
+    for (further, width) in [(&["--top-k", "2"][..], 6), (&["--top-k", "9"], 6), (&["--top-k", "1"], 4), (&[], 3)] {
+        let widths: Vec<usize> = lines(&[&input[..], further].concat()).iter().map(|line| cells(line).len()).collect();
+        assert_eq!(widths, [width, width, 1], "{further:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn counts_are_written_behind_a_link_and_never_lost_without_a_word() {
+    let dir = Dir::default();
+    let (real, link) = (dir.write("real.json", "{}"), dir.path("link.json"));
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let input = dir.write("x.txt", "a great film\n".repeat(20_000));
+    let arguments = ["--input", input.to_str().unwrap(), "--summary", link.to_str().unwrap()];
+    let mut command = program("nimbert");
+    command.arg("classify").arg(bundle()).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // As with `| head`: whoever reads the answers leaves.
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("real.json: cannot write: "));
+    assert_eq!(fs::read_to_string(&real).unwrap(), "{}");
+    assert!(classify(&arguments).status == Some(0) && link.is_symlink());
+    assert!(fs::read_to_string(&real).unwrap().contains("\"texts\": 20000"));
+}
+
+#[test]
+fn what_cannot_be_printed_is_told_from_wrong_input() {
+    if cfg!(target_os = "linux") {
+        let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+        let bundle = bundle();
+        for command in ["info", "verify"] {
+            let finished = finish(program("nimbert").arg(command).arg(&bundle).stdout(full()));
+            finished.failure(1, &["standard output: cannot write: No space left on device"]);
+        }
+    }
+}
+
+#[test]
+fn verify_runs_every_graph_of_pairs_too_and_says_what_it_cannot_do() {
+    let dir = Dir::default();
+    let bundle = copied_bundle(&dir);
+    let verify = |further: &[&str]| finish(program("nimbert").arg("verify").arg(&bundle).args(further));
+    seal::change_manifest(&bundle, |manifest| manifest["pairs"] = true.into());
+    assert!(verify(&[]).success().contains("every graph loads and runs"));
+    verify(&["--device", "auto"]).failure(2, &["--device: expected cpu, cuda or tensorrt, found auto"]);
+    verify(&["--device", "cuda"]).failure(2, &["expected a graph for cuda"]);
+    verify(&["--verify", "never"]).failure(2, &["verify compares every file"]);
+    verify(&["--gpu-memory-limit", "1GB"]).failure(2, &["gpu_memory_limit: expected a device that is a GPU"]);
 }
 
 #[cfg(unix)]

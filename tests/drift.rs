@@ -6,7 +6,7 @@ use nimbert::{
     Bundle,
     summary::{LENGTH_BINS, SCORE_BINS},
 };
-use nimbert_tests::{Dir, Finished, base, finish, fit, program, seal, small_csv, tiny_bundle};
+use nimbert_tests::{Dir, Finished, base, copy_folder, finish, fit, program, seal, small_csv, tiny_bundle};
 use serde_json::Value;
 
 fn drift(before: &Path, after: &Path, arguments: &[&str]) -> Finished {
@@ -62,6 +62,39 @@ fn other_texts_are_told_from_those_of_the_test() {
     drift(&same, &other, &["--fail-above", "0.25"]).failure(1, &[]);
     let output = drift(&same, &other, &[]).success();
     assert!(output.contains("a large change\n  negative: ") && output.contains(" % → "), "{output}");
+}
+
+#[test]
+fn what_other_bundles_answered_and_what_is_no_text_are_not_compared_without_a_word() {
+    let dir = Dir::default();
+    let bundle = tiny_bundle(&dir);
+    let other = copy_folder(&bundle, dir.path("other"));
+    seal::change_manifest(&other, |manifest| manifest["abstain_threshold"] = 0.6.into());
+    let summary = |bundle: &Path, name: &str, content: &str| {
+        let (input, path) = (dir.write("in.txt", content), dir.path(name));
+        let mut classify = program("nimbert");
+        classify.arg("classify").arg(bundle).arg("--input").arg(input).arg("--summary").arg(&path);
+        assert_eq!(finish(&mut classify).status, Some(0));
+        path
+    };
+    let [one, again, of_other, nothing] = [
+        summary(&bundle, "one.json", "a great film\nterrible\n"),
+        summary(&bundle, "again.json", "a great plot\n"),
+        summary(&other, "other.json", "a great film\n"),
+        summary(&bundle, "nothing.json", ""),
+    ];
+    drift(&one, &again, &[]).success();
+    let warned = drift(&one, &of_other, &[]);
+    assert!(warned.status == Some(0) && warned.stderr.contains("of two bundles"), "{warned:?}");
+    // Labels of another model.
+    let content = fs::read_to_string(&again).unwrap().replace("\"negative\"", "\"sport\"");
+    let warned = drift(&one, &dir.write("sport.json", content), &[]);
+    assert!(warned.stderr.contains("the labels are not the same on both sides"), "{warned:?}");
+    // An alarm that watches a pipe which gives nothing any more.
+    for sides in [[&one, &nothing], [&nothing, &one]] {
+        let finished = drift(sides[0], sides[1], &["--fail-above", "0"]);
+        finished.failure(2, &["nothing.json: expected a summary of at least one text, found 0"]);
+    }
 }
 
 #[test]

@@ -123,9 +123,9 @@ pub enum Error {
     Forked,
     /// A text, or the graph, needs more memory than may be used.
     #[error(
-        "{what} needs about {:.1} MB of memory, expected at most the {:.1} MB that the graph and the program leave of --memory-limit",
-        *needed as f64 / 1e6,
-        *available as f64 / 1e6
+        "{what} needs about {} of memory, expected at most the {} that the graph and the program leave of --memory-limit",
+        megabytes(*needed),
+        megabytes(*available)
     )]
     MemoryLimit {
         /// The text by its length, or the graph.
@@ -240,5 +240,14 @@ impl Error {
             Self::Format { path, expected, got } => Self::format(path, expected, got),
             other => Self::session(Path::new(""), other),
         }
+    }
+}
+
+/// To three digits or so, as few as they may be.
+fn megabytes(bytes: u64) -> String {
+    let megabytes = bytes as f64 / 1e6;
+    match megabytes {
+        ..1.0 => format!("{megabytes:.3} MB"),
+        _ => format!("{megabytes:.1} MB"),
     }
 }

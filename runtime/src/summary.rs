@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::ProblemType,
     prediction::{Prediction, Task},
     tokenizer::TextInput,
 };
@@ -57,6 +58,9 @@ pub struct Summary {
 pub struct TaskSummary {
     /// What it is called, where there are several.
     pub task: Option<String>,
+    /// Whether a text may have any number of labels.
+    #[serde(default)]
+    pub multi_label: bool,
     /// How often each label holds; where texts have one label, the best one, unsure or not.
     pub labels: BTreeMap<String, u64>,
     /// By the best label's score, in [`SCORE_BINS`].
@@ -68,8 +72,9 @@ pub struct TaskSummary {
 impl Summary {
     /// No text yet.
     pub fn new(tasks: &[Task]) -> Self {
-        let of_task = |Task { name, labels, .. }: &Task| TaskSummary {
+        let of_task = |Task { name, labels, decision }: &Task| TaskSummary {
             task: name.clone(),
+            multi_label: decision.problem_type == ProblemType::MultiLabel,
             labels: labels.iter().map(|label| (label.clone(), 0)).collect(),
             scores: vec![0; SCORE_BINS],
             abstained: 0,
@@ -147,7 +152,11 @@ impl Summary {
             let counts = |task: &TaskSummary| -> Vec<u64> {
                 names.iter().map(|name| task.labels.get(*name).copied().unwrap_or(0)).collect()
             };
-            drifts.push(Drift::new(task, "labels", &counts(before), &counts(after)));
+            let [a, b] = [counts(before), counts(after)];
+            drifts.push(match before.is_multi_label(self.texts) || after.is_multi_label(later.texts) {
+                false => Drift::new(task, "labels", &a, &b),
+                true => Drift::of_any(task, "labels", a.iter().zip(&b).map(|(a, b)| [rest(*a, self), rest(*b, later)])),
+            });
             drifts.push(Drift::new(task, "score", &before.scores, &after.scores));
             if before.abstained > 0 || after.abstained > 0 {
                 let [a, b] = [rest(before.abstained, self), rest(after.abstained, later)];
@@ -158,12 +167,25 @@ impl Summary {
     }
 }
 
+impl TaskSummary {
+    /// Whether the same task of `other` has other labels, so that shares of labels say little.
+    pub fn has_other_labels(&self, other: &Self) -> bool {
+        self.task == other.task && !self.labels.keys().eq(other.labels.keys())
+    }
+
+    /// Also of a file that does not say it: of labels that exclude each other each text has one.
+    fn is_multi_label(&self, texts: u64) -> bool {
+        self.multi_label || self.labels.values().map(|&count| u128::from(count)).sum::<u128>() != texts.into()
+    }
+}
+
 /// How far two histograms of a figure are apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drift {
     /// Of which task's answers, where there are several.
     pub task: Option<String>,
-    /// What it is of: `labels`, `score`, `unsure`, or, of the texts whatever the task, `length` and `unknown`.
+    /// What it is of: `labels`, `score`, `unsure`, or, of the texts whatever the task, `length` and `unknown`. Where a text may have any
+    /// number of labels, `labels` is of the label that has moved most: of how many texts have it and have it not.
     pub figure: String,
     /// The population stability index: Σ (b − a) ln(b / a) over the shares a and b of the bins. To each count half a text is added, so
     /// that no share is 0.
@@ -194,8 +216,19 @@ impl Drift {
             (b - a) * (b / a).ln()
         };
         // The index of samples of one distribution is about chi-squared over the harmonic mean of their sizes (Yurdakul, 2018).
-        let chance = chi_squared(used.len() - 1) * totals.iter().map(|total| 1.0 / total).sum::<f64>();
+        let chance = chi_squared(used.len() - 1, SELDOM) * totals.iter().map(|total| 1.0 / total).sum::<f64>();
         Self { psi: used.iter().map(part).sum(), chance, ..nothing }
+    }
+
+    /// The largest of several histograms of two bins, and what chance makes of the largest of as many: at least that, if they hang
+    /// together.
+    fn of_any(task: Option<&str>, figure: &str, histograms: impl ExactSizeIterator<Item = [Vec<u64>; 2]>) -> Self {
+        let each_is_below = (1.0 - SELDOM).powf(1.0 / histograms.len().max(1) as f64);
+        let wider = chi_squared(1, 1.0 - each_is_below) / chi_squared(1, SELDOM);
+        let drifts = histograms.map(|[before, after]| Self::new(task, figure, &before, &after));
+        let largest =
+            drifts.max_by(|a, b| a.psi.total_cmp(&b.psi)).unwrap_or_else(|| Self::new(task, figure, &[], &[]));
+        Self { chance: largest.chance * wider, ..largest }
     }
 
     /// The figure, behind its task's name if it has one.
@@ -209,11 +242,24 @@ impl Drift {
     }
 }
 
-/// What a chi-squared variable of so many degrees of freedom is under in 95 of 100 cases (Wilson and Hilferty, 1931).
-fn chi_squared(degrees: usize) -> f64 {
-    const NORMAL: f64 = 1.644_854;
+/// How often chance goes beyond what is said of it.
+const SELDOM: f64 = 0.05;
+
+/// What a chi-squared variable of so many degrees of freedom is above in so small a share of cases (Wilson and Hilferty, 1931).
+fn chi_squared(degrees: usize, share: f64) -> f64 {
     let spread = 2.0 / (9.0 * degrees as f64);
-    degrees as f64 * (1.0 - spread + NORMAL * spread.sqrt()).powi(3)
+    match degrees {
+        1 => normal(share / 2.0).powi(2),
+        _ => degrees as f64 * (1.0 - spread + normal(share) * spread.sqrt()).powi(3),
+    }
+}
+
+/// What a normal variable is above in that share of cases, less than a half of them, within 4.5e-4 (Hastings, 1955).
+fn normal(share: f64) -> f64 {
+    let t = (-2.0 * share.ln()).sqrt();
+    let above = 2.515_517 + t * (0.802_853 + t * 0.010_328);
+    let below = 1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308));
+    t - above / below
 }
 
 #[cfg(test)]
@@ -231,15 +277,51 @@ mod tests {
         // A bin that one side lacks is no infinity.
         assert!(Drift::new(None, "x", &[10, 0], &[0, 10]).psi.is_finite());
         assert_eq!(Drift::new(None, "x", &[0, 0], &[3, 4]).psi, 0.0);
-        for (degrees, expected) in [(1, 3.841), (4, 9.488), (19, 30.144)] {
-            assert!((chi_squared(degrees) / expected - 1.0).abs() < 0.03, "{degrees}");
+        for (degrees, share, expected) in
+            [(1, 0.05, 3.841), (4, 0.05, 9.488), (19, 0.05, 30.144), (1, 0.001, 10.828), (4, 0.001, 18.467)]
+        {
+            assert!((chi_squared(degrees, share) / expected - 1.0).abs() < 0.03, "{degrees} {share}");
         }
+    }
+
+    /// Of 200 texts, so many have either of two labels, and none of them has the third.
+    fn several(money: u64, sport: u64, says_so: bool) -> Summary {
+        let labels = [("money", money), ("sport", sport), ("other", 0)];
+        let task = TaskSummary {
+            task: None,
+            multi_label: says_so,
+            labels: labels.map(|(label, count)| (label.to_owned(), count)).into(),
+            scores: [vec![0; SCORE_BINS - 1], vec![200]].concat(),
+            abstained: 0,
+        };
+        let lengths = [vec![200], vec![0; LENGTH_BINS - 1]].concat();
+        Summary { texts: 200, unknown: None, lengths, tasks: vec![task] }
+    }
+
+    #[test]
+    fn of_several_labels_each_is_compared_over_the_texts() {
+        let labels = |before: Summary, after: Summary| {
+            before.drift(&after).into_iter().find(|drift| drift.figure == "labels").unwrap()
+        };
+        // A label that all had and few have, that none has any more, and that of two labels one alone is used.
+        for (before, after) in [((200, 0), (20, 0)), ((100, 100), (0, 0)), ((100, 92), (2, 0))] {
+            for says_so in [true, false] {
+                let drift = labels(several(before.0, before.1, says_so), several(after.0, after.1, true));
+                assert!(drift.psi > LARGELY_CHANGED && drift.is_beyond_chance(), "{drift:?}");
+            }
+        }
+        let drift = labels(several(100, 92, true), several(104, 90, true));
+        assert!(drift.psi > 0.0 && !drift.is_beyond_chance(), "{drift:?}");
+        // 3.841 of one label; the largest of three is under 5.70 as often.
+        assert!((drift.chance / (5.70 * 2.0 / 200.0) - 1.0).abs() < 0.01, "{drift:?}");
+        assert_eq!(labels(several(0, 0, true), several(0, 0, true)).psi, 0.0);
     }
 
     #[test]
     fn tasks_are_told_apart_by_their_whole_names() {
         let task = |name: &str, count: u64| TaskSummary {
             task: Some(name.to_owned()),
+            multi_label: false,
             labels: BTreeMap::from([("x".to_owned(), count), ("y".to_owned(), 100 - count)]),
             scores: [vec![0; SCORE_BINS - 1], vec![100]].concat(),
             abstained: 0,

@@ -494,6 +494,30 @@ fn a_unix_socket_will_do() {
 }
 
 #[test]
+fn a_host_has_a_name_too_and_what_is_wrong_with_a_request_is_said_in_one_form() {
+    let server = Server::spawn(serve(&["--listen", "localhost:0"]));
+    for (status, answer) in [server.get("/nowhere"), server.get("/predict")] {
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert!(matches!(status, 404 | 405) && answer["error"].is_string(), "{status} {answer}");
+    }
+    // A list would be taken for the values of the object.
+    for body in ["[\"a great film\", true]", "[\"a great film\"]", "\"a great film\""] {
+        let (status, answer) = server.request(&post(body, ""));
+        assert!(status == 422 && answer.contains("expected a JSON object"), "{status} {answer}");
+    }
+    let (status, _) = server.predict(&json!({ "inputs": "a", "raw_scores": null, "truncate": null }));
+    assert_eq!(status, 200);
+}
+
+#[cfg(unix)]
+#[test]
+fn the_end_of_the_terminal_ends_a_server_as_a_signal_does() {
+    let mut server = Server::start(&[]);
+    Command::new("kill").args(["-HUP", &server.child.id().to_string()]).status().unwrap();
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
 fn an_address_that_is_taken_is_an_error() {
     let server = Server::start(&[]);
     let output = serve(&["--listen", &server.address]).output().unwrap();

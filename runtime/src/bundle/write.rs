@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Bundle, FileEntry, MANIFEST, Manifest, SIGNATURE};
+use super::{Bundle, CONFIG, FileEntry, MANIFEST, Manifest, SIGNATURE, TOKENIZER};
 use crate::{
     archive,
     error::{Error, Result},
@@ -45,7 +45,12 @@ impl BundleWriter {
         match fs::read_dir(target) {
             Ok(_) if is_one_file(target) => return occupied("a folder, where a file is to be made (*.nimbert)"),
             Ok(mut entries) => match (entries.next().is_none(), target.join(MANIFEST).exists(), overwrite) {
-                (true, ..) | (_, true, true) => {}
+                (true, ..) => {}
+                (_, true, true) => {
+                    if let Some(name) = foreign(target)? {
+                        return occupied(&format!("{name} in a bundle that does not list it: such is never replaced"));
+                    }
+                }
                 (_, true, false) => return occupied("a bundle; --overwrite replaces it"),
                 (_, false, _) => return occupied("other files, which are never replaced"),
             },
@@ -130,7 +135,7 @@ impl Bundle {
         BundleWriter::check_target(target, overwrite)?;
         let (parent, name) = split_target(target)?;
         fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
-        self.write_packed(HiddenFolder::create(&parent, &name)?.path(), target, None)?;
+        self.write_packed(HiddenFolder::create(&parent, &name)?.path(), &parent.join(name), None)?;
         Self::open(target)
     }
 
@@ -204,10 +209,25 @@ fn replace_dir(new: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folder in which `target` lies, absolute, and its name there.
+/// A file in a bundle's folder that is not the bundle's: the first that neither its manifest lists nor every bundle has.
+fn foreign(folder: &Path) -> Result<Option<String>> {
+    // One that is damaged may be replaced too, as far as it says what belongs to it.
+    let manifest = fs::read(folder.join(MANIFEST)).map_err(|error| Error::io(folder, error))?;
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
+    let usual = [MANIFEST, SIGNATURE, CONFIG, TOKENIZER];
+    let is_own = |name: &String| usual.contains(&name.as_str()) || manifest["files"].get(name).is_some();
+    let entries = fs::read_dir(folder).map_err(|error| Error::io(folder, error))?;
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names.into_iter().find(|name| !is_own(name)))
+}
+
+/// The folder in which `target` lies, absolute, and its name there; where it is a link, those of what it names, so that the link stays.
 fn split_target(target: &Path) -> Result<(PathBuf, String)> {
     // An absolute path has a parent and a name even where `target` is ".".
-    let absolute = std::path::absolute(target).map_err(|error| Error::io(target, error))?;
+    let absolute = if target.is_symlink() { fs::canonicalize(target) } else { std::path::absolute(target) };
+    let absolute = absolute.map_err(|error| Error::io(target, error))?;
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_string_lossy().into_owned())),
         _ => Err(Error::OutputExists { path: target.to_owned(), got: "no name for it".to_owned() }),

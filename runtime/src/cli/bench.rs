@@ -51,8 +51,8 @@ pub(super) struct Args {
     #[command(flatten)]
     read: ReadOptions,
     /// The most texts that are used
-    #[arg(long, default_value_t = 2000, value_name = "N")]
-    rows: usize,
+    #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rows: u32,
     /// Threads that share one classifier
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     clients: u16,
@@ -172,8 +172,9 @@ fn texts(args: &Args) -> anyhow::Result<Vec<Text>> {
         Columns { text: args.text_column.clone(), pair: args.text_pair_column.clone(), keep: Some(KeepColumns::None) };
     let mut rows = Rows::open(&args.data, &args.read, columns)?;
     let mut texts = Vec::new();
-    while texts.len() < args.rows {
-        let window = rows.window(args.rows - texts.len(), usize::MAX, &AtomicBool::new(false))?;
+    let most = args.rows as usize;
+    while texts.len() < most {
+        let window = rows.window(most - texts.len(), usize::MAX, &AtomicBool::new(false))?;
         if window.is_empty() {
             break;
         }
@@ -200,20 +201,13 @@ fn cold_starts(args: &Args, text: &Text) -> anyhow::Result<Vec<f64>> {
     let program = std::env::current_exe().context("the program's own path")?;
     let start = || {
         let mut command = Command::new(&program);
-        command.arg("classify").arg(&args.bundle).arg("--device").arg(args.open.device.to_string());
-        command.args(args.open.variant.iter().flat_map(|variant| ["--variant", variant]));
-        command.args(args.open.no_cache.then_some("--no-cache"));
-        if let Some(library) = &args.open.ort_lib {
-            command.arg("--ort-lib").arg(library);
-        }
-        if let Some(threads) = args.open.threads {
-            command.arg("--threads").arg(threads.to_string());
-        }
+        command.arg("classify").arg(&args.bundle).args(args.open.arguments());
         if let Some(pair) = &text.pair {
             command.arg(format!("--pair={pair}"));
         }
         let started = Instant::now();
-        let status = command.arg("--").arg(&text.text).stdout(Stdio::null()).status()?;
+        let status = command.arg("--").arg(&text.text).stdout(Stdio::null()).status();
+        let status = status.with_context(|| program.display().to_string())?;
         if !status.success() {
             bail!("{}: {status}", program.display());
         }

@@ -10,7 +10,8 @@ use std::{
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nimbert::{
-    Bundle, CallOptions, Classifier, Options, Parallelism,
+    Bundle, CallOptions, Classifier, Options, Parallelism, ProblemType, Task,
+    bundle::{MANIFEST, SIGNATURE},
     rows::{BadRow, Kind, MAX_ROW_BYTES, ReadOptions},
     sha256,
 };
@@ -20,7 +21,7 @@ use super::{
     drift::Counting,
     input::{Columns, KeepColumns, Rows, Skipped, Text},
     interrupt,
-    output::{Format, Output},
+    output::{Format, Output, target},
     table::{Answer, Table, TaskColumns},
 };
 
@@ -30,12 +31,15 @@ const WINDOW_ROWS: usize = 2048;
 const WINDOW_BYTES: usize = 8 << 20;
 /// So many bad rows are shown when they are skipped; the others are counted.
 const SHOWN_BAD_ROWS: u64 = 10;
+/// Names that end so say a format that is not written.
+const OTHER_FORMATS: [&str; 9] = ["tsv", "tab", "xlsx", "gz", "zst", "bz2", "xz", "zip", "feather"];
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Without --json a line of output is: label, tab, score, tab, the text with its line breaks written as \\n. The label is \
 unknown where the text is like nothing in training, and unsure where the score is too low, both by the bundle's thresholds; where a text may have several labels, those that hold, or none. (A label that is \
-called so stands in quotes.) Of a bundle with several tasks label and score of each stand there, in the order of nimbert info.
+called so stands in quotes.) With --top-k labels and scores stand there, the highest first; \
+where the bundle may say something else than the first, what it says stands before them. Of a bundle with several tasks label and score of each stand there, in the order of nimbert info.
 
 With --json, or to a .jsonl file, it is one object:
   {\"label\":\"positive\",\"score\":0.98,\"scores\":{\"negative\":0.02,\"positive\":0.98}}
@@ -65,10 +69,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Column or key of the text in a file that has such
-    #[arg(long, default_value = "text", value_name = "NAME")]
+    #[arg(long, default_value = "text", value_name = "NAME", conflicts_with = "texts")]
     text_column: String,
     /// Column or key of the second text, for a classifier of pairs
-    #[arg(long, value_name = "NAME", requires = "input")]
+    #[arg(long, value_name = "NAME", conflicts_with = "texts")]
     text_pair_column: Option<String>,
     /// The second text, for a classifier of pairs and one TEXT
     #[arg(long, value_name = "TEXT", conflicts_with = "input")]
@@ -78,19 +82,19 @@ pub(super) struct Args {
     output: PathBuf,
     /// Columns of the input that are carried through to .csv, .parquet or JSON: their names, all, or none [default: all, and
     /// of JSON id]
-    #[arg(long, value_name = "NAME,…|all|none", requires = "input")]
+    #[arg(long, value_name = "NAME,…|all|none", conflicts_with = "texts")]
     keep: Option<KeepColumns>,
     #[command(flatten)]
     read: ReadOptions,
     /// Go on with an output that was interrupted: its complete results are kept
-    #[arg(long, requires = "input")]
+    #[arg(long, conflicts_with = "texts")]
     resume: bool,
     /// What a row that cannot be read does: stop, or skip it with a message and a line that says so
-    #[arg(long, value_enum, default_value_t = OnError::Stop)]
+    #[arg(long, value_enum, default_value_t = OnError::Stop, conflicts_with = "texts")]
     on_error: OnError,
     /// Also write counts of what was answered, beside those of the texts that the bundle was tested on, for nimbert drift: shares of
     /// labels, histograms of scores and lengths, unknown and unsure texts
-    #[arg(long, value_name = "FILE", requires = "input", conflicts_with = "resume")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["texts", "resume"])]
     summary: Option<PathBuf>,
     /// Show the N most likely labels
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -138,14 +142,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let stop = interrupt::flag();
     let options = Options { parallelism: Parallelism::Throughput, ..args.open.options() };
     let classifier = super::open(&args.bundle, &options)?;
+    args.check_outside(classifier.bundle())?;
     let mut counting = args.summary.as_ref().map(|path| Counting::new(path, &classifier)).transpose()?;
     let (mut output, done) =
         Output::open(&args.output, args.format(&classifier, Some(&rows))?, &args.note(input)?, args.resume)?;
     if done > 0 {
         eprintln!("nimbert: {done} results are there already");
     }
-    let task = Task { done, limits, on_error: args.on_error };
-    match classify_rows(&classifier, rows, (&mut output, counting.as_mut()), task, stop) {
+    let work = Work { done, limits, on_error: args.on_error };
+    match classify_rows(&classifier, rows, (&mut output, counting.as_mut()), work, stop) {
         Ok(skipped) => {
             if skipped > 0 {
                 eprintln!("nimbert: {skipped} rows were skipped");
@@ -155,14 +160,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Err(error) => {
             if let Some(partial) = output.abandon() {
-                eprintln!("nimbert: {} has the results so far; --resume goes on", partial.display());
+                let how = if counting.is_some() { "--resume goes on, without --summary" } else { "--resume goes on" };
+                eprintln!("nimbert: {} has the results so far; {how}", partial.display());
             }
-            Err(error)
+            match counting {
+                // The counts were asked for too.
+                Some(counting) if super::is_broken_pipe(&error) => Err(counting.unwritten(error)),
+                _ => Err(error),
+            }
         }
     }
 }
 
 fn run_texts(args: &Args) -> anyhow::Result<()> {
+    if args.read != ReadOptions::default() {
+        bail!("expected --input with --format, --encoding, --quoting and --delimiter, found TEXT");
+    }
     let classifier = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
     if let (Some(_), [_, _, ..]) = (&args.pair, args.texts.as_slice()) {
         bail!("--pair: expected one TEXT with it, found {}", args.texts.len());
@@ -170,6 +183,7 @@ fn run_texts(args: &Args) -> anyhow::Result<()> {
     let text = |text: &String| Text { text: text.clone(), pair: args.pair.clone(), kept: Map::new() };
     let texts: Vec<Text> = args.texts.iter().map(text).collect();
     let predictions = classifier.classify_batch(&texts)?;
+    args.check_outside(classifier.bundle())?;
     let (mut output, _) = Output::open(&args.output, args.format(&classifier, None)?, "{}", false)?;
     for (text, prediction) in texts.iter().zip(&predictions) {
         output.write(Answer::Classified(text, prediction))?;
@@ -203,6 +217,9 @@ impl Args {
             }
             "csv" => Ok(Format::Csv(table(kept(rows)?))),
             "json" => bail!("{path}: expected a name that ends in .jsonl: one object a line is written"),
+            other if OTHER_FORMATS.contains(&other) => {
+                bail!("{path}: expected a name that ends in .csv or .jsonl, or in none that says another format")
+            }
             _ if self.json => Ok(Format::Json { top_k }),
             _ if self.keep.as_ref().is_some_and(|keep| *keep != KeepColumns::None) => {
                 bail!(
@@ -212,7 +229,17 @@ impl Args {
             _ if top_k.is_some() && classifier.tasks().len() > 1 => {
                 bail!("--top-k: expected --json with it, for a bundle with several tasks")
             }
-            _ => Ok(Format::Lines { top_k, tasks: classifier.tasks().len() }),
+            _ => {
+                let [Task { labels, decision, .. }, ..] = classifier.tasks() else { unreachable!("at least one task") };
+                let thresholds = [decision.unknown_threshold, decision.abstain_threshold];
+                let is_first = decision.problem_type == ProblemType::SingleLabel && thresholds == [None; 2];
+                let says_answer = top_k.is_some() && !is_first;
+                let columns = match top_k {
+                    None => 2 * classifier.tasks().len(),
+                    Some(k) => usize::from(says_answer) + 2 * k.min(labels.len()),
+                };
+                Ok(Format::Lines { top_k, says_answer, columns })
+            }
         }
     }
 
@@ -229,6 +256,18 @@ impl Args {
         bail!("{}: this nimbert writes no Parquet or Arrow: build it with --features parquet", self.output.display());
     }
 
+    /// No file of the bundle may be replaced.
+    fn check_outside(&self, bundle: &Bundle) -> anyhow::Result<()> {
+        let written = Output::files(&self.output).into_iter().chain(self.summary.as_ref().map(|path| target(path).0));
+        let names = || bundle.manifest.files.keys().map(String::as_str).chain([MANIFEST, SIGNATURE]);
+        for path in written {
+            if is_same_file(&self.bundle, &path) || names().any(|name| is_same_file(&self.bundle.join(name), &path)) {
+                bail!("{}: expected a file that is not the bundle's, which would be replaced", path.display());
+            }
+        }
+        Ok(())
+    }
+
     /// What is being done, as far as results depend on it: that and nothing else can be resumed.
     fn note(&self, input: &Path) -> anyhow::Result<String> {
         let metadata = std::fs::metadata(input).ok();
@@ -243,6 +282,9 @@ impl Args {
             "way of reading": self.read,
             "digest of the bundle": sha256(&Bundle::open(&self.bundle)?.manifest_bytes()?),
             "--variant": self.open.variant,
+            "--device": self.open.device.to_string(),
+            "--fast-math": self.open.fast_math,
+            "--standard-operators": self.open.standard_operators,
             "--json": self.json,
             "--top-k": self.top_k,
             "--on-error": (self.on_error == OnError::Skip).then_some("skip"),
@@ -286,7 +328,7 @@ impl Limits {
 }
 
 /// What is done with the rows.
-struct Task {
+struct Work {
     /// So many were classified before.
     done: u64,
     limits: Limits,
@@ -297,8 +339,8 @@ struct Task {
 fn classify_rows(
     classifier: &Classifier,
     mut rows: Rows,
-    (output, mut counting): (&mut Output, Option<&mut Counting<'_>>),
-    Task { done, limits, on_error }: Task,
+    (output, mut counting): (&mut Output, Option<&mut Counting>),
+    Work { done, limits, on_error }: Work,
     stop: &AtomicBool,
 ) -> anyhow::Result<u64> {
     let progress = Progress::new(&rows);

@@ -15,6 +15,8 @@ use nimbert::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::{OutputError, output::target};
+
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -23,7 +25,7 @@ Examples:
   nimbert drift monday.json friday.json --fail-above 0.25
 
 Compared are shares of labels, histograms of scores and of lengths, and shares of unknown and unsure texts, by the population \
-stability index (PSI): 0.1 is taken for a change, 0.25 for a large one. Few texts differ by chance: beside it stands what it is at \
+stability index (PSI; where a text may have several labels, of the label that has moved most): 0.1 is taken for a change, 0.25 for a large one. Few texts differ by chance: beside it stands what it is at \
 most in 95 of 100 cases in which nothing has changed.")]
 pub(super) struct Args {
     /// What was before: a file of nimbert classify --summary, or a bundle, for the texts that it was tested on
@@ -57,13 +59,20 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.fail_above.is_some_and(|bound| bound.is_nan() || bound < 0.0) {
         bail!("--fail-above: expected 0 or more");
     }
-    let (before, after) = (read(&args.before)?, read(&args.after)?);
+    let ((before_bundle, before), (after_bundle, after)) = (read(&args.before)?, read(&args.after)?);
     if before.tasks.iter().all(|a| after.tasks.iter().all(|b| a.task != b.task)) {
         let what = before.incomparable(&after).unwrap_or_default();
         bail!("expected answers to the same tasks on both sides, found on one side only: {what}");
     }
     if let Some(only) = before.incomparable(&after) {
         eprintln!("nimbert: warning: not compared, since it is on one side only: {only}");
+    }
+    if before_bundle != after_bundle {
+        eprintln!("nimbert: warning: the answers are of two bundles: what differs may be these, not the texts");
+    }
+    if let Some(task) = before.tasks.iter().find(|a| after.tasks.iter().any(|b| a.has_other_labels(b))) {
+        let name = task.task.as_ref().map_or(String::new(), |name| format!(" of {name}"));
+        eprintln!("nimbert: warning: the labels{name} are not the same on both sides");
     }
     let drifts = before.drift(&after);
     let mut out = io::stdout().lock();
@@ -76,19 +85,28 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if drifts.iter().any(is_above) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A summary, or that of the texts that a bundle was tested on.
-fn read(path: &Path) -> anyhow::Result<Summary> {
-    let is_bundle = path.is_dir() || path.extension().is_some_and(|extension| extension == "nimbert");
-    if is_bundle {
-        return match Bundle::open(path)?.reference()? {
-            Some(reference) => Ok(reference.summary),
+/// A summary, or that of the texts that a bundle was tested on; before it the digest of the manifest of the bundle that has answered.
+fn read(path: &Path) -> anyhow::Result<(String, Summary)> {
+    let content =
+        if path.is_dir() { Vec::new() } else { fs::read(path).with_context(|| path.display().to_string())? };
+    // A folder, or a file that is packed, whatever it is called.
+    let (bundle, summary) = if path.is_dir() || content.starts_with(b"PK") {
+        let bundle = Bundle::open(path)?;
+        match bundle.reference()? {
+            Some(reference) => (sha256(&bundle.manifest_bytes()?), reference.summary),
             None => bail!("{}: expected a bundle with a summary of what it was tested on, found none", path.display()),
-        };
+        }
+    } else {
+        let file = serde_json::from_slice::<SummaryFile>(&content).ok().filter(|file| file.summary.is_sound());
+        let file =
+            file.with_context(|| format!("{}: expected a file of nimbert classify --summary", path.display()))?;
+        (file.bundle, file.summary)
+    };
+    // Of none at all nothing is as before.
+    match summary.texts {
+        0 => bail!("{}: expected a summary of at least one text, found 0", path.display()),
+        _ => Ok((bundle, summary)),
     }
-    let content = fs::read(path).with_context(|| path.display().to_string())?;
-    let file = serde_json::from_slice::<SummaryFile>(&content).ok().filter(|file| file.summary.is_sound());
-    let file = file.with_context(|| format!("{}: expected a file of nimbert classify --summary", path.display()))?;
-    Ok(file.summary)
 }
 
 fn table(before: &Summary, after: &Summary, drifts: &[Drift]) -> String {
@@ -135,22 +153,29 @@ fn verdict(drift: &Drift) -> &'static str {
 }
 
 /// What is counted while texts are classified.
-pub(super) struct Counting<'a> {
-    path: &'a Path,
-    /// Beside the file, so that a folder that is not there is noticed before anything is classified.
-    hidden: HiddenFolder,
+pub(super) struct Counting {
+    path: PathBuf,
+    /// Beside the file, so that a folder that is not there is noticed before anything is classified. None for a device or a pipe, which is
+    /// written to, not replaced.
+    hidden: Option<HiddenFolder>,
     bundle: String,
     reference: Option<Reference>,
     summary: Summary,
 }
 
-impl<'a> Counting<'a> {
+impl Counting {
     /// For the file that `--summary` names.
-    pub(super) fn new(path: &'a Path, classifier: &Classifier) -> anyhow::Result<Self> {
+    pub(super) fn new(path: &Path, classifier: &Classifier) -> anyhow::Result<Self> {
         let bundle = classifier.bundle();
+        let (path, is_special) = target(path);
+        let reason = |error| match error {
+            nimbert::Error::Io { reason, .. } => OutputError { path: path.clone(), reason }.into(),
+            error => anyhow::Error::from(error),
+        };
+        let hidden = (!is_special).then(|| HiddenFolder::beside(&path)).transpose().map_err(reason)?;
         Ok(Self {
             path,
-            hidden: HiddenFolder::beside(path)?,
+            hidden,
             bundle: sha256(&bundle.manifest_bytes()?),
             reference: bundle.reference()?,
             summary: Summary::new(classifier.tasks()),
@@ -159,6 +184,11 @@ impl<'a> Counting<'a> {
 
     pub(super) fn add(&mut self, text: &str, pair: Option<&str>, prediction: &Prediction) {
         self.summary.add(characters(TextInput { text, pair }), prediction);
+    }
+
+    /// Why the file is not written: what was answered went to somebody who has gone.
+    pub(super) fn unwritten(self, error: anyhow::Error) -> anyhow::Error {
+        OutputError { path: self.path, reason: io::Error::other(format!("{error:#}")) }.into()
     }
 
     /// Writes the file as a whole, and says what has changed.
@@ -170,8 +200,13 @@ impl<'a> Counting<'a> {
             eprintln!("nimbert: {name}: {} from what the bundle was tested on, PSI {psi:.2}", verdict(drift));
         }
         let content = serde_json::to_vec_pretty(&SummaryFile { bundle, summary, reference, drift })?;
-        let partial = hidden.path().join("summary");
-        fs::write(&partial, content)?;
-        fs::rename(&partial, path).with_context(|| path.display().to_string())
+        let written = match hidden {
+            None => fs::write(&path, content),
+            Some(hidden) => {
+                let partial = hidden.path().join("summary");
+                fs::write(&partial, content).and_then(|()| fs::rename(&partial, &path))
+            }
+        };
+        Ok(written.map_err(|reason| OutputError { path, reason })?)
     }
 }

@@ -5,7 +5,11 @@ use std::{
     path::PathBuf,
 };
 
-use nimbert::{Batch, Bundle, Device, Session, SessionOptions, TruncationSide, bundle::Unknown, prediction::Coverage};
+use nimbert::{
+    Batch, Bundle, Device, Session, SessionOptions, Task, TruncationSide,
+    bundle::Unknown,
+    prediction::{Coverage, escaped},
+};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -40,7 +44,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     writeln!(out, "made by      {}", manifest.provenance.producer)?;
     for (index, task) in bundle.tasks().iter().enumerate() {
         let name = task.name.as_ref().map_or(String::new(), |name| format!("{name}: "));
-        writeln!(out, "{:<13}{name}{}", if index == 0 { "labels" } else { "" }, task.labels.join(", "))?;
+        writeln!(out, "{:<13}{name}{}", if index == 0 { "labels" } else { "" }, shown(&task.labels))?;
     }
     let long = match (manifest.stride, manifest.truncation_side) {
         (Some(_), _) => "longer texts are read in windows",
@@ -79,6 +83,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         acceptance.shipped_max_logit_difference,
         acceptance.label_agreement * 100.0
     )?;
+    for Task { name, decision, .. } in bundle.tasks() {
+        if let Some(threshold) = decision.abstain_threshold {
+            let of_task = name.map_or(String::new(), |name| format!("{name}: "));
+            writeln!(out, "unsure       {of_task}under a score of {threshold:.3}")?;
+        }
+    }
     if let Some(Unknown { rate, threshold }) = &manifest.unknown {
         writeln!(
             out,
@@ -95,6 +105,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         Some(Device::Auto) => anyhow::bail!("expected --device cpu, cuda or tensorrt, found auto"),
         Some(device) => placement(args, &bundle, device, &mut out),
     }
+}
+
+/// Labels on one line; one that would be taken for several, or for another, in quotes.
+fn shown(labels: &[String]) -> String {
+    let show = |label: &String| match label.contains([',', '"']) || label.trim() != label || label.is_empty() {
+        true => format!("{label:?}"),
+        false => escaped(label),
+    };
+    labels.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 
 /// Runs a text and shows what was computed where.
@@ -114,4 +133,15 @@ fn placement(args: &Args, bundle: &Bundle, device: Device, out: &mut impl Write)
         writeln!(out, "  left to the processor: {}", left.join(", "))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_would_be_taken_for_others_stand_in_quotes() {
+        let labels = ["a", "a, b", "x\ty", "say \"b\"", " c"].map(str::to_owned);
+        assert_eq!(shown(&labels), r#"a, "a, b", x\ty, "say \"b\"", " c""#);
+    }
 }

@@ -70,7 +70,11 @@ impl std::str::FromStr for KeepColumns {
             "all" => Ok(Self::All),
             "none" => Ok(Self::None),
             names if names.split(',').all(|name| !name.is_empty()) => {
-                Ok(Self::Named(names.split(',').map(str::to_owned).collect()))
+                let names: Vec<String> = names.split(',').map(str::to_owned).collect();
+                match names.iter().enumerate().find(|(index, name)| names[..*index].contains(name)) {
+                    Some((_, twice)) => Err(format!("expected each column once, found {twice:?} twice")),
+                    None => Ok(Self::Named(names)),
+                }
             }
             other => Err(format!("expected all, none, or names of columns with commas between them, found {other:?}")),
         }

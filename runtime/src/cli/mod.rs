@@ -18,6 +18,7 @@ mod table;
 mod verify;
 
 use std::{
+    ffi::OsString,
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
@@ -136,21 +137,61 @@ struct TrustArgs {
 
 /// A public key, from a file or as it stands on the command line.
 #[derive(Debug, Clone)]
-struct KeyArg(PublicKey);
+struct KeyArg {
+    text: String,
+    key: PublicKey,
+}
 
 impl FromStr for KeyArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        PublicKey::of(text).map(Self).map_err(|error| error.to_string())
+        PublicKey::of(text).map(|key| Self { text: text.to_owned(), key }).map_err(|error| error.to_string())
     }
 }
 
 fn keys(arguments: &[KeyArg]) -> Vec<PublicKey> {
-    arguments.iter().map(|KeyArg(key)| key.clone()).collect()
+    arguments.iter().map(|argument| argument.key.clone()).collect()
 }
 
 impl OpenArgs {
+    /// The same as arguments of another process, without `--profile`: that would be of its runs too.
+    fn arguments(&self) -> Vec<OsString> {
+        let Self { device, variant, threads, spinning, fast_math, standard_operators, .. } = self;
+        let Self { memory_limit, gpu_memory_limit, no_cache, profile: _, ort_lib, trust, .. } = self;
+        let TrustArgs { verify, require_signature, allow_operators } = trust;
+        let bytes = |size: &Option<Size>| size.map(|Size(bytes)| format!("{bytes}B"));
+        let verify = match verify {
+            Verify::Always => "always",
+            Verify::Once => "once",
+            Verify::Never => "never",
+        };
+        let operators = match allow_operators {
+            Operators::Known => "known",
+            Operators::Any => "any",
+        };
+        let settings = [
+            ("--device", Some(device.to_string())),
+            ("--variant", variant.clone()),
+            ("--threads", threads.map(|threads| threads.to_string())),
+            ("--memory-limit", bytes(memory_limit)),
+            ("--gpu-memory-limit", bytes(gpu_memory_limit)),
+            ("--verify", Some(verify.to_owned())),
+            ("--allow-operators", Some(operators.to_owned())),
+        ];
+        let flags = [
+            ("--spinning", *spinning),
+            ("--fast-math", *fast_math),
+            ("--standard-operators", *standard_operators),
+            ("--no-cache", *no_cache),
+        ];
+        let settings = settings.into_iter().filter_map(|(name, value)| Some([name.into(), value?.into()])).flatten();
+        let flags = flags.into_iter().filter(|(_, is_set)| *is_set).map(|(name, _)| name.into());
+        let library = ort_lib.iter().flat_map(|library| ["--ort-lib".into(), library.into()]);
+        let keys = require_signature.iter().flat_map(|key| ["--require-signature".into(), key.text.clone().into()]);
+        settings.chain(flags).chain(library).chain(keys).collect()
+    }
+
     fn options(&self) -> Options {
         let bytes = |size: Option<Size>| size.map(|Size(bytes)| bytes);
         let gpu = GpuOptions { memory_limit: bytes(self.gpu_memory_limit), ..GpuOptions::default() };
@@ -229,6 +270,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
+    // Every other error of a file has its name before it.
+    let result = result.map_err(|error| match error.chain().nth(1) {
+        None => error.downcast().map_or_else(|error| error, |reason| standard_output(reason).into()),
+        Some(_) => error,
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -250,26 +296,40 @@ fn exit_status(error: &anyhow::Error) -> u8 {
         {
             1
         }
-        _ if error.is::<OutputError>() => 1,
-        _ => 2,
+        _ => match error.downcast_ref() {
+            Some(OutputError { reason, .. }) if !is_wrong_place(reason) => 1,
+            _ => 2,
+        },
     }
+}
+
+/// Whether nothing can be written where it was asked for.
+fn is_wrong_place(reason: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    matches!(reason.kind(), IsADirectory | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// Results could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: cannot write: {reason}", path.display())]
+#[error("{}: cannot write: {reason}", if *path == *STANDARD_OUTPUT { "standard output".into() } else { path.display().to_string() })]
 struct OutputError {
     path: PathBuf,
     reason: io::Error,
 }
 
-/// Whether the reader of our output, such as `head`, has gone: not an error.
+fn standard_output(reason: io::Error) -> OutputError {
+    OutputError { path: STANDARD_OUTPUT.into(), reason }
+}
+
+/// What `--output` calls it.
+const STANDARD_OUTPUT: &str = "-";
+
+/// Whether the reader of our standard output, such as `head`, has gone: not an error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let reason = match error.downcast_ref() {
-        Some(OutputError { reason, .. }) => Some(reason),
-        None => error.downcast_ref::<io::Error>(),
+    let is_pipe = |OutputError { path, reason }: &OutputError| {
+        *path == *STANDARD_OUTPUT && reason.kind() == io::ErrorKind::BrokenPipe
     };
-    reason.is_some_and(|reason| reason.kind() == io::ErrorKind::BrokenPipe)
+    error.downcast_ref().is_some_and(is_pipe)
 }
 
 #[cfg(test)]

@@ -25,8 +25,9 @@ use super::{
 /// How a result is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Label and score of each task, and the text, separated by tabs; or the most likely labels and their scores.
-    Lines { top_k: Option<usize>, tasks: usize },
+    /// Label and score of each task, and the text, separated by tabs; or the most likely labels and their scores, behind what is
+    /// answered where that may be something else than the first.
+    Lines { top_k: Option<usize>, says_answer: bool, columns: usize },
     /// A header and rows.
     Csv(Table),
     /// One object a line.
@@ -69,7 +70,8 @@ impl Format {
                 format!("{}\n", Value::Object(json))
             }
             (Self::Csv(table), answer) => table.row(answer),
-            (Self::Lines { top_k, .. }, Answer::Classified(text, prediction)) => {
+            (Self::Lines { top_k, says_answer, .. }, Answer::Classified(text, prediction)) => {
+                let answer = if *says_answer { prediction.summary() + "\t" } else { String::new() };
                 let of_task = |prediction: &Prediction| match top_k {
                     None => format!("{}\t{:.4}\t", prediction.summary(), prediction.score),
                     Some(k) => {
@@ -78,11 +80,11 @@ impl Format {
                     }
                 };
                 let labels: String = prediction.tasks().map(of_task).collect();
-                format!("{labels}{}\n", escaped(&text.text))
+                format!("{answer}{labels}{}\n", escaped(&text.text))
             }
-            (Self::Lines { tasks, .. }, Answer::Skipped(Skipped { bad, .. })) => {
+            (Self::Lines { columns, .. }, Answer::Skipped(Skipped { bad, .. })) => {
                 // Where a result has its text.
-                format!("error{}{}\n", "\t".repeat(2 * tasks), escaped(&bad.to_string()))
+                format!("error{}{}\n", "\t".repeat(*columns), escaped(&bad.to_string()))
             }
             #[cfg(feature = "parquet")]
             (Self::Columns { .. }, _) => String::new(),
@@ -137,7 +139,7 @@ struct Partial {
 impl Output {
     /// All files that are written on the way to `path`.
     pub(super) fn files(path: &Path) -> [PathBuf; 3] {
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let (target, _) = target(path);
         [target.clone(), target.with_added_extension("partial"), target.with_added_extension("partial.json")]
     }
 
@@ -156,9 +158,8 @@ impl Output {
         if resume && !format.can_be_resumed() {
             bail!("{}: expected a .csv, .jsonl or text file for --resume", path.display());
         }
-        // Behind a link, so that the link stays; a device or a pipe is written to, not replaced.
         let [target, rows, note_path] = Self::files(path);
-        let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file());
+        let (_, is_special) = self::target(path);
         if path == Path::new("-") || is_special {
             if resume {
                 bail!("{}: expected a file for --resume", path.display());
@@ -181,6 +182,9 @@ impl Output {
             bail!("{}: another nimbert has just written it", path.display());
         }
         let (done, bytes) = if resume { resumable(&rows, &note_path, note, &format, &file)? } else { (0, 0) };
+        if !resume && format.can_be_resumed() && file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+            eprintln!("nimbert: {}: replaced, which --resume would have gone on with", rows.display());
+        }
         file.set_len(bytes).map_err(cannot_write)?;
         let mut writer = file.try_clone().map_err(cannot_write)?;
         writer.seek(io::SeekFrom::Start(bytes)).map_err(cannot_write)?;
@@ -266,6 +270,14 @@ impl Output {
     }
 }
 
+/// The file that is written to for `path`: behind a link, so that the link stays; and whether it is a device or a pipe, which is written
+/// to, not replaced. (So is a folder, which fails.)
+pub(super) fn target(path: &Path) -> (PathBuf, bool) {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file());
+    (target, is_special)
+}
+
 /// Whether `path` still names the file that was opened.
 fn is_same_file(file: &File, path: &Path) -> bool {
     let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
@@ -295,8 +307,11 @@ fn resumable(rows: &Path, note_path: &Path, note: &str, format: &Format, file: &
         // The power went before it was on the disk, and so before the first row.
         Ok(earlier) if earlier.is_empty() => return Ok((0, 0)),
         Ok(earlier) => expect_same(rows, &earlier, note)?,
-        // Nothing to resume: from the beginning.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let nothing = "no results of an interrupted run, with a note of what it did, to go on with";
+            eprintln!("nimbert: {}: {nothing}: from the beginning", rows.display());
+            return Ok((0, 0));
+        }
         Err(error) => return Err(error).with_context(|| note_path.display().to_string()),
     }
     format.count(file).with_context(|| rows.display().to_string())

@@ -5,7 +5,8 @@ use std::{
     path::PathBuf,
 };
 
-use nimbert::{Bundle, Classifier, Device, Options, Verify, bundle::Variant};
+use anyhow::bail;
+use nimbert::{Bundle, Classifier, Device, Options, TextInput, Verify, bundle::Variant};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -18,21 +19,28 @@ pub(super) struct Args {
     bundle: PathBuf,
     /// A key with which the bundle must have been signed: a file of nimbert-train keygen or minisign, or its line of base64.
     /// Of several, one must have signed
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", conflicts_with = "require_signature")]
     public_key: Vec<super::KeyArg>,
     #[command(flatten)]
     open: super::OpenArgs,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.open.trust.verify == Verify::Never {
+        bail!("--verify: expected no never: verify compares every file");
+    }
     // As they are in the bundle, not as they were compiled or compared before.
     let mut options = Options { cache: None, verify: Verify::Always, ..args.open.options() };
     options.require_signature.extend(super::keys(&args.public_key));
     let bundle = Bundle::open_signed(&args.bundle, &options.require_signature)?;
     bundle.verify()?;
     let variants = &bundle.manifest.variants;
+    bundle.reference()?;
     // On the CPU every graph runs; another device runs those that were made for it.
     let device = args.open.device;
+    if device == Device::Auto {
+        bail!("--device: expected cpu, cuda or tensorrt, found auto");
+    }
     let asked = |variant: &&Variant| match &args.open.variant {
         Some(name) => *name == variant.name,
         None => device == Device::Cpu || device.execution_provider() == Some(&variant.execution_provider),
@@ -42,9 +50,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let (runnable, foreign): (Vec<&Variant>, _) =
         variants.iter().filter(asked).partition(|variant| variant.is_for_processor());
+    if runnable.is_empty() {
+        bail!("{}: expected a graph for {device} that runs here, found none", args.bundle.display());
+    }
+    let pair = bundle.manifest.pairs.unwrap_or(false).then_some("verify");
     for variant in runnable {
         let options = Options { variant: Some(variant.name.clone()), ..options.clone() };
-        Classifier::open(&args.bundle, &options)?.classify("verify")?;
+        Classifier::open(&args.bundle, &options)?.classify(TextInput { text: "verify", pair })?;
     }
     let files = bundle.manifest.files.len();
     let graphs = match (&args.open.variant, device) {

@@ -314,6 +314,9 @@ impl Reader {
                 got += &format!("; is {delimiter:?} what stands between them? (see --delimiter)");
             }
         }
+        if self.header_line.is_none() && columns[..] == [LINE_COLUMN] {
+            got += "; its name says no format, so that each line is a text (see --format)";
+        }
         let expected = format!("a column {column:?} (see {option})");
         Err(BadRow { line: self.header_line, is_last: true, ..bad_row(&self.name, 0, expected, got) })
     }

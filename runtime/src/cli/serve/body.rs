@@ -17,9 +17,9 @@ pub(super) const MOST_TEXTS: usize = 4096;
 #[derive(Debug, Deserialize)]
 pub(super) struct Body {
     inputs: Inputs,
-    /// Logits instead of probabilities.
+    /// Logits instead of probabilities (not by default).
     #[serde(default)]
-    raw_scores: bool,
+    raw_scores: Option<bool>,
     /// Whether a text that is too long is cut (the default), or refused.
     #[serde(default)]
     truncate: Option<bool>,
@@ -70,6 +70,10 @@ pub(super) enum Refusal {
 /// # Errors
 /// If it is no JSON, or has another form.
 pub(super) fn parse(bytes: &[u8]) -> Result<Body, Refusal> {
+    // A list would be taken for the values of an object.
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(Refusal::Form("expected a JSON object such as {\"inputs\": \"a text\"}".to_owned()));
+    }
     serde_json::from_slice(bytes).map_err(|error| Refusal::Form(error.to_string()))
 }
 
@@ -93,9 +97,9 @@ impl Body {
             ProblemType::MultiLabel => Function::Sigmoid,
         };
         match self.parameters.as_ref().and_then(|parameters| parameters.function_to_apply) {
-            None => Ok(self.raw_scores),
+            None => Ok(self.raw_scores.unwrap_or(false)),
             Some(Function::None) => Ok(true),
-            Some(function) if function == own => Ok(self.raw_scores),
+            Some(function) if function == own => Ok(self.raw_scores.unwrap_or(false)),
             Some(function) => {
                 Err(Refusal::Form(format!("function_to_apply: expected {own:?} or None, found {function:?}")))
             }
@@ -282,6 +286,9 @@ mod tests {
             r#"{"inputs": [[["a"]]]}"#,
             r#"{"inputs": "a", "inputs": "b"}"#,
             r#"{"inputs": "a"} {}"#,
+            r#"["a"]"#,
+            r#" ["a", true]"#,
+            r#""a""#,
             "{}",
             "",
         ] {

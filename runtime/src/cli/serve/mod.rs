@@ -13,7 +13,7 @@ mod metrics;
 mod predict;
 mod shutdown;
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{
@@ -52,9 +52,9 @@ encryption: put a proxy in front of it where it can be reached from elsewhere.")
 pub(super) struct Args {
     /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
-    /// Address and port
+    /// Address and port, or a host's name and port
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
-    listen: SocketAddr,
+    listen: String,
     /// A Unix socket instead
     #[cfg(unix)]
     #[arg(long, value_name = "PATH", conflicts_with = "listen")]
@@ -72,7 +72,7 @@ pub(super) struct Args {
     /// How long a request's body may take, and a large one wait for memory; the first is answered 408, the second 429
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = seconds())]
     body_timeout: u32,
-    /// Texts that may wait; a request that would exceed it is answered 429
+    /// Texts that may wait; a request that would exceed it is answered 429, unless none waits
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_queue: usize,
     /// Texts a request
@@ -83,7 +83,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "2MB", value_name = "SIZE")]
     max_body: super::Size,
     /// How long a text waits for others, in microseconds
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(..=86_400_000_000))]
     max_wait: u64,
     /// Tokens in one run of the graph, padding included [default: 512 on the CPU, 8192 on a GPU]
     #[arg(long, value_name = "N")]
@@ -168,7 +168,11 @@ fn router(server: Arc<Server>) -> Router {
         .route("/info", get(info))
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), key::authorized));
-    open.merge(guarded).with_state(server)
+    let missing =
+        || async { Failure::new(StatusCode::NOT_FOUND, "validation", "no such path: nimbert serve --help has them") };
+    let other_method =
+        || async { Failure::new(StatusCode::METHOD_NOT_ALLOWED, "validation", "another method than the path's") };
+    open.merge(guarded).fallback(missing).method_not_allowed_fallback(other_method).with_state(server)
 }
 
 async fn serve(args: &Args, limits: &Limits, router: Router, metrics: &Metrics) -> anyhow::Result<()> {
@@ -183,7 +187,7 @@ async fn serve(args: &Args, limits: &Limits, router: Router, metrics: &Metrics) 
         let _ = std::fs::remove_file(path);
         return served;
     }
-    let listener = TcpListener::bind(args.listen).await.with_context(|| args.listen.to_string())?;
+    let listener = TcpListener::bind(&args.listen).await.with_context(|| args.listen.clone())?;
     announce(&format!("http://{}", listener.local_addr()?));
     within_grace(connections::serve(listener, router, limits, shutdown), late, metrics).await
 }
