@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use nimbert_tests::{Dir, Finished, finish, fit, small_csv, workspace};
+use nimbert_tests::{Dir, Finished, base, finish, fit, program, small_csv, tiny_bundle, workspace};
 use serde_json::json;
 
 /// Fits the tiny BERT on a data file with this content; nothing but the file may be there afterwards.
@@ -194,6 +194,96 @@ fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
     run(&[]).failure(2, &["a bundle; --overwrite replaces it"]);
     run(&["--overwrite", "--seed", "1"]).success();
     assert_eq!(dir.names(), ["data.csv", "out", "out.metrics.jsonl", "out.report.html"]);
+    // Where there is nothing to go on from, it is another run's.
+    run(&["--resume"]).failure(2, &["a bundle; --overwrite replaces it"]);
+    // What somebody has put beside its files stays.
+    fs::write(out.join("train.csv"), small_csv(40)).unwrap();
+    run(&["--overwrite"]).failure(2, &["found train.csv in a bundle that does not list it"]);
+    fs::remove_file(out.join("train.csv")).unwrap();
+    for (option, name) in [("--report", "out/report.html"), ("--report", "out"), ("--save-model", "out/model")] {
+        let path = dir.path(name);
+        run(&["--overwrite", option, path.to_str().unwrap()]).failure(2, &[name]);
+    }
+    // A model that was kept is replaced with it, if asked for.
+    let model = dir.path("model");
+    let save = |further: &[&str]| run(&[&["--save-model", model.to_str().unwrap()], further].concat());
+    save(&["--overwrite"]).success();
+    save(&["--overwrite"]).success();
+    fs::write(model.join("notes.txt"), "mine").unwrap();
+    save(&["--overwrite"]).failure(2, &["model: expected nothing there, or an empty folder, found other files"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_written_behind_a_link_leaves_the_link() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(40));
+    let (folder, doubts) = (dir.path("folder"), dir.write("doubts.csv", ""));
+    fs::create_dir(&folder).unwrap();
+    for (target, link) in [(&folder, "bundle"), (&doubts, "link.csv")] {
+        std::os::unix::fs::symlink(target, dir.path(link)).unwrap();
+    }
+    finish(fit(&base("bert"), &data, &dir.path("bundle")).args(["--epochs", "1"])).success();
+    assert!(dir.path("bundle").is_symlink() && folder.join("nimbert.json").exists());
+    let mut command = program("nimbert-train");
+    command.arg("check").arg("--data").arg(&data).arg("--base").arg(base("bert")).args(["--deep", "--overwrite"]);
+    assert_eq!(finish(command.arg("--doubts").arg(dir.path("link.csv"))).status, Some(0));
+    assert!(dir.path("link.csv").is_symlink() && fs::read_to_string(&doubts).unwrap().lines().count() == 41);
+}
+
+#[test]
+fn options_that_would_change_nothing_are_refused() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(40));
+    let path = data.to_str().unwrap();
+    for (arguments, option) in [
+        (&["--rehearsal", "nowhere.csv"][..], "--rehearsal"),
+        (&["--validation-data", path, "--validation-size", "0.3"], "--validation-size: expected no --validation-data"),
+        (&["--test-data", path, "--test-size", "0.3"], "--test-size: expected no --test-data"),
+        (&["--max-windows", "3"], "--max-windows: expected --long-text stride"),
+        (&["--label-separator", ";"], "--label-separator: expected --multi-label"),
+        (&["--precision", "fp32", "--calibration", "entropy"], "--calibration: expected an int8 graph"),
+        (&["--variants", "cpu-fp32", "--verbose"], "--verbose: expected an int8 graph"),
+        (&["--calibration", "min-max,min-max"], "--calibration: expected each method once"),
+    ] {
+        finish(fit(&base("bert"), &data, &dir.path("bundle")).args(arguments)).failure(2, &[option]);
+    }
+    let train = |arguments: &[&str]| finish(program("nimbert-train").args(arguments));
+    let (model, bundle, out) = (base("bert"), tiny_bundle(&dir), dir.path("out"));
+    let [model, bundle, out] = [&model, &bundle, &out].map(|path| path.to_str().unwrap());
+    for (option, value) in [("--label-column", "x"), ("--delimiter", ";"), ("--max-accuracy-drop", "5")] {
+        train(&["export", model, "--out", out, option, value]).failure(2, &[option, "--data with it"]);
+    }
+    train(&["export", model, "--out", out, "--data", path, "--unknown-label", "positive"])
+        .failure(2, &["--unknown-label: expected a label that the model does not have"]);
+    train(&["check", "--data", path, "--label-separator", ";"])
+        .failure(2, &["--label-separator: expected --multi-label"]);
+    for (further, message) in [
+        (&["--multi-label"][..], "--multi-label: expected a bundle whose texts may have several labels"),
+        (&["--label-separator", ";"], "--label-separator: expected a bundle whose texts may have several labels"),
+        (&["--unknown-label", "positive"], "--unknown-label: expected a label that the bundle does not have"),
+    ] {
+        train(&[&["evaluate", bundle, "--data", path], further].concat()).failure(2, &[message]);
+    }
+    let suggest = ["suggest", bundle, "--unlabelled", path, "--out", "nowhere.csv"];
+    for further in
+        [["--base", model], ["--max-length", "9"], ["--report", out], ["--seed", "1"], ["--weight-column", "w"]]
+    {
+        train(&[&suggest[..], &further].concat()).failure(2, &[further[0]]);
+    }
+}
+
+#[test]
+fn check_finds_what_training_refuses() {
+    let dir = Dir::default();
+    for (content, message) in [
+        ("text,label\na film,x\na plot,x\n", "error: "),
+        ("text,label\na film,x\na plot,x\nacting,y\n", "one row with label \"y\""),
+    ] {
+        let mut command = program("nimbert-train");
+        let output = finish(command.arg("check").arg("--data").arg(dir.write("data.csv", content))).success();
+        assert!(output.contains(message) && output.contains("fit refuses such rows"), "{output}");
+    }
 }
 
 #[test]
@@ -211,7 +301,7 @@ fn the_trained_model_is_not_saved_over_another() {
     let finished = finish(fit(&base, &data, &dir.path("bundle")).arg("--save-model").arg(&base));
     finished.failure(2, &["tiny-bert: expected nothing there, or an empty folder"]);
     let finished = finish(fit(&base, &data, &dir.path("bundle")).arg("--save-model").arg(dir.path("bundle")));
-    finished.failure(2, &["--save-model: expected another folder than --out"]);
+    finished.failure(2, &["--save-model: expected a place outside of --out"]);
     assert_eq!(dir.names(), ["data.csv", "tiny-bert"]);
     assert!(fs::metadata(base.join("tokenizer.json")).unwrap().len() > 0);
 }

@@ -35,6 +35,23 @@ fn model(name: &str, is_linear: bool) -> (SequenceClassifier, Vec<Example>) {
 }
 
 #[test]
+fn a_bundle_that_is_never_right_often_enough_is_unsure_of_all_texts() {
+    let dir = Dir::default();
+    // Labels that nothing in the texts tells.
+    let rows: String = (0..120).map(|row| format!("a film about {},{}\n", row % 7, row * 7 % 5 % 2)).collect();
+    let (data, bundle) = (dir.write("data.csv", format!("text,label\n{rows}")), dir.path("bundle"));
+    let mut command = fit_by_any(&base("bert"), &data, &bundle);
+    command.args(["--method", "frozen", "--validation-size", "0.4", "--abstain-precision", "1"]);
+    let output = finish(&mut command).success();
+    let (told, tested) = ("unsure of all texts: from no score on", "tested      of 24 test rows: ");
+    assert!(output.contains(told) && output.contains(tested) && output.contains("; unsure of 24"), "{output}");
+    let prediction = Classifier::open(&bundle, &Options::default()).unwrap().classify("a film about 3").unwrap();
+    assert!(prediction.abstained);
+    let info = finish(program("nimbert").arg("info").arg(&bundle)).success();
+    assert!(info.contains("unsure       under a score of 1.000"), "{info}");
+}
+
+#[test]
 fn every_graph_says_the_distance_that_was_fitted() {
     for (name, is_linear) in ARCHITECTURES.into_iter().flat_map(|name| [(name, false), (name, true)]) {
         let (model, examples) = model(name, is_linear);

@@ -600,6 +600,15 @@ fn cross_validation_gives_figures_and_an_answer_for_every_row() {
             finish(&mut command).failure(2, &[of_run, "a file; --overwrite replaces it"]);
             fs::remove_file(dir.path(&format!("{name}.{of_run}"))).unwrap();
         }
+        if method == "frozen" {
+            continue;
+        }
+        // A run that is resumed keeps what was corrected since it was stopped.
+        let doubts = dir.write(&format!("{name}.doubts.csv"), "text,label\n");
+        let output = finish(command.args(["--resume", "--max-accuracy-drop", "100"])).success();
+        assert!(output.contains(&format!("{name}.doubts.csv.1, which had other content than now")), "{output}");
+        assert_eq!(fs::read_to_string(doubts.with_added_extension("1")).unwrap(), "text,label\n");
+        assert!(fs::read_to_string(&doubts).unwrap().starts_with("file,line,label,"));
     }
 }
 

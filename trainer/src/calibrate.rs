@@ -44,6 +44,10 @@ pub struct Unseen<'a> {
 pub struct Kept {
     /// The rows.
     pub rows: usize,
+    /// The share of them that is answered rightly, by the best guess where the bundle is unsure.
+    pub right: f64,
+    /// Of how many it is unsure, and the share of the others that is answered rightly; none: it never is.
+    pub unsure: Option<(usize, Option<f64>)>,
     /// The share of the rows whose label is in their set, and how many labels a set has on average.
     pub coverage: Option<(f64, f64)>,
     /// The share that is taken for unknown.
@@ -53,10 +57,17 @@ pub struct Kept {
 /// How far it holds of a task's rows, of all rows' `distances`; nothing is said where there are no rows.
 pub fn kept(decision: &Decision, of_task: &TaskRows, distances: &[Option<f32>]) -> Kept {
     if of_task.rows.is_empty() {
-        return Kept { rows: 0, coverage: None, unknown: None };
+        return Kept { rows: 0, right: 0.0, unsure: None, coverage: None, unknown: None };
     }
     let rows = of_task.rows.len() as f64;
     let scores = of_task.scores(decision);
+    let answers: Vec<(f32, bool)> =
+        scores.iter().zip(&of_task.labels).map(|(scores, ids)| answer(decision, scores, ids)).collect();
+    let right = |answers: &[(f32, bool)]| answers.iter().filter(|(_, is_right)| *is_right).count() as f64;
+    let unsure = decision.abstain_threshold.map(|threshold| {
+        let sure: Vec<(f32, bool)> = answers.iter().copied().filter(|(score, _)| *score >= threshold).collect();
+        (answers.len() - sure.len(), (!sure.is_empty()).then(|| right(&sure) / sure.len() as f64))
+    });
     let sets: Option<Vec<Vec<usize>>> = scores.iter().map(|scores| decision.set_ids(scores)).collect();
     let coverage = sets.map(|sets| {
         let holds = |(set, ids): &(&Vec<usize>, &Vec<u32>)| ids.iter().all(|id| set.contains(&(*id as usize)));
@@ -66,7 +77,13 @@ pub fn kept(decision: &Decision, of_task: &TaskRows, distances: &[Option<f32>]) 
     let unknown = decision
         .unknown_threshold
         .map(|_| of_task.rows.iter().filter(|row| decision.is_unknown(distances[**row])).count() as f64 / rows);
-    Kept { rows: of_task.rows.len(), coverage, unknown }
+    Kept { rows: of_task.rows.len(), right: right(&answers) / rows, unsure, coverage, unknown }
+}
+
+/// The best label's score, and whether the answer is the labels of the row.
+fn answer(decision: &Decision, scores: &[f32], expected: &[u32]) -> (f32, bool) {
+    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    (best, decision.label_ids(scores).iter().map(|&id| id as u32).eq(expected.iter().copied()))
 }
 
 /// How texts that are like no label were told from those that have one.
@@ -117,7 +134,7 @@ pub fn calibrate(problem_type: ProblemType, unseen: &Unseen<'_>, certainty: Cert
         decision.label_thresholds = Some((0..labels).map(|id| label_threshold(id, &scores, expected)).collect());
     }
     decision.abstain_threshold =
-        certainty.abstain_precision.and_then(|precision| abstain_threshold(&decision, &scores, expected, precision));
+        certainty.abstain_precision.map(|precision| abstain_threshold(&decision, &scores, expected, precision));
     decision.coverage = certainty.coverage.map(|share| coverage(&scores, expected, share, certainty.coverage_by_label));
     decision
 }
@@ -200,22 +217,21 @@ pub(crate) fn row_loss(problem_type: ProblemType, logits: &[f32], expected: &[u3
     }
 }
 
-/// The lowest score from which on the share `precision` of the answers is right; none if no score is enough.
-fn abstain_threshold(decision: &Decision, scores: &[Vec<f32>], expected: &[&[u32]], precision: f64) -> Option<f32> {
-    let answer = |(scores, expected): (&Vec<f32>, &&[u32])| {
-        let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let right = decision.label_ids(scores).iter().map(|&id| id as u32).eq(expected.iter().copied());
-        (best, right)
-    };
-    let mut answers: Vec<(f32, bool)> = scores.iter().zip(expected).map(answer).collect();
+/// Where no score is enough, all are too low.
+pub const ABSTAINS_ALWAYS: f32 = 1.0;
+
+/// The lowest score from which on the share `precision` of the answers is right.
+fn abstain_threshold(decision: &Decision, scores: &[Vec<f32>], expected: &[&[u32]], precision: f64) -> f32 {
+    let mut answers: Vec<(f32, bool)> =
+        scores.iter().zip(expected).map(|(scores, expected)| answer(decision, scores, expected)).collect();
     answers.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let (mut right, mut threshold) = (0, None);
+    let (mut right, mut threshold) = (0, ABSTAINS_ALWAYS);
     for (index, &(score, is_right)) in answers.iter().enumerate() {
         right += usize::from(is_right);
         // Answers of equal score stand or fall together.
         let is_last_of_equals = answers.get(index + 1).is_none_or(|next| next.0 < score);
         if is_last_of_equals && right as f64 >= precision * (index + 1) as f64 {
-            threshold = Some(score);
+            threshold = score;
         }
     }
     threshold
@@ -272,8 +288,8 @@ mod tests {
         let scores = [0.9f32, 0.8, 0.7, 0.6].map(|score| vec![score, 1.0 - score]);
         let expected: [&[u32]; 4] = [&[0], &[0], &[1], &[0]];
         let threshold = |precision| abstain_threshold(&decision, &scores, &expected, precision);
-        assert_eq!((threshold(1.0), threshold(0.75), threshold(0.7)), (Some(0.8), Some(0.6), Some(0.6)));
-        assert_eq!(abstain_threshold(&decision, &scores[2..3], &expected[2..3], 0.5), None);
+        assert_eq!((threshold(1.0), threshold(0.75), threshold(0.7)), (0.8, 0.6, 0.6));
+        assert_eq!(abstain_threshold(&decision, &scores[2..3], &expected[2..3], 0.5), ABSTAINS_ALWAYS);
     }
 
     #[test]

@@ -18,7 +18,10 @@ use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
 pub use deep::{check_labels, not_judged};
 
-use crate::dataset::{Place, Row};
+use crate::{
+    dataset::{Place, Row},
+    error::Error,
+};
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -216,6 +219,11 @@ impl Finding {
         (!rows.is_empty()).then_some(finding)
     }
 
+    /// What is said of all rows.
+    fn of_all(kind: &'static str, severity: Severity, message: String, advice: &str) -> Self {
+        Self { kind, severity, message, advice: advice.to_owned(), places: Vec::new(), count: 0 }
+    }
+
     /// A fault of `count` labels; none if there are none.
     fn of_labels(kind: &'static str, count: usize, message: String, advice: &str) -> Option<Self> {
         let (severity, advice) = (Severity::Warning, advice.to_owned());
@@ -356,6 +364,11 @@ fn rare_label(input: &CheckInput<'_>) -> Option<Finding> {
     let have = counted(rare.len(), "label has", "labels have");
     let message = format!("{have} fewer than {RARE} training rows: {list}");
     Finding::of_labels("rare-label", rare.len(), message, "add rows, or merge such labels with others")
+}
+
+/// Why training would refuse the rows.
+pub fn refused(reason: &Error) -> Finding {
+    Finding::of_all("refused", Severity::Error, reason.to_string(), "fit refuses such rows: add some, or merge labels")
 }
 
 /// Labels that are to be predicted, but never learned.

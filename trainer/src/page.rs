@@ -75,8 +75,12 @@ pub fn page(run: Run<'_>) -> Page {
     let (shipped, split) = (judged.shipped(), held_out.split);
     let mut summary: Vec<(String, String)> =
         held_out.tasks.iter().flat_map(|of_task| figures(of_task, split)).collect();
-    for (task, Kept { coverage, unknown, .. }) in sources.tasks.iter().zip(run.kept) {
+    for (task, Kept { rows, unsure, coverage, unknown, .. }) in sources.tasks.iter().zip(run.kept) {
         let of = of_task(task.name.as_deref());
+        if let Some((count, of_others)) = unsure {
+            summary.push((format!("{of}unsure (test)"), percent(Some(*count as f64 / *rows as f64))));
+            summary.push((format!("{of}accuracy of the others (test)"), percent(*of_others)));
+        }
         if let Some((share, size)) = coverage {
             summary.push((format!("{of}sets with the right label (test)"), percent(Some(*share))));
             summary.push((format!("{of}labels a set (test)"), format!("{size:.2}")));

@@ -10,7 +10,7 @@ use nimbert::{
 };
 
 use crate::{
-    calibrate::{Found, Kept},
+    calibrate::{ABSTAINS_ALWAYS, Found, Kept},
     dataloader::Example,
     dataset::Dataset,
     export::{Judged, Sensitivity},
@@ -273,17 +273,22 @@ fn extremes(values: &[f32]) -> (f32, f32) {
 
 /// How far what the bundle says of its answers holds of test rows; `task` is named where there are several.
 pub fn kept_stage(task: Option<&str>, kept: Kept) -> String {
-    let rows = kept.rows;
+    let Kept { rows, right, .. } = kept;
+    let unsure = kept.unsure.map(|(unsure, of_others)| {
+        let of_others =
+            of_others.map_or(String::new(), |share| format!(", of the others {} right", percent(Some(share))));
+        format!("unsure of {unsure}{of_others}")
+    });
     let sets = kept.coverage.map(|(share, size)| {
         format!("{} of sets have the right label, {size:.2} labels each on average", percent(Some(share)))
     });
     let unknown = kept.unknown.map(|share| format!("{} taken for unknown", percent(Some(share))));
-    let both: Vec<String> = sets.into_iter().chain(unknown).collect();
+    let right = format!("{} right", percent(Some(right)));
+    let all: Vec<String> = std::iter::once(right).chain(unsure).chain(sets).chain(unknown).collect();
     let of_task = task.map_or(String::new(), |task| format!("{task}, "));
-    if both.is_empty() {
-        String::new()
-    } else {
-        stage("", &format!("{of_task}of {rows} test rows: {}", both.join("; ")))
+    match rows {
+        0 => String::new(),
+        _ => stage("tested", &format!("{of_task}of {rows} test rows: {}", all.join("; "))),
     }
 }
 
@@ -304,7 +309,7 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
     let temperature = folded_temperature.unwrap_or(1.0);
     let thresholds = bundle.config.labels.iter().zip(label_thresholds.iter().flatten());
     let thresholds: Vec<String> = thresholds.map(|(label, threshold)| format!("{label} {threshold:.3}")).collect();
-    let abstain = abstain_threshold.map_or("never abstains".to_owned(), |score| format!("unsure under {score:.3}"));
+    let abstain = abstains(*abstain_threshold);
     let is_calibrated = acceptance.split == "validation" || folded_temperature.is_some() || label_thresholds.is_some();
     let calibrated = match is_calibrated {
         true => stage(
@@ -369,10 +374,21 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
     .concat()
 }
 
+/// Under which score a bundle is unsure.
+fn abstains(threshold: Option<f32>) -> String {
+    match threshold {
+        None => "never abstains".to_owned(),
+        Some(ABSTAINS_ALWAYS..) => {
+            "unsure of all texts: from no score on as many answers are right as was asked".to_owned()
+        }
+        Some(score) => format!("unsure under {score:.3}"),
+    }
+}
+
 /// What is said of a task beside the first one.
 fn calibrated_stage(FurtherTask { name, folded_temperature, abstain_threshold, .. }: &FurtherTask) -> String {
     let temperature = folded_temperature.unwrap_or(1.0);
-    let abstain = abstain_threshold.map_or("never abstains".to_owned(), |score| format!("unsure under {score:.3}"));
+    let abstain = abstains(*abstain_threshold);
     stage("", &format!("{name}: temperature {temperature:.3}, {abstain}"))
 }
 

@@ -56,14 +56,7 @@ fn near_duplicates(rows: &[&CheckRow<'_>], errors: &LabelErrors) -> Option<Findi
 
 /// That the labels could not be judged.
 pub fn not_judged(reason: &Error) -> Finding {
-    Finding {
-        kind: "not-judged",
-        severity: Severity::Note,
-        message: format!("labels are not judged: {reason}"),
-        advice: "mend that first".to_owned(),
-        places: Vec::new(),
-        count: 0,
-    }
+    Finding::of_all("not-judged", Severity::Note, format!("labels are not judged: {reason}"), "mend that first")
 }
 
 /// Labels that are hardly told apart.

@@ -11,7 +11,7 @@ use std::{
 use nimbert::Tokenizer;
 use nimbert_trainer::{
     Error,
-    check::{CheckInput, CheckRow, Finding, Severity, TokenCounts, check, not_judged},
+    check::{CheckInput, CheckRow, Finding, Severity, TokenCounts, check, not_judged, refused},
     dataset::{Dataset, Row, left_out},
     hub,
     model::ModelFolder,
@@ -21,7 +21,7 @@ use nimbert_trainer::{
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::{CacheArgs, ColumnArgs};
+use super::{CacheArgs, ColumnArgs, Given};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -72,7 +72,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
+    args.columns.check_separator(given)?;
     args.cache.check("--deep with it", args.deep)?;
     deep::check_targets(args)?;
     let folder = match &args.base {
@@ -103,6 +104,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         tasks: Vec::new(),
     };
     let (mut findings, mut failure) = (check(&input), None);
+    findings.extend(train.labels().err().as_ref().map(refused));
     let datasets: Vec<&Dataset> = std::iter::once(&train).chain(held_out.iter().map(|(_, dataset)| dataset)).collect();
     if let (true, Some(folder), Some(tokenizer)) = (args.deep, &folder, &tokenizer) {
         match deep::check_deep(args, &input, &datasets, (folder, tokenizer), &findings) {

@@ -7,6 +7,8 @@ use nimbert_trainer::{
     tasks::SEPARATOR,
 };
 
+use super::Given;
+
 /// Where labels are, if nothing else is said.
 const DEFAULT_LABEL: &str = "label";
 
@@ -41,8 +43,8 @@ pub(super) struct ColumnArgs {
     /// Column (or key) of how much each row counts in training
     #[arg(long, value_name = "NAME")]
     pub(super) weight_column: Option<String>,
-    /// What a row does whose text, label or weight is missing (nothing, null, or a word for it such as NaN or None): error,
-    /// skip (it is left out and counted), or keep (such a word is a label's name)
+    /// What a row does whose label or weight is missing (nothing, null, or a word for it such as NaN or None), or whose text is null:
+    /// error, skip (it is left out and counted), or keep (such a word is a label's name)
     #[arg(long, value_enum, default_value_t = OnMissingArg::Error)]
     pub(super) on_missing: OnMissingArg,
     #[command(flatten)]
@@ -83,6 +85,11 @@ impl serde::Serialize for TaskArg {
 impl ColumnArgs {
     pub(super) fn problem_type(&self) -> ProblemType {
         if self.multi_label { ProblemType::MultiLabel } else { ProblemType::SingleLabel }
+    }
+
+    /// Labels are separated where a row may have several.
+    pub(super) fn check_separator(&self, given: &Given) -> Result<(), Error> {
+        given.refuse(&["--label-separator"], self.multi_label, "--multi-label with it")
     }
 
     pub(super) fn has_pairs(&self) -> bool {
@@ -143,9 +150,19 @@ pub(super) struct BundleColumnArgs {
 }
 
 impl BundleColumnArgs {
-    /// Those of a bundle with these tasks.
-    pub(super) fn columns_of(&self, tasks: &[Task]) -> Result<Columns, Error> {
+    /// Those of a bundle with these tasks, which says itself how many labels a row has.
+    pub(super) fn columns_of(&self, tasks: &[Task], given: &Given) -> Result<Columns, Error> {
         self.check(tasks)?;
+        let is_multi_label = tasks[0].decision.problem_type == ProblemType::MultiLabel;
+        given.refuse(
+            &["--multi-label", "--label-separator"],
+            is_multi_label,
+            "a bundle whose texts may have several labels",
+        )?;
+        if let Some(label) = self.columns.unknown_label.as_ref().filter(|label| tasks[0].labels.contains(label)) {
+            let expected = "a label that the bundle does not have";
+            return Err(Error::setting("--unknown-label", expected, format!("{label}, which it has")));
+        }
         Ok(Columns { tasks: self.task_columns(tasks)?, ..self.columns.columns_of(tasks[0].decision.problem_type) })
     }
 

@@ -17,7 +17,7 @@ use nimbert_trainer::{
 };
 use serde_json::Value;
 
-use super::{BundleColumnArgs, ColumnArgs};
+use super::{BundleColumnArgs, ColumnArgs, Given};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -43,11 +43,11 @@ pub(super) struct Args {
 /// Texts classified at once: enough for batches of like lengths, and for a progress bar that moves.
 const WINDOW: usize = 512;
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
     let session = SessionOptions { ort_lib: args.ort_lib.clone(), ..SessionOptions::default() };
     let classifier = Classifier::open(&args.bundle, &Options { session, ..Options::default() })?;
     let tasks = classifier.tasks();
-    let dataset = Dataset::open(&args.data, &args.columns.columns_of(tasks)?)?;
+    let dataset = Dataset::open(&args.data, &args.columns.columns_of(tasks, given)?)?;
     let ColumnArgs { unknown_label, .. } = &args.columns.columns;
     let counting = args.columns.columns.counting();
     // The bundle's labels are in the order of their ids, which may be any.
@@ -109,20 +109,16 @@ struct Figures<'a> {
     task: &'a Task,
     metrics: Metrics,
     kept: Kept,
-    abstained: usize,
 }
 
 impl<'a> Figures<'a> {
     fn new(task: &'a Task, rows: &TaskRows, distances: &[Option<f32>]) -> Self {
         let (decision, expected) = (&task.decision, rows.ids());
         let scores = rows.scores(decision);
-        let best = |scores: &Vec<f32>| scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let is_unsure = |scores: &&Vec<f32>| decision.abstain_threshold.is_some_and(|least| best(scores) < least);
         Self {
             task,
             metrics: Metrics::new(&task.labels, decision, &expected, &scores),
             kept: kept(decision, rows, distances),
-            abstained: scores.iter().filter(is_unsure).count(),
         }
     }
 
@@ -132,7 +128,11 @@ impl<'a> Figures<'a> {
             // Of no rows nothing is known.
             json["accuracy"] = Value::Null;
         }
-        json["abstained"] = self.abstained.into();
+        let (abstained, of_others) = self.kept.unsure.unwrap_or_default();
+        json["abstained"] = abstained.into();
+        if let Some(accuracy) = of_others {
+            json["accuracy_of_others"] = accuracy.into();
+        }
         if let Some(share) = self.kept.unknown {
             json["unknown"] = share.into();
         }
@@ -144,7 +144,7 @@ impl<'a> Figures<'a> {
     }
 
     fn write(&self, out: &mut impl Write) -> anyhow::Result<()> {
-        let Self { task: Task { name, labels, decision }, metrics, kept, abstained } = self;
+        let Self { task: Task { name, labels, .. }, metrics, kept } = self;
         if let Some(name) = name {
             writeln!(out, "\ntask {name}")?;
         }
@@ -158,8 +158,9 @@ impl<'a> Figures<'a> {
         let further = [optional("MCC", metrics.mcc), optional("ROC-AUC", metrics.roc_auc)].concat();
         let (micro, weighted, ece) = (figure(metrics.micro_f1), figure(metrics.weighted_f1), metrics.ece);
         writeln!(out, "micro F1 {micro}, weighted F1 {weighted}{further}, calibration error {ece:.4}")?;
-        if decision.abstain_threshold.is_some() {
-            writeln!(out, "unsure of {abstained} rows, which are counted by the best guess")?;
+        if let Some((unsure, of_others)) = kept.unsure {
+            let others = of_others.map_or(String::new(), |accuracy| format!("; accuracy {accuracy:.4} on the others"));
+            writeln!(out, "unsure of {unsure} rows, which are counted by the best guess{others}")?;
         }
         if let Some((share, size)) = kept.coverage {
             let (share, labels) = (percent(Some(share)), labels.len());

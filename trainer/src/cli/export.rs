@@ -7,6 +7,7 @@ use std::{
 
 use nimbert::{Encoding, ProblemType, TruncationSide, bundle::Provenance};
 use nimbert_trainer::{
+    Error,
     dataloader::Example,
     dataset::Dataset,
     export::{Contents, Evidence, ExportData, TRITON_MODEL_NAME, judge, pack, pack_triton},
@@ -55,7 +56,31 @@ enum Layout {
     Triton,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+/// What says how `--data` is read, or what is made of it.
+const OF_DATA: [&str; 14] = [
+    "--text-column",
+    "--label-column",
+    "--label-columns",
+    "--label-separator",
+    "--unknown-label",
+    "--weight-column",
+    "--on-missing",
+    "--format",
+    "--encoding",
+    "--quoting",
+    "--delimiter",
+    "--calibration",
+    "--max-accuracy-drop",
+    "--max-label-changes",
+];
+
+pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
+    given.refuse(&OF_DATA, !args.data.is_empty(), "--data with it")?;
+    if args.layout == Layout::Triton && args.export.out.extension().is_some_and(|extension| extension == "nimbert") {
+        let got = args.export.out.display();
+        return Err(Error::setting("--out", "the name of a folder, for a repository of Triton", got).into());
+    }
+
     // Before interrupts are caught: one during a download ends it.
     let folder = hub::resolve(&args.model, None, io::stderr().is_terminal())?;
     let stop = super::stop_on_interrupt()?;
@@ -70,8 +95,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         let positions = encoder_config.max_tokens().min(USUAL_MAX_LENGTH);
         folder.max_length.unwrap_or(positions).min(positions)
     });
-    let export_config = args.export.config(problem_type, max_length, false)?;
+    let export_config = args.export.config(given, problem_type, max_length, false)?;
     let labels = encoder_config.own_labels()?;
+    if let Some(label) = args.columns.unknown_label.as_ref().filter(|label| labels.contains(label)) {
+        let got = format!("{label}, which it has");
+        return Err(Error::setting("--unknown-label", "a label that the model does not have", got).into());
+    }
+    let separates = problem_type == ProblemType::MultiLabel;
+    given.refuse(&["--label-separator"], separates, "a model whose texts may have several labels")?;
     let tokenizer = folder.open_tokenizer(max_length, None)?;
     let mut out = io::stdout();
     let side = if folder.truncation_side == TruncationSide::Left { "the beginning" } else { "the end" };

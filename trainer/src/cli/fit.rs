@@ -91,7 +91,7 @@ pub(super) struct Args {
     from: Option<PathBuf>,
     /// The rows that --from has learned from before: some of them are learned from again, so that what it knows is not forgotten,
     /// and those that it has not seen say whether it is
-    #[arg(long, value_name = "FILE", num_args = 1.., requires = "from")]
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "from", conflicts_with = "base")]
     rehearsal: Vec<PathBuf>,
     /// How many of them are learned from again [default: 4 times the new ones, or 16 times the labels if that is more]
     #[arg(long, value_name = "ROWS", requires = "rehearsal", value_parser = clap::value_parser!(u32).range(1..))]
@@ -459,6 +459,11 @@ impl Args {
         let inputs: Vec<&PathBuf> = files.into_iter().flatten().collect();
         if let Some(report) = &self.report {
             super::check_output(report, "for --report", &inputs, Some(&self.base()))?;
+            self.check_outside("--report", report)?;
+        }
+        if self.tensorboard.as_ref().is_some_and(|folder| folder.is_file()) {
+            let folder = self.tensorboard.clone().unwrap_or_default().display().to_string();
+            return Err(Error::setting("--tensorboard", "a folder", folder));
         }
         let of_folds = self.cross_validate.map(|_| [self.out_of_fold_path(), self.doubts_path()]);
         let mut paths = [self.report_path(), self.metrics_path()].into_iter().chain(of_folds.into_iter().flatten());
@@ -468,6 +473,15 @@ impl Args {
             super::check_not_read(&path, &inputs, Some(&self.base()))?;
             if replaces { Ok(()) } else { super::check_absent(&path) }
         })
+    }
+
+    /// A bundle has its own files alone, and appears as a whole.
+    fn check_outside(&self, setting: &'static str, path: &Path) -> Result<(), Error> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        match absolute(path).starts_with(absolute(&self.export.out)) {
+            true => Err(Error::setting(setting, "a place outside of --out", path.display())),
+            false => Ok(()),
+        }
     }
 
     /// What must be the same for a run to be resumed.
@@ -552,8 +566,8 @@ struct Settings {
     target_size: Option<usize>,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let settings = settings(args)?;
+pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
+    let settings = settings(args, given)?;
     // Before interrupts are caught: one during a download ends it.
     let base = resolve(args)?;
     fit(args, settings, &base, &super::stop_on_interrupt()?)
@@ -568,10 +582,14 @@ fn resolve(args: &Args) -> Result<PathBuf, Error> {
 }
 
 /// Whatever is wrong with a setting is told before anything is read.
-fn settings(args: &Args) -> anyhow::Result<Settings> {
+fn settings(args: &Args, given: &super::Given) -> anyhow::Result<Settings> {
     args.check_tasks()?;
     args.check_from()?;
-    let (stride, export_config) = (args.stride()?, export_config(args)?);
+    given.refuse(&["--validation-size"], args.validation_data.is_empty(), "no --validation-data")?;
+    given.refuse(&["--test-size"], args.test_data.is_empty(), "no --test-data")?;
+    given.refuse(&["--max-windows"], args.long_text == LongText::Stride, "--long-text stride with it")?;
+    args.columns.check_separator(given)?;
+    let (stride, export_config) = (args.stride()?, export_config(args, given)?);
     args.train_config(Method::Finetune, 0).validate()?;
     let compute = args.compute()?;
     let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
@@ -653,7 +671,11 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     if let (Some(answers), Some(doubts), Some(_)) = (&candidate.out_of_fold, &doubts, args.cross_validate) {
         // Whatever becomes of the bundle.
         write(&args.out_of_fold_path(), &work.out_of_fold_lines(answers))?;
-        write(&args.doubts_path(), &doubts.csv())?;
+        let (path, csv) = (args.doubts_path(), doubts.csv());
+        if !args.export.overwrite {
+            keep_corrected(&path, &csv)?;
+        }
+        write(&path, &csv)?;
     }
     if let Some(doubts) = &doubts {
         let (count, all) = (doubts.count(), doubts.len());
@@ -745,6 +767,12 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
         write(&path, &content)?;
     }
+    if args.cross_validate.is_none() {
+        // They stay: somebody may have corrected them.
+        for path in [args.out_of_fold_path(), args.doubts_path()].into_iter().filter(|path| path.exists()) {
+            super::message(&format!("{} is of an earlier run, not of this one", path.display()));
+        }
+    }
     match training.stopped {
         Some(reason) => {
             let what = if args.is_smaller() { " of the model before it is made smaller" } else { "" };
@@ -768,9 +796,10 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     }
 }
 
-fn export_config(args: &Args) -> anyhow::Result<ExportConfig> {
-    // A run that goes on replaces what it packed when it was stopped.
-    let mut config = args.export.config(args.columns.problem_type(), args.max_length, args.resume)?;
+fn export_config(args: &Args, given: &super::Given) -> anyhow::Result<ExportConfig> {
+    // A run that goes on replaces what it packed when it was stopped. Where nothing is gone on from, that is another run's.
+    let goes_on = args.resume && args.checkpoint_path().exists();
+    let mut config = args.export.config(given, args.columns.problem_type(), args.max_length, goes_on)?;
     config.certainty = args.certainty()?;
     Ok(config)
 }
@@ -780,15 +809,11 @@ fn check_save_model(args: &Args) -> anyhow::Result<()> {
     // Never into the base or another model: that would be overwritten. A run that was stopped has left its own there.
     let is_base =
         folder.canonicalize().ok().is_some_and(|folder| Path::new(&*args.base()).canonicalize().ok() == Some(folder));
-    let is_own = args.resume && args.checkpoint_path().exists() && is_saved_model(folder) && !is_base;
-    if !is_own {
+    let may_replace = args.export.overwrite || args.resume && args.checkpoint_path().exists();
+    if !(may_replace && is_saved_model(folder) && !is_base) {
         BundleWriter::check_target(folder, false)?;
     }
-    if std::path::absolute(folder)? == std::path::absolute(&args.export.out)? {
-        let (setting, expected) = ("--save-model", "another folder than --out".to_owned());
-        return Err(Error::Setting { setting, expected, got: folder.display().to_string() }.into());
-    }
-    Ok(())
+    Ok(args.check_outside("--save-model", folder)?)
 }
 
 /// Whether a folder has just the files that `--save-model` writes.
@@ -819,6 +844,10 @@ fn class_weights(text: &str, work: &Work) -> Result<Vec<f32>, Error> {
     match weights {
         Some(weights) if named.is_some_and(|named| named.len() == weights.len()) => Ok(weights),
         _ => {
+            if let Some(label) = labels.iter().find(|label| label.contains(',')) {
+                let (setting, expected) = ("--class-weights", "balanced, since labels with a comma cannot be named");
+                return Err(Error::setting(setting, expected, label));
+            }
             let mut example = labels.iter().take(3).map(|label| format!("{label}=1")).collect::<Vec<_>>().join(",");
             example += if labels.len() > 3 { ",…" } else { "" };
             let expected = format!("balanced, or a weight for each label, such as {example}");
@@ -1085,6 +1114,18 @@ impl Work {
 fn write(path: &Path, content: &str) -> Result<(), Error> {
     super::write_text(path, content)?;
     tell(&report::stage("", &path.display().to_string()));
+    Ok(())
+}
+
+/// A run that is resumed finds what it wrote before. What somebody has corrected in it since is kept beside it.
+fn keep_corrected(path: &Path, content: &str) -> Result<(), Error> {
+    if !std::fs::read(path).is_ok_and(|before| before != content.as_bytes()) {
+        return Ok(());
+    }
+    let mut numbered = (1..=u32::MAX).map(|number| path.with_added_extension(number.to_string()));
+    let Some(kept) = numbered.find(|path| !path.exists()) else { return Ok(()) };
+    std::fs::rename(path, &kept).map_err(|reason| Error::Io { path: path.to_owned(), reason })?;
+    tell(&report::stage("kept", &format!("{}, which had other content than now", kept.display())));
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use std::{
     },
 };
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{ProblemType, Tokenizer, compiled::default_cache};
 use nimbert_trainer::{
@@ -88,6 +88,25 @@ enum Command {
     Sign(sign::SignArgs),
 }
 
+/// The options that stand on the command line, such as `--seed`.
+struct Given(Vec<String>);
+
+impl Given {
+    fn of(matches: &ArgMatches) -> Self {
+        let is_given = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        let option = |id: &clap::Id| format!("--{}", id.as_str().replace('_', "-"));
+        Self(matches.ids().filter(is_given).map(option).collect())
+    }
+
+    /// Refuses the first of these options that is given although it would change nothing: it is of use with `expected` alone.
+    fn refuse(&self, options: &[&'static str], is_of_use: bool, expected: &str) -> Result<(), Error> {
+        match options.iter().find(|option| self.0.iter().any(|given| given == *option)) {
+            Some(option) if !is_of_use => Err(Error::setting(option, expected, "none: it would change nothing")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// How a bundle is written.
 #[derive(Clone, clap::Args)]
 struct ExportArgs {
@@ -151,6 +170,7 @@ impl ExportArgs {
     /// Checks what can be checked before long work begins: the target, the settings, ONNX Runtime.
     fn config(
         &self,
+        given: &Given,
         problem_type: ProblemType,
         max_tokens: usize,
         overwrite: bool,
@@ -164,6 +184,12 @@ impl ExportArgs {
         if let Some((setting, expected, got)) = bounds.into_iter().find(|(.., bound)| !(0.0..=100.0).contains(bound)) {
             return Err(Error::setting(setting, expected, got).into());
         }
+        let variants = self.variants()?;
+        let is_quantized = variants.iter().any(|variant| variant.is_quantized());
+        given.refuse(&["--calibration", "--verbose"], is_quantized, "an int8 graph with it")?;
+        if let Some(twice) = columns::repeated(&self.calibration) {
+            return Err(Error::setting("--calibration", "each method once", format!("{twice} twice")).into());
+        }
         nimbert::load_library(self.ort_lib.as_deref())?;
         Ok(nimbert_trainer::export::ExportConfig {
             problem_type,
@@ -171,7 +197,7 @@ impl ExportArgs {
             distance: None,
             storage: nimbert_trainer::onnx::Storage::Bytes,
             max_tokens: Some(max_tokens),
-            variants: self.variants()?,
+            variants,
             calibrations: self.calibration.clone(),
             sensitivity: self.verbose,
             max_accuracy_drop: self.max_accuracy_drop,
@@ -283,11 +309,15 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// Writes a text file as a whole.
+/// Writes a text file as a whole: behind a link, so that the link stays; a device or a pipe is written to, not replaced.
 fn write_text(path: &Path, content: &str) -> Result<(), Error> {
-    write_whole(path, |partial| {
-        std::fs::write(partial, content).map_err(|reason| Error::Io { path: path.to_owned(), reason })
-    })
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let write =
+        |file: &Path| std::fs::write(file, content).map_err(|reason| Error::Io { path: path.to_owned(), reason });
+    match target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        true => write(&target),
+        false => write_whole(&target, write),
+    }
 }
 
 /// Checks that a file can be written, and is none of those that are read.
@@ -352,17 +382,20 @@ fn model_name(base: &str) -> String {
 
 /// Parses the arguments, runs the command, and reports an error.
 pub(crate) fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Fit(args) => fit::run(&args),
+    let matches = Cli::command().get_matches();
+    let given = Given::of(matches.subcommand().expect("clap asks for a command").1);
+    let Cli { command } = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match command {
+        Command::Fit(args) => fit::run(&args, &given),
         Command::Bases(args) => bases::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Evaluate(args) => evaluate::run(&args),
-        Command::Export(args) => export::run(&args),
+        Command::Check(args) => check::run(&args, &given),
+        Command::Evaluate(args) => evaluate::run(&args, &given),
+        Command::Export(args) => export::run(&args, &given),
         Command::Trace(args) => trace::run(&args),
         Command::Pack(args) => pack::run(&args),
         Command::Keygen(args) => sign::keygen(&args),
-        Command::Tune(args) => fit::tune::run(&args),
-        Command::Suggest(args) => suggest::run(&args),
+        Command::Tune(args) => fit::tune::run(&args, &given),
+        Command::Suggest(args) => suggest::run(&args, &given),
         Command::Sign(args) => sign::run(&args),
     };
     match result {

@@ -25,7 +25,8 @@ use nimbert_trainer::{
 };
 
 use super::{
-    BundleColumnArgs, check_absent, check_output, columns::repeated, features_of, progress, quoted, remark, write_text,
+    BundleColumnArgs, Given, check_absent, check_output, columns::repeated, features_of, progress, quoted, remark,
+    write_text,
 };
 
 #[derive(clap::Args)]
@@ -66,16 +67,16 @@ pub(super) struct Args {
     #[arg(long, requires = "base")]
     simulate: bool,
     /// The base model of a simulation: a Hugging Face folder, or the name of a model on the hub
-    #[arg(long, value_name = "DIR|NAME", requires = "simulate")]
+    #[arg(long, value_name = "DIR|NAME", requires = "simulate", conflicts_with = "bundle")]
     base: Option<String>,
     /// Texts of a simulation are cut to this many tokens, special ones included
-    #[arg(long, default_value_t = 128, value_name = "TOKENS", requires = "simulate")]
+    #[arg(long, default_value_t = 128, value_name = "TOKENS", requires = "simulate", conflicts_with = "bundle")]
     max_length: usize,
     /// Also draw the simulation's curve into this page
-    #[arg(long, value_name = "FILE", requires = "simulate")]
+    #[arg(long, value_name = "FILE", requires = "simulate", conflicts_with = "bundle")]
     report: Option<PathBuf>,
     /// What is drawn at random follows from it
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, conflicts_with = "bundle")]
     seed: u64,
     #[command(flatten)]
     cache: super::CacheArgs,
@@ -90,7 +91,8 @@ pub(super) struct Args {
 const ROUNDS: usize = 7;
 const REPETITIONS: u64 = 5;
 
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
+    given.refuse(&["--weight-column", "--unknown-label"], !args.data.is_empty(), "--data with it")?;
     args.cache.check("--simulate with it", args.simulate)?;
     let inputs: Vec<&PathBuf> = args.unlabelled.iter().chain(&args.data).collect();
     for path in [&args.out, &args.report].into_iter().flatten() {
@@ -100,13 +102,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     match (&args.bundle, &args.out) {
-        (Some(bundle), Some(out)) => suggest(args, bundle, out),
+        (Some(bundle), Some(out)) => suggest(args, given, bundle, out),
         _ => simulate(args),
     }
 }
 
 /// Writes the texts to label.
-fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
+fn suggest(args: &Args, given: &Given, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     if !out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
         let (setting, expected) = ("--out", "a file whose name ends with .csv".to_owned());
         return Err(Error::Setting { setting, expected, got: out.display().to_string() }.into());
@@ -118,7 +120,7 @@ fn suggest(args: &Args, bundle: &Path, out: &Path) -> anyhow::Result<()> {
     nimbert::load_library(args.ort_lib.as_deref())?;
     let bundle = Bundle::open(bundle)?;
     let tasks = bundle.tasks();
-    let columns = args.columns.columns_of(&tasks)?;
+    let columns = args.columns.columns_of(&tasks, given)?;
     let of_texts = Columns {
         label: None,
         label_columns: Vec::new(),

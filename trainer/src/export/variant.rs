@@ -101,7 +101,7 @@ impl VariantKind {
     }
 
     /// Whether its activations are to be observed.
-    pub(super) fn is_quantized(self) -> bool {
+    pub fn is_quantized(self) -> bool {
         self.precision() == Precision::Int8
     }
 

@@ -24,7 +24,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{Cli, Command, progress, write_text},
+    super::{Cli, Command, Given, progress, write_text},
     Args, Prepared, Work, fit,
     folds::is_of_method,
     method::{Method, MethodArg, PoolingArg},
@@ -159,11 +159,11 @@ struct Tuning<'a> {
     began: Instant,
 }
 
-pub(in crate::cli) fn run(args: &TuneArgs) -> anyhow::Result<()> {
+pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()> {
     let began = Instant::now();
     // All rows that are not tested on are learned from, as they are in the fit at the end.
     let given = &Args { cross_validate: args.fit.cross_validate.or(Some(FOLDS)), ..args.fit.clone() };
-    let settings = settings(given)?;
+    let settings = settings(given, options)?;
     if given.from.is_some() {
         let expected = "--base: a model that goes on has learned from the rows of folds";
         return Err(Error::setting("--from", expected, "it").into());
