@@ -200,7 +200,21 @@ fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
     fs::write(out.join("train.csv"), small_csv(40)).unwrap();
     run(&["--overwrite"]).failure(2, &["found train.csv in a bundle that does not list it"]);
     fs::remove_file(out.join("train.csv")).unwrap();
-    for (option, name) in [("--report", "out/report.html"), ("--report", "out"), ("--save-model", "out/model")] {
+    // Not so what a system leaves in every folder that is shown.
+    fs::write(out.join(".DS_Store"), "").unwrap();
+    run(&["--overwrite"]).success();
+    // Nor are a run's files those of another one that went on from nothing.
+    fs::rename(&out, dir.path("moved")).unwrap();
+    run(&["--resume"]).failure(2, &["out.report.html", "a file; --overwrite replaces it"]);
+    fs::rename(dir.path("moved"), &out).unwrap();
+    for (option, name) in [
+        ("--report", "out/report.html"),
+        ("--report", "out"),
+        ("--save-model", "out/model"),
+        ("--tensorboard", "out/events"),
+        ("--report", "model/../out/report.html"),
+    ] {
+        fs::create_dir_all(dir.path("model")).unwrap();
         let path = dir.path(name);
         run(&["--overwrite", option, path.to_str().unwrap()]).failure(2, &[name]);
     }
@@ -225,6 +239,16 @@ fn what_is_written_behind_a_link_leaves_the_link() {
     }
     finish(fit(&base("bert"), &data, &dir.path("bundle")).args(["--epochs", "1"])).success();
     assert!(dir.path("bundle").is_symlink() && folder.join("nimbert.json").exists());
+    // One file too, whatever that is called behind the link, and where nothing is there yet.
+    let (link, file) = (dir.path("bundle.nimbert"), dir.path("file"));
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    for overwrite in [&[][..], &["--overwrite"]] {
+        let mut pack = program("nimbert-train");
+        finish(pack.arg("pack").arg(&folder).arg("--out").arg(&link).args(overwrite)).success();
+        assert!(link.is_symlink() && file.is_file());
+        finish(fit(&base("bert"), &data, &link).args(["--epochs", "1", "--overwrite"])).success();
+        assert!(link.is_symlink() && file.is_file());
+    }
     let mut command = program("nimbert-train");
     command.arg("check").arg("--data").arg(&data).arg("--base").arg(base("bert")).args(["--deep", "--overwrite"]);
     assert_eq!(finish(command.arg("--doubts").arg(dir.path("link.csv"))).status, Some(0));
@@ -238,6 +262,7 @@ fn options_that_would_change_nothing_are_refused() {
     let path = data.to_str().unwrap();
     for (arguments, option) in [
         (&["--rehearsal", "nowhere.csv"][..], "--rehearsal"),
+        (&["--rehearsal-rows", "9"], "--rehearsal-rows"),
         (&["--validation-data", path, "--validation-size", "0.3"], "--validation-size: expected no --validation-data"),
         (&["--test-data", path, "--test-size", "0.3"], "--test-size: expected no --test-data"),
         (&["--max-windows", "3"], "--max-windows: expected --long-text stride"),
@@ -266,9 +291,7 @@ fn options_that_would_change_nothing_are_refused() {
         train(&[&["evaluate", bundle, "--data", path], further].concat()).failure(2, &[message]);
     }
     let suggest = ["suggest", bundle, "--unlabelled", path, "--out", "nowhere.csv"];
-    for further in
-        [["--base", model], ["--max-length", "9"], ["--report", out], ["--seed", "1"], ["--weight-column", "w"]]
-    {
+    for further in [["--base", model], ["--max-length", "9"], ["--report", out], ["--weight-column", "w"]] {
         train(&[&suggest[..], &further].concat()).failure(2, &[further[0]]);
     }
 }

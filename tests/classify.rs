@@ -77,7 +77,7 @@ fn an_output_file_appears_when_it_is_complete() {
     // What was there is replaced, but not without a word.
     let finished = run();
     assert_eq!((finished.status, finished.stdout.as_str()), (Some(0), ""));
-    assert!(finished.stderr.contains("labels.jsonl.partial: replaced, which --resume would have gone on with"));
+    assert!(finished.stderr.contains("labels.jsonl.partial: what an interrupted run has left is replaced"));
     assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 1);
     assert_eq!(dir.names(), ["labels.jsonl", "x.jsonl"]);
     assert_eq!(run().success(), "");
@@ -190,10 +190,13 @@ fn verify_runs_every_graph_of_pairs_too_and_says_what_it_cannot_do() {
     let verify = |further: &[&str]| finish(program("nimbert").arg("verify").arg(&bundle).args(further));
     seal::change_manifest(&bundle, |manifest| manifest["pairs"] = true.into());
     assert!(verify(&[]).success().contains("every graph loads and runs"));
+    for option in ["--variant", "--ort-lib"] {
+        finish(program("nimbert").arg("info").arg(&bundle).args(["--json", option, "x"])).failure(2, &[option]);
+    }
     verify(&["--device", "auto"]).failure(2, &["--device: expected cpu, cuda or tensorrt, found auto"]);
     verify(&["--device", "cuda"]).failure(2, &["expected a graph for cuda"]);
-    verify(&["--verify", "never"]).failure(2, &["verify compares every file"]);
-    verify(&["--gpu-memory-limit", "1GB"]).failure(2, &["gpu_memory_limit: expected a device that is a GPU"]);
+    verify(&["--verify", "never"]).failure(2, &["every file is compared"]);
+    verify(&["--gpu-memory-limit", "1GB"]).failure(2, &["--gpu-memory-limit: expected --device cuda"]);
 }
 
 #[cfg(unix)]

@@ -61,7 +61,10 @@ fn other_texts_are_told_from_those_of_the_test() {
     assert!(labels["psi"].as_f64().unwrap() > 0.25 && labels["chance"].as_f64().unwrap() < 0.05, "{labels}");
     drift(&same, &other, &["--fail-above", "0.25"]).failure(1, &[]);
     let output = drift(&same, &other, &[]).success();
-    assert!(output.contains("a large change\n  negative: ") && output.contains(" % → "), "{output}");
+    assert!(
+        output.contains("a large change\n  ") && output.contains("\n  negative: ") && output.contains(" % → "),
+        "{output}"
+    );
 }
 
 #[test]

@@ -106,7 +106,10 @@ fn an_output_is_absent_or_whole_and_so_is_the_cache() {
         if turn % 2 == 0 {
             // What a killed one has left of an entry is used by nobody, and in nobody's way.
             let finished = finish(&mut command());
-            assert!(finished.stderr.lines().all(|line| line.contains("replaced, which --resume")), "{finished:?}");
+            assert!(
+                finished.stderr.lines().all(|line| line.contains("what an interrupted run has left is replaced")),
+                "{finished:?}"
+            );
             assert_eq!(finished.status, Some(0));
             assert_eq!(fs::read_to_string(&output).unwrap(), expected);
             fs::remove_file(&output).unwrap();

@@ -366,10 +366,6 @@ struct Opened {
 }
 
 fn open_scheduler(bundle: &Bundle, options: &Options) -> Result<Opened> {
-    if options.session.device == Device::Cpu && options.session.gpu.memory_limit.is_some() {
-        let (name, expected) = ("gpu_memory_limit".to_owned(), "a device that is a GPU, or auto".to_owned());
-        return Err(Error::Setting { name, expected, got: "cpu".to_owned() });
-    }
     library::load_library(options.session.ort_lib.as_deref())?;
     let has = |device: &Device| {
         let provider = device.execution_provider();

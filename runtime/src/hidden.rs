@@ -14,6 +14,19 @@ use crate::{
 /// What such a folder is for, in its name.
 const PURPOSE: &str = "partial";
 
+/// Links that are followed, at most: as many as Linux follows.
+const MOST_LINKS: usize = 40;
+
+/// What `path` names behind any links, although nothing may be there: where a file is to be made or replaced, so that the links stay.
+pub fn behind_links(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let Ok(next) = fs::read_link(&path) else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(next);
+    }
+    path
+}
+
 /// A folder beside a target that goes with its owner.
 #[derive(Debug)]
 pub struct HiddenFolder {

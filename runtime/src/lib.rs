@@ -66,7 +66,7 @@ pub use device::Device;
 pub use error::{Error, ErrorKind, Result};
 pub use file::{sha256, sha256_file};
 pub use graph::Operators;
-pub use hidden::HiddenFolder;
+pub use hidden::{HiddenFolder, behind_links};
 pub use library::{LIBRARY_VARIABLE, TELEMETRY_VARIABLE, load_library};
 pub use precision::Precision;
 pub use prediction::{Decision, Prediction, Task};

@@ -122,6 +122,13 @@ macro_rules! spelled {
                 }
             }
         }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let spelled = [$(($value, $text)),+].into_iter().find(|(value, _)| value == self);
+                f.write_str(spelled.map_or("", |(_, text)| text))
+            }
+        }
     };
 }
 

@@ -505,16 +505,10 @@ fn a_host_has_a_name_too_and_what_is_wrong_with_a_request_is_said_in_one_form() 
         let (status, answer) = server.request(&post(body, ""));
         assert!(status == 422 && answer.contains("expected a JSON object"), "{status} {answer}");
     }
+    let (status, answer) = server.predict(&json!({ "inputs": "a", "parameters": [1, "none"] }));
+    assert!(status == 422 && answer["error"].as_str().unwrap().contains("expected a JSON object"), "{answer}");
     let (status, _) = server.predict(&json!({ "inputs": "a", "raw_scores": null, "truncate": null }));
     assert_eq!(status, 200);
-}
-
-#[cfg(unix)]
-#[test]
-fn the_end_of_the_terminal_ends_a_server_as_a_signal_does() {
-    let mut server = Server::start(&[]);
-    Command::new("kill").args(["-HUP", &server.child.id().to_string()]).status().unwrap();
-    assert!(server.child.wait().unwrap().success());
 }
 
 #[test]

@@ -217,8 +217,8 @@ pub(crate) fn row_loss(problem_type: ProblemType, logits: &[f32], expected: &[u3
     }
 }
 
-/// Where no score is enough, all are too low.
-pub const ABSTAINS_ALWAYS: f32 = 1.0;
+/// Where no score is enough, all are too low: above the 1 to which a sure one is rounded.
+pub const ABSTAINS_ALWAYS: f32 = 2.0;
 
 /// The lowest score from which on the share `precision` of the answers is right.
 fn abstain_threshold(decision: &Decision, scores: &[Vec<f32>], expected: &[&[u32]], precision: f64) -> f32 {
@@ -290,6 +290,8 @@ mod tests {
         let threshold = |precision| abstain_threshold(&decision, &scores, &expected, precision);
         assert_eq!((threshold(1.0), threshold(0.75), threshold(0.7)), (0.8, 0.6, 0.6));
         assert_eq!(abstain_threshold(&decision, &scores[2..3], &expected[2..3], 0.5), ABSTAINS_ALWAYS);
+        // So sure that its score is 1, and wrong: it is not answered either.
+        assert!(abstain_threshold(&decision, &[vec![1.0, 0.0]], &[&[1]], 0.5) > 1.0);
     }
 
     #[test]

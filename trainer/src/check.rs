@@ -368,7 +368,12 @@ fn rare_label(input: &CheckInput<'_>) -> Option<Finding> {
 
 /// Why training would refuse the rows.
 pub fn refused(reason: &Error) -> Finding {
-    Finding::of_all("refused", Severity::Error, reason.to_string(), "fit refuses such rows: add some, or merge labels")
+    Finding::of_all(
+        "refused",
+        Severity::Error,
+        reason.to_string(),
+        "fit refuses such rows, unless it goes on from a model that knows other labels (--from)",
+    )
 }
 
 /// Labels that are to be predicted, but never learned.

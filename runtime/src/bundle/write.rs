@@ -6,13 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Bundle, CONFIG, FileEntry, MANIFEST, Manifest, SIGNATURE, TOKENIZER};
+use super::{Bundle, FileEntry, MANIFEST, Manifest, SIGNATURE};
 use crate::{
     archive,
     error::{Error, Result},
     exchange::exchange,
     file::{create_hidden, sha256_file},
-    hidden::HiddenFolder,
+    hidden::{HiddenFolder, behind_links},
     own,
     store::Store,
 };
@@ -29,7 +29,10 @@ fn is_one_file(target: &Path) -> bool {
 /// dropped before that, it leaves nothing behind.
 #[derive(Debug)]
 pub struct BundleWriter {
+    /// Behind any links.
     target: PathBuf,
+    /// By the name that was given.
+    is_one_file: bool,
     /// After [`BundleWriter::finish`] it holds what was replaced, if anything.
     staging: HiddenFolder,
 }
@@ -79,7 +82,8 @@ impl BundleWriter {
         Self::check_target(target, overwrite)?;
         let (parent, name) = split_target(target)?;
         fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
-        Ok(Self { staging: HiddenFolder::create(&parent, &name)?, target: parent.join(name) })
+        let staging = HiddenFolder::create(&parent, &name)?;
+        Ok(Self { staging, target: parent.join(name), is_one_file: is_one_file(target) })
     }
 
     /// The folder in which the bundle's files are being collected.
@@ -113,7 +117,7 @@ impl BundleWriter {
         // What does not open must not ship.
         let bundle = Bundle::open(staging)?;
         bundle.tokenizer()?;
-        if is_one_file(&self.target) {
+        if self.is_one_file {
             bundle.write_packed(staging, &self.target, None)?;
         } else {
             replace_dir(staging, &self.target)?;
@@ -161,9 +165,10 @@ impl Bundle {
     /// # Errors
     /// [`Error::Io`]; the bundle is then as it was.
     pub fn put_signature(&self, signature: &[u8]) -> Result<()> {
-        let staging = HiddenFolder::beside(&self.path)?;
+        let place = behind_links(&self.path);
+        let staging = HiddenFolder::beside(&place)?;
         match self.store {
-            Store::Archive(_) => self.write_packed(staging.path(), &self.path, Some(signature)),
+            Store::Archive(_) => self.write_packed(staging.path(), &place, Some(signature)),
             Store::Folder(_) => {
                 let (partial, target) = (staging.path().join(SIGNATURE), self.store.path(SIGNATURE));
                 let written = fs::write(&partial, signature).and_then(|()| fs::File::open(&partial)?.sync_all());
@@ -209,13 +214,18 @@ fn replace_dir(new: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A file in a bundle's folder that is not the bundle's: the first that neither its manifest lists nor every bundle has.
+/// A file in a bundle's folder that is not the bundle's, nor of a program that shows folders: the first one.
 fn foreign(folder: &Path) -> Result<Option<String>> {
-    // One that is damaged may be replaced too, as far as it says what belongs to it.
     let manifest = fs::read(folder.join(MANIFEST)).map_err(|error| Error::io(folder, error))?;
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
-    let usual = [MANIFEST, SIGNATURE, CONFIG, TOKENIZER];
-    let is_own = |name: &String| usual.contains(&name.as_str()) || manifest["files"].get(name).is_some();
+    let listed = manifest["files"].as_object();
+    let is_own = |name: &String| match (name.as_str(), listed) {
+        (MANIFEST | SIGNATURE | "Thumbs.db" | "desktop.ini", _) => true,
+        (name, _) if name.starts_with('.') => true,
+        (name, Some(listed)) => listed.contains_key(name),
+        // One that is damaged so much that it does not say it.
+        (name, None) => [".json", ".md", ".onnx", ".onnx_data"].iter().any(|ending| name.ends_with(ending)),
+    };
     let entries = fs::read_dir(folder).map_err(|error| Error::io(folder, error))?;
     let mut names: Vec<String> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
@@ -226,8 +236,7 @@ fn foreign(folder: &Path) -> Result<Option<String>> {
 /// The folder in which `target` lies, absolute, and its name there; where it is a link, those of what it names, so that the link stays.
 fn split_target(target: &Path) -> Result<(PathBuf, String)> {
     // An absolute path has a parent and a name even where `target` is ".".
-    let absolute = if target.is_symlink() { fs::canonicalize(target) } else { std::path::absolute(target) };
-    let absolute = absolute.map_err(|error| Error::io(target, error))?;
+    let absolute = std::path::absolute(behind_links(target)).map_err(|error| Error::io(target, error))?;
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_string_lossy().into_owned())),
         _ => Err(Error::OutputExists { path: target.to_owned(), got: "no name for it".to_owned() }),

@@ -100,7 +100,7 @@ impl Latencies {
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let texts = texts(args)?;
     // Before anything is loaded here: what the children need must be there for them.
-    let single = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
+    let single = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options()? })?;
     let Some(argument) = argument(&texts) else {
         bail!(
             "{}: expected a text (or a pair) of less than {TOO_LONG} bytes and without NUL to measure the start with",
@@ -111,14 +111,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (all, alone) = latencies(&single, &texts)?;
     let memory_single = peak_bytes();
     drop(single);
-    let many = super::open(&args.bundle, &Options { parallelism: Parallelism::Throughput, ..args.open.options() })?;
+    let many = super::open(&args.bundle, &Options { parallelism: Parallelism::Throughput, ..args.open.options()? })?;
     many.classify_batch(&texts[..texts.len().min(WARM_UP)])?;
     let started = Instant::now();
     many.classify_batch(&texts)?;
     let rows_per_second = texts.len() as f64 / started.elapsed().as_secs_f64();
     let memory = peak_bytes();
     drop(many);
-    let shared = super::open(&args.bundle, &args.open.options())?;
+    let shared = super::open(&args.bundle, &args.open.options()?)?;
     let clients = usize::from(args.clients);
     let [single_calls, calls] =
         [1, CALL].map(|texts_a_call| from_threads(&shared, &texts, clients, texts_a_call, &alone));

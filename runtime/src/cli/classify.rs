@@ -32,7 +32,8 @@ const WINDOW_BYTES: usize = 8 << 20;
 /// So many bad rows are shown when they are skipped; the others are counted.
 const SHOWN_BAD_ROWS: u64 = 10;
 /// Names that end so say a format that is not written.
-const OTHER_FORMATS: [&str; 9] = ["tsv", "tab", "xlsx", "gz", "zst", "bz2", "xz", "zip", "feather"];
+const OTHER_FORMATS: [&str; 16] =
+    ["tsv", "tab", "xls", "xlsx", "ods", "avro", "orc", "feather", "gz", "zst", "bz2", "xz", "lz4", "br", "zip", "7z"];
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -140,7 +141,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let read = ReadOptions { max_row_bytes: Some(limits.row_bytes), ..args.read.clone() };
     let rows = Rows::open(input, &read, columns)?;
     let stop = interrupt::flag();
-    let options = Options { parallelism: Parallelism::Throughput, ..args.open.options() };
+    let options = Options { parallelism: Parallelism::Throughput, ..args.open.options()? };
     let classifier = super::open(&args.bundle, &options)?;
     args.check_outside(classifier.bundle())?;
     let mut counting = args.summary.as_ref().map(|path| Counting::new(path, &classifier)).transpose()?;
@@ -176,7 +177,7 @@ fn run_texts(args: &Args) -> anyhow::Result<()> {
     if args.read != ReadOptions::default() {
         bail!("expected --input with --format, --encoding, --quoting and --delimiter, found TEXT");
     }
-    let classifier = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options() })?;
+    let classifier = super::open(&args.bundle, &Options { parallelism: Parallelism::Latency, ..args.open.options()? })?;
     if let (Some(_), [_, _, ..]) = (&args.pair, args.texts.as_slice()) {
         bail!("--pair: expected one TEXT with it, found {}", args.texts.len());
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -87,16 +87,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// A summary, or that of the texts that a bundle was tested on; before it the digest of the manifest of the bundle that has answered.
 fn read(path: &Path) -> anyhow::Result<(String, Summary)> {
-    let content =
-        if path.is_dir() { Vec::new() } else { fs::read(path).with_context(|| path.display().to_string())? };
-    // A folder, or a file that is packed, whatever it is called.
-    let (bundle, summary) = if path.is_dir() || content.starts_with(b"PK") {
+    let (bundle, summary) = if path.is_dir() || is_packed(path) {
         let bundle = Bundle::open(path)?;
         match bundle.reference()? {
             Some(reference) => (sha256(&bundle.manifest_bytes()?), reference.summary),
             None => bail!("{}: expected a bundle with a summary of what it was tested on, found none", path.display()),
         }
     } else {
+        let content = fs::read(path).with_context(|| path.display().to_string())?;
         let file = serde_json::from_slice::<SummaryFile>(&content).ok().filter(|file| file.summary.is_sound());
         let file =
             file.with_context(|| format!("{}: expected a file of nimbert classify --summary", path.display()))?;
@@ -107,6 +105,13 @@ fn read(path: &Path) -> anyhow::Result<(String, Summary)> {
         0 => bail!("{}: expected a summary of at least one text, found 0", path.display()),
         _ => Ok((bundle, summary)),
     }
+}
+
+/// Whether it begins as a packed bundle does, whatever it is called. A pipe would give that once.
+fn is_packed(path: &Path) -> bool {
+    let mut start = [0; 2];
+    let mut read = || fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    path.is_file() && read().is_ok() && start == *b"PK"
 }
 
 fn table(before: &Summary, after: &Summary, drifts: &[Drift]) -> String {
@@ -128,7 +133,7 @@ fn table(before: &Summary, after: &Summary, drifts: &[Drift]) -> String {
     table
 }
 
-/// The labels whose shares have moved most.
+/// The labels whose shares have moved most, each by its own index.
 fn moved(before: &TaskSummary, after: &TaskSummary, texts: [u64; 2]) -> Vec<(String, [f64; 2])> {
     let share = |summary: &TaskSummary, label: &String, texts: u64| {
         summary.labels.get(label).copied().unwrap_or(0) as f64 / texts.max(1) as f64
@@ -138,7 +143,14 @@ fn moved(before: &TaskSummary, after: &TaskSummary, texts: [u64; 2]) -> Vec<(Str
         .into_iter()
         .map(|label| (label.clone(), [share(before, label, texts[0]), share(after, label, texts[1])]))
         .collect();
-    moved.sort_by(|(_, a), (_, b)| (b[1] - b[0]).abs().total_cmp(&(a[1] - a[0]).abs()));
+    // From 0 to 1 a share would move infinitely far: half a text is added to both, as in the index.
+    let part = |[a, b]: [f64; 2]| (b - a) * (b / a).ln();
+    let smoothed = |share: f64, texts: u64| (share * texts as f64 + 0.5) / (texts as f64 + 1.0);
+    let index = |shares: &[f64; 2]| {
+        let [a, b] = [smoothed(shares[0], texts[0]), smoothed(shares[1], texts[1])];
+        part([a, b]) + part([1.0 - a, 1.0 - b])
+    };
+    moved.sort_by(|(_, a), (_, b)| index(b).total_cmp(&index(a)));
     moved.truncate(SHOWN);
     moved
 }

@@ -60,7 +60,7 @@ const LISTED: usize = 20;
 const BAR: usize = 24;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let classifier = super::open(&args.bundle, &args.open.options())?;
+    let classifier = super::open(&args.bundle, &args.open.options()?)?;
     let input = TextInput { text: &args.text, pair: args.pair.as_deref() };
     let of = Explained { task: args.task.as_deref(), label: args.label.as_deref() };
     let explanation = classifier.explain(input, of, args.attribution, CallOptions::default())?;

@@ -22,10 +22,10 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "json")]
     device: Option<Device>,
     /// The graph of that name, for --device [default: the first that was made for it and this processor]
-    #[arg(long, value_name = "NAME", requires = "device")]
+    #[arg(long, value_name = "NAME", requires = "device", conflicts_with = "json")]
     variant: Option<String>,
     /// ONNX Runtime's library, for --device
-    #[arg(long, value_name = "FILE", requires = "device")]
+    #[arg(long, value_name = "FILE", requires = "device", conflicts_with = "json")]
     ort_lib: Option<PathBuf>,
 }
 
@@ -86,7 +86,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     for Task { name, decision, .. } in bundle.tasks() {
         if let Some(threshold) = decision.abstain_threshold {
             let of_task = name.map_or(String::new(), |name| format!("{name}: "));
-            writeln!(out, "unsure       {of_task}under a score of {threshold:.3}")?;
+            let what =
+                if threshold > 1.0 { "of all texts".to_owned() } else { format!("under a score of {threshold:.3}") };
+            writeln!(out, "unsure       {of_task}{what}")?;
         }
     }
     if let Some(Unknown { rate, threshold }) = &manifest.unknown {

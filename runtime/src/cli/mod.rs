@@ -26,6 +26,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 use nimbert::{
@@ -161,23 +162,14 @@ impl OpenArgs {
         let Self { memory_limit, gpu_memory_limit, no_cache, profile: _, ort_lib, trust, .. } = self;
         let TrustArgs { verify, require_signature, allow_operators } = trust;
         let bytes = |size: &Option<Size>| size.map(|Size(bytes)| format!("{bytes}B"));
-        let verify = match verify {
-            Verify::Always => "always",
-            Verify::Once => "once",
-            Verify::Never => "never",
-        };
-        let operators = match allow_operators {
-            Operators::Known => "known",
-            Operators::Any => "any",
-        };
         let settings = [
             ("--device", Some(device.to_string())),
             ("--variant", variant.clone()),
             ("--threads", threads.map(|threads| threads.to_string())),
             ("--memory-limit", bytes(memory_limit)),
             ("--gpu-memory-limit", bytes(gpu_memory_limit)),
-            ("--verify", Some(verify.to_owned())),
-            ("--allow-operators", Some(operators.to_owned())),
+            ("--verify", Some(verify.to_string())),
+            ("--allow-operators", Some(allow_operators.to_string())),
         ];
         let flags = [
             ("--spinning", *spinning),
@@ -192,7 +184,10 @@ impl OpenArgs {
         settings.chain(flags).chain(library).chain(keys).collect()
     }
 
-    fn options(&self) -> Options {
+    fn options(&self) -> anyhow::Result<Options> {
+        if self.device == Device::Cpu && self.gpu_memory_limit.is_some() {
+            bail!("--gpu-memory-limit: expected --device cuda, tensorrt or auto with it, found cpu");
+        }
         let bytes = |size: Option<Size>| size.map(|Size(bytes)| bytes);
         let gpu = GpuOptions { memory_limit: bytes(self.gpu_memory_limit), ..GpuOptions::default() };
         let session = SessionOptions {
@@ -207,7 +202,7 @@ impl OpenArgs {
             operators: self.trust.allow_operators,
             optimized_model: None,
         };
-        Options {
+        Ok(Options {
             session,
             variant: self.variant.clone(),
             memory_limit: bytes(self.memory_limit),
@@ -215,7 +210,7 @@ impl OpenArgs {
             verify: self.trust.verify,
             require_signature: keys(&self.trust.require_signature),
             ..Options::default()
-        }
+        })
     }
 }
 
@@ -292,7 +287,10 @@ fn exit_status(error: &anyhow::Error) -> u8 {
         Some(nimbert::Error::Cancelled) => 130,
         Some(nimbert::Error::Session { .. } | nimbert::Error::DeadlinePassed) => 1,
         Some(nimbert::Error::Io { reason, .. })
-            if matches!(reason.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            if matches!(
+                reason.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+            ) =>
         {
             1
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nimbert::{Prediction, prediction::escaped, rows::Value};
+use nimbert::{Prediction, behind_links, prediction::escaped, rows::Value};
 use serde_json::Map;
 
 #[cfg(feature = "parquet")]
@@ -182,8 +182,8 @@ impl Output {
             bail!("{}: another nimbert has just written it", path.display());
         }
         let (done, bytes) = if resume { resumable(&rows, &note_path, note, &format, &file)? } else { (0, 0) };
-        if !resume && format.can_be_resumed() && file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-            eprintln!("nimbert: {}: replaced, which --resume would have gone on with", rows.display());
+        if bytes == 0 && file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+            eprintln!("nimbert: {}: what an interrupted run has left is replaced", rows.display());
         }
         file.set_len(bytes).map_err(cannot_write)?;
         let mut writer = file.try_clone().map_err(cannot_write)?;
@@ -273,7 +273,7 @@ impl Output {
 /// The file that is written to for `path`: behind a link, so that the link stays; and whether it is a device or a pipe, which is written
 /// to, not replaced. (So is a folder, which fails.)
 pub(super) fn target(path: &Path) -> (PathBuf, bool) {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let target = behind_links(path);
     let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file());
     (target, is_special)
 }
@@ -308,8 +308,7 @@ fn resumable(rows: &Path, note_path: &Path, note: &str, format: &Format, file: &
         Ok(earlier) if earlier.is_empty() => return Ok((0, 0)),
         Ok(earlier) => expect_same(rows, &earlier, note)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let nothing = "no results of an interrupted run, with a note of what it did, to go on with";
-            eprintln!("nimbert: {}: {nothing}: from the beginning", rows.display());
+            eprintln!("nimbert: {}: no note of an interrupted run to go on from: from the beginning", rows.display());
             return Ok((0, 0));
         }
         Err(error) => return Err(error).with_context(|| note_path.display().to_string()),

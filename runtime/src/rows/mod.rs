@@ -467,13 +467,18 @@ impl Serialize for TextEncoding {
     }
 }
 
+/// Names that a list has, and characters that each of them has, at most: what is read as columns need not be such.
+const SHOWN: (usize, usize) = (50, 60);
+
 /// Names as a list; those that do not show their ends, in quotes.
 fn list(names: &[String]) -> String {
-    let show = |name: &String| match name.trim() == name && !name.is_empty() {
-        true => name.clone(),
-        false => format!("{name:?}"),
+    let show = |name: &String| match (name.trim() == name && !name.is_empty(), name.chars().count() > SHOWN.1) {
+        (_, true) => format!("{:?}…", name.chars().take(SHOWN.1).collect::<String>()),
+        (true, false) => name.clone(),
+        (false, false) => format!("{name:?}"),
     };
-    names.iter().map(show).collect::<Vec<_>>().join(", ")
+    let further = names.len().checked_sub(SHOWN.0).filter(|more| *more > 0).map(|more| format!("and {more} more"));
+    names.iter().take(SHOWN.0).map(show).chain(further).collect::<Vec<_>>().join(", ")
 }
 
 /// `:line:column`, as compilers and editors write it.

@@ -57,7 +57,7 @@ enum Layout {
 }
 
 /// What says how `--data` is read, or what is made of it.
-const OF_DATA: [&str; 14] = [
+const OF_DATA: [&str; 15] = [
     "--text-column",
     "--label-column",
     "--label-columns",
@@ -72,6 +72,7 @@ const OF_DATA: [&str; 14] = [
     "--calibration",
     "--max-accuracy-drop",
     "--max-label-changes",
+    "--verbose",
 ];
 
 pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
@@ -82,7 +83,10 @@ pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
     }
 
     // Before interrupts are caught: one during a download ends it.
-    let folder = hub::resolve(&args.model, None, io::stderr().is_terminal())?;
+    let folder = hub::resolve(&args.model, None, io::stderr().is_terminal()).map_err(|error| match error {
+        Error::Setting { setting: "--base", expected, got } => Error::Setting { setting: "MODEL", expected, got },
+        error => error,
+    })?;
     let stop = super::stop_on_interrupt()?;
     let folder = ModelFolder::open(&folder)?;
     let encoder_config = folder.config.clone();

@@ -21,7 +21,7 @@ use std::{
 use candle_core::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{
-    Prediction, Tokenizer, TruncationSide,
+    Prediction, Tokenizer, TruncationSide, behind_links,
     bundle::{BundleWriter, CONFIG, Provenance, is_task_name},
     prediction::Answer,
     summary::{Reference, Summary, characters},
@@ -94,7 +94,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "from", conflicts_with = "base")]
     rehearsal: Vec<PathBuf>,
     /// How many of them are learned from again [default: 4 times the new ones, or 16 times the labels if that is more]
-    #[arg(long, value_name = "ROWS", requires = "rehearsal", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "ROWS", requires = "rehearsal", conflicts_with = "base", value_parser = clap::value_parser!(u32).range(1..))]
     rehearsal_rows: Option<u32>,
     /// Branch, tag or commit of a model on the hub
     #[arg(long, value_name = "NAME")]
@@ -246,7 +246,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE")]
     #[serde(skip)]
     unknown_rate: Option<f64>,
-    /// Go on from the checkpoint of a run that was stopped, if there is one
+    /// Go on from the checkpoint of a run that was stopped, if there is one; its files are replaced then, and no others
     #[arg(long)]
     #[serde(skip)]
     resume: bool,
@@ -261,7 +261,7 @@ pub(super) struct Args {
     #[command(flatten)]
     #[serde(skip)]
     cache: super::CacheArgs,
-    /// Also keep the trained fp32 model, as a Hugging Face folder
+    /// Also keep the trained fp32 model, as a Hugging Face folder, which must be absent or empty, or with --overwrite another such
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     save_model: Option<PathBuf>,
@@ -461,24 +461,31 @@ impl Args {
             super::check_output(report, "for --report", &inputs, Some(&self.base()))?;
             self.check_outside("--report", report)?;
         }
-        if self.tensorboard.as_ref().is_some_and(|folder| folder.is_file()) {
-            let folder = self.tensorboard.clone().unwrap_or_default().display().to_string();
-            return Err(Error::setting("--tensorboard", "a folder", folder));
+        if let Some(folder) = &self.tensorboard {
+            self.check_outside("--tensorboard", folder)?;
+            if folder.is_file() {
+                return Err(Error::setting("--tensorboard", "a folder", folder.display()));
+            }
         }
-        let of_folds = self.cross_validate.map(|_| [self.out_of_fold_path(), self.doubts_path()]);
-        let mut paths = [self.report_path(), self.metrics_path()].into_iter().chain(of_folds.into_iter().flatten());
-        let replaces = self.export.overwrite || self.resume;
-        paths.try_for_each(|path| {
+        let of_run = [self.report_path(), self.metrics_path()].map(|path| (path, self.goes_on()));
+        // A run that was stopped before its first checkpoint has left them too; what was there is kept beside.
+        let of_folds = [self.out_of_fold_path(), self.doubts_path()].map(|path| (path, self.resume));
+        let of_folds = of_folds.into_iter().filter(|_| self.cross_validate.is_some());
+        of_run.into_iter().chain(of_folds).try_for_each(|(path, replaces)| {
             // Such as the rows with doubtful labels of a run before, corrected.
             super::check_not_read(&path, &inputs, Some(&self.base()))?;
-            if replaces { Ok(()) } else { super::check_absent(&path) }
+            if replaces || self.export.overwrite { Ok(()) } else { super::check_absent(&path) }
         })
+    }
+
+    /// Whether there is a run to go on from, whose files may be replaced; where there is none, they are another run's.
+    fn goes_on(&self) -> bool {
+        self.resume && self.checkpoint_path().exists()
     }
 
     /// A bundle has its own files alone, and appears as a whole.
     fn check_outside(&self, setting: &'static str, path: &Path) -> Result<(), Error> {
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        match absolute(path).starts_with(absolute(&self.export.out)) {
+        match place(path).starts_with(place(&self.export.out)) {
             true => Err(Error::setting(setting, "a place outside of --out", path.display())),
             false => Ok(()),
         }
@@ -503,6 +510,16 @@ impl Args {
             ("--unknown-rate", json!(self.unknown_rate)),
         ];
         settings.map(|(name, value)| (name.to_owned(), value))
+    }
+}
+
+/// Where a file or folder lies, or would: absolute, without links, as far as it is there.
+fn place(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = absolute.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
+    match there.and_then(|(folder, canonical)| Some(canonical.join(absolute.strip_prefix(folder).ok()?))) {
+        Some(place) => place,
+        None => absolute,
     }
 }
 
@@ -670,12 +687,14 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     let doubts = candidate.out_of_fold.as_ref().map(|answers| work.doubts(answers));
     if let (Some(answers), Some(doubts), Some(_)) = (&candidate.out_of_fold, &doubts, args.cross_validate) {
         // Whatever becomes of the bundle.
-        write(&args.out_of_fold_path(), &work.out_of_fold_lines(answers))?;
-        let (path, csv) = (args.doubts_path(), doubts.csv());
-        if !args.export.overwrite {
-            keep_corrected(&path, &csv)?;
+        for (path, content) in
+            [(args.out_of_fold_path(), work.out_of_fold_lines(answers)), (args.doubts_path(), doubts.csv())]
+        {
+            if !args.export.overwrite {
+                keep_corrected(&path, &content)?;
+            }
+            write(&path, &content)?;
         }
-        write(&path, &csv)?;
     }
     if let Some(doubts) = &doubts {
         let (count, all) = (doubts.count(), doubts.len());
@@ -689,7 +708,12 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         let before = candidate.model.config.vocab_size;
         candidate = work.trimmed(&candidate, size)?;
         let after = candidate.model.config.vocab_size;
-        tell(&report::stage("vocabulary", &format!("{before} → {after} tokens")));
+        let why = match after.cmp(&size) {
+            std::cmp::Ordering::Less => ": there are no more",
+            std::cmp::Ordering::Equal => "",
+            std::cmp::Ordering::Greater => ": special tokens and single characters stay",
+        };
+        tell(&report::stage("vocabulary", &format!("{before} → {after} tokens{why}")));
     }
     if let Some(layers) = args.frozen_layers() {
         candidate.model.freeze(layers)?;
@@ -797,19 +821,18 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
 }
 
 fn export_config(args: &Args, given: &super::Given) -> anyhow::Result<ExportConfig> {
-    // A run that goes on replaces what it packed when it was stopped. Where nothing is gone on from, that is another run's.
-    let goes_on = args.resume && args.checkpoint_path().exists();
-    let mut config = args.export.config(given, args.columns.problem_type(), args.max_length, goes_on)?;
+    // A run that goes on replaces what it packed when it was stopped.
+    let mut config = args.export.config(given, args.columns.problem_type(), args.max_length, args.goes_on())?;
     config.certainty = args.certainty()?;
     Ok(config)
 }
 
 fn check_save_model(args: &Args) -> anyhow::Result<()> {
     let Some(folder) = &args.save_model else { return Ok(()) };
-    // Never into the base or another model: that would be overwritten. A run that was stopped has left its own there.
+    // Never into the base, nor, unless that is asked for, into another model. A run that was stopped has left its own there.
     let is_base =
         folder.canonicalize().ok().is_some_and(|folder| Path::new(&*args.base()).canonicalize().ok() == Some(folder));
-    let may_replace = args.export.overwrite || args.resume && args.checkpoint_path().exists();
+    let may_replace = args.export.overwrite || args.goes_on();
     if !(may_replace && is_saved_model(folder) && !is_base) {
         BundleWriter::check_target(folder, false)?;
     }
@@ -1119,6 +1142,7 @@ fn write(path: &Path, content: &str) -> Result<(), Error> {
 
 /// A run that is resumed finds what it wrote before. What somebody has corrected in it since is kept beside it.
 fn keep_corrected(path: &Path, content: &str) -> Result<(), Error> {
+    let path = &behind_links(path);
     if !std::fs::read(path).is_ok_and(|before| before != content.as_bytes()) {
         return Ok(());
     }

@@ -13,6 +13,7 @@ mod suggest;
 mod trace;
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -24,7 +25,7 @@ use std::{
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbert::{ProblemType, Tokenizer, compiled::default_cache};
+use nimbert::{ProblemType, Tokenizer, behind_links, compiled::default_cache};
 use nimbert_trainer::{
     Error,
     dataloader::Example,
@@ -88,20 +89,27 @@ enum Command {
     Sign(sign::SignArgs),
 }
 
-/// The options that stand on the command line, such as `--seed`.
-struct Given(Vec<String>);
+/// The options of a command, such as `--seed`, and whether they stand on the command line.
+struct Given(BTreeMap<String, bool>);
 
 impl Given {
-    fn of(matches: &ArgMatches) -> Self {
-        let is_given = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
-        let option = |id: &clap::Id| format!("--{}", id.as_str().replace('_', "-"));
-        Self(matches.ids().filter(is_given).map(option).collect())
+    /// Those of the command `name`.
+    fn of(name: &str, matches: &ArgMatches) -> Self {
+        let command = Cli::command();
+        let options = command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+        let option = |argument: &clap::Arg| {
+            let is_given = matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine);
+            Some((format!("--{}", argument.get_long()?), is_given))
+        };
+        Self(options.filter_map(option).collect())
     }
 
     /// Refuses the first of these options that is given although it would change nothing: it is of use with `expected` alone.
     fn refuse(&self, options: &[&'static str], is_of_use: bool, expected: &str) -> Result<(), Error> {
-        match options.iter().find(|option| self.0.iter().any(|given| given == *option)) {
-            Some(option) if !is_of_use => Err(Error::setting(option, expected, "none: it would change nothing")),
+        match options.iter().find(|option| self.0[**option]) {
+            Some(option) if !is_of_use => {
+                Err(Error::setting(option, expected, "a run in which it would change nothing"))
+            }
             _ => Ok(()),
         }
     }
@@ -311,7 +319,7 @@ fn quoted(text: &str) -> String {
 
 /// Writes a text file as a whole: behind a link, so that the link stays; a device or a pipe is written to, not replaced.
 fn write_text(path: &Path, content: &str) -> Result<(), Error> {
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let target = behind_links(path);
     let write =
         |file: &Path| std::fs::write(file, content).map_err(|reason| Error::Io { path: path.to_owned(), reason });
     match target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
@@ -340,9 +348,9 @@ fn check_not_read(path: &Path, inputs: &[&PathBuf], base: Option<&str>) -> Resul
     }
 }
 
-/// Checks that nothing is replaced.
+/// Checks that nothing is replaced; a device or a pipe is written to.
 fn check_absent(path: &Path) -> Result<(), Error> {
-    match path.exists() {
+    match path.metadata().is_ok_and(|metadata| metadata.is_file() || metadata.is_dir()) {
         true => Err(unusable(path, "no file yet".to_owned(), "a file; --overwrite replaces it")),
         false => Ok(()),
     }
@@ -383,7 +391,8 @@ fn model_name(base: &str) -> String {
 /// Parses the arguments, runs the command, and reports an error.
 pub(crate) fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
-    let given = Given::of(matches.subcommand().expect("clap asks for a command").1);
+    let (name, options) = matches.subcommand().expect("clap asks for a command");
+    let given = Given::of(name, options);
     let Cli { command } = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match command {
         Command::Fit(args) => fit::run(&args, &given),
@@ -416,7 +425,10 @@ fn exit_status(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted { .. }) => 130,
         Some(Error::Io { reason, .. } | Error::Runtime(nimbert::Error::Io { reason, .. }))
-            if reason.kind() == io::ErrorKind::StorageFull =>
+            if matches!(
+                reason.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+            ) =>
         {
             1
         }

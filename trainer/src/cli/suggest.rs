@@ -76,7 +76,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "simulate", conflicts_with = "bundle")]
     report: Option<PathBuf>,
     /// What is drawn at random follows from it
-    #[arg(long, default_value_t = 0, conflicts_with = "bundle")]
+    #[arg(long, default_value_t = 0)]
     seed: u64,
     #[command(flatten)]
     cache: super::CacheArgs,
@@ -146,6 +146,15 @@ fn suggest(args: &Args, given: &Given, bundle: &Path, out: &Path) -> anyhow::Res
         for label in label_columns(&columns).filter(has) {
             let path = path.display();
             super::message(&format!("{path}: the column {label} is not read; rows with labels belong to --data"));
+        }
+        let is_read = |name: &&String| {
+            let own = label_columns(&columns).chain([&columns.text]).chain(&columns.pair);
+            own.into_iter().any(|column| column == *name)
+        };
+        let left: Vec<&str> =
+            reader.columns().unwrap_or_default().iter().filter(|name| !is_read(name)).map(String::as_str).collect();
+        if !left.is_empty() {
+            super::message(&format!("{}: not carried over: {}", path.display(), left.join(", ")));
         }
     }
     let mut labelled = match args.data.is_empty() {

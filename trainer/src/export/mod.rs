@@ -13,7 +13,7 @@ use std::{
 };
 
 use nimbert::{
-    Batch, Decision, Encoding, ProblemType, Session, SessionOptions, Task, TruncationSide,
+    Batch, Decision, Encoding, HiddenFolder, ProblemType, Session, SessionOptions, Task, TruncationSide, behind_links,
     bundle::{
         Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, FurtherTask, MODEL, Manifest, Provenance, TOKENIZER,
         Unknown, Variant,
@@ -722,17 +722,26 @@ pub fn save_model(
     learned: &Learned,
     out: &Path,
 ) -> Result<()> {
-    std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
-    model.parameters().save(&out.join(WEIGHTS))?;
+    let out = &behind_links(out);
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
+    // Beside its place, which it takes when it is whole.
+    let staging = HiddenFolder::beside(out)?;
+    let folder = staging.path();
+    model.parameters().save(&folder.join(WEIGHTS))?;
     let json = std::fs::read(tokenizer).map_err(|error| Error::io(tokenizer, error))?;
     let settings = TokenizerSettings::new(&model.config, max_length, truncation_side);
     let write = |name: &str, content: &[u8]| {
-        std::fs::write(out.join(name), content).map_err(|error| Error::io(&out.join(name), error))
+        std::fs::write(folder.join(name), content).map_err(|error| Error::io(&out.join(name), error))
     };
     write(TOKENIZER, &json)?;
     write(LEARNED, pretty_json(learned).as_bytes())?;
     write(TOKENIZER_CONFIG, pretty_json(&tokenizer_config(&json, tokenizer, settings)?).as_bytes())?;
-    write(CONFIG, config_json(model, problem_type).as_bytes())
+    write(CONFIG, config_json(model, problem_type).as_bytes())?;
+    std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
+    SAVED_MODEL.into_iter().try_for_each(|name| {
+        std::fs::rename(folder.join(name), out.join(name)).map_err(|error| Error::io(&out.join(name), error))
+    })
 }
 
 fn config_json(model: &SequenceClassifier, problem_type: ProblemType) -> String {

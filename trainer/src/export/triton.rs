@@ -4,7 +4,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use nimbert::{
-    HiddenFolder,
+    HiddenFolder, behind_links,
     bundle::{BundleWriter, CONFIG, MODEL, TOKENIZER},
 };
 
@@ -35,7 +35,7 @@ pub fn pack_triton(
     stop: &AtomicBool,
 ) -> Result<()> {
     BundleWriter::check_target(out, false)?;
-    let absolute = std::path::absolute(out).map_err(|error| Error::io(out, error))?;
+    let absolute = std::path::absolute(behind_links(out)).map_err(|error| Error::io(out, error))?;
     let parent = absolute.parent().unwrap_or(&absolute);
     std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
     let staging = HiddenFolder::beside(&absolute)?;

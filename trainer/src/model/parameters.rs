@@ -90,7 +90,15 @@ impl Parameters {
     pub fn save(&self, path: &Path) -> Result<()> {
         let tensors: std::collections::HashMap<&str, Tensor> =
             self.all.iter().map(|(name, var)| (name.as_str(), var.as_detached_tensor())).collect();
-        write_whole(path, |partial| Ok(candle_core::safetensors::save(&tensors, partial)?))
+        write_whole(path, |partial| {
+            candle_core::safetensors::save(&tensors, partial).map_err(|error| match error {
+                // It does not say which file.
+                candle_core::Error::SafeTensor(safetensors::SafeTensorError::IoError(reason)) => {
+                    Error::io(path, reason)
+                }
+                error => error.into(),
+            })
+        })
     }
 }
 

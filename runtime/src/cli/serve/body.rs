@@ -1,12 +1,12 @@
 //! A request's body, as text-embeddings-inference has it: what it says, and that it takes no more memory than its bytes
 //! account for.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use nimbert::{ProblemType, Truncation, TruncationSide};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, IgnoredAny, SeqAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 /// The most texts that any server takes. Those beyond are counted and not kept: a text of no length is a few bytes of
@@ -18,17 +18,37 @@ pub(super) const MOST_TEXTS: usize = 4096;
 pub(super) struct Body {
     inputs: Inputs,
     /// Logits instead of probabilities (not by default).
-    #[serde(default)]
     raw_scores: Option<bool>,
     /// Whether a text that is too long is cut (the default), or refused.
-    #[serde(default)]
     truncate: Option<bool>,
     /// At which end; the default is the bundle's.
-    #[serde(default)]
     truncation_direction: Option<Direction>,
     /// What Hugging Face's client of hosted models asks for. Its answers are lists of lists.
-    #[serde(default)]
-    parameters: Option<Parameters>,
+    parameters: Option<Object<Parameters>>,
+}
+
+/// An object: a derived type alone would take a list for its values.
+#[derive(Debug)]
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -70,11 +90,10 @@ pub(super) enum Refusal {
 /// # Errors
 /// If it is no JSON, or has another form.
 pub(super) fn parse(bytes: &[u8]) -> Result<Body, Refusal> {
-    // A list would be taken for the values of an object.
-    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
-        return Err(Refusal::Form("expected a JSON object such as {\"inputs\": \"a text\"}".to_owned()));
+    match serde_json::from_slice(bytes) {
+        Ok(Object(body)) => Ok(body),
+        Err(error) => Err(Refusal::Form(error.to_string())),
     }
-    serde_json::from_slice(bytes).map_err(|error| Refusal::Form(error.to_string()))
 }
 
 impl Body {
@@ -96,7 +115,7 @@ impl Body {
             ProblemType::SingleLabel => Function::Softmax,
             ProblemType::MultiLabel => Function::Sigmoid,
         };
-        match self.parameters.as_ref().and_then(|parameters| parameters.function_to_apply) {
+        match self.parameters.as_ref().and_then(|Object(parameters)| parameters.function_to_apply) {
             None => Ok(self.raw_scores.unwrap_or(false)),
             Some(Function::None) => Ok(true),
             Some(function) if function == own => Ok(self.raw_scores.unwrap_or(false)),
@@ -113,7 +132,7 @@ impl Body {
 
     /// The most labels of an answer, if that is said.
     pub(super) fn top_k(&self) -> Option<usize> {
-        self.parameters.as_ref().and_then(|parameters| parameters.top_k)
+        self.parameters.as_ref().and_then(|Object(parameters)| parameters.top_k)
     }
 
     /// # Errors

@@ -13,7 +13,13 @@ mod metrics;
 mod predict;
 mod shutdown;
 
-use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use axum::{
@@ -132,9 +138,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         queue_limit: Some(args.max_queue),
         max_wait: Duration::from_micros(args.max_wait),
         max_batch_tokens: args.max_batch_tokens,
-        ..args.open.options()
+        ..args.open.options()?
     };
     let limits = args.limits();
+    // Before anything is loaded, which may take minutes.
+    let addresses: Vec<SocketAddr> =
+        args.listen.to_socket_addrs().with_context(|| format!("--listen {}", args.listen))?.collect();
     let classifier = super::open(&args.bundle, &options)?;
     let server = Arc::new(Server {
         metrics: Metrics::new(&classifier),
@@ -149,7 +158,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .max_blocking_threads(usize::from(args.max_concurrent_requests))
         .enable_all()
         .build()?;
-    runtime.block_on(serve(args, &limits, router(Arc::clone(&server)), &server.metrics))?;
+    runtime.block_on(serve(args, &addresses, &limits, router(Arc::clone(&server)), &server.metrics))?;
     // What is still going on belongs to clients that have sent half of a request.
     runtime.shutdown_timeout(QUIET);
     Ok(())
@@ -175,7 +184,13 @@ fn router(server: Arc<Server>) -> Router {
     open.merge(guarded).fallback(missing).method_not_allowed_fallback(other_method).with_state(server)
 }
 
-async fn serve(args: &Args, limits: &Limits, router: Router, metrics: &Metrics) -> anyhow::Result<()> {
+async fn serve(
+    args: &Args,
+    addresses: &[SocketAddr],
+    limits: &Limits,
+    router: Router,
+    metrics: &Metrics,
+) -> anyhow::Result<()> {
     // Before anybody is told that we are here: a signal that comes then must not kill us.
     let (shutdown, late) = (signalled()?, signalled()?);
     #[cfg(unix)]
@@ -187,7 +202,7 @@ async fn serve(args: &Args, limits: &Limits, router: Router, metrics: &Metrics) 
         let _ = std::fs::remove_file(path);
         return served;
     }
-    let listener = TcpListener::bind(&args.listen).await.with_context(|| args.listen.clone())?;
+    let listener = TcpListener::bind(addresses).await.with_context(|| args.listen.clone())?;
     announce(&format!("http://{}", listener.local_addr()?));
     within_grace(connections::serve(listener, router, limits, shutdown), late, metrics).await
 }

@@ -36,14 +36,13 @@ pub(super) async fn within_grace(
     }
 }
 
-/// Ends with Ctrl-C, SIGTERM, or the end of the terminal; from this call on, they do not end the process.
+/// Ends with Ctrl-C or SIGTERM; from this call on, they do not end the process. SIGHUP stays what it is: nohup has it ignored.
 #[cfg(unix)]
 pub(super) fn signalled() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     use tokio::signal::unix::{SignalKind, signal};
-    let [mut interrupt, mut terminate, mut hangup] =
-        [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
-        tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => (), _ = hangup.recv() => () }
+        tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => () }
     })
 }
 
