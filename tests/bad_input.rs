@@ -203,6 +203,9 @@ fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
     // Not so what a system leaves in every folder that is shown.
     fs::write(out.join(".DS_Store"), "").unwrap();
     run(&["--overwrite"]).success();
+    fs::create_dir(out.join(".git")).unwrap();
+    run(&["--overwrite"]).failure(2, &["found .git in a bundle that does not list it"]);
+    fs::remove_dir(out.join(".git")).unwrap();
     // Nor are a run's files those of another one that went on from nothing.
     fs::rename(&out, dir.path("moved")).unwrap();
     run(&["--resume"]).failure(2, &["out.report.html", "a file; --overwrite replaces it"]);
@@ -239,6 +242,13 @@ fn what_is_written_behind_a_link_leaves_the_link() {
     }
     finish(fit(&base("bert"), &data, &dir.path("bundle")).args(["--epochs", "1"])).success();
     assert!(dir.path("bundle").is_symlink() && folder.join("nimbert.json").exists());
+    // Where it is followed by its slash, and where it is a pipe, to whose end a link leads that is no name.
+    let mut command = fit(&base("bert"), &data, &dir.path("bundle/"));
+    if cfg!(target_os = "linux") {
+        let output = finish(command.args(["--epochs", "1", "--overwrite", "--report", "/dev/stdout"]));
+        assert!(output.status == Some(0) && output.stdout.contains("<!DOCTYPE html>"), "{}", output.stderr);
+    }
+    assert!(dir.path("bundle").is_symlink());
     // One file too, whatever that is called behind the link, and where nothing is there yet.
     let (link, file) = (dir.path("bundle.nimbert"), dir.path("file"));
     std::os::unix::fs::symlink("file", &link).unwrap();

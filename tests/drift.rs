@@ -89,6 +89,22 @@ fn what_other_bundles_answered_and_what_is_no_text_are_not_compared_without_a_wo
     drift(&one, &again, &[]).success();
     let warned = drift(&one, &of_other, &[]);
     assert!(warned.status == Some(0) && warned.stderr.contains("of two bundles"), "{warned:?}");
+    // What has moved is shown, the most first, not what neither side has.
+    let counted = |name: &str, texts: u64, labels: [u64; 3]| {
+        let mut file: Value = serde_json::from_slice(&fs::read(&one).unwrap()).unwrap();
+        let histogram = |bins: usize| [vec![texts], vec![0; bins - 1]].concat();
+        let summary = &mut file["summary"];
+        (summary["texts"], summary["lengths"]) = (texts.into(), histogram(LENGTH_BINS).into());
+        summary["tasks"][0]["scores"] = histogram(SCORE_BINS).into();
+        let [usual, rare, never] = labels;
+        summary["tasks"][0]["labels"] = serde_json::json!({ "usual": usual, "rare": rare, "never": never });
+        summary["tasks"][0]["multi_label"] = true.into();
+        dir.write(name, file.to_string())
+    };
+    let (of_test, of_day) = (counted("test.json", 1000, [300, 1, 0]), counted("day.json", 200, [72, 10, 0]));
+    let moved = drift(&of_test, &of_day, &[]).success();
+    assert!(moved.contains("labels  PSI 0.1") && moved.contains("  rare: 0.1 % → 5.0 %\n  usual: 30.0 %"), "{moved}");
+    assert!(!moved.contains("never"), "{moved}");
     // Labels of another model.
     let content = fs::read_to_string(&again).unwrap().replace("\"negative\"", "\"sport\"");
     let warned = drift(&one, &dir.write("sport.json", content), &[]);

@@ -243,6 +243,12 @@ impl Error {
     }
 }
 
+/// Whether a file could not be written since there is no room for it, which is no fault of what was given.
+pub fn is_disk_full(reason: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(reason.kind(), FileTooLarge | QuotaExceeded | StorageFull)
+}
+
 /// To three digits or so, as few as they may be.
 fn megabytes(bytes: u64) -> String {
     let megabytes = bytes as f64 / 1e6;

@@ -19,7 +19,15 @@ const MOST_LINKS: usize = 40;
 
 /// What `path` names behind any links, although nothing may be there: where a file is to be made or replaced, so that the links stay.
 pub fn behind_links(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
+    // A slash behind a link's name would have it followed.
+    let mut path: PathBuf = path.components().collect();
+    match path.canonicalize() {
+        Ok(place) if path.is_symlink() => return place,
+        Ok(_) => return path,
+        // Such as /dev/stdout, which is a link to no name where it is a pipe.
+        Err(_) if path.exists() => return path,
+        Err(_) => {}
+    }
     for _ in 0..MOST_LINKS {
         let Ok(next) = fs::read_link(&path) else { break };
         path = path.parent().unwrap_or(Path::new("")).join(next);

@@ -63,7 +63,7 @@ pub use call::{CallOptions, Timing};
 pub use classifier::{Classifier, Options, Parallelism, Queued};
 pub use config::ProblemType;
 pub use device::Device;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, is_disk_full};
 pub use file::{sha256, sha256_file};
 pub use graph::Operators;
 pub use hidden::{HiddenFolder, behind_links};

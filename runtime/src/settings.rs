@@ -111,13 +111,13 @@ pub fn parse_size(text: &str) -> Option<u64> {
 
 /// How a type of few values is spelled.
 macro_rules! spelled {
-    ($type:ty, $expected:literal, $($text:literal => $value:expr),+) => {
+    ($type:ty, $expected:literal, $($text:literal => $variant:ident $(($of:path))?),+) => {
         impl FromStr for $type {
             type Err = String;
 
             fn from_str(text: &str) -> std::result::Result<Self, String> {
                 match text {
-                    $($text => Ok($value),)+
+                    $($text => Ok(Self::$variant $(($of))?),)+
                     _ => Err(format!(concat!("expected ", $expected, ", found {:?}"), text)),
                 }
             }
@@ -125,36 +125,37 @@ macro_rules! spelled {
 
         impl std::fmt::Display for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                let spelled = [$(($value, $text)),+].into_iter().find(|(value, _)| value == self);
-                f.write_str(spelled.map_or("", |(_, text)| text))
+                f.write_str(match self {
+                    $(Self::$variant $(($of))? => $text,)+
+                })
             }
         }
     };
 }
 
-spelled!(Verify, "always, once or never", "always" => Self::Always, "once" => Self::Once, "never" => Self::Never);
-spelled!(Operators, "known or any", "known" => Self::Known, "any" => Self::Any);
+spelled!(Verify, "always, once or never", "always" => Always, "once" => Once, "never" => Never);
+spelled!(Operators, "known or any", "known" => Known, "any" => Any);
 spelled!(
     Parallelism,
     "auto, latency or throughput",
-    "auto" => Self::Auto,
-    "latency" => Self::Latency,
-    "throughput" => Self::Throughput
+    "auto" => Auto,
+    "latency" => Latency,
+    "throughput" => Throughput
 );
 spelled!(
     Truncation,
     "bundle, left, right or refuse",
-    "bundle" => Self::OfBundle,
-    "left" => Self::At(TruncationSide::Left),
-    "right" => Self::At(TruncationSide::Right),
-    "refuse" => Self::Refuse
+    "bundle" => OfBundle,
+    "left" => At(TruncationSide::Left),
+    "right" => At(TruncationSide::Right),
+    "refuse" => Refuse
 );
 spelled!(
     Attribution,
     "auto, leave-one-out or shapley",
-    "auto" => Self::Auto,
-    "leave-one-out" => Self::LeaveOneOut,
-    "shapley" => Self::Shapley
+    "auto" => Auto,
+    "leave-one-out" => LeaveOneOut,
+    "shapley" => Shapley
 );
 
 #[cfg(test)]

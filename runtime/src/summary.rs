@@ -197,27 +197,14 @@ pub struct Drift {
 impl Drift {
     fn new(task: Option<&str>, figure: &str, before: &[u64], after: &[u64]) -> Self {
         let (task, figure) = (task.map(str::to_owned), figure.to_owned());
-        let nothing = Self { task, figure, psi: 0.0, chance: 0.0 };
-        // Bins that nobody is in say nothing.
-        let used: Vec<[f64; 2]> = before
-            .iter()
-            .zip(after)
-            .filter(|(before, after)| **before > 0 || **after > 0)
-            .map(|(before, after)| [*before as f64, *after as f64])
-            .collect();
-        let total = |side: usize| used.iter().map(|bin| bin[side]).sum::<f64>();
-        let totals = [total(0), total(1)];
-        if used.len() < 2 || totals.contains(&0.0) {
-            return nothing;
-        }
-        let smoothed = |side: usize, count: f64| (count + 0.5) / (totals[side] + 0.5 * used.len() as f64);
-        let part = |bin: &[f64; 2]| {
-            let [a, b] = [smoothed(0, bin[0]), smoothed(1, bin[1])];
-            (b - a) * (b / a).ln()
-        };
+        let (psi, bins) = (index(before, after), used(before, after).count());
         // The index of samples of one distribution is about chi-squared over the harmonic mean of their sizes (Yurdakul, 2018).
-        let chance = chi_squared(used.len() - 1, SELDOM) * totals.iter().map(|total| 1.0 / total).sum::<f64>();
-        Self { psi: used.iter().map(part).sum(), chance, ..nothing }
+        let sizes = [before, after].map(|counts| counts.iter().sum::<u64>() as f64);
+        let chance = match bins < 2 || sizes.contains(&0.0) {
+            true => 0.0,
+            false => chi_squared(bins - 1, SELDOM) * sizes.iter().map(|size| 1.0 / size).sum::<f64>(),
+        };
+        Self { task, figure, psi, chance }
     }
 
     /// The largest of several histograms of two bins, and what chance makes of the largest of as many: at least that, if they hang
@@ -240,6 +227,28 @@ impl Drift {
     pub fn is_beyond_chance(&self) -> bool {
         self.psi > self.chance
     }
+}
+
+/// The counts of the bins that somebody is in: those that nobody is in say nothing.
+fn used<'a>(before: &'a [u64], after: &'a [u64]) -> impl Iterator<Item = [f64; 2]> + Clone + 'a {
+    let bins = before.iter().zip(after).filter(|(before, after)| **before > 0 || **after > 0);
+    bins.map(|(before, after)| [*before as f64, *after as f64])
+}
+
+/// The population stability index of two histograms with the same bins, see [`Drift::psi`]; 0 where one has no text.
+pub fn index(before: &[u64], after: &[u64]) -> f64 {
+    let used = used(before, after);
+    let totals = [0, 1].map(|side| used.clone().map(|bin| bin[side]).sum::<f64>());
+    let bins = used.clone().count() as f64;
+    if bins < 2.0 || totals.contains(&0.0) {
+        return 0.0;
+    }
+    let smoothed = |side: usize, count: f64| (count + 0.5) / (totals[side] + 0.5 * bins);
+    let part = |bin: [f64; 2]| {
+        let [a, b] = [smoothed(0, bin[0]), smoothed(1, bin[1])];
+        (b - a) * (b / a).ln()
+    };
+    used.map(part).sum()
 }
 
 /// How often chance goes beyond what is said of it.

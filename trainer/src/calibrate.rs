@@ -218,7 +218,7 @@ pub(crate) fn row_loss(problem_type: ProblemType, logits: &[f32], expected: &[u3
 }
 
 /// Where no score is enough, all are too low: above the 1 to which a sure one is rounded.
-pub const ABSTAINS_ALWAYS: f32 = 2.0;
+const ABSTAINS_ALWAYS: f32 = 2.0;
 
 /// The lowest score from which on the share `precision` of the answers is right.
 fn abstain_threshold(decision: &Decision, scores: &[Vec<f32>], expected: &[&[u32]], precision: f64) -> f32 {

@@ -10,7 +10,7 @@ use nimbert::{
 };
 
 use crate::{
-    calibrate::{ABSTAINS_ALWAYS, Found, Kept},
+    calibrate::{Found, Kept},
     dataloader::Example,
     dataset::Dataset,
     export::{Judged, Sensitivity},
@@ -378,7 +378,7 @@ pub fn bundle_stages(bundle: &Bundle) -> String {
 fn abstains(threshold: Option<f32>) -> String {
     match threshold {
         None => "never abstains".to_owned(),
-        Some(ABSTAINS_ALWAYS..) => {
+        Some(score) if score > 1.0 => {
             "unsure of all texts: from no score on as many answers are right as was asked".to_owned()
         }
         Some(score) => format!("unsure under {score:.3}"),

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Bundle, FileEntry, MANIFEST, Manifest, SIGNATURE};
+use super::{Bundle, CONFIG, FileEntry, MANIFEST, Manifest, SIGNATURE, TOKENIZER};
 use crate::{
     archive,
     error::{Error, Result},
@@ -220,11 +220,11 @@ fn foreign(folder: &Path) -> Result<Option<String>> {
     let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap_or_default();
     let listed = manifest["files"].as_object();
     let is_own = |name: &String| match (name.as_str(), listed) {
-        (MANIFEST | SIGNATURE | "Thumbs.db" | "desktop.ini", _) => true,
-        (name, _) if name.starts_with('.') => true,
+        (MANIFEST | SIGNATURE | ".DS_Store" | ".directory" | "Thumbs.db" | "desktop.ini", _) => true,
         (name, Some(listed)) => listed.contains_key(name),
-        // One that is damaged so much that it does not say it.
-        (name, None) => [".json", ".md", ".onnx", ".onnx_data"].iter().any(|ending| name.ends_with(ending)),
+        // One that is damaged so much that it does not say it: what nimbert-train writes.
+        (CONFIG | TOKENIZER | "tokenizer_config.json" | "README.md", None) => true,
+        (name, None) => name.starts_with("model.") && (name.ends_with(".onnx") || name.ends_with(".onnx_data")),
     };
     let entries = fs::read_dir(folder).map_err(|error| Error::io(folder, error))?;
     let mut names: Vec<String> =

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use nimbert::{
     Bundle, Classifier, HiddenFolder, Prediction, TextInput, sha256,
-    summary::{CHANGED, Drift, LARGELY_CHANGED, Reference, Summary, TaskSummary, characters},
+    summary::{CHANGED, Drift, LARGELY_CHANGED, Reference, Summary, TaskSummary, characters, index},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -135,24 +135,18 @@ fn table(before: &Summary, after: &Summary, drifts: &[Drift]) -> String {
 
 /// The labels whose shares have moved most, each by its own index.
 fn moved(before: &TaskSummary, after: &TaskSummary, texts: [u64; 2]) -> Vec<(String, [f64; 2])> {
-    let share = |summary: &TaskSummary, label: &String, texts: u64| {
-        summary.labels.get(label).copied().unwrap_or(0) as f64 / texts.max(1) as f64
+    let counts = |label: &String| [before, after].map(|summary| summary.labels.get(label).copied().unwrap_or(0));
+    let moved = |label: &String| {
+        let [a, b] = counts(label);
+        index(&[a, texts[0] - a.min(texts[0])], &[b, texts[1] - b.min(texts[1])])
     };
+    let share = |label: &String, side: usize| counts(label)[side] as f64 / texts[side].max(1) as f64;
     let labels: std::collections::BTreeSet<&String> = before.labels.keys().chain(after.labels.keys()).collect();
-    let mut moved: Vec<(String, [f64; 2])> = labels
-        .into_iter()
-        .map(|label| (label.clone(), [share(before, label, texts[0]), share(after, label, texts[1])]))
-        .collect();
-    // From 0 to 1 a share would move infinitely far: half a text is added to both, as in the index.
-    let part = |[a, b]: [f64; 2]| (b - a) * (b / a).ln();
-    let smoothed = |share: f64, texts: u64| (share * texts as f64 + 0.5) / (texts as f64 + 1.0);
-    let index = |shares: &[f64; 2]| {
-        let [a, b] = [smoothed(shares[0], texts[0]), smoothed(shares[1], texts[1])];
-        part([a, b]) + part([1.0 - a, 1.0 - b])
-    };
-    moved.sort_by(|(_, a), (_, b)| index(b).total_cmp(&index(a)));
-    moved.truncate(SHOWN);
-    moved
+    let mut labels: Vec<(f64, &String)> = labels.into_iter().map(|label| (moved(label), label)).collect();
+    labels.retain(|(index, _)| *index > 0.0);
+    labels.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    labels.truncate(SHOWN);
+    labels.into_iter().map(|(_, label)| (label.clone(), [share(label, 0), share(label, 1)])).collect()
 }
 
 fn verdict(drift: &Drift) -> &'static str {

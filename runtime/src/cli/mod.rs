@@ -286,14 +286,7 @@ fn exit_status(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(nimbert::Error::Cancelled) => 130,
         Some(nimbert::Error::Session { .. } | nimbert::Error::DeadlinePassed) => 1,
-        Some(nimbert::Error::Io { reason, .. })
-            if matches!(
-                reason.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-            ) =>
-        {
-            1
-        }
+        Some(nimbert::Error::Io { reason, .. }) if nimbert::is_disk_full(reason) => 1,
         _ => match error.downcast_ref() {
             Some(OutputError { reason, .. }) if !is_wrong_place(reason) => 1,
             _ => 2,

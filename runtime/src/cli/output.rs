@@ -182,7 +182,7 @@ impl Output {
             bail!("{}: another nimbert has just written it", path.display());
         }
         let (done, bytes) = if resume { resumable(&rows, &note_path, note, &format, &file)? } else { (0, 0) };
-        if bytes == 0 && file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
+        if !resume && file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
             eprintln!("nimbert: {}: what an interrupted run has left is replaced", rows.display());
         }
         file.set_len(bytes).map_err(cannot_write)?;

@@ -61,11 +61,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     let files = bundle.manifest.files.len();
     let graphs = match (&args.open.variant, device) {
-        _ if !has_run => "no graph".to_owned(),
-        (Some(name), _) => name.clone(),
-        (None, Device::Cpu) if foreign.is_empty() => "every graph".to_owned(),
-        (None, Device::Cpu) => "every other graph".to_owned(),
-        (None, device) => format!("every graph for {device}"),
+        _ if !has_run => String::new(),
+        (Some(name), _) => format!(", {name} loads and runs"),
+        (None, Device::Cpu) if foreign.is_empty() => ", every graph loads and runs".to_owned(),
+        (None, Device::Cpu) => ", every other graph loads and runs".to_owned(),
+        (None, device) => format!(", every graph for {device} loads and runs"),
     };
     let foreign = foreign.iter().filter_map(|variant| Some((&variant.name, variant.requires?)));
     let left: String = foreign.map(|(name, what)| format!("; {name} was not run: it requires {what}")).collect();
@@ -74,9 +74,5 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         (true, Some(_)) => "; its signature was not looked at: --public-key".to_owned(),
         (true, None) => String::new(),
     };
-    Ok(writeln!(
-        io::stdout(),
-        "{}: ok: {files} checksums, {graphs} loads and runs{left}{signed}",
-        args.bundle.display()
-    )?)
+    Ok(writeln!(io::stdout(), "{}: ok: {files} checksums{graphs}{left}{signed}", args.bundle.display())?)
 }

@@ -467,18 +467,21 @@ impl Serialize for TextEncoding {
     }
 }
 
-/// Names that a list has, and characters that each of them has, at most: what is read as columns need not be such.
-const SHOWN: (usize, usize) = (50, 60);
+/// Names that a list has, at most: what is read as columns need not be such.
+const NAMES_SHOWN: usize = 50;
+/// Characters of each of them.
+const CHARACTERS_SHOWN: usize = 60;
 
 /// Names as a list; those that do not show their ends, in quotes.
-fn list(names: &[String]) -> String {
-    let show = |name: &String| match (name.trim() == name && !name.is_empty(), name.chars().count() > SHOWN.1) {
-        (_, true) => format!("{:?}…", name.chars().take(SHOWN.1).collect::<String>()),
+pub fn list(names: &[String]) -> String {
+    let show = |name: &String| match (name.trim() == name && !name.is_empty(), name.chars().count() > CHARACTERS_SHOWN)
+    {
+        (_, true) => format!("{:?}…", name.chars().take(CHARACTERS_SHOWN).collect::<String>()),
         (true, false) => name.clone(),
         (false, false) => format!("{name:?}"),
     };
-    let further = names.len().checked_sub(SHOWN.0).filter(|more| *more > 0).map(|more| format!("and {more} more"));
-    names.iter().take(SHOWN.0).map(show).chain(further).collect::<Vec<_>>().join(", ")
+    let further = names.len().checked_sub(NAMES_SHOWN).filter(|more| *more > 0).map(|more| format!("and {more} more"));
+    names.iter().take(NAMES_SHOWN).map(show).chain(further).collect::<Vec<_>>().join(", ")
 }
 
 /// `:line:column`, as compilers and editors write it.

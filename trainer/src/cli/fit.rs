@@ -485,7 +485,7 @@ impl Args {
 
     /// A bundle has its own files alone, and appears as a whole.
     fn check_outside(&self, setting: &'static str, path: &Path) -> Result<(), Error> {
-        match place(path).starts_with(place(&self.export.out)) {
+        match super::place(path).starts_with(super::place(&self.export.out)) {
             true => Err(Error::setting(setting, "a place outside of --out", path.display())),
             false => Ok(()),
         }
@@ -510,16 +510,6 @@ impl Args {
             ("--unknown-rate", json!(self.unknown_rate)),
         ];
         settings.map(|(name, value)| (name.to_owned(), value))
-    }
-}
-
-/// Where a file or folder lies, or would: absolute, without links, as far as it is there.
-fn place(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let there = absolute.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
-    match there.and_then(|(folder, canonical)| Some(canonical.join(absolute.strip_prefix(folder).ok()?))) {
-        Some(place) => place,
-        None => absolute,
     }
 }
 
@@ -833,18 +823,18 @@ fn check_save_model(args: &Args) -> anyhow::Result<()> {
     let is_base =
         folder.canonicalize().ok().is_some_and(|folder| Path::new(&*args.base()).canonicalize().ok() == Some(folder));
     let may_replace = args.export.overwrite || args.goes_on();
-    if !(may_replace && is_saved_model(folder) && !is_base) {
+    if !(may_replace && is_saved_model(folder, args.goes_on()) && !is_base) {
         BundleWriter::check_target(folder, false)?;
     }
     Ok(args.check_outside("--save-model", folder)?)
 }
 
-/// Whether a folder has just the files that `--save-model` writes.
-fn is_saved_model(folder: &Path) -> bool {
-    let names = std::fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.file_name()).collect());
-    let mut names: Vec<std::ffi::OsString> = names.unwrap_or_default();
-    names.sort();
-    names == SAVED_MODEL
+/// Whether a folder has just the files that `--save-model` writes, or some of them, where it may have been stopped meanwhile.
+fn is_saved_model(folder: &Path, may_be_part: bool) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names: Vec<String> = names.filter(|name| !may_be_part || !name.starts_with(".model.partial-")).collect();
+    names.iter().all(|name| SAVED_MODEL.contains(&name.as_str())) && (may_be_part || names.len() == SAVED_MODEL.len())
 }
 
 /// The weights that `--class-weights` names, in the order of the labels' ids.

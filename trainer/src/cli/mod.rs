@@ -348,6 +348,16 @@ fn check_not_read(path: &Path, inputs: &[&PathBuf], base: Option<&str>) -> Resul
     }
 }
 
+/// Where a file or folder lies, or would: absolute, without links, as far as it is there.
+fn place(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = absolute.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
+    match there.and_then(|(folder, canonical)| Some(canonical.join(absolute.strip_prefix(folder).ok()?))) {
+        Some(place) => place,
+        None => absolute,
+    }
+}
+
 /// Checks that nothing is replaced; a device or a pipe is written to.
 fn check_absent(path: &Path) -> Result<(), Error> {
     match path.metadata().is_ok_and(|metadata| metadata.is_file() || metadata.is_dir()) {
@@ -425,10 +435,7 @@ fn exit_status(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::Interrupted { .. }) => 130,
         Some(Error::Io { reason, .. } | Error::Runtime(nimbert::Error::Io { reason, .. }))
-            if matches!(
-                reason.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-            ) =>
+            if nimbert::is_disk_full(reason) =>
         {
             1
         }

@@ -7,7 +7,7 @@ use std::{
 
 use nimbert::{
     Bundle, Task,
-    rows::{ReadOptions, Reader},
+    rows::{ReadOptions, Reader, list},
 };
 use nimbert_trainer::{
     Error,
@@ -25,8 +25,8 @@ use nimbert_trainer::{
 };
 
 use super::{
-    BundleColumnArgs, Given, check_absent, check_output, columns::repeated, features_of, progress, quoted, remark,
-    write_text,
+    BundleColumnArgs, Given, check_absent, check_output, columns::repeated, features_of, place, progress, quoted,
+    remark, write_text,
 };
 
 #[derive(clap::Args)]
@@ -113,7 +113,7 @@ fn suggest(args: &Args, given: &Given, bundle: &Path, out: &Path) -> anyhow::Res
         let (setting, expected) = ("--out", "a file whose name ends with .csv".to_owned());
         return Err(Error::Setting { setting, expected, got: out.display().to_string() }.into());
     }
-    if std::path::absolute(out)?.starts_with(std::path::absolute(bundle)?) {
+    if place(out).starts_with(place(bundle)) {
         let (setting, expected) = ("--out", "a place outside of the bundle, which holds no text".to_owned());
         return Err(Error::Setting { setting, expected, got: out.display().to_string() }.into());
     }
@@ -151,10 +151,10 @@ fn suggest(args: &Args, given: &Given, bundle: &Path, out: &Path) -> anyhow::Res
             let own = label_columns(&columns).chain([&columns.text]).chain(&columns.pair);
             own.into_iter().any(|column| column == *name)
         };
-        let left: Vec<&str> =
-            reader.columns().unwrap_or_default().iter().filter(|name| !is_read(name)).map(String::as_str).collect();
+        let columns = reader.columns().unwrap_or_default();
+        let left: Vec<String> = columns.iter().filter(|name| !is_read(name)).cloned().collect();
         if !left.is_empty() {
-            super::message(&format!("{}: not carried over: {}", path.display(), left.join(", ")));
+            super::message(&format!("{}: not carried over: {}", path.display(), list(&left)));
         }
     }
     let mut labelled = match args.data.is_empty() {

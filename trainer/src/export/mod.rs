@@ -13,7 +13,7 @@ use std::{
 };
 
 use nimbert::{
-    Batch, Decision, Encoding, HiddenFolder, ProblemType, Session, SessionOptions, Task, TruncationSide, behind_links,
+    Batch, Decision, Encoding, HiddenFolder, ProblemType, Session, SessionOptions, Task, TruncationSide,
     bundle::{
         Acceptance, Bundle, BundleWriter, CONFIG, FORMAT_VERSION, FurtherTask, MODEL, Manifest, Provenance, TOKENIZER,
         Unknown, Variant,
@@ -708,6 +708,8 @@ fn unknown(decision: &Decision, certainty: Certainty) -> Option<Unknown> {
 
 /// The files of [`save_model`], sorted.
 pub const SAVED_MODEL: [&str; 5] = [CONFIG, LEARNED, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG];
+/// What the hidden folder is for in which they are written first.
+const SAVED_MODEL_STAGING: &str = "model";
 
 /// Writes the trained model itself, in fp32, as a Hugging Face folder: [`SAVED_MODEL`]. The folder is made where it is missing.
 /// Its scores are those before calibration. `learned` is what a later run must know of its rows.
@@ -722,13 +724,14 @@ pub fn save_model(
     learned: &Learned,
     out: &Path,
 ) -> Result<()> {
-    let out = &behind_links(out);
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
-    // Beside its place, which it takes when it is whole.
-    let staging = HiddenFolder::beside(out)?;
+    std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
+    // What fails leaves no file; in the folder, which may be a volume of its own.
+    let staging = HiddenFolder::create(out, SAVED_MODEL_STAGING)?;
     let folder = staging.path();
-    model.parameters().save(&folder.join(WEIGHTS))?;
+    model.parameters().save(&folder.join(WEIGHTS)).map_err(|error| match error {
+        Error::Io { reason, .. } => Error::io(&out.join(WEIGHTS), reason),
+        error => error,
+    })?;
     let json = std::fs::read(tokenizer).map_err(|error| Error::io(tokenizer, error))?;
     let settings = TokenizerSettings::new(&model.config, max_length, truncation_side);
     let write = |name: &str, content: &[u8]| {
@@ -738,8 +741,8 @@ pub fn save_model(
     write(LEARNED, pretty_json(learned).as_bytes())?;
     write(TOKENIZER_CONFIG, pretty_json(&tokenizer_config(&json, tokenizer, settings)?).as_bytes())?;
     write(CONFIG, config_json(model, problem_type).as_bytes())?;
-    std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
-    SAVED_MODEL.into_iter().try_for_each(|name| {
+    // The configuration last, without which it is no model.
+    SAVED_MODEL.into_iter().rev().try_for_each(|name| {
         std::fs::rename(folder.join(name), out.join(name)).map_err(|error| Error::io(&out.join(name), error))
     })
 }
