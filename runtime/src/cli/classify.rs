@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nimbert::{
-    Bundle, CallOptions, Classifier, Options, Parallelism, ProblemType, Task,
+    Bundle, CallOptions, Classifier, Options, Parallelism, ProblemType, Task, behind_links,
     bundle::{MANIFEST, SIGNATURE},
     rows::{BadRow, Kind, MAX_ROW_BYTES, ReadOptions},
     sha256,
@@ -21,7 +21,7 @@ use super::{
     drift::Counting,
     input::{Columns, KeepColumns, Rows, Skipped, Text},
     interrupt,
-    output::{Format, Output, target},
+    output::{Format, Output},
     table::{Answer, Table, TaskColumns},
 };
 
@@ -259,7 +259,7 @@ impl Args {
 
     /// No file of the bundle may be replaced.
     fn check_outside(&self, bundle: &Bundle) -> anyhow::Result<()> {
-        let written = Output::files(&self.output).into_iter().chain(self.summary.as_ref().map(|path| target(path).0));
+        let written = Output::files(&self.output).into_iter().chain(self.summary.as_deref().map(behind_links));
         let names = || bundle.manifest.files.keys().map(String::as_str).chain([MANIFEST, SIGNATURE]);
         for path in written {
             if is_same_file(&self.bundle, &path) || names().any(|name| is_same_file(&self.bundle.join(name), &path)) {

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Context, bail};
 use nimbert::{
-    Bundle, Classifier, HiddenFolder, Prediction, TextInput, sha256,
+    Bundle, Classifier, HiddenFolder, Prediction, TextInput, behind_links, sha256,
     summary::{CHANGED, Drift, LARGELY_CHANGED, Reference, Summary, TaskSummary, characters, index},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{OutputError, output::target};
+use super::{OutputError, output::is_special};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -173,12 +173,12 @@ impl Counting {
     /// For the file that `--summary` names.
     pub(super) fn new(path: &Path, classifier: &Classifier) -> anyhow::Result<Self> {
         let bundle = classifier.bundle();
-        let (path, is_special) = target(path);
+        let path = behind_links(path);
         let reason = |error| match error {
             nimbert::Error::Io { reason, .. } => OutputError { path: path.clone(), reason }.into(),
             error => anyhow::Error::from(error),
         };
-        let hidden = (!is_special).then(|| HiddenFolder::beside(&path)).transpose().map_err(reason)?;
+        let hidden = (!is_special(&path)).then(|| HiddenFolder::beside(&path)).transpose().map_err(reason)?;
         Ok(Self {
             path,
             hidden,

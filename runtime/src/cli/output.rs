@@ -139,7 +139,7 @@ struct Partial {
 impl Output {
     /// All files that are written on the way to `path`.
     pub(super) fn files(path: &Path) -> [PathBuf; 3] {
-        let (target, _) = target(path);
+        let target = behind_links(path);
         [target.clone(), target.with_added_extension("partial"), target.with_added_extension("partial.json")]
     }
 
@@ -159,8 +159,7 @@ impl Output {
             bail!("{}: expected a .csv, .jsonl or text file for --resume", path.display());
         }
         let [target, rows, note_path] = Self::files(path);
-        let (_, is_special) = self::target(path);
-        if path == Path::new("-") || is_special {
+        if path == Path::new("-") || is_special(&target) {
             if resume {
                 bail!("{}: expected a file for --resume", path.display());
             }
@@ -270,12 +269,9 @@ impl Output {
     }
 }
 
-/// The file that is written to for `path`: behind a link, so that the link stays; and whether it is a device or a pipe, which is written
-/// to, not replaced. (So is a folder, which fails.)
-pub(super) fn target(path: &Path) -> (PathBuf, bool) {
-    let target = behind_links(path);
-    let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file());
-    (target, is_special)
+/// Whether it is a device or a pipe, which is written to, not replaced. (So is a folder, which fails.)
+pub(super) fn is_special(target: &Path) -> bool {
+    fs::metadata(target).is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// Whether `path` still names the file that was opened.

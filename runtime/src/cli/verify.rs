@@ -53,15 +53,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     if runnable.is_empty() && foreign.is_empty() {
         bail!("{}: expected a graph for {device}, found none", args.bundle.display());
     }
-    let has_run = !runnable.is_empty();
     let pair = bundle.manifest.pairs.unwrap_or(false).then_some("verify");
-    for variant in runnable {
+    for variant in &runnable {
         let options = Options { variant: Some(variant.name.clone()), ..options.clone() };
         Classifier::open(&args.bundle, &options)?.classify(TextInput { text: "verify", pair })?;
     }
     let files = bundle.manifest.files.len();
     let graphs = match (&args.open.variant, device) {
-        _ if !has_run => String::new(),
+        _ if runnable.is_empty() => String::new(),
         (Some(name), _) => format!(", {name} loads and runs"),
         (None, Device::Cpu) if foreign.is_empty() => ", every graph loads and runs".to_owned(),
         (None, Device::Cpu) => ", every other graph loads and runs".to_owned(),

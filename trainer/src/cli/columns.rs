@@ -92,6 +92,14 @@ impl ColumnArgs {
         given.refuse(&["--label-separator"], self.multi_label, "--multi-label with it")
     }
 
+    /// What is like none of a classifier's labels is called by none of them.
+    pub(super) fn check_strangers(&self, labels: &[String], expected: &str) -> Result<(), Error> {
+        match self.unknown_label.as_ref().filter(|label| labels.contains(label)) {
+            Some(label) => Err(Error::setting("--unknown-label", expected, format!("{label}, which it has"))),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn has_pairs(&self) -> bool {
         self.text_pair_column.is_some()
     }
@@ -159,10 +167,7 @@ impl BundleColumnArgs {
             is_multi_label,
             "a bundle whose texts may have several labels",
         )?;
-        if let Some(label) = self.columns.unknown_label.as_ref().filter(|label| tasks[0].labels.contains(label)) {
-            let expected = "a label that the bundle does not have";
-            return Err(Error::setting("--unknown-label", expected, format!("{label}, which it has")));
-        }
+        self.columns.check_strangers(&tasks[0].labels, "a label that the bundle does not have")?;
         Ok(Columns { tasks: self.task_columns(tasks)?, ..self.columns.columns_of(tasks[0].decision.problem_type) })
     }
 

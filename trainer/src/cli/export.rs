@@ -101,10 +101,7 @@ pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
     });
     let export_config = args.export.config(given, problem_type, max_length, false)?;
     let labels = encoder_config.own_labels()?;
-    if let Some(label) = args.columns.unknown_label.as_ref().filter(|label| labels.contains(label)) {
-        let got = format!("{label}, which it has");
-        return Err(Error::setting("--unknown-label", "a label that the model does not have", got).into());
-    }
+    args.columns.check_strangers(&labels, "a label that the model does not have")?;
     let separates = problem_type == ProblemType::MultiLabel;
     given.refuse(&["--label-separator"], separates, "a model whose texts may have several labels")?;
     let tokenizer = folder.open_tokenizer(max_length, None)?;

@@ -93,10 +93,9 @@ enum Command {
 struct Given(BTreeMap<String, bool>);
 
 impl Given {
-    /// Those of the command `name`.
-    fn of(name: &str, matches: &ArgMatches) -> Self {
-        let command = Cli::command();
-        let options = command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+    /// Those of the command `name` of `cli`.
+    fn of(cli: &clap::Command, name: &str, matches: &ArgMatches) -> Self {
+        let options = cli.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
         let option = |argument: &clap::Arg| {
             let is_given = matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine);
             Some((format!("--{}", argument.get_long()?), is_given))
@@ -400,9 +399,10 @@ fn model_name(base: &str) -> String {
 
 /// Parses the arguments, runs the command, and reports an error.
 pub(crate) fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let mut cli = Cli::command();
+    let matches = cli.get_matches_mut();
     let (name, options) = matches.subcommand().expect("clap asks for a command");
-    let given = Given::of(name, options);
+    let given = Given::of(&cli, name, options);
     let Cli { command } = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = match command {
         Command::Fit(args) => fit::run(&args, &given),
