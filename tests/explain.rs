@@ -1,8 +1,8 @@
 //! `nimbert explain`: which words an answer hangs on.
 
 use nimbert::{
-    CallOptions, Classifier, Options, TextInput,
-    explain::{Attribution, EXACT_WORDS, Explained},
+    CallOptions, Classifier, Options, TextInput, Truncation, TruncationSide,
+    explain::{Attribution, EXACT_WORDS, Explained, Word},
 };
 use nimbert_tests::{Dir, base, finish, program, tiny_bundle};
 use serde_json::Value;
@@ -117,4 +117,15 @@ fn words_that_are_cut_off_do_not_come_in() {
     let end = found["words"][words - 1]["end"].as_u64().unwrap() as usize;
     let read = explained(&bundle, &[&text[..end]]);
     assert_eq!((&read["words"], &read["value"], &read["unread_words"]), (&found["words"], &found["value"], &0.into()));
+    // The same at the other end.
+    let classifier = Classifier::open(&bundle, &Options::default()).unwrap();
+    let options = CallOptions { truncation: Truncation::At(TruncationSide::Left), ..CallOptions::default() };
+    let explain =
+        |text: &str| classifier.explain(text, Explained::default(), Attribution::LeaveOneOut, options).unwrap();
+    let found = explain(&text);
+    let start = found.words[0].range.start;
+    let read = explain(&text[start..]);
+    let attributions = |words: &[Word]| words.iter().map(|word| word.attribution).collect::<Vec<_>>();
+    assert!(found.unread > 0 && start > 0 && read.unread == 0);
+    assert_eq!((attributions(&read.words), read.base_value), (attributions(&found.words), found.base_value));
 }

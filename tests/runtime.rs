@@ -342,6 +342,21 @@ fn bad_rows_are_skipped_if_asked() {
     assert_eq!(csv.lines().count(), 5);
 }
 
+#[test]
+fn fields_that_may_hold_rows_are_told_once() {
+    let dir = Dir::default();
+    let (bundle, output) = (tiny_bundle(&dir), dir.path("labels.csv"));
+    let rows: String = (0..5).map(|row| format!("{row},\"great\n7,film\"\n")).collect();
+    let input = dir.write("rows.csv", format!("id,text\n{rows}"));
+    let finished = finish(&mut classify(&bundle, &input, &output, &[]));
+    assert_eq!(finished.status, Some(0), "{}", finished.stderr);
+    let told: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("rows.csv")).collect();
+    assert!(told[0].contains("rows.csv:2: a quoted field runs over lines"), "{told:?}");
+    assert!(told[1].ends_with("rows.csv: 4 further rows have such a field") && told.len() == 2, "{told:?}");
+    let mut twice = classify(&bundle, &input, &dir.path("other.csv"), &["--text-pair-column", "text"]);
+    finish(&mut twice).failure(2, &["--text-pair-column: expected another column than that of --text-column"]);
+}
+
 /// A line is answered when it has come, not when many have.
 #[test]
 fn lines_that_come_slowly_are_answered_at_once() {

@@ -296,7 +296,9 @@ class Classifier {
    */
   async #run(inputs, { topK, ...options } = {}) {
     if (!(topK === undefined || (Number.isInteger(topK) && topK > 0))) throw outOfRange('topK', '1, 2, 3, …', topK);
-    return this.#called(inputs, options, (texts, call) => this.#native.submit(texts, { ...call, topK }), async (answers) => {
+    // The library reads 32 bits of it: no task has so many labels.
+    const ranked = topK && Math.min(topK, 2 ** 32 - 1);
+    return this.#called(inputs, options, (texts, call) => this.#native.submit(texts, { ...call, topK: ranked }), async (answers) => {
       /** @type {Prediction[]} */
       const predictions = [];
       await sliced(inputs, options.signal, (_, row) => {
@@ -328,6 +330,8 @@ class Classifier {
       const texts = new native.Inputs();
       await sliced(inputs, signal, (input) => (isText(input) ? texts.push(input) : texts.push(...pairOf(input))));
       if (this.#closed) throw new NimbertError('CLOSED', 'the classifier is closed');
+      // Until now there was no call to cancel.
+      signal?.throwIfAborted();
       let answer;
       [call, answer] = begin(texts, { timeoutMs, truncation: truncation && String(truncation) });
       return await read(await answer);
@@ -448,12 +452,14 @@ function predictionOf(answers, row, { name, labels, blank }, topK) {
 function settings(options) {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
   const all = { cache: 'auto', ortLib: installedLibrary(), ...Object.fromEntries(given) };
-  return Object.entries(all).flatMap(([name, values]) =>
-    [values].flat().map((value) => {
+  return Object.entries(all).flatMap(([name, values]) => {
+    // No key at all is none that must have signed: it must not open what no key was asked of.
+    if (Array.isArray(values) && !values.length && name in options) throw wrongType(`a value for ${name}`, values);
+    return [values].flat().map((value) => {
       if (!['string', 'number', 'boolean'].includes(typeof value)) throw wrongType(`a value for ${name}`, value);
       return /** @type {[string, string]} */ ([name.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`), String(value)]);
-    }),
-  );
+    });
+  });
 }
 
 /** The library of the package onnxruntime-node, unless there is none or the environment names another. */

@@ -21,6 +21,7 @@ use crate::{
     prediction::{Answer, Prediction, Task},
     scheduler::{CallHandle, Scheduler, Settings, Shapes, Workers},
     session::{Session, SessionOptions, available_threads},
+    threads,
     tokenizer::{Encoding, TextInput, Tokenizer},
 };
 
@@ -175,12 +176,8 @@ impl Classifier {
 
     fn of(bundle: Bundle, options: &Options) -> Result<Self> {
         // Half of the time each: together on two cores, they take one of them.
-        let (tokenizer, opened) = std::thread::scope(|scope| {
-            let tokenizer = scope.spawn(|| bundle.tokenizer());
-            let opened = open_scheduler(&bundle, options);
-            (tokenizer.join(), opened)
-        });
-        let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let (tokenizer, opened) = threads::both(|| bundle.tokenizer(), || open_scheduler(&bundle, options));
+        let tokenizer = tokenizer?;
         let Opened { scheduler, device, fallbacks } = opened?;
         let tasks = bundle.tasks();
         let (threads, process) = (options.session.threads.unwrap_or_else(available_threads), std::process::id());
@@ -346,15 +343,12 @@ impl Classifier {
         if threads == 1 {
             return tokenize(inputs);
         }
-        std::thread::scope(|scope| {
-            let chunks = inputs.chunks(inputs.len().div_ceil(threads));
-            let handles: Vec<_> = chunks.map(|chunk| scope.spawn(move || tokenize(chunk))).collect();
-            let mut windows = Vec::with_capacity(inputs.len());
-            for handle in handles {
-                windows.extend(handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-            }
-            Ok(windows)
-        })
+        let chunks = threads::all(inputs.chunks(inputs.len().div_ceil(threads)), tokenize);
+        let mut windows = Vec::with_capacity(inputs.len());
+        for chunk in chunks {
+            windows.extend(chunk?);
+        }
+        Ok(windows)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     processor::instructions,
     session::SessionOptions,
     store::Store,
+    threads,
 };
 
 /// The environment variable that names the folder.
@@ -161,11 +162,8 @@ impl Entry {
                 drop(compiled);
                 fs::remove_dir_all(&source).map_err(|error| Error::io(&source, error))?;
                 // Half of the time each.
-                std::thread::scope(|scope| {
-                    let sealed = scope.spawn(|| self.seal(&staging));
-                    let opened = open(&staging.join(GRAPH));
-                    sealed.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(opened)
-                })
+                let (sealed, opened) = threads::both(|| self.seal(&staging), || open(&staging.join(GRAPH)));
+                sealed.and(opened)
             });
         if !self.is_there() {
             // Half of one, as earlier versions could leave it.

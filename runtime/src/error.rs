@@ -232,15 +232,6 @@ impl Error {
         let message = reason.rsplit_once(" : FAIL : ").map_or(reason.as_str(), |(_, message)| message);
         Self::Device { device: device.to_string(), message: message.trim().to_owned() }
     }
-
-    /// The same error once more, for each of the calls that shared a run.
-    pub(crate) fn duplicate(&self) -> Self {
-        match self {
-            Self::Session { path, message } => Self::session(path, message),
-            Self::Format { path, expected, got } => Self::format(path, expected, got),
-            other => Self::session(Path::new(""), other),
-        }
-    }
 }
 
 /// Whether a file could not be written since there is no room for it, which is no fault of what was given.

@@ -167,6 +167,8 @@ impl Classifier {
             all(input.text, false).chain(input.pair.into_iter().flat_map(|pair| all(pair, true))).collect();
         let (input, read) = self.read_part(input, &places, options)?;
         let unread = places.len() - read.len();
+        // Of a text that is cut at its beginning, what is read begins there.
+        let from = if read.start > 0 { places[read.start].1.start } else { 0 };
         places = places.drain(read).collect();
         let value_of = |prediction: &Prediction| explained(&tasks[task], prediction, label_id);
         let bytes = input.text.len() + input.pair.map_or(0, str::len);
@@ -175,7 +177,7 @@ impl Classifier {
             let mut values = Vec::new();
             loop {
                 let texts: Vec<(String, Option<String>)> =
-                    subsets.take(batch).map(|kept| without(input, &places, &kept)).collect();
+                    subsets.take(batch).map(|kept| without(input, from, &places, &kept)).collect();
                 if texts.is_empty() {
                     return Ok(values);
                 }
@@ -260,14 +262,14 @@ fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
     parts.map(|(start, part)| start..start + part.len())
 }
 
-/// The input with only the words that are kept. With a word the white space before it is left out, or with the first one that behind
+/// The input with only the words that are kept, the text from the byte `from` on. With a word the white space before it is left out, or with the first one that behind
 /// it: some tokenizers have tokens for it.
-fn without(input: TextInput<'_>, words: &[Place], kept: &[bool]) -> (String, Option<String>) {
-    let of = |text: &str, is_of_pair: bool| {
+fn without(input: TextInput<'_>, from: usize, words: &[Place], kept: &[bool]) -> (String, Option<String>) {
+    let of = |text: &str, from: usize, is_of_pair: bool| {
         let mut rest = String::with_capacity(text.len());
         let mut of_text = words.iter().zip(kept).filter(|((of_pair, _), _)| *of_pair == is_of_pair).peekable();
         let is_first_missing = of_text.peek().is_some_and(|(_, is_kept)| !**is_kept);
-        let mut end = 0;
+        let mut end = from;
         for ((_, range), is_kept) in of_text {
             if *is_kept {
                 rest.push_str(&text[end..range.end]);
@@ -277,7 +279,7 @@ fn without(input: TextInput<'_>, words: &[Place], kept: &[bool]) -> (String, Opt
         rest.push_str(&text[end..]);
         if is_first_missing { rest.trim_start().to_owned() } else { rest }
     };
-    (of(input.text, false), input.pair.map(|pair| of(pair, true)))
+    (of(input.text, from, false), input.pair.map(|pair| of(pair, 0, true)))
 }
 
 /// All subsets of so many words: the n-th has the words whose bits n has.
@@ -421,9 +423,12 @@ mod tests {
             .into_iter()
             .flat_map(|(text, is_of_pair)| words(text).map(move |range| (is_of_pair, range)))
             .collect();
-        let rest = without(input, &all, &[true, false, true, false, true]);
+        let rest = without(input, 0, &all, &[true, false, true, false, true]);
         assert_eq!(rest, ("one\nthree".to_owned(), Some("five".to_owned())));
-        assert_eq!(without(input, &all, &[false; 5]), (String::new(), Some(String::new())));
-        assert_eq!(without(input, &all, &[true; 5]), (input.text.to_owned(), Some("four five".to_owned())));
+        assert_eq!(without(input, 0, &all, &[false; 5]), (String::new(), Some(String::new())));
+        assert_eq!(without(input, 0, &all, &[true; 5]), (input.text.to_owned(), Some("four five".to_owned())));
+        // Cut before the second word.
+        let cut = without(input, 5, &all[1..], &[true, false, true, true]);
+        assert_eq!(cut, ("two".to_owned(), Some("four five".to_owned())));
     }
 }

@@ -54,6 +54,7 @@ pub mod session;
 mod settings;
 mod store;
 pub mod summary;
+mod threads;
 pub mod tokenizer;
 
 pub use background::{Background, BackgroundOptions, OwnedExplained, OwnedInput, Pending};

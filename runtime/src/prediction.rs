@@ -296,6 +296,11 @@ pub fn escaped(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
+/// The same of a message, whose lines stay: what a file has put into it must not command a terminal.
+pub fn escaped_lines(message: &str) -> String {
+    message.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
+}
+
 /// The id of the highest score; of equals, the first.
 fn best(scores: &[f32]) -> usize {
     (0..scores.len()).fold(0, |best, id| if scores[id] > scores[best] { id } else { best })

@@ -38,8 +38,11 @@ const LOOK_AHEAD: usize = 1024;
 const MOST_PACKED: usize = 4;
 /// How often a call that may be cancelled looks whether it is. Each look of a call that waits interrupts what runs.
 const CANCEL_POLL: Duration = Duration::from_millis(50);
-/// The memory of a batch of so many tokens is given back once nothing waits.
+/// The memory of a batch of so many tokens is given back once nothing waits: with the batch that is the last, and by the other workers
+/// when they have had nothing to do for [`REST`].
 const LARGE_BATCH: usize = 256;
+/// To give memory back takes a run, and to get it again page faults: not between the parts of one piece of work.
+const REST: Duration = Duration::from_secs(1);
 
 /// Which shapes runs have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +91,17 @@ impl Settings {
                 (rows, columns)
             }
         }
+    }
+
+    /// What a run of these texts reads.
+    fn batch<'a>(&self, encodings: impl ExactSizeIterator<Item = &'a Encoding> + Clone) -> Batch {
+        Batch::pad_to(|texts, longest| self.shape(texts, longest), encodings, self.pad_token_id)
+    }
+
+    /// How many runs texts of so many tokens make, at least.
+    fn runs(&self, tokens: impl ExactSizeIterator<Item = usize>) -> usize {
+        let texts = tokens.len();
+        texts.div_ceil(self.batch_size).max(tokens.sum::<usize>().div_ceil(self.max_batch_tokens))
     }
 
     /// Whether a run may have so many texts, of which the longest has so many tokens, and all together so many.
@@ -304,7 +318,13 @@ impl Scheduler {
         }
         state.waiting.extend(jobs);
         let overlaps = state.waiting.len() > 1 || state.wide_is_busy || state.narrow_busy > 0;
-        let wanted = if overlaps { workers.narrow.min(state.waiting.len() + state.narrow_busy) } else { 0 };
+        let wanted = match overlaps && state.narrow_started < workers.narrow {
+            true => {
+                let tokens = state.waiting.iter().map(|job| job.encoding.input_ids.len());
+                workers.narrow.min(settings.runs(tokens) + state.narrow_busy)
+            }
+            false => 0,
+        };
         let new = wanted.saturating_sub(state.narrow_started);
         state.narrow_started += new;
         self.shared.wake(state);
@@ -401,12 +421,11 @@ impl Shared {
                     state.busy(width, true);
                     let is_last = state.waiting.is_empty();
                     drop(state);
-                    let shape = |texts, longest| settings.shape(texts, longest);
-                    let batch = Batch::pad_to(shape, jobs.iter().map(|job| &job.encoding), settings.pad_token_id);
+                    let batch = settings.batch(jobs.iter().map(|job| &job.encoding));
                     is_grown |= batch.rows * batch.columns >= LARGE_BATCH;
                     let after = if is_grown && is_last { AfterRun::ReleaseMemory } else { AfterRun::KeepMemory };
                     is_grown &= !is_last;
-                    run(&mut session, &batch, jobs, after);
+                    run(&mut session, &settings, &batch, jobs, after);
                     state = self.lock();
                     state.busy(width, false);
                     // The other kind of worker may wait for this one.
@@ -414,6 +433,16 @@ impl Shared {
                     state = self.lock();
                 }
                 Next::Nothing if state.is_closed => return,
+                Next::Nothing if is_grown => {
+                    let waited = self.changed(width).wait_timeout(state, REST).unwrap_or_else(PoisonError::into_inner);
+                    state = waited.0;
+                    if waited.1.timed_out() {
+                        drop(state);
+                        release_memory(&mut session, &settings);
+                        is_grown = false;
+                        state = self.lock();
+                    }
+                }
                 Next::Nothing => state = self.changed(width).wait(state).unwrap_or_else(PoisonError::into_inner),
                 Next::After(time) => {
                     let waited = self.changed(width).wait_timeout(state, time);
@@ -504,8 +533,16 @@ fn joined(waiting: &VecDeque<Job>, settings: &Settings) -> Joined {
     Joined { indices, is_full }
 }
 
-/// Runs a batch and answers each of its jobs.
-fn run(session: &mut Session, batch: &Batch, jobs: Vec<Job>, after: AfterRun) {
+/// Has the session give back the memory that it keeps, which a run does, of whatever.
+fn release_memory(session: &mut Session, settings: &Settings) {
+    let nothing = Encoding { input_ids: vec![settings.pad_token_id], token_type_ids: vec![0], truncated: false };
+    // Where it cannot be run, the memory is kept.
+    let _ = session.answers_and(AfterRun::ReleaseMemory, &settings.batch([&nothing].into_iter()));
+}
+
+/// Runs the batch of these jobs and answers each. Where that fails, each is run alone: a text that cannot be run, or the memory that all
+/// of them need, is no fault of the others.
+fn run(session: &mut Session, settings: &Settings, batch: &Batch, jobs: Vec<Job>, after: AfterRun) {
     let started = Instant::now();
     let answers = session.answers_and(after, batch);
     let ended = Instant::now();
@@ -515,7 +552,17 @@ fn run(session: &mut Session, batch: &Batch, jobs: Vec<Job>, after: AfterRun) {
         Ok(answers) => {
             jobs.into_iter().zip(answers).for_each(|(job, answer)| job.answer(Ok(answer), started, ended));
         }
-        Err(error) => jobs.into_iter().for_each(|job| job.answer(Err(error.duplicate()), started, ended)),
+        Err(_) if jobs.len() > 1 => {
+            for job in jobs {
+                let batch = settings.batch([&job.encoding].into_iter());
+                run(session, settings, &batch, vec![job], after);
+            }
+        }
+        Err(error) => {
+            if let Some(job) = jobs.into_iter().next() {
+                job.answer(Err(error), started, ended);
+            }
+        }
     }
 }
 

@@ -301,7 +301,8 @@ impl Session {
             inputs.push((input.name().to_owned().into(), tensor.into()));
         }
         let mut options = RunOptions::new().map_err(session_error)?;
-        if after == AfterRun::ReleaseMemory {
+        // With pointers of 32 bits it has no arena, and refuses to shrink it.
+        if after == AfterRun::ReleaseMemory && cfg!(target_pointer_width = "64") {
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(session_error)?;
         }
         let outputs = inner.run_with_options(inputs, &options).map_err(session_error)?;

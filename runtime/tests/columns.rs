@@ -4,9 +4,12 @@ mod common;
 
 use std::{fs::File, path::Path, sync::Arc};
 
-use arrow_array::{Array, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow_array::{
+    Array, ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampNanosecondArray,
+};
 use arrow_ipc::reader::FileReader;
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
 
 /// Exit status and messages of a run.
@@ -61,6 +64,46 @@ fn a_file_of_columns_is_read_and_written() {
     assert_eq!(classify(&input, &arrow, &["--text-column", "id"]).0, Some(0));
     let names = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(names, 3, "only the files that were asked for");
+}
+
+#[test]
+fn numbers_and_times_stay_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let [input, output, lines] = ["in.parquet", "out.parquet", "out.jsonl"].map(|name| folder.path().join(name));
+    let nanoseconds = DataType::Timestamp(TimeUnit::Nanosecond, None);
+    let fields = [
+        Field::new("text", DataType::Utf8, false),
+        Field::new("number", DataType::Float64, false),
+        Field::new("time", nanoseconds, false),
+    ];
+    let schema = Arc::new(Schema::new(fields.to_vec()));
+    let texts = Arc::new(StringArray::from(vec!["a great film", "terrible", "dull"]));
+    // Whole numbers that are no integers of 64 bits, and no numbers of JSON.
+    let numbers = [1.7e18, f64::INFINITY, f64::NEG_INFINITY];
+    // 1969 has times before the first one.
+    let times = Arc::new(TimestampNanosecondArray::from(vec![1_700_000_000_123_456_789, -1, 0]));
+    let columns: Vec<ArrayRef> = vec![texts, Arc::new(Float64Array::from(numbers.to_vec())), times];
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(&input).unwrap(), schema, None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    for path in [&output, &lines] {
+        let (status, message) = classify(&input, path, &[]);
+        assert_eq!(status, Some(0), "{message}");
+    }
+    let mut reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&output).unwrap()).unwrap().build().unwrap();
+    let batch = reader.next().unwrap().unwrap();
+    let column = |name: &str| batch.column_by_name(name).unwrap();
+    assert_eq!(column("number").as_any().downcast_ref::<Float64Array>().unwrap().values()[..], numbers);
+    let times = column("time").as_any().downcast_ref::<StringArray>().unwrap();
+    let expected = [
+        "2023-11-14 22:13:20.123456789 +00:00",
+        "1969-12-31 23:59:59.999999999 +00:00",
+        "1970-01-01 00:00:00.000000000 +00:00",
+    ];
+    assert_eq!(times.iter().flatten().collect::<Vec<_>>(), expected);
+    let lines = std::fs::read_to_string(lines).unwrap();
+    assert!(lines.contains("1.7e18") || lines.contains("1.7e+18"), "{lines}");
 }
 
 #[test]

@@ -45,6 +45,20 @@ impl Server {
         Self { child, address }
     }
 
+    /// One that listens at a Unix socket.
+    #[cfg(unix)]
+    fn at_socket(path: &std::path::Path, arguments: &[&str]) -> Self {
+        let mut child = serve(&["--unix-socket"]).arg(path).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, address: String::new() }
+    }
+
+    #[cfg(unix)]
+    fn terminate(&self) {
+        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
+    }
+
     /// Status and body of an answer.
     fn request(&self, request: &str) -> (u16, String) {
         exchange(TcpStream::connect(&self.address).unwrap(), request)
@@ -432,9 +446,10 @@ fn a_key_is_asked_for() {
     assert_eq!(status("Authorization: Bearer secret\r\n"), 200);
     assert_eq!(status("authorization: bEARER secret\r\n"), 200);
     assert_eq!((server.get("/health").0, server.get("/metrics").0), (200, 401));
+    assert_eq!(server.request(&post_to("/classify", &body, "")).0, 401);
     let (_, metrics) =
         server.request("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer secret\r\n\r\n");
-    assert!(metrics.contains("nimbert_requests_total{status=\"401\"} 2"), "{metrics}");
+    assert!(metrics.contains("nimbert_requests_total{status=\"401\"} 3"), "{metrics}");
 }
 
 #[cfg(unix)]
@@ -449,8 +464,8 @@ fn requests_in_flight_are_answered_before_it_ends() {
     // All have come when the first is answered.
     let mut first = String::new();
     streams[0].read_to_string(&mut first).unwrap();
-    let ended = Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
-    assert!(ended.success() && first.contains("200 OK"), "{first}");
+    server.terminate();
+    assert!(first.contains("200 OK"), "{first}");
     for stream in &mut streams[1..] {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -470,7 +485,7 @@ fn half_a_request_does_not_hold_up_the_end() {
     body.write_all(&request.as_bytes()[..request.len() - 5]).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     let started = Instant::now();
-    Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
+    server.terminate();
     assert!(server.child.wait().unwrap().success());
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
@@ -483,14 +498,46 @@ fn a_unix_socket_will_do() {
     let path = folder.path().join("socket");
     // One that a killed process has left is in nobody's way.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let mut child = serve(&["--unix-socket"]).arg(&path).stdout(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let mut server = Server { child, address: String::new() };
-    let (status, answer) = exchange(UnixStream::connect(&path).unwrap(), &post("{\"inputs\": \"a\"}", ""));
+    let mut server = Server::at_socket(&path, &[]);
+    let asked = || exchange(UnixStream::connect(&path).unwrap(), &post("{\"inputs\": \"a\"}", ""));
+    let (status, answer) = asked();
     assert!(status == 200 && answer.contains("score"), "{answer}");
-    Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap();
-    assert!(server.child.wait().unwrap().success() && !path.exists());
+    // The next one takes its place while half of a request keeps it from ending, and keeps the place.
+    let mut half = UnixStream::connect(&path).unwrap();
+    half.write_all(b"POST /predict HTTP/1.1\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    server.terminate();
+    while path.exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut next = Server::at_socket(&path, &[]);
+    assert!(server.child.wait().unwrap().success());
+    assert_eq!(asked().0, 200);
+    next.terminate();
+    assert!(next.child.wait().unwrap().success() && !path.exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_answer_that_is_being_sent_is_sent_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut server = Server::at_socket(&path, &["--max-client-batch-size", "4096"]);
+    let body = json!({ "inputs": vec!["a great film"; 4096] }).to_string();
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    stream.write_all(post_to("/classify", &body, "").as_bytes()).unwrap();
+    let mut first = [0];
+    stream.read_exact(&mut first).unwrap();
+    server.terminate();
+    // Longer than what is sent by nobody is waited for.
+    std::thread::sleep(Duration::from_secs(3));
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    let (head, body) = rest.split_once("\r\n\r\n").unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    // More than the system takes at once.
+    assert!(body.len() > 500_000 && body.len() == length.parse::<usize>().unwrap(), "{} of {length}", body.len());
+    assert!(server.child.wait().unwrap().success());
 }
 
 #[test]

@@ -54,6 +54,9 @@ test('label, score, scores, logits, labels and top agree', async () => {
     labels.forEach((label, id) => assert.ok(Math.abs(exponentials[id] / sum - prediction.scores[label]) < 1e-5));
   }
   assert.strictEqual((await classifier.classify('dull', { topK: 1 })).top.length, 1);
+  // More than 32 bits.
+  const [one, other] = await classifier.classifyBatch(['dull', 'great'], { topK: 2 ** 32 + 1 });
+  assert.deepStrictEqual([one.top.length, other.top.length, other.top[0].label], [labels.length, labels.length, other.label]);
   assert.ok(!('top' in (await classifier.classify('dull'))));
 });
 
@@ -145,6 +148,13 @@ test('what is explained', async () => {
   const call = slow.explain(texts(1, 120)[0], { attribution: 'shapley', signal: controller.signal });
   setTimeout(() => controller.abort(), 20);
   await assert.rejects(call, { name: 'AbortError' });
+  // Before there is a call to cancel: none begins.
+  const early = new AbortController();
+  const begun = slow.explain(texts(1, 120)[0], { attribution: 'shapley', signal: early.signal });
+  early.abort();
+  const answered = slow.classify('dull').then(() => 'an answer');
+  assert.strictEqual(await Promise.race([begun.catch((error) => error.name), answered]), 'AbortError');
+  await answered;
   const closed = slow.explain(texts(1, 120)[0], { attribution: 'shapley' });
   setTimeout(() => slow.close(), 20);
   await assert.rejects(closed, { code: 'CANCELLED' });

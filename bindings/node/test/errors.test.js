@@ -45,6 +45,8 @@ test('options that there are not', async () => {
   await assert.rejects(Classifier.open(BUNDLE, { batchSizes: 3 }), { code: 'SETTING', message: /batch_sizes/ });
   await assert.rejects(Classifier.open(BUNDLE, { threads: 0 }), { code: 'SETTING', message: /threads/ });
   await assert.rejects(Classifier.open(BUNDLE, { cache: null }), { name: 'TypeError', message: /cache/ });
+  // No key at all is none that has signed.
+  await assert.rejects(Classifier.open(BUNDLE, { publicKey: [] }), { name: 'TypeError', message: /publicKey/ });
   await assert.rejects(classifier.classify('dull', { truncation: 'middle' }), { code: 'SETTING' });
 });
 

@@ -338,6 +338,9 @@ class Opening(TestCase):
             ({"device": "gpu"}, ["device", "gpu"]),
             ({"verify": True}, ["verify", "true"]),
             ({"thread": 1}, ["thread"]),
+            # No key at all is none that has signed.
+            ({"public_key": []}, ["public_key: expected a value or several, found []"]),
+            ({"public_key": (None,)}, ["public_key: expected a value or several"]),
         ]:
             with self.assertRaisesKind(nimbert.SettingError, "setting", *words):
                 nimbert.Classifier(BUNDLE, **options)

@@ -208,7 +208,7 @@ public:
     /* Waits for the results. */
     Results wait() const { return *wait_for(std::nullopt); }
 
-    /* None if they are not there in this time; 0 does not wait. */
+    /* None if they are not there in this time; 0, or a time that is past, does not wait. */
     std::optional<Results> wait_for(std::chrono::milliseconds timeout) const {
         return wait_for(std::optional(timeout));
     }
@@ -218,7 +218,8 @@ public:
 private:
     std::optional<Results> wait_for(std::optional<std::chrono::milliseconds> timeout) const {
         nimbert_results *results;
-        std::uint64_t milliseconds = timeout ? static_cast<std::uint64_t>(timeout->count()) : NIMBERT_FOREVER;
+        std::uint64_t milliseconds = NIMBERT_FOREVER;
+        if (timeout) milliseconds = timeout->count() < 0 ? 0 : static_cast<std::uint64_t>(timeout->count());
         nimbert_code code = nimbert_call_wait(handle_.get(), milliseconds, &results);
         if (code == NIMBERT_NOT_READY) return std::nullopt;
         detail::check(code);
@@ -363,7 +364,8 @@ private:
         }
         nimbert_call_options raw_options = NIMBERT_CALL_OPTIONS_INIT;
         raw_options.truncation = given(options.truncation);
-        raw_options.timeout_ms = static_cast<std::uint64_t>(options.timeout.count());
+        /* 0 is no limit; what is past ends at once. */
+        raw_options.timeout_ms = options.timeout.count() < 0 ? 1 : static_cast<std::uint64_t>(options.timeout.count());
         return run(raw.data(), raw.size(), &raw_options);
     }
 

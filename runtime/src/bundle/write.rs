@@ -58,7 +58,8 @@ impl BundleWriter {
                 (_, false, _) => return occupied("other files, which are never replaced"),
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            // Or it is the folder that is none.
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory && target.exists() => {
                 match (is_one_file(target) && Store::open(target).is_ok(), overwrite) {
                     (true, true) => {}
                     (true, false) => return occupied("a bundle; --overwrite replaces it"),
@@ -71,7 +72,10 @@ impl BundleWriter {
         // A trial, in the nearest folder that is there: no other check tells whether one may write.
         let (parent, name) = split_target(target)?;
         let nearest = parent.ancestors().find(|folder| folder.exists()).unwrap_or(&parent);
-        HiddenFolder::create(nearest, &name).map(drop)
+        HiddenFolder::create(nearest, &name).map(drop).map_err(|error| match error {
+            Error::Io { reason, .. } => Error::io(target, reason),
+            other => other,
+        })
     }
 
     /// Starts a bundle that is to become `target`.

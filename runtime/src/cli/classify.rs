@@ -274,7 +274,7 @@ impl Args {
         let metadata = std::fs::metadata(input).ok();
         let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok());
         let note = serde_json::json!({
-            "--input": std::fs::canonicalize(input).unwrap_or_else(|_| input.to_owned()),
+            "--input": std::fs::canonicalize(input).unwrap_or_else(|_| input.to_owned()).to_string_lossy(),
             "size of --input": metadata.map(|metadata| metadata.len()),
             "time of --input": modified.map(|modified| modified.as_secs_f64()),
             "--text-column": self.text_column,

@@ -71,7 +71,10 @@ impl Column {
         match self {
             Self::Text(values) => values.push(value.map(plain)),
             Self::Score(values) => values.push(value.and_then(Value::as_f64).map(|score| score as f32)),
-            Self::Number(values) => values.push(value.and_then(Value::as_f64)),
+            // JSON has no infinities: they come as text.
+            Self::Number(values) => {
+                values.push(value.and_then(|value| value.as_f64().or_else(|| value.as_str()?.parse().ok())));
+            }
             Self::Integer(values) => values.push(value.and_then(Value::as_i64)),
             Self::Boolean(values) => values.push(value.and_then(Value::as_bool)),
         }

@@ -203,7 +203,12 @@ impl Counting {
         let drift = reference.as_ref().map_or(Vec::new(), |reference| reference.summary.drift(&summary));
         for drift in drift.iter().filter(|drift| drift.psi >= CHANGED && drift.is_beyond_chance()) {
             let (name, psi) = (drift.name(), drift.psi);
-            eprintln!("nimbert: {name}: {} from what the bundle was tested on, PSI {psi:.2}", verdict(drift));
+            let before = reference.as_ref().map_or("before", |reference| match reference.split.as_str() {
+                "test" => "what the bundle was tested on",
+                "validation" => "what the bundle was validated by",
+                _ => "what the bundle was trained on",
+            });
+            eprintln!("nimbert: {name}: {} from {before}, PSI {psi:.2}", verdict(drift));
         }
         let content = serde_json::to_vec_pretty(&SummaryFile { bundle, summary, reference, drift })?;
         let written = match hidden {

@@ -131,11 +131,16 @@ impl Shown<'_> {
         std::iter::once(of(self.input.text, false)).chain(self.input.pair.map(|pair| of(pair, true))).collect()
     }
 
+    /// What the input is answered, where that is not the label.
+    fn answer(&self) -> String {
+        let answer = self.explanation.prediction.summary();
+        if answer == escaped(self.label) { String::new() } else { format!(" (the answer is {answer})") }
+    }
+
     fn text(&self, is_coloured: bool) -> String {
         let Explanation { prediction, value, base_value, words, unread, attribution, .. } = self.explanation;
         let score = prediction.scores[self.explanation.label_id].1;
-        let (label, answer) = (escaped(self.label), prediction.summary());
-        let answer = if answer == label { String::new() } else { format!(" (the answer is {answer})") };
+        let (label, answer) = (escaped(self.label), self.answer());
         let mut shown = format!("{label}  {score:.4}{answer}: {value:+.3}, of no words {base_value:+.3}\n");
         if is_coloured {
             // What speaks for the label on green, what against it on red, and what hardly does on nothing.
@@ -183,7 +188,7 @@ impl Shown<'_> {
             .iter()
             .map(|text| format!("<p class=\"text\" dir=\"auto\">{text}</p>\n"))
             .collect();
-        let label = in_html(self.label);
+        let (label, answer) = (in_html(self.label), in_html(&self.answer()));
         let cut = if *unread > 0 { format!(" {unread} words are cut off.") } else { String::new() };
         format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -192,7 +197,7 @@ impl Shown<'_> {
              body {{ font: 1rem/1.6 system-ui, sans-serif; max-width: 45rem; margin: 2rem auto; padding: 0 1rem; }}\n\
              .text {{ white-space: pre-wrap; overflow-wrap: anywhere; }}\n\
              span {{ border-radius: 0.2em; padding: 0.1em 0; }}\n</style>\n</head>\n<body>\n\
-             <h1>{label} {score:.4}</h1>\n{texts}\
+             <h1>{label} {score:.4}{answer}</h1>\n{texts}\
              <p>Green speaks for {label}, red against it ({}): {value:+.3}, of no words {base_value:+.3}.{cut}</p>\n\
              </body>\n</html>\n",
             self.explanation.attribution.name()

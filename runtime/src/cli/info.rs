@@ -40,8 +40,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         |share: Option<f64>| share.map_or("not measured".to_owned(), |share| format!("{:.2} %", share * 100.0));
     let bytes: u64 = manifest.files.values().map(|file| file.bytes).sum();
     writeln!(out, "bundle       {} (format {})", args.bundle.display(), manifest.format_version)?;
-    writeln!(out, "model        {} from {}", config.model_type, manifest.provenance.base_model)?;
-    writeln!(out, "made by      {}", manifest.provenance.producer)?;
+    let (model_type, base) = (escaped(&config.model_type), escaped(&manifest.provenance.base_model));
+    writeln!(out, "model        {model_type} from {base}")?;
+    writeln!(out, "made by      {}", escaped(&manifest.provenance.producer))?;
     for (index, task) in bundle.tasks().iter().enumerate() {
         let name = task.name.as_ref().map_or(String::new(), |name| format!("{name}: "));
         writeln!(out, "{:<13}{name}{}", if index == 0 { "labels" } else { "" }, shown(&task.labels))?;
@@ -59,17 +60,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     for variant in &manifest.variants {
         let size = bundle.graph_bytes(variant) as f64 / 1e6;
         let requires = variant.requires.map(|what| format!("; requires {what}")).unwrap_or_default();
-        writeln!(
-            out,
-            "graph        {} for {}, {}: {} ({size:.1} MB){requires}",
-            variant.name, variant.execution_provider, variant.precision, variant.file
-        )?;
+        let [name, provider, file] =
+            [&variant.name, &variant.execution_provider, &variant.file].map(|text| escaped(text));
+        let precision = variant.precision;
+        writeln!(out, "graph        {name} for {provider}, {precision}: {file} ({size:.1} MB){requires}")?;
     }
     if let Some(comment) = bundle.signature_comment() {
-        writeln!(out, "signature    {} (not verified here)", comment.replace('\t', ", "))?;
+        writeln!(out, "signature    {} (not verified here)", escaped(&comment.replace('\t', ", ")))?;
     }
     let acceptance = &manifest.acceptance;
-    writeln!(out, "tested on    {} rows ({})", acceptance.rows, acceptance.split)?;
+    writeln!(out, "tested on    {} rows ({})", acceptance.rows, escaped(&acceptance.split))?;
     writeln!(
         out,
         "fp32         accuracy {}, logits within {:.1e} of the trained model",
@@ -125,7 +125,7 @@ fn placement(args: &Args, bundle: &Bundle, device: Device, out: &mut impl Write)
     let encoding = bundle.tokenizer()?.encode("where is it computed?")?;
     let batch = Batch::pad([&encoding].into_iter(), bundle.config.pad_token_id);
     let (_, placement) = Session::open_and_place(bundle, variant, &options, &batch)?;
-    writeln!(out, "device       {device}, graph {}", variant.name)?;
+    writeln!(out, "device       {device}, graph {}", escaped(&variant.name))?;
     for (provider, operators) in &placement.counts {
         let operators: Vec<String> = operators.iter().map(|(name, count)| format!("{count} {name}")).collect();
         writeln!(out, "  {provider}: {}", operators.join(", "))?;

@@ -151,6 +151,9 @@ impl Rows {
         let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
         reader.expect_column(&columns.text, "--text-column")?;
         if let Some(pair) = &columns.pair {
+            if *pair == columns.text {
+                bail!("--text-pair-column: expected another column than that of --text-column, found {pair}");
+            }
             reader.expect_column(pair, "--text-pair-column")?;
         }
         if let Some(KeepColumns::Named(names)) = &columns.keep {
@@ -178,15 +181,26 @@ impl Rows {
             kept.chain([columns.text.clone()]).chain(columns.pair.clone()).collect::<Vec<_>>()
         });
         let (progress, total) = (reader.progress(), reader.total());
+        // A number of JSON is what was read of its digits; one of Parquet is itself.
+        let is_json = reader.columns().is_none();
         let (sender, receiver) = sync_channel(READ_AHEAD);
         let keeps = keep.clone();
         let ahead = Arc::new(Ahead::default());
         let held = Arc::clone(&ahead);
         let most = options.max_row_bytes.unwrap_or(READ_AHEAD_BYTES).min(READ_AHEAD_BYTES);
         let read = move || {
+            let mut holding = 0u64;
             for item in reader.rows(wanted) {
+                if let Ok(Row { may_hold_rows: true, line, .. }) = &item {
+                    holding += 1;
+                    if holding == 1 {
+                        let what =
+                            "a quoted field runs over lines that look like rows of their own; is a quote missing?";
+                        eprintln!("nimbert: {name}:{line}: {what} (--quoting none)");
+                    }
+                }
                 let item = match item {
-                    Ok(row) => Ok(to_text(row, &columns, &keeps, &name)),
+                    Ok(row) => Ok(to_text(row, &columns, &keeps, is_json, &name)),
                     Err(RowsError::Bad(bad)) if !bad.is_last => Ok(Err(Box::new(Skipped { bad, kept: Map::new() }))),
                     Err(error) => Err(error.into()),
                 };
@@ -195,6 +209,9 @@ impl Rows {
                 if sender.send(item).is_err() {
                     return;
                 }
+            }
+            if let Some(others @ 1..) = holding.checked_sub(1) {
+                eprintln!("nimbert: {name}: {others} further rows have such a field");
             }
         };
         let thread = std::thread::Builder::new().name("input".to_owned()).spawn(read);
@@ -277,12 +294,7 @@ impl Drop for Rows {
 }
 
 /// What is classified of a row, and what is carried through.
-fn to_text(row: Row, columns: &Columns, keep: &KeepColumns, name: &str) -> Result<Text, Box<Skipped>> {
-    if row.may_hold_rows {
-        let what =
-            "a quoted field runs over lines that look like rows of their own; is a quote missing? (--quoting none)";
-        eprintln!("nimbert: {name}:{}: {what}", row.line);
-    }
+fn to_text(row: Row, columns: &Columns, keep: &KeepColumns, is_json: bool, name: &str) -> Result<Text, Box<Skipped>> {
     let line = row.line;
     let bad = |expected: String, value: &Value| BadRow {
         name: name.to_owned(),
@@ -308,7 +320,7 @@ fn to_text(row: Row, columns: &Columns, keep: &KeepColumns, name: &str) -> Resul
             names.iter().filter_map(|name| Some((name.clone(), value(name)?))).collect()
         }
     };
-    let inexact = kept.iter().find(|(_, value)| !is_exact(value));
+    let inexact = kept.iter().find(|(_, value)| is_json && !is_exact(value));
     let inexact = inexact.map(|(column, value)| bad(format!("a number that is exact in 64 bits as {column:?}"), value));
     match (content, pair, inexact) {
         (Ok(text), Ok(pair), None) => Ok(Text { text, pair, kept }),

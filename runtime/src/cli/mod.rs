@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 use nimbert::{
     Classifier, Device, Operators, Options, PublicKey, SessionOptions, Verify, compiled::default_cache,
-    device::GpuOptions, parse_size,
+    device::GpuOptions, parse_size, prediction::escaped_lines,
 };
 
 /// Classifies text with a bundle made by nimbert-train.
@@ -275,7 +275,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Where standard error is closed, the exit status still tells.
-            let _ = writeln!(io::stderr(), "nimbert: error: {error:#}");
+            let _ = writeln!(io::stderr(), "nimbert: error: {}", escaped_lines(&format!("{error:#}")));
             ExitCode::from(exit_status(&error))
         }
     }

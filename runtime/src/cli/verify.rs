@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::bail;
-use nimbert::{Bundle, Classifier, Device, Options, TextInput, Verify, bundle::Variant};
+use nimbert::{Bundle, Classifier, Device, Options, TextInput, Verify, bundle::Variant, prediction::escaped};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -61,15 +61,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let files = bundle.manifest.files.len();
     let graphs = match (&args.open.variant, device) {
         _ if runnable.is_empty() => String::new(),
-        (Some(name), _) => format!(", {name} loads and runs"),
+        (Some(name), _) => format!(", {} loads and runs", escaped(name)),
         (None, Device::Cpu) if foreign.is_empty() => ", every graph loads and runs".to_owned(),
         (None, Device::Cpu) => ", every other graph loads and runs".to_owned(),
         (None, device) => format!(", every graph for {device} loads and runs"),
     };
     let foreign = foreign.iter().filter_map(|variant| Some((&variant.name, variant.requires?)));
-    let left: String = foreign.map(|(name, what)| format!("; {name} was not run: it requires {what}")).collect();
+    let left: String =
+        foreign.map(|(name, what)| format!("; {} was not run: it requires {what}", escaped(name))).collect();
     let signed = match (options.require_signature.is_empty(), bundle.signature_comment()) {
-        (false, comment) => format!(", signed ({})", comment.unwrap_or_default().replace('\t', ", ")),
+        (false, comment) => format!(", signed ({})", escaped(&comment.unwrap_or_default().replace('\t', ", "))),
         (true, Some(_)) => "; its signature was not looked at: --public-key".to_owned(),
         (true, None) => String::new(),
     };

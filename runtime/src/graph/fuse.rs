@@ -290,10 +290,8 @@ impl<'a> Fusion<'a> {
                 Some(dims) => dims.len() == 2 && dims[0] == width,
                 None => self.0.is_constant(weight),
             };
-            let parts = PARTS.iter().flat_map(|part| {
-                let output = product.outputs[0];
-                [format!("{output}/{part}"), format!("{output}/product/{part}")]
-            });
+            let output = *product.outputs.first()?;
+            let parts = PARTS.iter().flat_map(|part| [format!("{output}/{part}"), format!("{output}/product/{part}")]);
             let is_free = parts.into_iter().all(|name| self.0.is_free(&name));
             (is_plain && is_matrix && is_free && keys.contains(&key_of(product))).then_some((place, product))
         };

@@ -1,6 +1,6 @@
 //! Objects in JSON: one a line, or as elements of one array.
 
-use std::{fmt, io::BufRead, sync::Arc};
+use std::{collections::HashSet, fmt, io::BufRead, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -185,6 +185,9 @@ fn ends_line(last: u8, byte: u8) -> bool {
     byte == b'\r' || (byte == b'\n' && last != b'\r')
 }
 
+/// From so many keys on, it is not worth it to look at each for the next one.
+const MANY_KEYS: usize = 32;
+
 /// An object whose keys are all different: of two that are the same, a map would keep the last without a word.
 struct Object(Vec<(String, Value)>);
 
@@ -200,8 +203,16 @@ impl<'de> Deserialize<'de> for Object {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
                 let mut fields: Vec<(String, Value)> = Vec::new();
+                let mut many = HashSet::new();
                 while let Some((key, value)) = map.next_entry::<String, Value>()? {
-                    if fields.iter().any(|(earlier, _)| *earlier == key) {
+                    if fields.len() == MANY_KEYS {
+                        many.extend(fields.iter().map(|(key, _)| key.clone()));
+                    }
+                    let is_repeated = match fields.len() {
+                        ..MANY_KEYS => fields.iter().any(|(earlier, _)| *earlier == key),
+                        _ => !many.insert(key.clone()),
+                    };
+                    if is_repeated {
                         return Err(serde::de::Error::custom(format!("the key {key:?} twice")));
                     }
                     fields.push((key, value));

@@ -10,11 +10,11 @@ use std::{
 };
 
 use parquet::{
-    basic::{ConvertedType, Type as PhysicalType},
+    basic::{ConvertedType, LogicalType, TimeUnit, Type as PhysicalType},
     errors::ParquetError,
     file::reader::{FileReader as _, SerializedFileReader},
     record::{Field, reader::RowIter},
-    schema::types::Type,
+    schema::types::{Type, TypePtr},
 };
 use serde_json::{Map, Number};
 
@@ -32,7 +32,6 @@ pub(super) fn open(path: &Path, name: String) -> Result<Reader, RowsError> {
     if let Some(repeated) = columns.iter().enumerate().find(|(index, column)| columns[..*index].contains(column)) {
         return Err(whole(&name, "a name of its own for each column", format!("{:?} twice", repeated.1)).into());
     }
-    let columns: Arc<[String]> = columns.into();
     let kinds = fields.iter().map(|field| kind(field)).collect();
     let pairs = metadata.key_value_metadata().into_iter().flatten();
     let of_datasets = pairs.filter(|pair| pair.key == DATASETS_KEY).find_map(|pair| pair.value.as_deref());
@@ -42,14 +41,18 @@ pub(super) fn open(path: &Path, name: String) -> Result<Reader, RowsError> {
     let read = Arc::clone(&progress);
     Ok(Reader {
         name: name.clone(),
-        columns: Some(Arc::clone(&columns)),
+        columns: Some(columns.into()),
         header_line: None,
         kinds,
         class_names,
         progress,
         total,
-        rows: Box::new(move |wanted| match rows(reader, wanted, &columns, &name) {
-            Ok((columns, records)) => Box::new(Records { records, name, columns, number: 0, read }),
+        rows: Box::new(move |wanted| match rows(reader, wanted, &name) {
+            Ok((records, fields)) => {
+                let columns = fields.iter().map(|field| field.name().to_owned()).collect();
+                let in_nanoseconds = fields.iter().map(|field| is_in_nanoseconds(field)).collect();
+                Box::new(Records { records, name, columns, in_nanoseconds, number: 0, read })
+            }
             Err(bad) => Box::new(std::iter::once(Err(bad.into()))),
         }),
     })
@@ -70,30 +73,26 @@ fn in_words(error: &ParquetError) -> String {
     }
 }
 
-/// Columns and records of a file.
-type Table = (Arc<[String]>, RowIter<'static>);
+/// Records of a file, and what the schema says of their columns.
+type Table = (RowIter<'static>, Vec<TypePtr>);
 
-fn rows(
-    reader: SerializedFileReader<File>,
-    wanted: Option<Vec<String>>,
-    columns: &Arc<[String]>,
-    name: &str,
-) -> Result<Table, BadRow> {
+fn rows(reader: SerializedFileReader<File>, wanted: Option<Vec<String>>, name: &str) -> Result<Table, BadRow> {
     let schema = reader.metadata().file_metadata().schema().clone();
     let rows = RowIter::from_file_into(Box::new(reader));
-    let Some(wanted) = wanted else { return Ok((Arc::clone(columns), rows)) };
-    let fields: Vec<_> =
-        schema.get_fields().iter().filter(|field| wanted.iter().any(|name| name == field.name())).cloned().collect();
-    let columns = fields.iter().map(|field| field.name().to_owned()).collect();
-    let schema = Type::group_type_builder(schema.name()).with_fields(fields).build();
+    let mut fields = schema.get_fields().to_vec();
+    let Some(wanted) = wanted else { return Ok((rows, fields)) };
+    fields.retain(|field| wanted.iter().any(|name| name == field.name()));
+    let schema = Type::group_type_builder(schema.name()).with_fields(fields.clone()).build();
     let rows = schema.and_then(|schema| rows.project(Some(schema)));
-    Ok((columns, rows.map_err(|error| whole(name, "a Parquet file", in_words(&error)))?))
+    Ok((rows.map_err(|error| whole(name, "a Parquet file", in_words(&error)))?, fields))
 }
 
 struct Records {
     records: RowIter<'static>,
     name: String,
     columns: Arc<[String]>,
+    /// Of each column.
+    in_nanoseconds: Vec<bool>,
     number: u64,
     read: Arc<AtomicU64>,
 }
@@ -113,7 +112,10 @@ impl Iterator for Records {
                 return Some(Err(BadRow { is_last: true, ..bad }.into()));
             }
         };
-        let values = record.get_column_iter().map(|(column, field)| {
+        let values = record.get_column_iter().zip(&self.in_nanoseconds).map(|((column, field), in_nanoseconds)| {
+            if let (Field::Long(time), true) = (field, in_nanoseconds) {
+                return Ok(Value::String(of_nanoseconds(*time)));
+            }
             value(field).map_err(|byte| {
                 let got = format!("the byte 0x{byte:02x} in column {column:?}");
                 RowsError::from(bad_row(name, number, "UTF-8", got))
@@ -138,6 +140,7 @@ fn kind(field: &Type) -> Kind {
         matches!(converted, NONE | INT_8 | INT_16 | INT_32 | INT_64 | UINT_8 | UINT_16 | UINT_32)
     };
     match field.get_physical_type() {
+        _ if is_in_nanoseconds(field) => Kind::Text,
         PhysicalType::BOOLEAN => Kind::Boolean,
         PhysicalType::INT32 | PhysicalType::INT64 if is_integer(field.get_basic_info().converted_type()) => {
             Kind::Integer
@@ -145,6 +148,18 @@ fn kind(field: &Type) -> Kind {
         PhysicalType::FLOAT | PhysicalType::DOUBLE => Kind::Number,
         _ => Kind::Text,
     }
+}
+
+/// Whether a column's integers are times in nanoseconds, which the library takes for numbers.
+fn is_in_nanoseconds(field: &Type) -> bool {
+    let logical = field.get_basic_info().logical_type_ref();
+    matches!(logical, Some(LogicalType::Timestamp { unit: TimeUnit::NANOS, .. }))
+}
+
+/// A time in nanoseconds, as the library writes one in microseconds: `2026-11-30 12:00:00.123456789 +00:00`.
+fn of_nanoseconds(time: i64) -> String {
+    let (micros, nanos) = (time.div_euclid(1000), time.rem_euclid(1000));
+    Field::TimestampMicros(micros).to_string().replacen(" +", &format!("{nanos:03} +"), 1)
 }
 
 /// A value in JSON; the first byte that is none of UTF-8 if it is binary and no text.

@@ -68,7 +68,7 @@ pub(super) fn open(
     let counted = Counted { inner, bytes };
     let unpacked: Box<dyn Read + Send> = match Compression::of(path) {
         None => Box::new(counted),
-        Some(Compression::Gzip) => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(counted))),
+        Some(Compression::Gzip) => Box::new(Gzip(flate2::bufread::MultiGzDecoder::new(BufReader::new(counted)))),
         Some(Compression::Zstd) => Box::new(Zstd { frame: None, rest: Some(BufReader::new(counted)) }),
     };
     let text: Box<dyn Read + Send> = match encoding {
@@ -121,6 +121,18 @@ impl<R: Read> Read for Counted<R> {
         let read = self.inner.read(buffer)?;
         self.bytes.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
+    }
+}
+
+/// Gzip, whose faults are the file's, and none of the system's.
+struct Gzip<R: io::BufRead>(flate2::bufread::MultiGzDecoder<R>);
+
+impl<R: io::BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.raw_os_error() {
+            Some(_) => error,
+            None => bad_content("gzip that is whole", error.to_string()),
+        })
     }
 }
 

@@ -253,8 +253,13 @@ def _settings(options: Options) -> list[tuple[str, str]]:
         library = _library.find()
         settings += [("ort_lib", library)] if library else []
     for name, value in options.items():
+        if value is None:
+            continue
         values = value if isinstance(value, (list, tuple)) else [value]
-        settings += [(name, _text(value)) for value in values if value is not None]
+        # No key at all is none that must have signed: it must not open what no key was asked of.
+        if not values or None in values:
+            raise make("setting", f"{name}: expected a value or several, found {value!r}")
+        settings += [(name, _text(value)) for value in values]
     return settings
 
 

@@ -23,7 +23,10 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 
-use super::idle::{Connection, Idle};
+use super::{
+    idle::{Connection, Idle},
+    unsent::{Unsent, Watched},
+};
 
 /// Connections beyond the requests that are answered: those that are idle, are refused, or ask about health.
 const SPARE: u32 = 256;
@@ -69,28 +72,53 @@ impl Listen for TcpListener {
     }
 }
 
+/// A Unix socket, whose file goes with it.
 #[cfg(unix)]
-impl Listen for tokio::net::UnixListener {
+pub(super) struct UnixSocket {
+    listener: tokio::net::UnixListener,
+    path: std::path::PathBuf,
+}
+
+#[cfg(unix)]
+impl UnixSocket {
+    /// One that a killed process has left answers nobody, and is replaced.
+    pub(super) fn bind(path: &std::path::Path) -> anyhow::Result<Self> {
+        use std::os::unix::{fs::FileTypeExt, net::UnixStream};
+        let is_socket = std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+        let is_refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if is_socket && UnixStream::connect(path).is_err_and(is_refused) {
+            std::fs::remove_file(path).with_context(|| path.display().to_string())?;
+        }
+        let listener = tokio::net::UnixListener::bind(path).with_context(|| path.display().to_string())?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+#[cfg(unix)]
+impl Listen for UnixSocket {
     type Io = tokio::net::UnixStream;
 
     async fn next(&self) -> io::Result<Self::Io> {
-        Ok(self.accept().await?.0)
+        Ok(self.listener.accept().await?.0)
     }
 }
 
-/// A Unix socket; one that a killed process has left answers nobody, and is replaced.
 #[cfg(unix)]
-pub(super) fn bind_socket(path: &std::path::Path) -> anyhow::Result<tokio::net::UnixListener> {
-    use std::os::unix::{fs::FileTypeExt, net::UnixStream};
-    let is_socket = std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path).with_context(|| path.display().to_string())?;
+impl Drop for UnixSocket {
+    /// While we still listen: behind that, the file may be that of a server that has taken our place.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
-    tokio::net::UnixListener::bind(path).with_context(|| path.display().to_string())
 }
 
 /// Serves until `shutdown` ends, then until the last request is answered.
-pub(super) async fn serve<L: Listen>(listener: L, router: Router, limits: &Limits, shutdown: impl Future<Output = ()>) {
+pub(super) async fn serve<L: Listen>(
+    listener: L,
+    router: Router,
+    limits: &Limits,
+    unsent: &Unsent,
+    shutdown: impl Future<Output = ()>,
+) {
     let router = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(BUFFER);
@@ -106,6 +134,7 @@ pub(super) async fn serve<L: Listen>(listener: L, router: Router, limits: &Limit
         };
         tokio::select! {
             (io, place) = next => {
+                let io = Watched::new(io, unsent.clone());
                 tokio::spawn(converse(io, router.clone(), http.clone(), Arc::clone(&idle), ending.clone(), place));
             }
             () = shutdown.as_mut() => break,

@@ -15,7 +15,7 @@ use axum::{
 };
 use nimbert::sha256;
 
-use super::{Failure, PREDICT, ROOT, Server};
+use super::{CLASSIFY, Failure, PREDICT, ROOT, Server};
 
 /// Where the key is without an argument.
 const VARIABLE: &str = "NIMBERT_API_KEY";
@@ -80,7 +80,7 @@ pub(super) async fn authorized(
     if is_allowed {
         return next.run(request).await;
     }
-    if [PREDICT, ROOT].contains(&request.uri().path()) {
+    if [PREDICT, ROOT, CLASSIFY].contains(&request.uri().path()) {
         server.metrics.answered(StatusCode::UNAUTHORIZED.as_u16());
     }
     server.admission.discard(&headers, request.into_body());

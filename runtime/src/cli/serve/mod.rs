@@ -12,6 +12,7 @@ mod key;
 mod metrics;
 mod predict;
 mod shutdown;
+mod unsent;
 
 use std::{
     io::Write,
@@ -38,6 +39,7 @@ use admission::Admission;
 use connections::Limits;
 use metrics::Metrics;
 use shutdown::{QUIET, signalled, within_grace};
+use unsent::Unsent;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -167,13 +169,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
 const PREDICT: &str = "/predict";
 /// The same: where clients of hosted models ask.
 const ROOT: &str = "/";
+const CLASSIFY: &str = "/classify";
 
 fn router(server: Arc<Server>) -> Router {
     let open = Router::new().route("/health", get(health));
     let guarded = Router::new()
         .route(PREDICT, post(predict::predict))
         .route(ROOT, post(predict::predict))
-        .route("/classify", post(predict::classify))
+        .route(CLASSIFY, post(predict::classify))
         .route("/info", get(info))
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&server), key::authorized));
@@ -193,18 +196,17 @@ async fn serve(
 ) -> anyhow::Result<()> {
     // Before anybody is told that we are here: a signal that comes then must not kill us.
     let (shutdown, late) = (signalled()?, signalled()?);
+    let unsent = Unsent::default();
     #[cfg(unix)]
     if let Some(path) = &args.unix_socket {
-        let listener = connections::bind_socket(path)?;
+        let socket = connections::UnixSocket::bind(path)?;
         announce(&format!("unix:{}", path.display()));
-        let served = within_grace(connections::serve(listener, router, limits, shutdown), late, metrics).await;
-        // It names nobody any more.
-        let _ = std::fs::remove_file(path);
-        return served;
+        let serving = connections::serve(socket, router, limits, &unsent, shutdown);
+        return within_grace(serving, late, metrics, &unsent).await;
     }
     let listener = TcpListener::bind(addresses).await.with_context(|| args.listen.clone())?;
     announce(&format!("http://{}", listener.local_addr()?));
-    within_grace(connections::serve(listener, router, limits, shutdown), late, metrics).await
+    within_grace(connections::serve(listener, router, limits, &unsent, shutdown), late, metrics, &unsent).await
 }
 
 /// Says where requests are taken, on standard output: whoever started us waits for this line.

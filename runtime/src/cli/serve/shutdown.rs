@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::metrics::Metrics;
+use super::{metrics::Metrics, unsent::Unsent};
 
-/// How long requests that are being answered may take after a signal to end.
+/// How long requests that are being answered, and answers that are being sent, may take after a signal to end.
 const GRACE: Duration = Duration::from_secs(30);
 /// Once none has been answered for so long, it ends: a client that has sent half of a request is not waited for.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
@@ -14,6 +14,7 @@ pub(super) async fn within_grace(
     serving: impl Future<Output = ()>,
     signalled: impl Future<Output = ()>,
     metrics: &Metrics,
+    unsent: &Unsent,
 ) -> anyhow::Result<()> {
     let idle = async {
         signalled.await;
@@ -21,7 +22,8 @@ pub(super) async fn within_grace(
         let late = tokio::time::Instant::now() + GRACE;
         while quiet < QUIET && tokio::time::Instant::now() < late {
             tokio::time::sleep(step).await;
-            quiet = if metrics.in_flight() == 0 { quiet + step } else { Duration::ZERO };
+            let is_quiet = metrics.in_flight() == 0 && unsent.is_none();
+            quiet = if is_quiet { quiet + step } else { Duration::ZERO };
         }
         quiet >= QUIET
     };

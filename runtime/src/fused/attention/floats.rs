@@ -187,7 +187,8 @@ fn inverse_sums(scores: &[[f32; LANES]]) -> [f32; LANES] {
 fn exp2(x: f32) -> f32 {
     // Least squares of 2^r for |r| <= ½, weighted until the largest relative error was as small as it gets with the first given.
     const POWERS: [f32; 5] = [std::f32::consts::LN_2, 0.240_222_83, 0.055_505_585, 0.009_669_691, 0.001_330_060_7];
-    let x = larger(x, -126.0);
+    // Of what is no number, the second is taken: no attention follows from it, as from ONNX Runtime's.
+    let x = larger(-126.0, x);
     let shifted = x + ROUND;
     let r = x - (shifted - ROUND);
     let mut p = POWERS[4];
@@ -211,5 +212,7 @@ mod tests {
             }
         }
         assert!(exp2(f32::NEG_INFINITY) < 2e-38);
+        // No attention follows from it.
+        by_instructions(|| exp2(f32::NAN)).into_iter().for_each(|power| assert!(power.is_nan()));
     }
 }
