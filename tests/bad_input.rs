@@ -190,6 +190,10 @@ fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
     run(&["--overwrite"]).failure(2, &["other files"]);
     assert_eq!(fs::read_to_string(out.join("thesis.txt")).unwrap(), "years of work");
     fs::remove_file(out.join("thesis.txt")).unwrap();
+    // One column is one thing.
+    run(&["--label-column", "text"])
+        .failure(2, &["--label-column: expected another column than that of --text-column"]);
+    run(&["--text-pair-column", "text"]).failure(2, &["--text-pair-column", "that of --text-column, found text"]);
     run(&[]).success();
     run(&[]).failure(2, &["a bundle; --overwrite replaces it"]);
     run(&["--overwrite", "--seed", "1"]).success();
@@ -216,6 +220,12 @@ fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
         ("--save-model", "out/model"),
         ("--tensorboard", "out/events"),
         ("--report", "model/../out/report.html"),
+        // What the run itself writes beside the bundle.
+        ("--report", "out.doubts.csv"),
+        ("--report", "out.tuning.html"),
+        ("--save-model", "out.checkpoint"),
+        ("--save-model", "out.report.html"),
+        ("--tensorboard", "out.metrics.jsonl"),
     ] {
         fs::create_dir_all(dir.path("model")).unwrap();
         let path = dir.path(name);
@@ -360,7 +370,7 @@ fn a_place_where_nothing_can_be_written_is_found_out_before_training() {
     let data = dir.write("data.csv", small_csv(20));
     let base = workspace("tests/data/tiny-bert");
     let finished = finish(&mut fit(&base, &data, std::path::Path::new("/proc/bundle")));
-    finished.failure(2, &["/proc/"]);
+    finished.failure(2, &["error: /proc/bundle: "]);
     assert_eq!(finished.stdout, "");
 }
 

@@ -187,16 +187,37 @@ fn strangers_teach_and_test_what_is_unknown_and_are_no_label() {
     assert!(output.contains("data.csv: 40 rows with \"other\" are set aside"), "{output}");
 }
 
+/// A line with a weight: 0 of strangers.
+fn weighed(line: &str) -> String {
+    let weight = match line {
+        "text,label" => "weight",
+        line if line.ends_with(",other") => "0",
+        _ => "1",
+    };
+    format!("{line},{weight}\n")
+}
+
 #[test]
 fn strangers_that_cannot_be_are_refused() {
     let dir = Dir::default();
     let (data, several) =
         (dir.write("data.csv", with_strangers(60, 10)), dir.write("tags.jsonl", several_labels_jsonl(40)));
     let strangers = dir.write("strangers.csv", with_strangers(0, 10));
+    let weighed = with_strangers(60, 10).lines().map(weighed).collect::<String>();
+    let weightless = dir.write("weightless.csv", weighed);
     for (data, arguments, expected) in [
         (&data, &["--unknown-label", "other"][..], "--unknown-rate with it"),
-        (&data, &["--unknown-label", "others", "--unknown-rate", "0.2"], "rows with that label that are learned from"),
+        (
+            &data,
+            &["--unknown-label", "others", "--unknown-rate", "0.2"],
+            "rows with that label, and a weight, that are learned from",
+        ),
         (&strangers, &["--unknown-label", "other", "--unknown-rate", "0.2"], "a row of another label"),
+        (
+            &weightless,
+            &["--unknown-label", "other", "--unknown-rate", "0.2", "--weight-column", "weight"],
+            "rows with that label, and a weight, that are learned from",
+        ),
         (&several, &["--unknown-label", "a", "--multi-label"], "--multi-label"),
     ] {
         finish(fit(&base("bert"), data, &dir.path("bundle")).args(arguments)).failure(2, &[expected]);

@@ -6,7 +6,7 @@ use nimbert::{
     Bundle,
     summary::{LENGTH_BINS, SCORE_BINS},
 };
-use nimbert_tests::{Dir, Finished, base, copy_folder, finish, fit, program, seal, small_csv, tiny_bundle};
+use nimbert_tests::{Dir, Finished, base, copy_folder, finish, fit, fit_by_any, program, seal, small_csv, tiny_bundle};
 use serde_json::Value;
 
 fn drift(before: &Path, after: &Path, arguments: &[&str]) -> Finished {
@@ -65,6 +65,36 @@ fn other_texts_are_told_from_those_of_the_test() {
         output.contains("a large change\n  ") && output.contains("\n  negative: ") && output.contains(" % → "),
         "{output}"
     );
+}
+
+#[test]
+fn rows_that_were_learned_from_are_compared_as_others_answered_them() {
+    let dir = Dir::default();
+    // Labels that no text tells: a model that knows its rows by heart is sure of them, and of no other.
+    let mut random = fastrand::Rng::with_seed(0);
+    let mut rows = |count: usize| -> String {
+        let words = ["great", "film", "plot", "thin", "acting", "worse", "best", "year"];
+        let mut text = || (0..8).map(|_| words[random.usize(..words.len())]).collect::<Vec<_>>().join(" ");
+        (0..count).map(|row| format!("{},{}\n", text(), ["negative", "positive"][row % 2])).collect()
+    };
+    let data = dir.write("data.csv", format!("text,label\n{}", rows(120)));
+    let texts = dir.write("new.csv", format!("text,label\n{}", rows(200)));
+    let bundle = dir.path("bundle");
+    let mut command = fit_by_any(&base("bert"), &data, &bundle);
+    command.args(["--method", "frozen", "--test-size", "0"]);
+    finish(command.args(["--cross-validate", "4"])).success();
+    let reference = Bundle::open(&bundle).unwrap().reference().unwrap().unwrap();
+    assert_eq!((reference.split.as_str(), reference.summary.texts), ("train", 120));
+    let path = dir.path("summary.json");
+    let mut classify = program("nimbert");
+    classify.arg("classify").arg(&bundle).arg("--input").arg(texts).arg("--output").arg(dir.path("out.csv"));
+    let finished = finish(classify.arg("--summary").arg(&path));
+    assert!(finished.status == Some(0) && !finished.stderr.contains("change"), "{}", finished.stderr);
+    // Without folds nobody has answered what he had not seen.
+    let mut command = fit_by_any(&base("bert"), &data, &dir.path("other"));
+    command.args(["--method", "frozen", "--test-size", "0", "--validation-size", "0"]);
+    finish(&mut command).success();
+    assert_eq!(Bundle::open(dir.path("other")).unwrap().reference().unwrap(), None);
 }
 
 #[test]

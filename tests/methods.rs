@@ -331,6 +331,12 @@ fn a_trained_model_goes_on() {
     let output = finish(&mut go_on(&dir.write("mixed.csv", mixed), "mixed", &rest)).success();
     assert_eq!(figures(&output, "both.csv")[0], "12", "{output}");
     assert!(output.contains("both.csv: the model has learned from "), "{output}");
+    // Rows of a folder that does not say what it has learned.
+    fs::remove_file(again.join("learned.json")).unwrap();
+    let mut command = program("nimbert-train");
+    command.args(["fit", "--epochs", "1", "--max-accuracy-drop", "20", "--data"]).arg(&old).arg("--from").arg(&again);
+    let finished = finish(command.arg("--out").arg(dir.path("unknown")));
+    assert!(finished.status == Some(0) && finished.stderr.contains("has no learned.json"), "{finished:?}");
 }
 
 /// Number of rows, share before and after, of the line about them.

@@ -9,7 +9,7 @@ use std::{
 
 use candle_core::{DType, Device, Tensor, safetensors};
 use nimbert::{Bundle, Classifier, Options, Session, SessionOptions, TruncationSide, batch::Batch};
-use nimbert_tests::{Dir, Finished, finish, fit, program, small_csv, tiny_bundle, workspace};
+use nimbert_tests::{Dir, Finished, finish, fit, fit_by_any, program, small_csv, tiny_bundle, workspace};
 use serde_json::{Value, json};
 
 const TINY_BERT: &str = "tests/data/tiny-bert";
@@ -679,4 +679,25 @@ fn a_bundle_of_links_is_read() {
     finish(program("nimbert").arg("verify").arg(&links)).success();
     let with_cache = classify(&links, &["a great film"]).success();
     assert_eq!(classify(&links, &["a great film", "--no-cache"]).success(), with_cache);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_need_not_be_utf8() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+    let dir = Dir::default();
+    let folder = dir.path("d").with_file_name(OsStr::from_bytes(b"d\xe9"));
+    fs::create_dir(&folder).unwrap();
+    let data = folder.join("data.csv");
+    fs::write(&data, small_csv(40)).unwrap();
+    let bundle = folder.join("bundle");
+    let mut fit = fit_by_any(&base(), &data, &bundle);
+    finish(fit.args(["--method", "frozen"])).success();
+    let mut classify = program("nimbert");
+    classify.arg("classify").arg(&bundle).arg("--input").arg(&data).arg("--output").arg(folder.join("out.csv"));
+    finish(&mut classify).success();
+    assert_eq!(fs::read_to_string(folder.join("out.csv")).unwrap().lines().count(), 41);
+    let mut tune = program("nimbert-train");
+    tune.args(["tune", "--trials", "2", "--method", "frozen", "--cross-validate", "2", "--base"]).arg(base());
+    finish(tune.arg("--data").arg(&data).arg("--out").arg(folder.join("tuned"))).success();
 }

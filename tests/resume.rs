@@ -146,6 +146,22 @@ fn another_run_is_not_resumed() {
 }
 
 #[test]
+fn other_rows_are_not_gone_on_with() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(200));
+    let training = || {
+        let mut command = fit_by_any(&workspace("tests/data/tiny-bert"), &data, &dir.path("bundle"));
+        command.args(["--method", "finetune", "--cross-validate", "2", "--epochs", "4", "--checkpoint-every", "3"]);
+        command
+    };
+    assert!(kill_after(&mut training(), &dir.path("bundle.checkpoint"), 1, Duration::ZERO));
+    // A smaller model needs rows to be validated by, which folds do not leave.
+    finish(training().args(["--resume", "--layers", "1"]))
+        .failure(2, &["--resume: expected what is learned from ", "bundle.checkpoint"]);
+    finish(training().arg("--resume")).success();
+}
+
+#[test]
 fn a_smaller_model_that_was_killed_while_it_learned_goes_on_too() {
     let dir = Dir::default();
     dir.write("data.csv", small_csv(444));

@@ -495,11 +495,12 @@ fn visible(label: &str) -> String {
     format!("\"{}\"", label.chars().map(show).collect::<String>())
 }
 
-/// Numbers that were read as others, since all labels are numbers.
+/// Numbers that were read as others, since all labels are numbers; and values of JSON that are of another kind, and one label.
 fn number_spelling(input: &CheckInput<'_>) -> Option<Finding> {
     let examples = input.respelled.iter().map(|(label, number)| format!("{label} is {number}"));
     let count = input.respelled.len();
-    let message = format!("labels are numbers, which are written in one way: {}", abridged(examples, LABELS, count));
+    let message =
+        format!("labels are the same, in whatever way they are written: {}", abridged(examples, LABELS, count));
     let finding =
         Finding::of_labels("number-spelling", count, message, "nothing, unless they are names, such as versions");
     finding.map(|finding| Finding { severity: Severity::Note, ..finding })
@@ -558,7 +559,7 @@ fn rows_in_a_field(input: &CheckInput<'_>) -> Option<Finding> {
 }
 
 /// What two texts that are the same have in common.
-fn normalized(text: &str) -> String {
+pub(crate) fn normalized(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
 }
 

@@ -7,7 +7,7 @@ use nimbert::{Decision, ProblemType};
 use rand::seq::SliceRandom;
 
 use crate::{
-    calibrate::{Unseen, row_loss, temperature, unknown_threshold},
+    calibrate::{Certainty, Unseen, calibrate, row_loss, temperature, unknown_threshold},
     loss::Target,
     metrics::{Metrics, hits},
     random::{Stream, generator},
@@ -80,24 +80,41 @@ impl Folds {
         count: usize,
         seed: u64,
     ) -> Option<Self> {
+        let each: Vec<usize> = (0..targets.len()).collect();
+        Self::of_copies(problem_type, targets, &each, classes, count, seed)
+    }
+
+    /// The same of rows some of which are the same text: by row, the first one with that text, whose fold is theirs. A model that was
+    /// shown the text would know it by heart.
+    pub fn of_copies(
+        problem_type: ProblemType,
+        targets: &[&Target],
+        originals: &[usize],
+        classes: usize,
+        count: usize,
+        seed: u64,
+    ) -> Option<Self> {
         let counts: Vec<bool> = targets.iter().map(|target| target.weight > 0.0).collect();
         let weighted = targets.iter().filter(|target| target.weight > 0.0);
         let answers: usize = match problem_type {
             ProblemType::SingleLabel => weighted.map(|target| target.ids.len()).sum(),
             ProblemType::MultiLabel => weighted.count(),
         };
-        let count = count.min(answers / classes.max(1));
+        let is_original = |row: &usize| originals[*row] == *row;
+        let texts = (0..targets.len()).filter(is_original).count();
+        let count = count.min(answers / classes.max(1)).min(texts);
         if count < 2 {
             return None;
         }
         let labels = rarest_labels(targets.iter().copied(), classes);
         let kind = |row: usize| (counts[row], labels[row]);
-        let mut order: Vec<usize> = (0..labels.len()).collect();
+        let mut order: Vec<usize> = (0..labels.len()).filter(is_original).collect();
         order.shuffle(&mut generator(seed, Stream::Folds));
         order.sort_by_key(|&row| kind(row));
         let mut of_row = vec![0; labels.len()];
         // One after the other over all labels, so that the folds are of one size too.
         order.iter().enumerate().for_each(|(place, &row)| of_row[row] = place % count);
+        let of_row: Vec<usize> = originals.iter().map(|&original| of_row[original]).collect();
         let mut folds_of_label = vec![BTreeSet::new(); classes];
         for row in (0..labels.len()).filter(|&row| counts[row]) {
             for &label in &targets[row].ids {
@@ -233,23 +250,49 @@ impl OutOfFold {
         self.unknown(rate).and_then(|figure| figure.deviation).is_some_and(|deviation| deviation > rate)
     }
 
-    /// How scores follow from logits: by the temperature that fits best.
+    /// How answers follow from logits: by the temperature that fits best and, where a row may have any number of labels, the thresholds.
     pub fn decision(&self, problem_type: ProblemType, targets: &[&Target]) -> Decision {
-        let Unseen { logits, labels, .. } = self.answerable(targets, 1.0);
-        Decision { temperature: temperature(problem_type, &logits, &labels), ..undecided(problem_type) }
+        self.decision_by(problem_type, targets, |_| true)
     }
 
-    /// Every figure that is defined in some fold. Scores are those of [`OutOfFold::decision`].
+    /// That of each fold: the temperature is everybody's, and thresholds are found by the rows of the others.
+    pub fn decisions(&self, problem_type: ProblemType, targets: &[&Target]) -> Vec<Decision> {
+        let of_all = self.decision(problem_type, targets);
+        let of_fold = |fold: usize| match problem_type {
+            ProblemType::SingleLabel => of_all.clone(),
+            ProblemType::MultiLabel => {
+                let by_others = self.decision_by(problem_type, targets, |row| self.folds.of_row(row) != fold);
+                Decision { label_thresholds: by_others.label_thresholds, ..of_all.clone() }
+            }
+        };
+        (0..self.folds.count()).map(of_fold).collect()
+    }
+
+    /// [`OutOfFold::decision`] by some of the rows.
+    fn decision_by(
+        &self,
+        problem_type: ProblemType,
+        targets: &[&Target],
+        is_counted: impl Fn(usize) -> bool,
+    ) -> Decision {
+        let rows: Vec<usize> = self.answerable_rows().filter(|&row| is_counted(row)).collect();
+        let logits = rows.iter().map(|&row| self.logits[row].clone()).collect();
+        let labels = rows.iter().map(|&row| targets[row].ids.as_slice()).collect();
+        calibrate(problem_type, &Unseen { logits, labels, distances: Vec::new() }, Certainty::default())
+    }
+
+    /// Every figure that is defined in some fold, by [`OutOfFold::decisions`].
     pub fn figures(&self, labels: &[String], problem_type: ProblemType, targets: &[&Target]) -> Vec<Figure> {
         type Of = fn(&Metrics) -> Option<f64>;
-        let decision = self.decision(problem_type, targets);
-        let of_fold = |Fold { unseen, .. }: Fold| {
+        let decisions = self.decisions(problem_type, targets);
+        let of_fold = |(Fold { unseen, .. }, decision): (Fold, &Decision)| {
             let expected: Vec<&[u32]> = unseen.iter().map(|&row| targets[row].ids.as_slice()).collect();
             let scores: Vec<Vec<f32>> = unseen.iter().map(|&row| decision.scores(&self.logits[row])).collect();
-            Metrics::new(labels, &decision, &expected, &scores)
+            Metrics::new(labels, decision, &expected, &scores)
         };
         // Of a task a fold may have no row.
-        let metrics: Vec<Metrics> = self.folds.iter().filter(|fold| !fold.unseen.is_empty()).map(of_fold).collect();
+        let metrics: Vec<Metrics> =
+            self.folds.iter().zip(&decisions).filter(|(fold, _)| !fold.unseen.is_empty()).map(of_fold).collect();
         let figures: [(&str, Of); 7] = [
             ("accuracy", |metrics| Some(metrics.accuracy)),
             ("macro F1", |metrics| metrics.macro_f1),
@@ -319,6 +362,24 @@ mod tests {
         // As many folds as labels have rows.
         let folds = |rows| Folds::new(ProblemType::SingleLabel, &targets[..rows], 3, 5, 0).map(|folds| folds.count());
         assert_eq!([3, 6, 10].map(folds), [None, Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn the_same_text_is_in_one_fold() {
+        let targets = targets(&[0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]);
+        let targets: Vec<&Target> = targets.iter().collect();
+        // Each text stands there three times, once with the other label.
+        let originals = [0, 1, 0, 3, 4, 5, 0, 1, 4, 3, 5, 4];
+        let folds = |count| Folds::of_copies(ProblemType::SingleLabel, &targets, &originals, 2, count, 0).unwrap();
+        for count in [2, 3] {
+            let folds = folds(count);
+            assert!((0..12).all(|row| folds.of_row(row) == folds.of_row(originals[row])));
+            assert!(folds.count() == count && folds.iter().all(|fold| !fold.unseen.is_empty()));
+        }
+        // No more folds than texts.
+        assert_eq!(folds(6).count(), 5);
+        let one = Folds::of_copies(ProblemType::SingleLabel, &targets, &[0; 12], 2, 2, 0);
+        assert!(one.is_none());
     }
 
     #[test]

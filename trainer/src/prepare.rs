@@ -1,11 +1,15 @@
 //! From files to examples: data set, labels, split, tokens — everything that has to be right before training begins.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+};
 
 use nimbert::{Encoding, ProblemType, Tokenizer};
 use rayon::prelude::*;
 
 use crate::{
+    check::normalized,
     dataloader::Example,
     dataset::{Columns, Dataset, Place, Row, left_out},
     error::{Error, Result},
@@ -126,6 +130,16 @@ impl Sources {
         &self.datasets[source.dataset].rows[source.row]
     }
 
+    /// By row that is learned from, the first one with the same text, but for case and white space.
+    pub fn originals(&self) -> Vec<usize> {
+        let mut first = HashMap::new();
+        let text = |source| {
+            let Row { text, pair, .. } = self.row(source);
+            (normalized(text), pair.as_deref().map(normalized))
+        };
+        self.train.iter().enumerate().map(|(row, source)| *first.entry(text(source)).or_insert(row)).collect()
+    }
+
     /// Where a row stands: `reviews.csv:17`.
     pub fn place(&self, source: &Source) -> Place {
         self.datasets[source.dataset].place(self.row(source))
@@ -198,13 +212,15 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         if !files.is_empty() {
             let mut further = Dataset::open(files, &config.columns)?;
             strangers.append(&mut further.strangers);
-            let [learned, ..] = by_role(config.going_on.as_ref(), &further);
-            if let Some(row) = learned.first() {
-                let (count, first) = (learned.len(), further.place(&further.rows[*row]));
-                notes.push(format!(
-                    "{}: the model has learned from {count} of these rows; the first is at {first}",
-                    further.name()
-                ));
+            let [learned, validated, _] = by_role(config.going_on.as_ref(), &further);
+            // By validation rows it may be validated again.
+            let validated = if files == &config.test_data { validated } else { Vec::new() };
+            for (how, rows) in [("has learned from", learned), ("was validated by", validated)] {
+                if let Some(row) = rows.first() {
+                    let (count, first) = (rows.len(), further.place(&further.rows[*row]));
+                    let name = further.name();
+                    notes.push(format!("{name}: the model {how} {count} of these rows; the first is at {first}"));
+                }
             }
             let targets = further.targets(&labels)?.into_iter().enumerate();
             let rows = targets.map(|(row, target)| Source { dataset: datasets.len(), row, target });
@@ -227,11 +243,14 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         return Err(Error::setting("--weight-column", expected, "none"));
     }
     if let Some(label) = &config.columns.unknown_label {
-        if strangers.train.is_empty() {
-            return Err(Error::setting("--unknown-label", "rows with that label that are learned from", label));
+        let (all, test) = (strangers.train.len(), strangers.test.len());
+        let teach = strangers.train.iter().filter(|row| row.weight > 0.0).count();
+        if teach == 0 {
+            let expected = "rows with that label, and a weight, that are learned from";
+            return Err(Error::setting("--unknown-label", expected, label));
         }
-        let [teach, test] = [&strangers.train, &strangers.test].map(Vec::len);
-        notes.push(format!("{label}: {teach} rows teach which texts are like no label, {test} test it"));
+        let without = if all > teach { format!(", {} have no weight", all - teach) } else { String::new() };
+        notes.push(format!("{label}: {teach} rows teach which texts are like no label{without}, {test} test it"));
     }
     if !tasks.is_single() {
         for task in tasks.iter() {

@@ -257,6 +257,9 @@ pub fn observation(epochs: &[EpochRecord]) -> String {
                 percent(last_accuracy)
             )
         }
+        Some(((last_accuracy, before), _)) if before - last_accuracy >= POINT => {
+            format!("unstable: {name} accuracy fell from {} to {}; {loss}", percent(before), percent(last_accuracy))
+        }
         Some(((last_accuracy, before), _)) => format!(
             "converged: {name} accuracy moved by {:.1} points in the last epoch ({}); {loss}",
             (last_accuracy - before).abs() * 100.0,
@@ -468,6 +471,7 @@ mod tests {
         let first_word = |figures: &[(f64, f64)]| observation(&epochs(figures)).split(':').next().unwrap().to_owned();
         assert_eq!(first_word(&[(0.6, 0.7), (0.4, 0.8)]), "improving");
         assert_eq!(first_word(&[(0.6, 0.7), (0.4, 0.8), (0.39, 0.802)]), "converged");
+        assert_eq!(first_word(&[(0.6, 0.9), (0.61, 0.7)]), "unstable");
         assert_eq!(first_word(&[(0.6, 0.7), (0.4, 0.8), (0.1, 0.77)]), "overfitting");
         assert_eq!(first_word(&[(0.6, 0.7), (0.9, 0.5)]), "unstable");
         assert_eq!(first_word(&[(0.6, 0.7)]), "one epoch");

@@ -206,7 +206,12 @@ impl Simulation {
                             let unsure: Vec<f32> = logits.iter().map(|logits| uncertainty(&decision, logits)).collect();
                             let known = features.select(&labelled);
                             let pool = Pool { features: &unlabelled, uncertainty: &unsure, labelled: Some(&known) };
-                            pool.suggest(self.count, seed)?
+                            let mut next = pool.suggest(self.count, seed)?;
+                            // Where only near-duplicates are left, of which none is suggested: as many labels as the other has.
+                            let others = (0..unsure.len()).filter(|place| !next.contains(place));
+                            let missing: Vec<usize> = others.take(self.count - next.len()).collect();
+                            next.extend(missing);
+                            next
                         }
                     };
                     labelled.extend(next.iter().map(|&place| pool[place]));
@@ -288,5 +293,18 @@ mod tests {
         assert_eq!((curve[0].random, steps), (curve[0].suggested, 24));
         assert_eq!(curve.iter().map(|point| point.labels).collect::<Vec<_>>(), [4, 8, 12, 16]);
         assert!(curve[3].suggested >= curve[3].random && curve[3].suggested > 0.9, "{curve:?}");
+    }
+
+    #[test]
+    fn where_all_is_the_same_as_many_labels_are_given_as_at_random() {
+        // Two texts, thirty times each, of whose labels a third is wrong: of one row each nothing is known.
+        let angles: Vec<f32> = (0..60).map(|row| if row % 2 == 0 { 0.0 } else { 90.0 }).collect();
+        let targets: Vec<Target> = (0..60u32).map(|row| [(row + u32::from(row % 3 == 0)) % 2].into()).collect();
+        let targets: Vec<&Target> = targets.iter().collect();
+        let task = LogisticRegression { problem_type: ProblemType::SingleLabel, classes: 2, class_weights: None };
+        let simulation = Simulation { count: 4, rounds: 10, repetitions: 5, seed: 0 };
+        let curve = simulation.run(&task, &at(&angles), &targets, || Ok(())).unwrap();
+        let CurvePoint { random, suggested, .. } = curve[9];
+        assert!((random - suggested).abs() < 1e-9 && curve[0].suggested < suggested, "{curve:?}");
     }
 }

@@ -409,6 +409,12 @@ impl<'a> Run<'a> {
                 .filter(|figures| !figures.is_empty())
                 .map(|figures| figures.iter().sum::<f64>() / figures.len() as f64)
         };
+        // Of all answers, as that in training.
+        let accuracy = |metrics: &[Metrics]| {
+            let rows: usize = metrics.iter().map(|metrics| metrics.rows).sum();
+            let right: f64 = metrics.iter().map(|metrics| metrics.accuracy * metrics.rows as f64).sum();
+            (rows > 0).then(|| right / rows as f64)
+        };
         let expected = self.model.tasks.answers(splits.train.iter().map(|example| example.target.ids.as_slice()));
         let (rows, sums) = (splits.train.len() as f64, self.progress.sums);
         Ok(EpochRecord {
@@ -416,10 +422,10 @@ impl<'a> Run<'a> {
             step: self.progress.step,
             loss: sums.loss / weight_of(splits.train),
             train_accuracy: sums.hits as f64 / expected as f64,
-            validation_accuracy: figure(&validation, |metrics| Some(metrics.accuracy)),
+            validation_accuracy: accuracy(&validation),
             validation_macro_f1: figure(&validation, |metrics| metrics.macro_f1),
             validation_micro_f1: figure(&validation, |metrics| metrics.micro_f1),
-            test_accuracy: figure(&test, |metrics| Some(metrics.accuracy)),
+            test_accuracy: accuracy(&test),
             test_macro_f1: figure(&test, |metrics| metrics.macro_f1),
             test_micro_f1: figure(&test, |metrics| metrics.micro_f1),
             learning_rate,

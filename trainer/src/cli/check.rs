@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
         max_length: counter.as_ref().map(|_| args.max_length),
         multi_label: args.columns.multi_label,
         label_columns: args.columns.label_columns.clone(),
-        respelled: train.respelled.clone(),
+        respelled: train.respelled(),
         tasks: Vec::new(),
     };
     let (mut findings, mut failure) = (check(&input), None);
@@ -193,7 +193,7 @@ pub(super) fn warnings(
         max_length,
         multi_label: columns.multi_label,
         label_columns: columns.label_columns.clone(),
-        respelled: sources.datasets[0].respelled.clone(),
+        respelled: sources.datasets[0].respelled(),
         tasks: sources
             .tasks
             .iter()

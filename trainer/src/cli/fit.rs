@@ -42,7 +42,7 @@ use nimbert_trainer::{
     onnx::Storage,
     optimizer::AdamWConfig,
     page::{Run, page},
-    prepare::{DataConfig, Examples, Sources, VALIDATION_SIZE, read, tokenize},
+    prepare::{DataConfig, Examples, Source, Sources, VALIDATION_SIZE, read, tokenize},
     record::{Record, StepRecord},
     rehearsal::GoingOn,
     report,
@@ -88,10 +88,12 @@ pub(super) struct Args {
     /// Go on with the trained model that --save-model kept, instead of a base: with further rows of its labels, or of new ones,
     /// which come behind them. It learns by finetune where --method says nothing
     #[arg(long, value_name = "DIR", conflicts_with_all = ["base", "revision", "tasks", "cross_validate"])]
+    #[serde(serialize_with = "lossy")]
     from: Option<PathBuf>,
     /// The rows that --from has learned from before: some of them are learned from again, so that what it knows is not forgotten,
     /// and those that it has not seen say whether it is
     #[arg(long, value_name = "FILE", num_args = 1.., requires = "from", conflicts_with = "base")]
+    #[serde(serialize_with = "lossy_list")]
     rehearsal: Vec<PathBuf>,
     /// How many of them are learned from again [default: 4 times the new ones, or 16 times the labels if that is more]
     #[arg(long, value_name = "ROWS", requires = "rehearsal", conflicts_with = "base", value_parser = clap::value_parser!(u32).range(1..))]
@@ -102,12 +104,15 @@ pub(super) struct Args {
     /// Labelled text: .csv or .tsv with a header, .jsonl or .json, or .parquet; also as .gz or .zst; several files are read
     /// one after the other
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    #[serde(serialize_with = "lossy_list")]
     data: Vec<PathBuf>,
     /// Choose the best epoch by these files instead of a part of --data
     #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[serde(serialize_with = "lossy_list")]
     validation_data: Vec<PathBuf>,
     /// Test on these files instead of a part of --data
     #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[serde(serialize_with = "lossy_list")]
     test_data: Vec<PathBuf>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -276,6 +281,15 @@ pub(super) struct Args {
     #[command(flatten)]
     #[serde(skip)]
     export: super::ExportArgs,
+}
+
+/// A path as it is shown: it need not be UTF-8.
+fn lossy<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
+}
+
+fn lossy_list<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
 }
 
 #[derive(Clone, Copy, clap::ValueEnum, Serialize)]
@@ -460,9 +474,11 @@ impl Args {
         if let Some(report) = &self.report {
             super::check_output(report, "for --report", &inputs, Some(&self.base()))?;
             self.check_outside("--report", report)?;
+            self.check_not_own("--report", report, None)?;
         }
         if let Some(folder) = &self.tensorboard {
             self.check_outside("--tensorboard", folder)?;
+            self.check_not_own("--tensorboard", folder, Some(&self.report_path()))?;
             if folder.is_file() {
                 return Err(Error::setting("--tensorboard", "a folder", folder.display()));
             }
@@ -476,6 +492,25 @@ impl Args {
             super::check_not_read(&path, &inputs, Some(&self.base()))?;
             if replaces || self.export.overwrite { Ok(()) } else { super::check_absent(&path) }
         })
+    }
+
+    /// What the run writes beside its bundle, and a tuning with it: nothing else may be called so.
+    fn own_paths(&self) -> Vec<PathBuf> {
+        let tuning = ["tune", "tuning.html"].map(|extension| self.beside_bundle(extension));
+        [self.metrics_path(), self.out_of_fold_path(), self.doubts_path(), self.checkpoint_path()]
+            .into_iter()
+            .chain(tuning)
+            .collect()
+    }
+
+    /// Checks that a place is none of those.
+    fn check_not_own(&self, setting: &'static str, path: &Path, further: Option<&Path>) -> Result<(), Error> {
+        let own = self.own_paths();
+        let is_own = own.iter().map(PathBuf::as_path).chain(further).any(|own| super::place(own) == super::place(path));
+        match is_own {
+            true => Err(Error::setting(setting, "a place that nothing else of the run is written to", path.display())),
+            false => Ok(()),
+        }
     }
 
     /// Whether there is a run to go on from, whose files may be replaced; where there is none, they are another run's.
@@ -497,7 +532,8 @@ impl Args {
         settings.into_iter().map(|(name, value)| (format!("--{name}"), value)).collect()
     }
 
-    /// What matters only behind the trained model: a run that is resumed may ask for something else.
+    /// What matters only behind the trained model, but for the rows that it leaves to learn from: a run that is resumed may ask for
+    /// something else.
     fn settings_behind_training(&self) -> [(String, Value); 7] {
         let student = self.student.map(|StudentArg::Static| "static");
         let settings = [
@@ -765,7 +801,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             seed: Some(args.seed),
             producer: super::producer(),
         },
-        reference: Some(work.reference(&candidate.model, &judged)),
+        reference: work.reference(&candidate, &judged),
     };
     let report = html::render(&page(run));
     if let Some(folder) = &args.tensorboard {
@@ -822,6 +858,7 @@ fn check_save_model(args: &Args) -> anyhow::Result<()> {
     // Never into the base, nor, unless that is asked for, into another model. A run that was stopped has left its own there.
     let is_base =
         folder.canonicalize().ok().is_some_and(|folder| Path::new(&*args.base()).canonicalize().ok() == Some(folder));
+    args.check_not_own("--save-model", folder, Some(&args.report_path()))?;
     let may_replace = args.export.overwrite || args.goes_on();
     if !(may_replace && is_saved_model(folder, args.goes_on()) && !is_base) {
         BundleWriter::check_target(folder, false)?;
@@ -930,6 +967,12 @@ impl Work {
         for file in files {
             settings.insert(format!("the content of {}", file.display()), nimbert::sha256_file(file)?.into());
         }
+        // Such as that a smaller model needs some to be validated by.
+        for (what, sources) in [("learned from", &self.sources.train), ("validated by", &self.sources.validation)] {
+            let rows: String = sources.iter().map(|source| format!("{} {}\n", source.dataset, source.row)).collect();
+            let rows = format!("{} rows, {}", sources.len(), nimbert::sha256(rows.as_bytes()));
+            settings.insert(format!("what is {what}"), rows.into());
+        }
         Ok(settings)
     }
 
@@ -1029,25 +1072,28 @@ impl Work {
         of_tasks.map(|(rows, calibrated)| kept(&calibrated.decision, rows, &distances)).collect()
     }
 
-    /// What the bundle answers to test rows; without any, to those that it was judged by.
-    fn reference(&self, model: &SequenceClassifier, judged: &Judged) -> Reference {
+    /// What the bundle answers to test rows; without any, to validation rows; without those, what models like it answer to training rows
+    /// that they have not seen. None: there are no answers to unseen texts, which texts to come could be compared with.
+    fn reference(&self, candidate: &Candidate, judged: &Judged) -> Option<Reference> {
         let Sources { train, validation, test, .. } = &self.sources;
-        let (split, answers) = match &judged.test_answers {
-            Some(answers) => ("test", answers),
-            None => (judged.acceptance.split.as_str(), &judged.answers),
+        let (split, rows, answers): (_, Vec<&Source>, _) = match (&judged.test_answers, &judged.unseen_answers) {
+            (Some(answers), _) => ("test", test.iter().collect(), answers),
+            (None, Some(answers)) => {
+                let folds = candidate.out_of_fold.as_ref()?;
+                ("train", folds.answerable_rows().map(|row| &train[row]).collect(), answers)
+            }
+            (None, None) if judged.acceptance.split == "validation" => {
+                ("validation", validation.iter().collect(), &judged.answers)
+            }
+            (None, None) => return None,
         };
-        let rows = match split {
-            "test" => test,
-            "validation" => validation,
-            _ => train,
-        };
-        let tasks = judged.tasks(model);
+        let tasks = judged.tasks(&candidate.model);
         let mut summary = Summary::new(&tasks);
-        for (source, answer) in rows.iter().zip(answers) {
+        for (source, answer) in rows.into_iter().zip(answers) {
             let characters = characters(self.sources.row(source).into());
             summary.add(characters, &Prediction::new(answer.clone(), &tasks));
         }
-        Reference { split: split.to_owned(), summary }
+        Some(Reference { split: split.to_owned(), summary })
     }
 
     fn judge(&self, candidate: &Candidate) -> Result<Judged, Error> {

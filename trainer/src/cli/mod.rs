@@ -25,7 +25,7 @@ use std::{
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbert::{ProblemType, Tokenizer, behind_links, compiled::default_cache};
+use nimbert::{ProblemType, Tokenizer, behind_links, compiled::default_cache, prediction::escaped_lines};
 use nimbert_trainer::{
     Error,
     dataloader::Example,
@@ -379,7 +379,7 @@ fn is_read(path: &Path, inputs: &[&PathBuf], base: Option<&str>) -> bool {
 
 /// Writes a message to standard error. Where that is closed, the exit status still tells.
 fn message(text: &str) {
-    let _ = writeln!(io::stderr(), "nimbert-train: {text}");
+    let _ = writeln!(io::stderr(), "nimbert-train: {}", escaped_lines(text));
 }
 
 /// Program and version, as a manifest names its writer.

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
+    slice,
 };
 
 use nimbert::{
@@ -61,7 +62,8 @@ pub struct Dataset {
     /// Rows that were left out since something was missing: where they stand.
     pub skipped: Vec<String>,
     /// Numbers that stood there in another way than they are written here, such as 1.0 for 1.
-    pub respelled: BTreeMap<String, String>,
+    respelled: BTreeMap<String, String>,
+    forms: Forms,
     problem_type: ProblemType,
     label_columns: Vec<String>,
     /// The names of the tasks, where there are several.
@@ -124,6 +126,33 @@ impl Default for Columns {
     }
 }
 
+impl Columns {
+    /// Those with labels, and how the command line names them.
+    fn of_labels(&self) -> (Vec<&String>, &'static str) {
+        match (self.tasks.as_slice(), self.label_columns.as_slice()) {
+            ([], []) => (self.label.iter().collect(), "--label-column"),
+            ([], labels) => (labels.iter().collect(), "--label-columns"),
+            (tasks, _) => (tasks.iter().map(|task| &task.column).collect(), "--task"),
+        }
+    }
+
+    /// Checks that each column is one thing: nobody means that a text is its own label, or that it is read twice.
+    fn check_roles(&self) -> Result<()> {
+        let (labels, option) = self.of_labels();
+        let mut roles = vec![(&self.text, "--text-column")];
+        roles.extend(self.pair.iter().map(|column| (column, "--text-pair-column")));
+        roles.extend(self.weight.iter().map(|column| (column, "--weight-column")));
+        roles.extend(labels.into_iter().map(|column| (column, option)));
+        for (place, (column, option)) in roles.iter().enumerate() {
+            if let Some((_, other)) = roles[..place].iter().find(|(earlier, _)| earlier == column) {
+                let expected = format!("another column than that of {other}");
+                return Err(Error::setting(option, expected, column));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Where a row stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
@@ -175,6 +204,7 @@ impl Dataset {
             let expected = "rows of one label each, in one column (--label-column)";
             return Err(Error::setting("--unknown-label", expected, "others"));
         }
+        columns.check_roles()?;
         let mut dataset = Self {
             files: files.to_vec(),
             rows: Vec::new(),
@@ -182,6 +212,7 @@ impl Dataset {
             columns: 0,
             skipped: Vec::new(),
             respelled: BTreeMap::new(),
+            forms: Forms::default(),
             problem_type: columns.problem_type,
             label_columns: columns.label_columns.clone(),
             tasks: columns.tasks.iter().map(|task| task.name.clone()).collect(),
@@ -254,6 +285,11 @@ impl Dataset {
                 label.clone_from(number);
             }
         }
+    }
+
+    /// What stood there in another way than it is read, such as 1.0 for 1, or in JSON the string "1" for it, by what stood there.
+    pub fn respelled(&self) -> BTreeMap<String, String> {
+        self.respelled.clone().into_iter().chain(self.forms.respelled()).collect()
     }
 
     /// What the labels of each task begin with; of one task, with nothing.
@@ -452,6 +488,36 @@ pub fn left_out<'a>(places: impl IntoIterator<Item = &'a String>) -> Option<Stri
     Some(format!("{count} rows in which something is missing were left out, the first at {first}"))
 }
 
+/// How labels stand in JSON, whose values are of several kinds: by label, in JSON.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Forms(BTreeMap<String, BTreeSet<String>>);
+
+impl Forms {
+    fn see(&mut self, value: &Value, labels: &[String]) {
+        let values = value.as_array().map_or(slice::from_ref(value), Vec::as_slice);
+        // Several in one string are names.
+        for (value, label) in values.iter().zip(labels).filter(|_| values.len() == labels.len()) {
+            let forms = match self.0.get_mut(label) {
+                Some(forms) => forms,
+                None => self.0.entry(label.clone()).or_default(),
+            };
+            let form = value.to_string();
+            if !forms.contains(&form) {
+                forms.insert(form);
+            }
+        }
+    }
+
+    /// The forms that are read as something else: numbers as others are written, and values of another kind than a label's others.
+    fn respelled(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        self.0.iter().flat_map(|(label, forms)| {
+            let is_mixed = forms.len() > 1;
+            let other = move |form: &&String| *form != label && (is_mixed || !form.starts_with('"'));
+            forms.iter().filter(other).map(|form| (form.clone(), label.clone()))
+        })
+    }
+}
+
 /// Lists of zeros and ones: names of two labels, or a place for each label. The latter have one length in all rows.
 #[derive(Default)]
 struct Bits {
@@ -499,28 +565,31 @@ impl FileReader<'_> {
                 wanted.push(column.clone());
             }
         }
-        let of_tasks: Vec<String> = columns.tasks.iter().map(|task| task.column.clone()).collect();
-        let (labels, option) = match (of_tasks.as_slice(), columns.label_columns.as_slice()) {
-            ([], []) => (columns.label.as_slice(), "--label-column"),
-            ([], labels) => (labels, "--label-columns"),
-            (of_tasks, _) => (of_tasks, "--task"),
-        };
-        for label in labels {
+        let (labels, option) = columns.of_labels();
+        for label in &labels {
             expect(label, option)?;
-            wanted.push(label.clone());
+            wanted.push((*label).clone());
         }
-        let names = |label: &String| Some((label.clone(), reader.class_names(label)?.to_vec()));
+        let names = |label: &&String| Some(((*label).clone(), reader.class_names(label)?.to_vec()));
         let class_names: BTreeMap<String, Vec<String>> = labels.iter().filter_map(names).collect();
+        // Where labels are names in one column: those with numbers for names have them from the file.
+        let column = match labels.as_slice() {
+            [column] if option == "--label-column" && class_names.is_empty() => Some(*column),
+            _ => None,
+        };
         let mut width = reader.columns().map_or(0, <[String]>::len);
         for row in reader.rows(Some(wanted)) {
             let row = row.map_err(|error| self.rows_error(error))?;
             width = if width == 0 { row.columns.len() } else { width };
             match self.row(&row, &class_names) {
-                Ok((row, labels)) => {
+                Ok((labelled, labels)) => {
+                    if let Some(value) = column.and_then(|column| row.get(column)) {
+                        dataset.forms.see(value, &labelled.labels);
+                    }
                     if let Some(labels) = labels {
                         bits.see(dataset.rows.len(), &labels);
                     }
-                    dataset.rows.push(row);
+                    dataset.rows.push(labelled);
                 }
                 Err(Unusable::Missing(_)) if columns.on_missing == OnMissing::Skip => {
                     dataset.skipped.push(format!("{}:{}", self.path.display(), row.line));
@@ -801,6 +870,15 @@ pub(crate) mod tests {
         assert_eq!(dataset.respelled, BTreeMap::from([("10.0".into(), "10".into()), ("2.0".into(), "2".into())]));
         let dataset = open("x.jsonl", b"{\"text\": \"a\", \"label\": 0.0}\n{\"text\": \"b\", \"label\": 0}").unwrap();
         assert!(dataset.rows.iter().all(|row| row.labels == ["0"]));
+        // Values of JSON of several kinds that are one label are told, and those alone.
+        let forms = |values: &[&str]| {
+            let line = |value: &&str| format!("{{\"text\": \"a\", \"label\": {value}}}\n");
+            open("x.jsonl", values.iter().map(line).collect::<String>().as_bytes()).unwrap().respelled()
+        };
+        let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
+        assert_eq!(forms(&["1", "1.0", "2"]), pairs(&[("1.0", "1")]));
+        assert_eq!(forms(&["true", "\"true\"", "false"]), pairs(&[("\"true\"", "true")]));
+        assert_eq!(forms(&["\"a\"", "\"b\"", "true"]), BTreeMap::new());
         // Among names, a number is a name.
         let mut dataset = open("x.csv", b"text,label\na,1.0\nb,1\nc,one\n").unwrap();
         dataset.write_numbers_in_one_way(&[]);

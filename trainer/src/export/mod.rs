@@ -165,6 +165,8 @@ pub struct Judged {
     pub answers: Vec<Answer>,
     /// The default graph's answers to the test rows, if there are any.
     pub test_answers: Option<Vec<Answer>>,
+    /// What was answered to [`ExportData::unseen`], as the bundle has it, where answers were calibrated by that.
+    pub unseen_answers: Option<Vec<Answer>>,
     /// Its answers to texts that are like no label, where there are any.
     pub stranger_answers: Vec<Answer>,
 }
@@ -289,10 +291,13 @@ pub fn judge(
     }
     let mut variants = Vec::new();
     for variant in &mut tried {
+        // Labels hold from thresholds on that were not there before.
+        variant.hits = judge.hits_by(&calibrated[0].decision, &variant.logits);
         variants.push(judge.figures(variant)?);
     }
     let of_test = |test: &Evidence<'_>| judge.answers(&mut tried[default].session, &test.texts);
     let test_answers = test.as_ref().map(of_test).transpose()?;
+    let unseen_answers = unseen.as_ref().map(|unseen| judge.as_shipped(unseen, &temperatures));
     let stranger_answers = judge.answers(&mut tried[default].session, strangers)?;
     let (fp32, shipped) = (&tried[0], &tried[default]);
     let difference = judge.compare(&shipped.logits, &fp32.logits);
@@ -323,6 +328,7 @@ pub fn judge(
         in_fp32,
         answers,
         test_answers,
+        unseen_answers,
         stranger_answers,
     })
 }
@@ -445,11 +451,33 @@ impl Judge<'_> {
         gates::labels(kind, answers, self.config.max_label_changes, pair)
     }
 
-    /// How many rows are answered rightly; none where rows have no labels.
+    /// How many rows are answered rightly, each label from a score of 0.5 on; none where rows have no labels.
     fn hits(&self, logits: &[Vec<f32>]) -> Option<usize> {
-        let decision = undecided(self.config.problem_type);
+        self.hits_by(&undecided(self.config.problem_type), logits)
+    }
+
+    /// The same by a decision. Of several tasks the best label is right or not, whatever else is decided.
+    fn hits_by(&self, decision: &Decision, logits: &[Vec<f32>]) -> Option<usize> {
         let labels = self.evidence.labels.as_ref()?;
-        Some(self.model.tasks.hits(&decision, logits, labels.iter().copied()))
+        Some(self.model.tasks.hits(decision, logits, labels.iter().copied()))
+    }
+
+    /// Divides each task's logits by its temperature.
+    fn divide(&self, logits: &mut [f32], temperatures: &[f32]) {
+        for (task, temperature) in self.model.tasks.iter().zip(temperatures) {
+            logits[task.ids.clone()].iter_mut().for_each(|logit| *logit /= temperature);
+        }
+    }
+
+    /// What a bundle with these temperatures would have answered where models like this one have.
+    fn as_shipped(&self, unseen: &Unseen<'_>, temperatures: &[f32]) -> Vec<Answer> {
+        let distances = unseen.distances.iter().copied().map(Some).chain(std::iter::repeat(None));
+        let answer = |(logits, distance): (&Vec<f32>, Option<f32>)| {
+            let mut logits = logits.clone();
+            self.divide(&mut logits, temperatures);
+            self.model.tasks.answer(&logits, distance)
+        };
+        unseen.logits.iter().zip(distances).map(answer).collect()
     }
 
     /// Builds a graph that was found good enough again, its last layer divided by `temperature`, and compares what it
@@ -459,11 +487,7 @@ impl Judge<'_> {
         // Not beside the one that takes its place: they are what takes most of the memory.
         drop((graph, session));
         let graph = kind.build(self.model, observations, self.config, temperatures)?;
-        for logits in &mut divided {
-            for (task, temperature) in self.model.tasks.iter().zip(temperatures) {
-                logits[task.ids.clone()].iter_mut().for_each(|logit| *logit /= temperature);
-            }
-        }
+        divided.iter_mut().for_each(|logits| self.divide(logits, temperatures));
         let mut folded = self.tried_graph(kind, graph, &divided)?;
         self.drop_spare_graph(&mut folded);
         gates::folded(

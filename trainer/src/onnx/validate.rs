@@ -38,7 +38,8 @@ pub fn compare(logits: &[Vec<f32>], reference: &[Vec<f32>]) -> Comparison {
 }
 
 /// The sum of squares of the logits around the mean of their label over all texts. Of texts that are nearly the same, so
-/// that there is no such spread, a hundredth of the logits themselves.
+/// that there is no such spread, a hundredth of the logits themselves; of few texts, of which that is not known, a larger part, and of
+/// one text all of them.
 fn spread(logits: &[Vec<f32>]) -> f64 {
     let (mut squares, mut around_mean) = (0.0, 0.0);
     for label in 0..logits.first().map_or(0, Vec::len) {
@@ -47,7 +48,7 @@ fn spread(logits: &[Vec<f32>]) -> f64 {
         squares += values().map(|value| value.powi(2)).sum::<f64>();
         around_mean += values().map(|value| (value - mean).powi(2)).sum::<f64>();
     }
-    around_mean.max(1e-4 * squares)
+    around_mean.max((logits.len() as f64).powi(-2).max(1e-4) * squares)
 }
 
 #[cfg(test)]
@@ -67,6 +68,13 @@ mod tests {
             label_agreement: 0.5,
         };
         assert_eq!(comparison, expected);
+        // Of one text no spread is known: the difference is a part of the logits.
+        let comparison = compare(&[vec![3.3, -1.4]], &[vec![3.3, -1.5]]);
+        assert!((comparison.relative_error - 0.1 / (3.3f32.powi(2) + 1.5f32.powi(2)).sqrt()).abs() < 1e-6);
+        // Of many that are nearly the same, a hundredth of them.
+        let same = vec![vec![3.0, -4.0]; 200];
+        let comparison = compare(&vec![vec![3.0, -3.95]; 200], &same);
+        assert!((comparison.relative_error - 1.0).abs() < 1e-3, "{comparison:?}");
         assert_eq!(compare(&[vec![f32::NAN]], &[vec![0.0]]).max_logit_difference, f32::INFINITY);
     }
 }

@@ -117,7 +117,7 @@ impl Work {
     /// So many folds, or less where rows are few; none where there are not two.
     fn folds(&self, targets: &[&Target], count: usize) -> Option<Folds> {
         let (problem_type, classes) = (self.train_config.loss.problem_type, self.sources.labels.len());
-        Folds::new(problem_type, targets, classes, count, self.args.seed)
+        Folds::of_copies(problem_type, targets, &self.sources.originals(), classes, count, self.args.seed)
     }
 
     /// The folds of `--cross-validate`: just so many.
@@ -196,21 +196,21 @@ impl Work {
         let problem_type = self.train_config.loss.problem_type;
         let of_tasks = by_task(&self.sources.tasks, answers, &targets).into_iter();
         let of_tasks =
-            of_tasks.map(|of_task| (of_task.task, of_task.answers.decision(problem_type, &of_task.targets())));
-        let of_tasks: Vec<(&TaskLabels, Decision)> = of_tasks.collect();
+            of_tasks.map(|of_task| (of_task.task, of_task.answers.decisions(problem_type, &of_task.targets())));
+        let of_tasks: Vec<(&TaskLabels, Vec<Decision>)> = of_tasks.collect();
         let line = |(row, source): (usize, &Source)| {
             let labels: Vec<&String> = source.target.ids.iter().map(|&id| &self.sources.labels[id as usize]).collect();
             let (mut answered, mut by_label) = (Vec::new(), Map::new());
-            for (task, decision) in &of_tasks {
-                let names = &self.sources.labels[task.ids.clone()];
+            let fold = answers.folds.of_row(row);
+            for (task, decisions) in &of_tasks {
+                let (names, decision) = (&self.sources.labels[task.ids.clone()], &decisions[fold]);
                 let scores = decision.scores(&answers.logits[row][task.ids.clone()]);
                 answered.extend(decision.label_ids(&scores).into_iter().map(|id| &names[id]));
                 by_label.extend(names.iter().cloned().zip(scores.into_iter().map(Value::from)));
             }
             let Place { file, line } = self.sources.place(source);
-            let fold = answers.folds.of_row(row) + 1;
             let line = json!({
-                "file": file, "line": line, "fold": fold, "labels": labels, "answer": answered, "scores": by_label
+                "file": file, "line": line, "fold": fold + 1, "labels": labels, "answer": answered, "scores": by_label
             });
             line.to_string() + "\n"
         };

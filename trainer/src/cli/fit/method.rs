@@ -142,7 +142,8 @@ impl Args {
                     ("--schedule", !matches!(self.schedule, CurveArg::Linear)),
                     ("--weight-decay", self.weight_decay != 0.01),
                     ("--max-grad-norm", self.max_grad_norm != 1.0),
-                    ("--resume", self.resume && is_asked_for),
+                    // The files of folds that a run has left which was stopped may be replaced.
+                    ("--resume", self.resume && is_asked_for && self.cross_validate.is_none()),
                     ("--checkpoint-every", self.checkpoint_every.is_some() && is_asked_for),
                     ("--tensorboard", self.tensorboard.is_some()),
                     // On a GPU it is the format in which texts are read.

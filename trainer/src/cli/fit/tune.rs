@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    ffi::OsString,
     path::PathBuf,
     str::FromStr,
     time::{Duration, Instant},
@@ -161,8 +162,13 @@ struct Tuning<'a> {
 
 pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()> {
     let began = Instant::now();
+    // A run that was stopped in the fit at the end goes on with that.
+    let left = [args.fit.checkpoint_path(), args.fit.out_of_fold_path()];
+    let is_in_fit = args.fit.beside_bundle("tune").is_dir() && left.iter().any(|path| path.exists());
+    let resume = args.fit.resume || is_in_fit && !args.fit.no_checkpoint && !args.fit.export.overwrite;
     // All rows that are not tested on are learned from, as they are in the fit at the end.
-    let given = &Args { cross_validate: args.fit.cross_validate.or(Some(FOLDS)), ..args.fit.clone() };
+    let cross_validate = args.fit.cross_validate.or(Some(FOLDS));
+    let given = &Args { cross_validate, resume, ..args.fit.clone() };
     let settings = settings(given, options)?;
     if given.from.is_some() {
         let expected = "--base: a model that goes on has learned from the rows of folds";
@@ -186,6 +192,7 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     let folder = tuning.folder.clone();
     drop(tuning);
     let Command::Fit(chosen) = Cli::try_parse_from(&command)?.command else { unreachable!("it is a fit") };
+    let chosen = Args { resume, ..*chosen };
     fit(&chosen, settings, &resolve(&chosen)?, &stop)?;
     let (title, subtitle) = ("Tuning".to_owned(), shown(&command));
     let page = Page { title, subtitle, ladder: Some(table), trials, ..Page::default() };
@@ -300,6 +307,7 @@ impl<'a> Tuning<'a> {
             .map(|Prepared { work, folder, .. }| Ok(serde_json::Value::Object(work.identity(folder)?).to_string()));
         let identities = identities.collect::<anyhow::Result<_>>()?;
         // What would end the fit is looked at before.
+        work.check_checkpoint()?;
         work.check_rows(Some(targets))?;
         let folder = args.fit.beside_bundle("tune");
         std::fs::create_dir_all(&folder).map_err(|reason| Error::Io { path: folder.clone(), reason })?;
@@ -327,9 +335,10 @@ impl<'a> Tuning<'a> {
     fn best(&mut self) -> anyhow::Result<Option<usize>> {
         let mut left: Vec<usize> = (0..self.candidates.len()).collect();
         let all = self.folds.len();
-        for (rung, folds) in [0..1, 1..2, 2..all].into_iter().filter(|folds| !folds.is_empty()).enumerate() {
-            if rung > 0 {
-                left = self.kept(&left)?;
+        for folds in [0..1, 1..2, 2..all].into_iter().filter(|folds| !folds.is_empty()) {
+            if folds.start > 0 {
+                // Whatever is there already of this rung or a later one: a run that goes on chooses as one that was not stopped.
+                left = self.kept(&left, folds.start)?;
             }
             let mut missing = 0;
             for fold in folds.clone() {
@@ -364,7 +373,7 @@ impl<'a> Tuning<'a> {
 
     /// When the time is up: of those that have as many folds as any.
     fn best_in_time(&self, left: &[usize], wanted: usize) -> anyhow::Result<usize> {
-        let scores = self.scores(left)?;
+        let scores = self.scores(left, self.folds.len())?;
         let most = scores.iter().map(|score| score.folds).max().unwrap_or(0);
         if most == 0 {
             let expected = "time for a trial at least".to_owned();
@@ -384,9 +393,9 @@ impl<'a> Tuning<'a> {
         self.first_of(&tried)
     }
 
-    /// The best third, the best first: there may not be time for all; and the best of the defaults.
-    fn kept(&self, left: &[usize]) -> anyhow::Result<Vec<usize>> {
-        let order = self.order(left)?;
+    /// By so many folds, the best third, the best first: there may not be time for all; and the best of the defaults.
+    fn kept(&self, left: &[usize], folds: usize) -> anyhow::Result<Vec<usize>> {
+        let order = self.order(left, folds)?;
         let is_default = |candidate: &&usize| self.candidates[**candidate].is_usual();
         let default = order.iter().find(is_default).copied();
         let mut kept = order[..order.len().div_ceil(KEPT)].to_vec();
@@ -395,17 +404,18 @@ impl<'a> Tuning<'a> {
     }
 
     fn first_of(&self, left: &[usize]) -> anyhow::Result<usize> {
-        let best = self.order(left)?[0];
-        if self.score(best)?.accuracy.is_nan() {
+        let all = self.folds.len();
+        let best = self.order(left, all)?[0];
+        if self.score(best, all)?.accuracy.is_nan() {
             let trial = self.trial(best, 0)?.and_then(|trial| trial.failure).unwrap_or_default();
             anyhow::bail!("no settings come to an end: {trial}");
         }
         Ok(best)
     }
 
-    /// The best first; of equals the one with more certainty in what is right, then the earlier one.
-    fn order(&self, left: &[usize]) -> anyhow::Result<Vec<usize>> {
-        let scores = self.scores(left)?;
+    /// By so many folds, the best first; of equals the one with more certainty in what is right, then the earlier one.
+    fn order(&self, left: &[usize], folds: usize) -> anyhow::Result<Vec<usize>> {
+        let scores = self.scores(left, folds)?;
         let mut order: Vec<usize> = (0..left.len()).collect();
         // What failed comes last.
         let accuracy = |place: usize| if scores[place].accuracy.is_nan() { -1.0 } else { scores[place].accuracy };
@@ -418,15 +428,16 @@ impl<'a> Tuning<'a> {
         Ok(order.into_iter().map(|place| left[place]).collect())
     }
 
-    fn scores(&self, left: &[usize]) -> anyhow::Result<Vec<Score>> {
-        left.iter().map(|&candidate| self.score(candidate)).collect()
+    fn scores(&self, left: &[usize], folds: usize) -> anyhow::Result<Vec<Score>> {
+        left.iter().map(|&candidate| self.score(candidate, folds)).collect()
     }
 
-    fn score(&self, candidate: usize) -> anyhow::Result<Score> {
+    /// By those of the first `most` folds that it was tried on.
+    fn score(&self, candidate: usize, most: usize) -> anyhow::Result<Score> {
         let rows = &self.bases[0].examples.train;
         let (mut logits, mut targets) = (Vec::new(), Vec::new());
         let (mut folds, mut seconds, mut has_failed) = (0, 0.0, false);
-        for (index, fold) in self.folds.iter().enumerate() {
+        for (index, fold) in self.folds[..most].iter().enumerate() {
             let Some(trial) = self.trial(candidate, index)? else { continue };
             folds += 1;
             seconds += trial.seconds;
@@ -518,8 +529,8 @@ impl<'a> Tuning<'a> {
     /// All settings that were tried, the best first.
     fn table(&self, best: usize) -> anyhow::Result<Table> {
         let all: Vec<usize> = (0..self.candidates.len()).collect();
-        let scores = self.scores(&all)?;
-        let mut order = self.order(&all)?;
+        let scores = self.scores(&all, self.folds.len())?;
+        let mut order = self.order(&all, self.folds.len())?;
         order.retain(|&index| scores[index].folds > 0);
         // Those that were tried on more folds are known better.
         order.sort_by_key(|&index| std::cmp::Reverse(scores[index].folds));
@@ -536,7 +547,7 @@ impl<'a> Tuning<'a> {
     /// The same as points.
     fn trials(&self, best: usize) -> anyhow::Result<Vec<TrialPoint>> {
         let point = |(index, candidate)| {
-            let Score { folds, accuracy, seconds, .. } = self.score(index)?;
+            let Score { folds, accuracy, seconds, .. } = self.score(index, self.folds.len())?;
             let (settings, seconds) = (self.shown(candidate), seconds / folds.max(1) as f64);
             Ok((folds > 0).then_some(TrialPoint { settings, folds, seconds, accuracy, is_chosen: index == best }))
         };
@@ -553,36 +564,40 @@ impl<'a> Tuning<'a> {
     }
 
     /// The fit with the best settings: what was given here, and they.
-    fn command_line(&self, best: usize) -> Vec<String> {
+    fn command_line(&self, best: usize) -> Vec<OsString> {
         let candidate = &self.candidates[best];
-        let mut command = vec!["nimbert-train".to_owned(), "fit".to_owned()];
-        let mut given = std::env::args().skip(2);
+        let mut command: Vec<OsString> = vec!["nimbert-train".into(), "fit".into()];
+        let mut given = std::env::args_os().skip(2);
         while let Some(argument) = given.next() {
-            let name = argument.split('=').next().unwrap_or_default();
+            let text = argument.to_string_lossy();
+            let name = text.split('=').next().unwrap_or_default();
             let is_replaced = name == "--base" || name == "--method" || OWN_OPTIONS.contains(&name);
             match is_replaced {
                 // Its value comes behind it.
-                true if !argument.contains('=') => drop(given.next()),
+                true if !text.contains('=') => drop(given.next()),
                 true => {}
                 false => command.push(argument),
             }
         }
         let settings = &self.bases[candidate.base].work.args;
-        command.extend(["--base".to_owned(), settings.base().into_owned()]);
+        command.extend(["--base".into(), settings.base().into_owned().into()]);
         if self.args.fit.cross_validate.is_none() {
-            command.extend(["--cross-validate".to_owned(), settings.cross_validate.unwrap_or(FOLDS).to_string()]);
+            let folds = settings.cross_validate.unwrap_or(FOLDS).to_string();
+            command.extend(["--cross-validate".into(), folds.into()]);
         }
-        command.extend(candidate.options().into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        command.extend(candidate.options().into_iter().flat_map(|(name, value)| [name.into(), value.into()]));
         command
     }
 }
 
 /// As a shell reads it.
-fn shown(command: &[String]) -> String {
+fn shown(command: &[OsString]) -> String {
     let is_plain =
-        |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./,:+%@".contains(c));
-    let quoted =
-        |text: &String| if is_plain(text) { text.clone() } else { format!("'{}'", text.replace('\'', "'\\''")) };
+        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./,:+%@".contains(c));
+    let quoted = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        if is_plain(&text) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    };
     command.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
@@ -605,7 +620,7 @@ mod tests {
 
     #[test]
     fn a_command_line_is_quoted_where_a_shell_would_take_it_apart() {
-        let command = ["fit", "--data", "my file.csv", "it's", "a=b"].map(str::to_owned);
+        let command = ["fit", "--data", "my file.csv", "it's", "a=b"].map(OsString::from);
         assert_eq!(shown(&command), r"fit --data 'my file.csv' 'it'\''s' a=b");
     }
 }
