@@ -220,16 +220,25 @@ fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
         ("--save-model", "out/model"),
         ("--tensorboard", "out/events"),
         ("--report", "model/../out/report.html"),
-        // What the run itself writes beside the bundle.
-        ("--report", "out.doubts.csv"),
-        ("--report", "out.tuning.html"),
-        ("--save-model", "out.checkpoint"),
-        ("--save-model", "out.report.html"),
-        ("--tensorboard", "out.metrics.jsonl"),
     ] {
         fs::create_dir_all(dir.path("model")).unwrap();
         let path = dir.path(name);
         run(&["--overwrite", option, path.to_str().unwrap()]).failure(2, &[name]);
+    }
+    // What the run itself writes beside the bundle, or the other options.
+    for (option, name) in [
+        ("--report", "out.doubts.csv"),
+        ("--report", "out.tuning.html"),
+        ("--save-model", "out.checkpoint"),
+        ("--save-model", "out.report.html"),
+        ("--save-model", "out.tune/model"),
+        ("--tensorboard", "out.metrics.jsonl"),
+        ("--tensorboard", "events/model"),
+    ] {
+        let (path, events) = (dir.path(name), dir.path("events"));
+        let further = if option == "--tensorboard" { "--save-model" } else { "--tensorboard" };
+        run(&["--overwrite", option, path.to_str().unwrap(), further, events.to_str().unwrap()])
+            .failure(2, &["expected a place that nothing else of the run is written to"]);
     }
     // A model that was kept is replaced with it, if asked for.
     let model = dir.path("model");

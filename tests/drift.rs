@@ -84,7 +84,16 @@ fn rows_that_were_learned_from_are_compared_as_others_answered_them() {
     command.args(["--method", "frozen", "--test-size", "0"]);
     finish(command.args(["--cross-validate", "4"])).success();
     let reference = Bundle::open(&bundle).unwrap().reference().unwrap().unwrap();
-    assert_eq!((reference.split.as_str(), reference.summary.texts), ("train", 120));
+    assert_eq!((reference.split.as_str(), reference.summary.texts), ("cross-validated", 120));
+    // The same scores as they stand beside the bundle.
+    let lines = fs::read_to_string(dir.path("bundle.out-of-fold.jsonl")).unwrap();
+    let mut bins = vec![0; SCORE_BINS];
+    for line in lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let scores = line["scores"].as_object().unwrap().values().map(|score| score.as_f64().unwrap());
+        let best = scores.fold(0.0, f64::max);
+        bins[((best * SCORE_BINS as f64) as usize).min(SCORE_BINS - 1)] += 1;
+    }
+    assert_eq!(reference.summary.tasks[0].scores, bins);
     let path = dir.path("summary.json");
     let mut classify = program("nimbert");
     classify.arg("classify").arg(&bundle).arg("--input").arg(texts).arg("--output").arg(dir.path("out.csv"));

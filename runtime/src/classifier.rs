@@ -430,10 +430,11 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
         Parallelism::Auto => Workers { wide: true, narrow: threads },
         Parallelism::Throughput => Workers { wide: false, narrow: threads },
     };
+    let usual = if is_cpu { CPU_BATCH_TOKENS } else { GPU_BATCH_TOKENS };
     let settings = Settings {
         shapes: if is_cpu { Shapes::Exact } else { Shapes::Few { max_columns: bundle.manifest.max_length } },
         batch_size,
-        max_batch_tokens: options.max_batch_tokens.unwrap_or(if is_cpu { CPU_BATCH_TOKENS } else { GPU_BATCH_TOKENS }),
+        max_batch_tokens: options.max_batch_tokens.unwrap_or(usual).max(1),
         max_padding: if is_cpu { CPU_PADDING } else { GPU_PADDING },
         max_wait: options.max_wait,
         queue_limit: options.queue_limit,

@@ -262,8 +262,8 @@ fn words(text: &str) -> impl Iterator<Item = Range<usize>> + '_ {
     parts.map(|(start, part)| start..start + part.len())
 }
 
-/// The input with only the words that are kept, the text from the byte `from` on. With a word the white space before it is left out, or with the first one that behind
-/// it: some tokenizers have tokens for it.
+/// The input with only the words that are kept, the text from the byte `from` on. With a word the white space before it is left out, or
+/// with the first one that behind it: some tokenizers have tokens for it.
 fn without(input: TextInput<'_>, from: usize, words: &[Place], kept: &[bool]) -> (String, Option<String>) {
     let of = |text: &str, from: usize, is_of_pair: bool| {
         let mut rest = String::with_capacity(text.len());

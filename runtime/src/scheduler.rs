@@ -28,7 +28,7 @@ use crate::{
     guard::guarded,
     memory::RunMemory,
     prediction::Answer,
-    session::{AfterRun, Session},
+    session::{AfterRun, HAS_ARENA, Session},
     tokenizer::Encoding,
 };
 
@@ -98,10 +98,26 @@ impl Settings {
         Batch::pad_to(|texts, longest| self.shape(texts, longest), encodings, self.pad_token_id)
     }
 
-    /// How many runs texts of so many tokens make, at least.
-    fn runs(&self, tokens: impl ExactSizeIterator<Item = usize>) -> usize {
-        let texts = tokens.len();
-        texts.div_ceil(self.batch_size).max(tokens.sum::<usize>().div_ceil(self.max_batch_tokens))
+    /// How many runs texts of so many tokens make, counted up to `most`.
+    fn runs(&self, lengths: impl ExactSizeIterator<Item = usize>, most: usize) -> usize {
+        if lengths.len() >= most.saturating_mul(self.batch_size) {
+            return most;
+        }
+        let mut lengths: Vec<usize> = lengths.collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let mut left = &lengths[..];
+        let mut runs = 0;
+        while let Some(&longest) = left.first().filter(|_| runs < most) {
+            let mut tokens = longest;
+            let joins = |(index, length): &(usize, &usize)| {
+                tokens += **length;
+                let is_alike = self.shapes == Shapes::Packed || longest - **length <= self.max_padding;
+                is_alike && self.has_room(index + 2, longest, tokens)
+            };
+            let texts = 1 + left[1..].iter().enumerate().take_while(joins).count();
+            (left, runs) = (&left[texts..], runs + 1);
+        }
+        runs
     }
 
     /// Whether a run may have so many texts, of which the longest has so many tokens, and all together so many.
@@ -233,9 +249,13 @@ impl Scheduler {
     ///
     /// # Errors
     /// Those of `open`.
-    pub(crate) fn new(settings: Settings, workers: Workers, open: Box<OpenSession>) -> Result<Self> {
+    pub(crate) fn new(mut settings: Settings, workers: Workers, open: Box<OpenSession>) -> Result<Self> {
         let first = if workers.wide { Width::Wide } else { Width::Narrow };
         let session = open(if workers.wide { None } else { Some(1) })?;
+        // As all sessions of the graph are.
+        if session.is_packed() {
+            settings.shapes = Shapes::Packed;
+        }
         let mut state = State::default();
         if first == Width::Narrow {
             (state.narrow_started, state.narrow_ready) = (1, 1);
@@ -320,8 +340,8 @@ impl Scheduler {
         let overlaps = state.waiting.len() > 1 || state.wide_is_busy || state.narrow_busy > 0;
         let wanted = match overlaps && state.narrow_started < workers.narrow {
             true => {
-                let tokens = state.waiting.iter().map(|job| job.encoding.input_ids.len());
-                workers.narrow.min(settings.runs(tokens) + state.narrow_busy)
+                let lengths = state.waiting.iter().map(|job| job.encoding.input_ids.len());
+                workers.narrow.min(settings.runs(lengths, workers.narrow) + state.narrow_busy)
             }
             false => 0,
         };
@@ -408,41 +428,39 @@ impl Shared {
     /// Runs batches until the scheduler is dropped.
     fn work(&self, width: Width, mut session: Session) {
         let _alive = Alive(self);
-        let mut settings = self.settings.clone();
-        if session.is_packed() {
-            settings.shapes = Shapes::Packed;
-        }
-        // Whether the session keeps the memory of a large batch.
-        let mut is_grown = false;
+        let settings = &self.settings;
+        let has_wide = self.workers.wide;
+        // Whether the session keeps the memory of a large batch, and since when it has had none.
+        let (mut is_grown, mut idle_since) = (false, Instant::now());
         let mut state = self.lock();
         loop {
-            match state.next(width, self.workers.wide, &settings) {
+            match state.next(width, has_wide, settings) {
                 Next::Batch(jobs) => {
                     state.busy(width, true);
                     let is_last = state.waiting.is_empty();
                     drop(state);
                     let batch = settings.batch(jobs.iter().map(|job| &job.encoding));
-                    is_grown |= batch.rows * batch.columns >= LARGE_BATCH;
+                    is_grown |= HAS_ARENA && batch.rows * batch.columns >= LARGE_BATCH;
                     let after = if is_grown && is_last { AfterRun::ReleaseMemory } else { AfterRun::KeepMemory };
                     is_grown &= !is_last;
-                    run(&mut session, &settings, &batch, jobs, after);
-                    state = self.lock();
-                    state.busy(width, false);
-                    // The other kind of worker may wait for this one.
-                    self.wake(state);
-                    state = self.lock();
+                    run(&mut |after, batch| session.answers_and(after, batch), settings, &batch, jobs, after);
+                    idle_since = Instant::now();
+                    state = self.rested(width);
                 }
                 Next::Nothing if state.is_closed => return,
-                Next::Nothing if is_grown => {
-                    let waited = self.changed(width).wait_timeout(state, REST).unwrap_or_else(PoisonError::into_inner);
-                    state = waited.0;
-                    if waited.1.timed_out() {
-                        drop(state);
-                        release_memory(&mut session, &settings);
-                        is_grown = false;
-                        state = self.lock();
+                Next::Nothing if is_grown => match REST.checked_sub(idle_since.elapsed()) {
+                    Some(rest) => {
+                        let waited = self.changed(width).wait_timeout(state, rest);
+                        state = waited.unwrap_or_else(PoisonError::into_inner).0;
                     }
-                }
+                    None => {
+                        state.busy(width, true);
+                        drop(state);
+                        release_memory(&mut session, settings);
+                        is_grown = false;
+                        state = self.rested(width);
+                    }
+                },
                 Next::Nothing => state = self.changed(width).wait(state).unwrap_or_else(PoisonError::into_inner),
                 Next::After(time) => {
                     let waited = self.changed(width).wait_timeout(state, time);
@@ -450,6 +468,14 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// What there is to do for a worker that was busy; the other kind may have waited for it.
+    fn rested(&self, width: Width) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        state.busy(width, false);
+        self.wake(state);
+        self.lock()
     }
 }
 
@@ -540,26 +566,36 @@ fn release_memory(session: &mut Session, settings: &Settings) {
     let _ = session.answers_and(AfterRun::ReleaseMemory, &settings.batch([&nothing].into_iter()));
 }
 
-/// Runs the batch of these jobs and answers each. Where that fails, each is run alone: a text that cannot be run, or the memory that all
-/// of them need, is no fault of the others.
-fn run(session: &mut Session, settings: &Settings, batch: &Batch, jobs: Vec<Job>, after: AfterRun) {
+/// Runs the batch of these jobs by `answers`, and answers each. Where that fails, each is run alone: a text that cannot be run, or the
+/// memory that all of them need, is no fault of the others. The memory is given back behind the last.
+fn run(
+    answers: &mut dyn FnMut(AfterRun, &Batch) -> Result<Vec<Answer>>,
+    settings: &Settings,
+    batch: &Batch,
+    mut jobs: Vec<Job>,
+    after: AfterRun,
+) {
     let started = Instant::now();
-    let answers = session.answers_and(after, batch);
+    let answered = answers(after, batch);
     let ended = Instant::now();
     #[cfg(feature = "tracing")]
     tracing::trace!(rows = batch.rows, columns = batch.columns, time = ?(ended - started), "batch run");
-    match answers {
+    match answered {
         Ok(answers) => {
             jobs.into_iter().zip(answers).for_each(|(job, answer)| job.answer(Ok(answer), started, ended));
         }
         Err(_) if jobs.len() > 1 => {
-            for job in jobs {
+            // A call that has failed already has its answer.
+            jobs.retain(|job| job.call.lock().error.is_none());
+            let last = jobs.len().saturating_sub(1);
+            for (index, job) in jobs.into_iter().enumerate() {
                 let batch = settings.batch([&job.encoding].into_iter());
-                run(session, settings, &batch, vec![job], after);
+                let after = if index == last { after } else { AfterRun::KeepMemory };
+                run(answers, settings, &batch, vec![job], after);
             }
         }
         Err(error) => {
-            if let Some(job) = jobs.into_iter().next() {
+            if let Some(job) = jobs.pop() {
                 job.answer(Err(error), started, ended);
             }
         }
@@ -762,6 +798,48 @@ mod tests {
         let memory = RunMemory { hidden_size: 8, intermediate_size: 32, heads: 2 };
         let limited = Settings { memory: Some((memory, memory.bytes(2, 10))), ..SETTINGS };
         assert_eq!(join(&[10, 10, 10, 10], &limited).len(), 2);
+    }
+
+    #[test]
+    fn runs_are_counted_as_texts_are_joined() {
+        let runs = |lengths: &[usize], settings: &Settings| settings.runs(lengths.iter().copied(), 8);
+        assert_eq!((runs(&[], &SETTINGS), runs(&[9], &SETTINGS)), (0, 1));
+        // Four texts, and 64 tokens.
+        assert_eq!((runs(&[10; 4], &SETTINGS), runs(&[10; 5], &SETTINGS), runs(&[20; 4], &SETTINGS)), (1, 2, 2));
+        // Those whose lengths differ by more than the padding that may be are not run together, unless there is none.
+        assert_eq!(runs(&[1, 5, 9, 13, 17], &SETTINGS), 5);
+        assert_eq!(runs(&[1, 5, 9, 13, 17], &Settings { shapes: Shapes::Packed, batch_size: 32, ..SETTINGS }), 1);
+        // One that is longer than a run may be is one all the same; and no more are counted than there are workers.
+        assert_eq!((runs(&[100, 100], &SETTINGS), runs(&[30; 100], &SETTINGS)), (2, 8));
+    }
+
+    #[test]
+    fn a_text_that_cannot_be_run_fails_alone() {
+        let lengths = [3, 4, 5, 3];
+        let jobs: Vec<Job> = lengths.iter().flat_map(|&length| waiting(&[length])).collect();
+        let calls: Vec<Arc<Call>> = jobs.iter().map(|job| Arc::clone(&job.call)).collect();
+        calls.iter().for_each(|call| call.lock().answers = vec![None]);
+        // One that nobody waits for any more.
+        calls[3].lock().error = Some(Error::Cancelled);
+        let mut runs = Vec::new();
+        let mut answers = |after, batch: &Batch| {
+            runs.push((batch.rows, after));
+            let answer = Answer { logits: vec![batch.columns as f32], further: Vec::new(), distance: None };
+            match batch.rows == 1 && batch.columns != 5 {
+                true => Ok(vec![answer]),
+                false => Err(worker_ended()),
+            }
+        };
+        let batch = SETTINGS.batch(jobs.iter().map(|job| &job.encoding));
+        run(&mut answers, &SETTINGS, &batch, jobs, AfterRun::ReleaseMemory);
+        let outcome =
+            |call: &Arc<Call>| call.lock().outcome(Instant::now()).unwrap().map(|(answers, _)| answers[0].logits[0]);
+        assert_eq!(calls[..2].iter().map(|call| outcome(call).unwrap()).collect::<Vec<_>>(), [3.0, 4.0]);
+        assert!(matches!(outcome(&calls[2]), Err(Error::Session { .. })));
+        assert!(matches!(outcome(&calls[3]), Err(Error::Cancelled)));
+        // All, then those that are waited for, the memory of which is given back behind the last.
+        use AfterRun::{KeepMemory, ReleaseMemory};
+        assert_eq!(runs, [(4, ReleaseMemory), (1, KeepMemory), (1, KeepMemory), (1, ReleaseMemory)]);
     }
 
     #[test]

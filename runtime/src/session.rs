@@ -301,8 +301,7 @@ impl Session {
             inputs.push((input.name().to_owned().into(), tensor.into()));
         }
         let mut options = RunOptions::new().map_err(session_error)?;
-        // With pointers of 32 bits it has no arena, and refuses to shrink it.
-        if after == AfterRun::ReleaseMemory && cfg!(target_pointer_width = "64") {
+        if after == AfterRun::ReleaseMemory && HAS_ARENA {
             options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(session_error)?;
         }
         let outputs = inner.run_with_options(inputs, &options).map_err(session_error)?;
@@ -359,6 +358,9 @@ impl Drop for Session {
         }
     }
 }
+
+/// Whether ONNX Runtime keeps what runs have needed on the CPU. With pointers of 32 bits it does not, and refuses to give it back.
+pub(crate) const HAS_ARENA: bool = cfg!(target_pointer_width = "64");
 
 /// What happens to the memory that a run needed: kept, the next run finds it at once, a quarter faster for a large batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

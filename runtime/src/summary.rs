@@ -24,7 +24,7 @@ pub const LARGELY_CHANGED: f64 = 0.25;
 /// A bundle's summary of texts whose labels are known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reference {
-    /// Which they were: `test`, `validation` or `train`.
+    /// Which they were: `test`, `validation`, `cross-validated` (training rows, by models that had not seen them) or `train`.
     pub split: String,
     /// What they were answered.
     pub summary: Summary,

@@ -20,7 +20,7 @@ pub(crate) fn all<P: Copy + Send, T: Send>(parts: impl Iterator<Item = P>, of: i
     })
 }
 
-/// What a thread that was begun gives, or `otherwise` what this one does. A panic of its is one of ours.
+/// What a thread that was begun gives; of one that could not be had, what `otherwise` gives here. Its panic is ours.
 fn joined<T>(begun: std::io::Result<ScopedJoinHandle<'_, T>>, otherwise: impl FnOnce() -> T) -> T {
     match begun {
         Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_thread_can_be_had_for_is_done_by_this_one() {
+    fn work_is_shared_and_what_no_thread_can_be_had_for_is_done_by_this_one() {
         assert_eq!(both(|| 1, || 2), (1, 2));
         assert_eq!(all([1, 2, 3].into_iter(), |part| 10 * part), [10, 20, 30]);
         assert_eq!(joined(Err(std::io::ErrorKind::WouldBlock.into()), || 3), 3);

@@ -6,7 +6,7 @@ use std::{fs::File, path::Path, sync::Arc};
 
 use arrow_array::{
     Array, ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampNanosecondArray,
+    Time64NanosecondArray, TimestampNanosecondArray,
 };
 use arrow_ipc::reader::FileReader;
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
@@ -75,6 +75,7 @@ fn numbers_and_times_stay_what_they_are() {
         Field::new("text", DataType::Utf8, false),
         Field::new("number", DataType::Float64, false),
         Field::new("time", nanoseconds, false),
+        Field::new("of day", DataType::Time64(TimeUnit::Nanosecond), false),
     ];
     let schema = Arc::new(Schema::new(fields.to_vec()));
     let texts = Arc::new(StringArray::from(vec!["a great film", "terrible", "dull"]));
@@ -82,7 +83,8 @@ fn numbers_and_times_stay_what_they_are() {
     let numbers = [1.7e18, f64::INFINITY, f64::NEG_INFINITY];
     // 1969 has times before the first one.
     let times = Arc::new(TimestampNanosecondArray::from(vec![1_700_000_000_123_456_789, -1, 0]));
-    let columns: Vec<ArrayRef> = vec![texts, Arc::new(Float64Array::from(numbers.to_vec())), times];
+    let of_day = Arc::new(Time64NanosecondArray::from(vec![0, 3_600_000_000_001, 86_399_999_999_999]));
+    let columns: Vec<ArrayRef> = vec![texts, Arc::new(Float64Array::from(numbers.to_vec())), times, of_day];
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
     let mut writer = ArrowWriter::try_new(File::create(&input).unwrap(), schema, None).unwrap();
     writer.write(&batch).unwrap();
@@ -102,6 +104,9 @@ fn numbers_and_times_stay_what_they_are() {
         "1970-01-01 00:00:00.000000000 +00:00",
     ];
     assert_eq!(times.iter().flatten().collect::<Vec<_>>(), expected);
+    let of_day = column("of day").as_any().downcast_ref::<StringArray>().unwrap();
+    let expected = ["00:00:00.000000000", "01:00:00.000000001", "23:59:59.999999999"];
+    assert_eq!(of_day.iter().flatten().collect::<Vec<_>>(), expected);
     let lines = std::fs::read_to_string(lines).unwrap();
     assert!(lines.contains("1.7e18") || lines.contains("1.7e+18"), "{lines}");
 }

@@ -507,10 +507,13 @@ fn a_unix_socket_will_do() {
     half.write_all(b"POST /predict HTTP/1.1\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(200));
     server.terminate();
-    while path.exists() {
+    let terminated = Instant::now();
+    while UnixStream::connect(&path).is_ok() {
+        assert!(terminated.elapsed() < Duration::from_secs(10), "it still listens");
         std::thread::sleep(Duration::from_millis(1));
     }
     let mut next = Server::at_socket(&path, &[]);
+    assert!(server.child.try_wait().unwrap().is_none(), "it has ended already");
     assert!(server.child.wait().unwrap().success());
     assert_eq!(asked().0, 200);
     next.terminate();

@@ -7,7 +7,7 @@ use nimbert::{Decision, ProblemType};
 use rand::seq::SliceRandom;
 
 use crate::{
-    calibrate::{Certainty, Unseen, calibrate, row_loss, temperature, unknown_threshold},
+    calibrate::{Unseen, row_loss, temperature, unknown_threshold},
     loss::Target,
     metrics::{Metrics, hits},
     random::{Stream, generator},
@@ -71,7 +71,7 @@ impl Figure {
 
 impl Folds {
     /// Deals out the rows, each label's evenly, those of several by their rarest one, at random: to `count` folds, or less where there
-    /// are not that many rows with a weight for each label on average, a row of several tasks counting for each. None where there are
+    /// are not that many rows with a weight for each label on average, a row of several tasks counting for each, or not that many texts. None where there are
     /// not two. Rows without a weight are dealt out by themselves.
     pub fn new(
         problem_type: ProblemType,
@@ -250,49 +250,24 @@ impl OutOfFold {
         self.unknown(rate).and_then(|figure| figure.deviation).is_some_and(|deviation| deviation > rate)
     }
 
-    /// How answers follow from logits: by the temperature that fits best and, where a row may have any number of labels, the thresholds.
+    /// How scores follow from logits: by the temperature that fits best. Of several labels each holds from a score of 0.5 on: thresholds
+    /// that were found by these very rows would flatter.
     pub fn decision(&self, problem_type: ProblemType, targets: &[&Target]) -> Decision {
-        self.decision_by(problem_type, targets, |_| true)
+        let Unseen { logits, labels, .. } = self.answerable(targets, 1.0);
+        Decision { temperature: temperature(problem_type, &logits, &labels), ..undecided(problem_type) }
     }
 
-    /// That of each fold: the temperature is everybody's, and thresholds are found by the rows of the others.
-    pub fn decisions(&self, problem_type: ProblemType, targets: &[&Target]) -> Vec<Decision> {
-        let of_all = self.decision(problem_type, targets);
-        let of_fold = |fold: usize| match problem_type {
-            ProblemType::SingleLabel => of_all.clone(),
-            ProblemType::MultiLabel => {
-                let by_others = self.decision_by(problem_type, targets, |row| self.folds.of_row(row) != fold);
-                Decision { label_thresholds: by_others.label_thresholds, ..of_all.clone() }
-            }
-        };
-        (0..self.folds.count()).map(of_fold).collect()
-    }
-
-    /// [`OutOfFold::decision`] by some of the rows.
-    fn decision_by(
-        &self,
-        problem_type: ProblemType,
-        targets: &[&Target],
-        is_counted: impl Fn(usize) -> bool,
-    ) -> Decision {
-        let rows: Vec<usize> = self.answerable_rows().filter(|&row| is_counted(row)).collect();
-        let logits = rows.iter().map(|&row| self.logits[row].clone()).collect();
-        let labels = rows.iter().map(|&row| targets[row].ids.as_slice()).collect();
-        calibrate(problem_type, &Unseen { logits, labels, distances: Vec::new() }, Certainty::default())
-    }
-
-    /// Every figure that is defined in some fold, by [`OutOfFold::decisions`].
+    /// Every figure that is defined in some fold, by [`OutOfFold::decision`].
     pub fn figures(&self, labels: &[String], problem_type: ProblemType, targets: &[&Target]) -> Vec<Figure> {
         type Of = fn(&Metrics) -> Option<f64>;
-        let decisions = self.decisions(problem_type, targets);
-        let of_fold = |(Fold { unseen, .. }, decision): (Fold, &Decision)| {
+        let decision = self.decision(problem_type, targets);
+        let of_fold = |Fold { unseen, .. }: Fold| {
             let expected: Vec<&[u32]> = unseen.iter().map(|&row| targets[row].ids.as_slice()).collect();
             let scores: Vec<Vec<f32>> = unseen.iter().map(|&row| decision.scores(&self.logits[row])).collect();
-            Metrics::new(labels, decision, &expected, &scores)
+            Metrics::new(labels, &decision, &expected, &scores)
         };
         // Of a task a fold may have no row.
-        let metrics: Vec<Metrics> =
-            self.folds.iter().zip(&decisions).filter(|(fold, _)| !fold.unseen.is_empty()).map(of_fold).collect();
+        let metrics: Vec<Metrics> = self.folds.iter().filter(|fold| !fold.unseen.is_empty()).map(of_fold).collect();
         let figures: [(&str, Of); 7] = [
             ("accuracy", |metrics| Some(metrics.accuracy)),
             ("macro F1", |metrics| metrics.macro_f1),

@@ -230,6 +230,10 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
             datasets.push(further);
         }
     }
+    if config.going_on.as_ref().is_some_and(|going_on| going_on.learned.is_none()) && !test.is_empty() {
+        let why = "the model does not say which rows it has learned from: it may have seen those that are tested on";
+        notes.push(why.to_owned());
+    }
     let learned: BTreeSet<u32> =
         train.iter().filter(|source| source.target.weight > 0.0).flat_map(|source| source.target.ids.clone()).collect();
     let unlearned = known.iter().zip(0..).filter(|(_, id)| !learned.contains(id)).map(|(label, _)| label.clone());
@@ -366,8 +370,6 @@ fn old_rows(
     notes: &mut Vec<String>,
 ) -> Result<Division> {
     if going_on.learned.is_none() {
-        let why = "the model does not say which rows it has learned from: it may have seen those that are tested on";
-        notes.push(why.to_owned());
         return Ok(divide(config, 1, old, (labels, tasks), notes)?.0);
     }
     let targets = old.targets(labels)?;

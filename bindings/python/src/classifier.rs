@@ -188,10 +188,14 @@ fn interruptibly<T: Send>(
             let mut looked = Python::try_attach(look).unwrap_or(Ok(false));
             stop.store(!matches!(looked, Ok(false)), Ordering::Relaxed);
             let (running, ended) = channel::<()>();
-            let worker = scope.spawn(move || {
+            let begun = thread::Builder::new().spawn_scoped(scope, move || {
                 let _running = running;
                 work()
             });
+            let worker = match begun {
+                Ok(worker) => worker,
+                Err(error) => return (Err(error), looked),
+            };
             // Nothing is ever sent: the loop ends when the sender is dropped.
             while ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
                 if matches!(looked, Ok(false)) {
@@ -200,9 +204,9 @@ fn interruptibly<T: Send>(
                     stop.store(!matches!(looked, Ok(false)), Ordering::Relaxed);
                 }
             }
-            (worker.join(), looked)
+            (Ok(worker.join()), looked)
         })
     });
     looked?;
-    Ok(result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    Ok(result?.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }

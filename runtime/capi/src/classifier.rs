@@ -55,12 +55,17 @@ extern "C" fn nimbert_close(classifier: Handle) -> i32 {
     answer(|| {
         let Some(opened) = handles::remove::<Opened>(classifier)? else { return Ok(()) };
         // Waits for those that submit at this moment, then for callbacks.
-        let close = move || drop(opened.background.write().unwrap_or_else(PoisonError::into_inner).take());
-        if is_callback() {
-            // Which may be one of them, or one that they wait for.
-            thread::spawn(close);
-        } else {
-            close();
+        let close =
+            |opened: Arc<Opened>| drop(opened.background.write().unwrap_or_else(PoisonError::into_inner).take());
+        if !is_callback() {
+            close(opened);
+            return Ok(());
+        }
+        // Which may be one of them, or one that they wait for.
+        let closing = Arc::clone(&opened);
+        if thread::Builder::new().spawn(move || close(closing)).is_err() {
+            // Rather than that it waits for itself, it stays.
+            std::mem::forget(opened);
         }
         Ok(())
     })

@@ -101,6 +101,7 @@ impl Verifier {
         // Where nothing can be remembered, it is compared again the next time.
         if own::create_dir(notes).is_ok() && own::is_own(notes) {
             own::remove_older(notes, NAME_LENGTH, MONTH, |note| note.to_owned());
+            // What a mask lets a group write is not taken for our own.
             let _ = fs::File::create(&note).and_then(|_| own::set_mode(&note, 0o644));
         }
     }

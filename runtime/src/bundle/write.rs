@@ -58,7 +58,7 @@ impl BundleWriter {
                 (_, false, _) => return occupied("other files, which are never replaced"),
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            // Or it is the folder that is none.
+            // Or a part of the path before it is a file.
             Err(error) if error.kind() == std::io::ErrorKind::NotADirectory && target.exists() => {
                 match (is_one_file(target) && Store::open(target).is_ok(), overwrite) {
                     (true, true) => {}

@@ -9,7 +9,9 @@ use std::{
 
 use anyhow::{Context, bail};
 use nimbert::{
-    Bundle, Classifier, HiddenFolder, Prediction, TextInput, behind_links, sha256,
+    Bundle, Classifier, HiddenFolder, Prediction, TextInput, behind_links,
+    prediction::escaped,
+    sha256,
     summary::{CHANGED, Drift, LARGELY_CHANGED, Reference, Summary, TaskSummary, characters, index},
 };
 use serde::{Deserialize, Serialize};
@@ -65,13 +67,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("expected answers to the same tasks on both sides, found on one side only: {what}");
     }
     if let Some(only) = before.incomparable(&after) {
-        eprintln!("nimbert: warning: not compared, since it is on one side only: {only}");
+        eprintln!("nimbert: warning: not compared, since it is on one side only: {}", escaped(&only));
     }
     if before_bundle != after_bundle {
         eprintln!("nimbert: warning: the answers are of two bundles: what differs may be these, not the texts");
     }
     if let Some(task) = before.tasks.iter().find(|a| after.tasks.iter().any(|b| a.has_other_labels(b))) {
-        let name = task.task.as_ref().map_or(String::new(), |name| format!(" of {name}"));
+        let name = task.task.as_ref().map_or(String::new(), |name| format!(" of {}", escaped(name)));
         eprintln!("nimbert: warning: the labels{name} are not the same on both sides");
     }
     let drifts = before.drift(&after);
@@ -116,10 +118,10 @@ fn is_packed(path: &Path) -> bool {
 
 fn table(before: &Summary, after: &Summary, drifts: &[Drift]) -> String {
     let mut table = format!("texts  {} → {}\n", before.texts, after.texts);
-    let width = drifts.iter().map(|drift| drift.name().chars().count()).max().unwrap_or(0);
+    let width = drifts.iter().map(|drift| escaped(&drift.name()).chars().count()).max().unwrap_or(0);
     for drift in drifts {
         let Drift { task, figure, psi, chance } = drift;
-        let name = drift.name();
+        let name = escaped(&drift.name());
         table += &format!("{name:<width$}  PSI {psi:.4}, by chance up to {chance:.4}: {}\n", verdict(drift));
         if !drift.is_beyond_chance() || figure != "labels" {
             continue;
@@ -127,6 +129,7 @@ fn table(before: &Summary, after: &Summary, drifts: &[Drift]) -> String {
         let of_task = |summary: &'_ Summary| summary.tasks.iter().find(|summary| summary.task == *task).cloned();
         let tasks = of_task(before).zip(of_task(after));
         for (label, [a, b]) in tasks.map(|(a, b)| moved(&a, &b, [before.texts, after.texts])).unwrap_or_default() {
+            let label = escaped(&label);
             table += &format!("  {label}: {:.1} % → {:.1} %\n", 100.0 * a, 100.0 * b);
         }
     }
@@ -202,12 +205,13 @@ impl Counting {
         let Self { path, hidden, bundle, reference, summary } = self;
         let drift = reference.as_ref().map_or(Vec::new(), |reference| reference.summary.drift(&summary));
         for drift in drift.iter().filter(|drift| drift.psi >= CHANGED && drift.is_beyond_chance()) {
-            let (name, psi) = (drift.name(), drift.psi);
-            let before = reference.as_ref().map_or("before", |reference| match reference.split.as_str() {
-                "test" => "what the bundle was tested on",
-                "validation" => "what the bundle was validated by",
-                _ => "what the bundle was trained on",
-            });
+            let (name, psi) = (escaped(&drift.name()), drift.psi);
+            let before = match reference.as_ref().map(|reference| reference.split.as_str()) {
+                Some("validation") => "what the bundle was validated by",
+                Some("cross-validated") => "what models like the bundle's answered to rows that they had not seen",
+                Some("train") => "what the bundle was trained on",
+                _ => "what the bundle was tested on",
+            };
             eprintln!("nimbert: {name}: {} from {before}, PSI {psi:.2}", verdict(drift));
         }
         let content = serde_json::to_vec_pretty(&SummaryFile { bundle, summary, reference, drift })?;

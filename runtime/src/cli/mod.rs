@@ -226,7 +226,7 @@ fn open(bundle: &std::path::Path, options: &Options) -> nimbert::Result<Classifi
     let classifier = classifier?;
     if options.session.device == Device::Auto {
         for error in classifier.fallbacks() {
-            eprintln!("nimbert: not used: {error}");
+            eprintln!("nimbert: not used: {}", escaped_lines(&error.to_string()));
         }
         eprintln!("nimbert: device {}", classifier.device());
     }

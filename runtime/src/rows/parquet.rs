@@ -50,8 +50,8 @@ pub(super) fn open(path: &Path, name: String) -> Result<Reader, RowsError> {
         rows: Box::new(move |wanted| match rows(reader, wanted, &name) {
             Ok((records, fields)) => {
                 let columns = fields.iter().map(|field| field.name().to_owned()).collect();
-                let in_nanoseconds = fields.iter().map(|field| is_in_nanoseconds(field)).collect();
-                Box::new(Records { records, name, columns, in_nanoseconds, number: 0, read })
+                let nanoseconds = fields.iter().map(|field| Nanoseconds::of(field)).collect();
+                Box::new(Records { records, name, columns, nanoseconds, number: 0, read })
             }
             Err(bad) => Box::new(std::iter::once(Err(bad.into()))),
         }),
@@ -91,8 +91,8 @@ struct Records {
     records: RowIter<'static>,
     name: String,
     columns: Arc<[String]>,
-    /// Of each column.
-    in_nanoseconds: Vec<bool>,
+    /// Of each column, if it has such.
+    nanoseconds: Vec<Option<Nanoseconds>>,
     number: u64,
     read: Arc<AtomicU64>,
 }
@@ -112,9 +112,9 @@ impl Iterator for Records {
                 return Some(Err(BadRow { is_last: true, ..bad }.into()));
             }
         };
-        let values = record.get_column_iter().zip(&self.in_nanoseconds).map(|((column, field), in_nanoseconds)| {
-            if let (Field::Long(time), true) = (field, in_nanoseconds) {
-                return Ok(Value::String(of_nanoseconds(*time)));
+        let values = record.get_column_iter().zip(&self.nanoseconds).map(|((column, field), nanoseconds)| {
+            if let (Field::Long(time), Some(nanoseconds)) = (field, nanoseconds) {
+                return Ok(Value::String(nanoseconds.text(*time)));
             }
             value(field).map_err(|byte| {
                 let got = format!("the byte 0x{byte:02x} in column {column:?}");
@@ -130,7 +130,8 @@ impl Iterator for Records {
     }
 }
 
-/// What the schema says of a column. Dates, decimals, lists and so on are text, as they are written.
+/// What the schema says of a column. Dates, decimals, lists and so on are text, as they are written; times of the kind INT96, which are
+/// obsolete, in milliseconds, to which the library cuts them.
 fn kind(field: &Type) -> Kind {
     if !field.is_primitive() {
         return Kind::Text;
@@ -140,7 +141,7 @@ fn kind(field: &Type) -> Kind {
         matches!(converted, NONE | INT_8 | INT_16 | INT_32 | INT_64 | UINT_8 | UINT_16 | UINT_32)
     };
     match field.get_physical_type() {
-        _ if is_in_nanoseconds(field) => Kind::Text,
+        _ if Nanoseconds::of(field).is_some() => Kind::Text,
         PhysicalType::BOOLEAN => Kind::Boolean,
         PhysicalType::INT32 | PhysicalType::INT64 if is_integer(field.get_basic_info().converted_type()) => {
             Kind::Integer
@@ -150,16 +151,33 @@ fn kind(field: &Type) -> Kind {
     }
 }
 
-/// Whether a column's integers are times in nanoseconds, which the library takes for numbers.
-fn is_in_nanoseconds(field: &Type) -> bool {
-    let logical = field.get_basic_info().logical_type_ref();
-    matches!(logical, Some(LogicalType::Timestamp { unit: TimeUnit::NANOS, .. }))
+/// What integers mean that the library takes for numbers, since it knows of microseconds only.
+#[derive(Clone, Copy)]
+enum Nanoseconds {
+    /// Since 1970.
+    Timestamp,
+    /// Since midnight.
+    Time,
 }
 
-/// A time in nanoseconds, as the library writes one in microseconds: `2026-11-30 12:00:00.123456789 +00:00`.
-fn of_nanoseconds(time: i64) -> String {
-    let (micros, nanos) = (time.div_euclid(1000), time.rem_euclid(1000));
-    Field::TimestampMicros(micros).to_string().replacen(" +", &format!("{nanos:03} +"), 1)
+impl Nanoseconds {
+    /// Of a column; what is within lists and groups stays a number.
+    fn of(field: &Type) -> Option<Self> {
+        match field.get_basic_info().logical_type_ref()? {
+            LogicalType::Timestamp { unit: TimeUnit::NANOS, .. } => Some(Self::Timestamp),
+            LogicalType::Time { unit: TimeUnit::NANOS, .. } => Some(Self::Time),
+            _ => None,
+        }
+    }
+
+    /// As the library writes microseconds: `2026-11-30 12:00:00.123456789 +00:00`, `12:00:00.123456789`.
+    fn text(self, time: i64) -> String {
+        let (micros, nanos) = (time.div_euclid(1000), format!("{:03}", time.rem_euclid(1000)));
+        match self {
+            Self::Timestamp => Field::TimestampMicros(micros).to_string().replacen(" +", &(nanos + " +"), 1),
+            Self::Time => Field::TimeMicros(micros).to_string() + &nanos,
+        }
+    }
 }
 
 /// A value in JSON; the first byte that is none of UTF-8 if it is binary and no text.

@@ -129,10 +129,15 @@ struct Gzip<R: io::BufRead>(flate2::bufread::MultiGzDecoder<R>);
 
 impl<R: io::BufRead> Read for Gzip<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|error| match error.raw_os_error() {
-            Some(_) => error,
-            None => bad_content("gzip that is whole", error.to_string()),
-        })
+        self.0.read(buffer).map_err(|error| of_file("gzip that is whole", error))
+    }
+}
+
+/// A fault of unpacking: the system's, or the file's.
+fn of_file(expected: &str, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => bad_content(expected, error.to_string()),
     }
 }
 
@@ -146,7 +151,7 @@ impl<R: io::BufRead> Read for Zstd<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if let Some(frame) = &mut self.frame {
-                let read = frame.read(buffer).map_err(|error| bad_content("zstd", error.to_string()))?;
+                let read = frame.read(buffer).map_err(|error| of_file("zstd", error))?;
                 if read > 0 || buffer.is_empty() {
                     return Ok(read);
                 }

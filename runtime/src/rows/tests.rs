@@ -147,7 +147,7 @@ fn columns_have_names_of_their_own() {
     assert_error(&read("x.jsonl", "{\"a\": 1, \"a\": 2}\n"), 0, &["x.jsonl:1", "the key \"a\" twice"]);
     // Many of them, each of which another may be the same as.
     let keys = |count: usize| (0..count).map(|key| format!("\"{key}\": 0, ")).collect::<String>();
-    for (count, repeated) in [(1, 0), (31, 30), (32, 0), (32, 31), (33, 32), (200_000, 0), (200_000, 199_999)] {
+    for (count, repeated) in [(1, 0), (31, 30), (32, 0), (32, 31), (33, 32), (100, 0), (100, 99)] {
         let line = format!("{{{}\"{repeated}\": 1}}\n", keys(count));
         assert_error(&read("x.jsonl", line), 0, &["x.jsonl:1", &format!("the key \"{repeated}\" twice")]);
     }

@@ -147,7 +147,7 @@ pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
         // Without rows that is only known if it is said.
         pairs: (args.columns.has_pairs() || !args.data.is_empty()).then_some(args.columns.has_pairs()),
         provenance: Provenance {
-            base_model: super::model_name(&args.model),
+            base_model: super::model_name(args.model.as_ref()),
             data_sha256: None,
             seed: None,
             producer: super::producer(),

@@ -330,6 +330,12 @@ impl Args {
         }
     }
 
+    /// The same, of a folder.
+    fn base_path(&self) -> &Path {
+        let base = self.base.as_deref().map(Path::new);
+        base.or(self.from.as_deref()).expect("clap asks for one")
+    }
+
     fn data_config(&self, methods: &Methods, going_on: Option<GoingOn>) -> DataConfig {
         // Whoever asks for patience, or for a smaller model, whose answers nobody cross-validates, needs validation rows.
         let needs_validation = self.patience.is_some() || self.is_smaller();
@@ -472,13 +478,11 @@ impl Args {
         let files = [&self.data, &self.rehearsal, &self.validation_data, &self.test_data];
         let inputs: Vec<&PathBuf> = files.into_iter().flatten().collect();
         if let Some(report) = &self.report {
-            super::check_output(report, "for --report", &inputs, Some(&self.base()))?;
+            super::check_output(report, "for --report", &inputs, Some(self.base_path()))?;
             self.check_outside("--report", report)?;
-            self.check_not_own("--report", report, None)?;
         }
         if let Some(folder) = &self.tensorboard {
             self.check_outside("--tensorboard", folder)?;
-            self.check_not_own("--tensorboard", folder, Some(&self.report_path()))?;
             if folder.is_file() {
                 return Err(Error::setting("--tensorboard", "a folder", folder.display()));
             }
@@ -489,28 +493,31 @@ impl Args {
         let of_folds = of_folds.into_iter().filter(|_| self.cross_validate.is_some());
         of_run.into_iter().chain(of_folds).try_for_each(|(path, replaces)| {
             // Such as the rows with doubtful labels of a run before, corrected.
-            super::check_not_read(&path, &inputs, Some(&self.base()))?;
+            super::check_not_read(&path, &inputs, Some(self.base_path()))?;
             if replaces || self.export.overwrite { Ok(()) } else { super::check_absent(&path) }
         })
     }
 
-    /// What the run writes beside its bundle, and a tuning with it: nothing else may be called so.
-    fn own_paths(&self) -> Vec<PathBuf> {
-        let tuning = ["tune", "tuning.html"].map(|extension| self.beside_bundle(extension));
-        [self.metrics_path(), self.out_of_fold_path(), self.doubts_path(), self.checkpoint_path()]
-            .into_iter()
-            .chain(tuning)
-            .collect()
-    }
-
-    /// Checks that a place is none of those.
-    fn check_not_own(&self, setting: &'static str, path: &Path, further: Option<&Path>) -> Result<(), Error> {
-        let own = self.own_paths();
-        let is_own = own.iter().map(PathBuf::as_path).chain(further).any(|own| super::place(own) == super::place(path));
-        match is_own {
-            true => Err(Error::setting(setting, "a place that nothing else of the run is written to", path.display())),
-            false => Ok(()),
+    /// Checks that what is written where was asked is written to by nothing else, be it what the run, or a tuning, writes beside its bundle.
+    fn check_places(&self) -> Result<(), Error> {
+        let mut taken = ["tune", "tuning.html"].map(|extension| self.beside_bundle(extension)).to_vec();
+        taken.extend([self.metrics_path(), self.out_of_fold_path(), self.doubts_path(), self.checkpoint_path()]);
+        taken.extend(self.report.is_none().then(|| self.report_path()));
+        let mut taken: Vec<PathBuf> = taken.iter().map(|path| super::place(path)).collect();
+        let asked =
+            [("--report", &self.report), ("--tensorboard", &self.tensorboard), ("--save-model", &self.save_model)];
+        for (setting, path) in asked.into_iter().filter_map(|(setting, path)| Some((setting, path.as_ref()?))) {
+            let place = super::place(path);
+            if taken.iter().any(|other| place.starts_with(other) || other.starts_with(&place)) {
+                return Err(Error::setting(
+                    setting,
+                    "a place that nothing else of the run is written to",
+                    path.display(),
+                ));
+            }
+            taken.push(place);
         }
+        Ok(())
     }
 
     /// Whether there is a run to go on from, whose files may be replaced; where there is none, they are another run's.
@@ -636,6 +643,7 @@ fn settings(args: &Args, given: &super::Given) -> anyhow::Result<Settings> {
     args.train_config(Method::Finetune, 0).validate()?;
     let compute = args.compute()?;
     let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
+    args.check_places()?;
     check_save_model(args)?;
     args.check_reports()?;
     Ok(Settings { stride, export_config, compute, target_size })
@@ -796,7 +804,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         truncation_side: folder.truncation_side,
         pairs: Some(args.columns.has_pairs()),
         provenance: Provenance {
-            base_model: super::model_name(&args.base()),
+            base_model: super::model_name(args.base_path()),
             data_sha256: Some(work.sources.data_sha256()?),
             seed: Some(args.seed),
             producer: super::producer(),
@@ -856,9 +864,7 @@ fn export_config(args: &Args, given: &super::Given) -> anyhow::Result<ExportConf
 fn check_save_model(args: &Args) -> anyhow::Result<()> {
     let Some(folder) = &args.save_model else { return Ok(()) };
     // Never into the base, nor, unless that is asked for, into another model. A run that was stopped has left its own there.
-    let is_base =
-        folder.canonicalize().ok().is_some_and(|folder| Path::new(&*args.base()).canonicalize().ok() == Some(folder));
-    args.check_not_own("--save-model", folder, Some(&args.report_path()))?;
+    let is_base = folder.canonicalize().ok().is_some_and(|folder| args.base_path().canonicalize().ok() == Some(folder));
     let may_replace = args.export.overwrite || args.goes_on();
     if !(may_replace && is_saved_model(folder, args.goes_on()) && !is_base) {
         BundleWriter::check_target(folder, false)?;
@@ -1080,7 +1086,7 @@ impl Work {
             (Some(answers), _) => ("test", test.iter().collect(), answers),
             (None, Some(answers)) => {
                 let folds = candidate.out_of_fold.as_ref()?;
-                ("train", folds.answerable_rows().map(|row| &train[row]).collect(), answers)
+                ("cross-validated", folds.answerable_rows().map(|row| &train[row]).collect(), answers)
             }
             (None, None) if judged.acceptance.split == "validation" => {
                 ("validation", validation.iter().collect(), &judged.answers)

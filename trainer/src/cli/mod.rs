@@ -328,7 +328,7 @@ fn write_text(path: &Path, content: &str) -> Result<(), Error> {
 }
 
 /// Checks that a file can be written, and is none of those that are read.
-fn check_output(path: &Path, purpose: &str, inputs: &[&PathBuf], base: Option<&str>) -> Result<(), Error> {
+fn check_output(path: &Path, purpose: &str, inputs: &[&PathBuf], base: Option<&Path>) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(unusable(folder, format!("a folder {purpose}"), "none"));
@@ -340,7 +340,7 @@ fn check_output(path: &Path, purpose: &str, inputs: &[&PathBuf], base: Option<&s
 }
 
 /// Checks that a file which may be replaced is none of those that are read.
-fn check_not_read(path: &Path, inputs: &[&PathBuf], base: Option<&str>) -> Result<(), Error> {
+fn check_not_read(path: &Path, inputs: &[&PathBuf], base: Option<&Path>) -> Result<(), Error> {
     match is_read(path, inputs, base) {
         true => Err(unusable(path, "another file than those that are read".to_owned(), "one of them")),
         false => Ok(()),
@@ -370,9 +370,9 @@ fn unusable(path: &Path, expected: String, got: &str) -> Error {
 }
 
 /// Whether a file that is to be written is one of those that are read, or lies in the folder of the base.
-fn is_read(path: &Path, inputs: &[&PathBuf], base: Option<&str>) -> bool {
+fn is_read(path: &Path, inputs: &[&PathBuf], base: Option<&Path>) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
-    let base = base.and_then(|base| Path::new(base).canonicalize().ok());
+    let base = base.and_then(|base| base.canonicalize().ok());
     base.is_some_and(|base| path.starts_with(base))
         || inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == path))
 }
@@ -388,12 +388,11 @@ fn producer() -> String {
 }
 
 /// A base model's name as a manifest has it: the last part of a folder's path, or the whole name on the hub.
-fn model_name(base: &str) -> String {
-    let path = std::path::Path::new(base);
-    if !path.is_dir() {
-        return base.to_owned();
+fn model_name(base: &Path) -> String {
+    if !base.is_dir() {
+        return base.to_string_lossy().into_owned();
     }
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let absolute = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
     absolute.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 

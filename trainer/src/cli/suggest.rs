@@ -96,7 +96,7 @@ pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
     args.cache.check("--simulate with it", args.simulate)?;
     let inputs: Vec<&PathBuf> = args.unlabelled.iter().chain(&args.data).collect();
     for path in [&args.out, &args.report].into_iter().flatten() {
-        check_output(path, "to write into", &inputs, args.base.as_deref())?;
+        check_output(path, "to write into", &inputs, args.base.as_deref().map(Path::new))?;
         if !args.overwrite {
             check_absent(path)?;
         }

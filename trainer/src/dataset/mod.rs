@@ -511,8 +511,9 @@ impl Forms {
     /// The forms that are read as something else: numbers as others are written, and values of another kind than a label's others.
     fn respelled(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.0.iter().flat_map(|(label, forms)| {
-            let is_mixed = forms.len() > 1;
-            let other = move |form: &&String| *form != label && (is_mixed || !form.starts_with('"'));
+            // Several strings are one where they were trimmed.
+            let is_mixed = forms.iter().any(|form| !form.starts_with('"'));
+            let other = move |form: &&String| *form != label && is_mixed;
             forms.iter().filter(other).map(|form| (form.clone(), label.clone()))
         })
     }
@@ -878,7 +879,7 @@ pub(crate) mod tests {
         let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect();
         assert_eq!(forms(&["1", "1.0", "2"]), pairs(&[("1.0", "1")]));
         assert_eq!(forms(&["true", "\"true\"", "false"]), pairs(&[("\"true\"", "true")]));
-        assert_eq!(forms(&["\"a\"", "\"b\"", "true"]), BTreeMap::new());
+        assert_eq!(forms(&["\"a\"", "\"b\"", "\"b \"", "true"]), BTreeMap::new());
         // Among names, a number is a name.
         let mut dataset = open("x.csv", b"text,label\na,1.0\nb,1\nc,one\n").unwrap();
         dataset.write_numbers_in_one_way(&[]);

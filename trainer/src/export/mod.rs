@@ -140,7 +140,7 @@ pub struct Contents {
     pub pairs: Option<bool>,
     /// Where the model comes from.
     pub provenance: Provenance,
-    /// What the classifier answered to texts that it was tested on, if that is to be in the bundle.
+    /// What was answered to texts that were not learned from, if that is to be in the bundle.
     pub reference: Option<Reference>,
 }
 

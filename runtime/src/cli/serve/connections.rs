@@ -77,6 +77,8 @@ impl Listen for TcpListener {
 pub(super) struct UnixSocket {
     listener: tokio::net::UnixListener,
     path: std::path::PathBuf,
+    /// By which the file is known; none: it is gone already.
+    identity: Option<(u64, u64)>,
 }
 
 #[cfg(unix)]
@@ -90,7 +92,13 @@ impl UnixSocket {
             std::fs::remove_file(path).with_context(|| path.display().to_string())?;
         }
         let listener = tokio::net::UnixListener::bind(path).with_context(|| path.display().to_string())?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), identity: Self::identity(path) })
+    }
+
+    /// Device and inode of what is there.
+    fn identity(path: &std::path::Path) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
     }
 }
 
@@ -105,9 +113,11 @@ impl Listen for UnixSocket {
 
 #[cfg(unix)]
 impl Drop for UnixSocket {
-    /// While we still listen: behind that, the file may be that of a server that has taken our place.
+    /// While we still listen: behind that, another server may have taken our place, as it may where somebody has removed the file.
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if self.identity.is_some() && Self::identity(&self.path) == self.identity {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

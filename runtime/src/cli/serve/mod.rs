@@ -94,8 +94,8 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(..=86_400_000_000))]
     max_wait: u64,
     /// Tokens in one run of the graph, padding included [default: 512 on the CPU, 8192 on a GPU]
-    #[arg(long, value_name = "N")]
-    max_batch_tokens: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_batch_tokens: Option<u32>,
     #[command(flatten)]
     key: key::KeyArgs,
     #[command(flatten)]
@@ -139,7 +139,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let options = Options {
         queue_limit: Some(args.max_queue),
         max_wait: Duration::from_micros(args.max_wait),
-        max_batch_tokens: args.max_batch_tokens,
+        max_batch_tokens: args.max_batch_tokens.map(|tokens| tokens as usize),
         ..args.open.options()?
     };
     let limits = args.limits();

@@ -6,10 +6,11 @@ use super::{metrics::Metrics, unsent::Unsent};
 
 /// How long requests that are being answered, and answers that are being sent, may take after a signal to end.
 const GRACE: Duration = Duration::from_secs(30);
-/// Once none has been answered for so long, it ends: a client that has sent half of a request is not waited for.
+/// Once there has been neither for so long, it ends: a client that has sent half of a request is not waited for.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 
-/// Serves; after the signal to end, requests that are being answered have [`GRACE`], and others [`QUIET`].
+/// Serves; after the signal to end, requests that are being answered, and answers that are being sent, have [`GRACE`], and others
+/// [`QUIET`]. It is an error if a request has no answer then; an answer that its client does not take is the client's loss.
 pub(super) async fn within_grace(
     serving: impl Future<Output = ()>,
     signalled: impl Future<Output = ()>,
@@ -25,11 +26,11 @@ pub(super) async fn within_grace(
             let is_quiet = metrics.in_flight() == 0 && unsent.is_none();
             quiet = if is_quiet { quiet + step } else { Duration::ZERO };
         }
-        quiet >= QUIET
+        metrics.in_flight() == 0
     };
     tokio::select! {
         () = serving => Ok(()),
-        is_idle = idle => match is_idle {
+        is_answered = idle => match is_answered {
             true => Ok(()),
             false => {
                 Err(anyhow::Error::new(nimbert::Error::DeadlinePassed).context("requests were still being answered"))

@@ -1,6 +1,6 @@
 //! `check --deep`: labels judged by what the base's encoder says of the texts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nimbert::Tokenizer;
 use nimbert_trainer::{
@@ -27,7 +27,7 @@ use super::{
 pub(super) fn check_targets(args: &Args) -> Result<(), Error> {
     let inputs: Vec<&PathBuf> = args.data.iter().chain(&args.validation_data).chain(&args.test_data).collect();
     for path in [&args.doubts, &args.report].into_iter().flatten() {
-        check_output(path, "to write into", &inputs, args.base.as_deref())?;
+        check_output(path, "to write into", &inputs, args.base.as_deref().map(Path::new))?;
         if !args.overwrite {
             check_absent(path)?;
         }

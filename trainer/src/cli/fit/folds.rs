@@ -100,7 +100,13 @@ impl Work {
         let figures = asked.map(|_| self.figures(&answers, &targets));
         if let Some(figures) = &figures {
             let by = if is_choice { ", which were also chosen by" } else { "" };
-            let how = format!("{}, {} folds of {} rows in all{by}", method.name(), folds.count(), rows.len());
+            let holds = match self.train_config.loss.problem_type {
+                ProblemType::SingleLabel => "",
+                ProblemType::MultiLabel => {
+                    "; each label from a score of 0.5 on, where the bundle has thresholds of its own"
+                }
+            };
+            let how = format!("{}, {} folds of {} rows in all{by}{holds}", method.name(), folds.count(), rows.len());
             tell(&report::stage("folds", &how));
             tell(&report::table(figures));
         }
@@ -126,7 +132,9 @@ impl Work {
             let classes = self.sources.labels.len();
             let expected = format!("{count} training rows for each of {classes} labels on average, or less folds");
             let rows = targets.len();
+            let texts = self.sources.originals().iter().enumerate().filter(|(row, original)| row == *original).count();
             let got = match self.sources.tasks.is_single() {
+                _ if texts < count => format!("{rows} rows of {texts} different texts"),
                 true => format!("{rows} rows"),
                 false => {
                     format!("{} labels in {rows} rows", targets.iter().map(|target| target.ids.len()).sum::<usize>())
@@ -196,21 +204,21 @@ impl Work {
         let problem_type = self.train_config.loss.problem_type;
         let of_tasks = by_task(&self.sources.tasks, answers, &targets).into_iter();
         let of_tasks =
-            of_tasks.map(|of_task| (of_task.task, of_task.answers.decisions(problem_type, &of_task.targets())));
-        let of_tasks: Vec<(&TaskLabels, Vec<Decision>)> = of_tasks.collect();
+            of_tasks.map(|of_task| (of_task.task, of_task.answers.decision(problem_type, &of_task.targets())));
+        let of_tasks: Vec<(&TaskLabels, Decision)> = of_tasks.collect();
         let line = |(row, source): (usize, &Source)| {
             let labels: Vec<&String> = source.target.ids.iter().map(|&id| &self.sources.labels[id as usize]).collect();
             let (mut answered, mut by_label) = (Vec::new(), Map::new());
-            let fold = answers.folds.of_row(row);
-            for (task, decisions) in &of_tasks {
-                let (names, decision) = (&self.sources.labels[task.ids.clone()], &decisions[fold]);
+            for (task, decision) in &of_tasks {
+                let names = &self.sources.labels[task.ids.clone()];
                 let scores = decision.scores(&answers.logits[row][task.ids.clone()]);
                 answered.extend(decision.label_ids(&scores).into_iter().map(|id| &names[id]));
                 by_label.extend(names.iter().cloned().zip(scores.into_iter().map(Value::from)));
             }
             let Place { file, line } = self.sources.place(source);
+            let fold = answers.folds.of_row(row) + 1;
             let line = json!({
-                "file": file, "line": line, "fold": fold + 1, "labels": labels, "answer": answered, "scores": by_label
+                "file": file, "line": line, "fold": fold, "labels": labels, "answer": answered, "scores": by_label
             });
             line.to_string() + "\n"
         };

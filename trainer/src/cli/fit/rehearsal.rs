@@ -9,7 +9,7 @@ use nimbert_trainer::{
     metrics::hits,
     model::{ModelFolder, SequenceClassifier},
     prepare::Examples,
-    rehearsal::{GoingOn, LEARNED, Learned, table},
+    rehearsal::{GoingOn, Learned, table},
     train::undecided,
 };
 
@@ -55,12 +55,6 @@ impl Args {
         let labels = folder.config.own_labels()?;
         SequenceClassifier::load(&folder.weights, folder.config.clone(), &labels, 0)?.1.expect_trained()?;
         let learned = Learned::open(from)?;
-        if learned.is_none() {
-            let folder = from.display();
-            super::super::message(&format!(
-                "{folder} has no {LEARNED}: which rows it has learned from is not known, and it may be tested on some"
-            ));
-        }
         if let Some(Learned { max_length, stride, pairs, .. }) = learned {
             let as_before = |what: String| format!("{what}, as the model has learned");
             if max_length != self.max_length {

@@ -67,6 +67,8 @@ pub(in crate::cli) struct TuneArgs {
 
 /// Those of the options that a fit does not have. Each has one value.
 const OWN_OPTIONS: [&str; 4] = ["--trials", "--budget", "--further-bases", "--shard"];
+/// Those that a fit has only where the encoder learns. Each has one value.
+const OF_LEARNING: [&str; 2] = ["--checkpoint-every", "--compute-dtype"];
 /// The folds, unless `--cross-validate` says how many.
 const FOLDS: u16 = 4;
 /// One of so many settings goes on to the next rung.
@@ -158,6 +160,8 @@ struct Tuning<'a> {
     /// What heads are solved on that have learned nothing, if they are: by base, whether they have one layer, and read the first token.
     features: BTreeMap<(usize, bool, bool), Option<Features>>,
     began: Instant,
+    /// Whether the choice was made, and the fit with it begun, by a run that was stopped: of further trials it might be another.
+    is_in_fit: bool,
 }
 
 pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()> {
@@ -183,7 +187,7 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     let folders = bases.iter().map(resolve).collect::<Result<Vec<PathBuf>, Error>>()?;
     let stop = super::super::stop_on_interrupt()?;
     let prepared = bases.iter().zip(&folders).map(|(args, folder)| prepare(args, settings.clone(), folder, &stop));
-    let mut tuning = Tuning::new(args, prepared.collect::<anyhow::Result<_>>()?, began)?;
+    let mut tuning = Tuning::new(args, prepared.collect::<anyhow::Result<_>>()?, began, is_in_fit)?;
     let Some(best) = tuning.best()? else { return Ok(()) };
     let (table, trials) = (tuning.table(best)?, tuning.trials(best)?);
     tell(&report::table(&table));
@@ -279,7 +283,7 @@ impl Candidate {
 }
 
 impl<'a> Tuning<'a> {
-    fn new(args: &'a TuneArgs, bases: Vec<Prepared>, began: Instant) -> anyhow::Result<Self> {
+    fn new(args: &'a TuneArgs, bases: Vec<Prepared>, began: Instant, is_in_fit: bool) -> anyhow::Result<Self> {
         let Prepared { work, examples, .. } = &bases[0];
         let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
         let folds = work.asked_folds(&targets, work.args.cross_validate.expect("it was set").into())?;
@@ -312,7 +316,7 @@ impl<'a> Tuning<'a> {
         let folder = args.fit.beside_bundle("tune");
         std::fs::create_dir_all(&folder).map_err(|reason| Error::Io { path: folder.clone(), reason })?;
         let (folds, features) = (folds.iter().collect(), BTreeMap::new());
-        let tuning = Self { args, bases, identities, candidates, folds, folder, features, began };
+        let tuning = Self { args, bases, identities, candidates, folds, folder, features, began, is_in_fit };
         let there = (0..tuning.candidates.len())
             .flat_map(|candidate| (0..tuning.folds.len()).map(move |fold| (candidate, fold)))
             .filter(|&(candidate, fold)| tuning.path(candidate, fold).exists())
@@ -351,7 +355,8 @@ impl<'a> Tuning<'a> {
                         missing += 1;
                         continue;
                     }
-                    if self.args.budget.is_some_and(|Budget(budget)| self.began.elapsed() >= budget) {
+                    let is_over = |Budget(budget)| self.is_in_fit || self.began.elapsed() >= budget;
+                    if self.args.budget.is_some_and(is_over) {
                         return self.best_in_time(&left, folds.end).map(Some);
                     }
                     self.run_trial(left[place], fold)?;
@@ -559,7 +564,7 @@ impl<'a> Tuning<'a> {
         let options = candidate.shown();
         match self.bases.len() {
             1 => options,
-            _ => format!("{}, {options}", super::super::model_name(&self.bases[candidate.base].work.args.base())),
+            _ => format!("{}, {options}", super::super::model_name(self.bases[candidate.base].work.args.base_path())),
         }
     }
 
@@ -571,7 +576,8 @@ impl<'a> Tuning<'a> {
         while let Some(argument) = given.next() {
             let text = argument.to_string_lossy();
             let name = text.split('=').next().unwrap_or_default();
-            let is_replaced = name == "--base" || name == "--method" || OWN_OPTIONS.contains(&name);
+            let is_of_learning = candidate.method == Method::Frozen && OF_LEARNING.contains(&name);
+            let is_replaced = name == "--base" || name == "--method" || OWN_OPTIONS.contains(&name) || is_of_learning;
             match is_replaced {
                 // Its value comes behind it.
                 true if !text.contains('=') => drop(given.next()),
