@@ -240,6 +240,11 @@ fn an_output_folder_in_use_is_refused_and_a_bundle_only_replaced_on_demand() {
         run(&["--overwrite", option, path.to_str().unwrap(), further, events.to_str().unwrap()])
             .failure(2, &["expected a place that nothing else of the run is written to"]);
     }
+    // Events may lie beside all of it, and models beside them.
+    let (events, beside) = (dir.path(""), dir.path("model"));
+    let [events, beside] = [&events, &beside].map(|path| path.to_str().unwrap());
+    run(&["--overwrite", "--tensorboard", events, "--save-model", beside]).success();
+    fs::remove_dir_all(dir.path("model")).unwrap();
     // A model that was kept is replaced with it, if asked for.
     let model = dir.path("model");
     let save = |further: &[&str]| run(&[&["--save-model", model.to_str().unwrap()], further].concat());

@@ -85,6 +85,28 @@ fn a_killed_run_goes_on_and_its_command_gives_the_same_bundle() {
 }
 
 #[test]
+fn what_was_chosen_when_the_time_was_up_stays_so_in_its_fit() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(60));
+    let tune = || {
+        let mut command = tune(&dir, &data);
+        command.args(["--budget", "0.2s", "--method", "finetune", "--epochs", "30", "--checkpoint-every", "1"]);
+        command
+    };
+    let mut killed = tune().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !dir.path("tuned.checkpoint").exists() && killed.try_wait().unwrap().is_none() {
+        sleep(Duration::from_millis(1));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(dir.path("tuned.tune").exists() && !dir.path("tuned").exists(), "it had come to its end");
+    let output = finish(&mut tune()).success();
+    // Nothing more is tried, of which something else could follow than what the checkpoint is of.
+    assert!(!output.contains("of 6, fold") && output.contains("the time is up"), "{output}");
+    assert!(dir.path("tuned").exists() && !dir.path("tuned.checkpoint").exists());
+}
+
+#[test]
 fn shards_share_the_work() {
     let dir = Dir::default();
     let data = dir.write("data.csv", small_csv(48));

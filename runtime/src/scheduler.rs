@@ -430,7 +430,7 @@ impl Shared {
         let _alive = Alive(self);
         let settings = &self.settings;
         let has_wide = self.workers.wide;
-        // Whether the session keeps the memory of a large batch, and since when it has had none.
+        // Whether the session keeps the memory of a large batch, and since when it has had nothing to run.
         let (mut is_grown, mut idle_since) = (false, Instant::now());
         let mut state = self.lock();
         loop {

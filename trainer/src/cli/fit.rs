@@ -500,22 +500,27 @@ impl Args {
 
     /// Checks that what is written where was asked is written to by nothing else, be it what the run, or a tuning, writes beside its bundle.
     fn check_places(&self) -> Result<(), Error> {
-        let mut taken = ["tune", "tuning.html"].map(|extension| self.beside_bundle(extension)).to_vec();
-        taken.extend([self.metrics_path(), self.out_of_fold_path(), self.doubts_path(), self.checkpoint_path()]);
-        taken.extend(self.report.is_none().then(|| self.report_path()));
-        let mut taken: Vec<PathBuf> = taken.iter().map(|path| super::place(path)).collect();
-        let asked =
-            [("--report", &self.report), ("--tensorboard", &self.tensorboard), ("--save-model", &self.save_model)];
-        for (setting, path) in asked.into_iter().filter_map(|(setting, path)| Some((setting, path.as_ref()?))) {
+        let mut own = ["tune", "tuning.html"].map(|extension| self.beside_bundle(extension)).to_vec();
+        own.extend([self.metrics_path(), self.out_of_fold_path(), self.doubts_path(), self.checkpoint_path()]);
+        own.extend(self.report.is_none().then(|| self.report_path()));
+        // With whether nothing else may lie in it.
+        let mut taken: Vec<(PathBuf, bool)> = own.iter().map(|path| (super::place(path), true)).collect();
+        let asked = [
+            ("--report", &self.report, true),
+            ("--tensorboard", &self.tensorboard, false),
+            ("--save-model", &self.save_model, true),
+        ];
+        for (setting, path, is_alone) in asked {
+            let Some(path) = path else { continue };
             let place = super::place(path);
-            if taken.iter().any(|other| place.starts_with(other) || other.starts_with(&place)) {
-                return Err(Error::setting(
-                    setting,
-                    "a place that nothing else of the run is written to",
-                    path.display(),
-                ));
+            let meets = |(other, other_is_alone): &(PathBuf, bool)| {
+                place == *other || *other_is_alone && place.starts_with(other) || is_alone && other.starts_with(&place)
+            };
+            if taken.iter().any(meets) {
+                let expected = "a place that nothing else of the run is written to";
+                return Err(Error::setting(setting, expected, path.display()));
             }
-            taken.push(place);
+            taken.push((place, is_alone));
         }
         Ok(())
     }
