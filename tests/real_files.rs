@@ -701,3 +701,22 @@ fn a_name_need_not_be_utf8() {
     tune.args(["tune", "--trials", "2", "--method", "frozen", "--cross-validate", "2", "--base"]).arg(base());
     finish(tune.arg("--data").arg(&data).arg("--out").arg(folder.join("tuned"))).success();
 }
+
+#[test]
+fn how_many_labels_a_base_had_is_not_kept() {
+    let dir = Dir::default();
+    // As transformers 2 wrote it.
+    let folder = dir.tiny_bert(|config| {
+        config.insert("num_labels".to_owned(), 5.into());
+    });
+    let data = dir.write("data.csv", small_csv(40));
+    let run = |out: &str, further: &[&str]| {
+        let mut command = program("nimbert-train");
+        command.args(["fit", "--method", "finetune", "--epochs", "1", "--data"]).arg(&data);
+        finish(command.arg("--out").arg(dir.path(out)).args(further)).success();
+    };
+    let model = dir.path("model");
+    let [folder, model] = [&folder, &model].map(|path| path.to_str().unwrap());
+    run("bundle", &["--base", folder, "--trim-vocab", "300", "--save-model", model]);
+    run("further", &["--from", model]);
+}

@@ -116,13 +116,14 @@ impl Loss {
             None => weight(target.id() as usize),
         };
         let total: f32 = targets.iter().map(|target| target.weight * row_weight(target)).sum();
+        // Where nothing counts, neither does what smoothing gives the other labels, and the loss is 0. A scale of 0 would cut the graph.
+        let factors = if total > 0.0 { factors } else { vec![0.0; factors.len()] };
         let mut log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
         if self.focal_gamma > 0.0 {
             let missed = (1.0 - log_p.exp()?)?;
             log_p = (log_p * missed.powf(self.focal_gamma.into())?)?;
         }
         let factors = Tensor::from_vec(factors, (rows, classes), &Device::Cpu)?;
-        // Where nothing counts, all factors are 0, and so is the loss. A scale of 0 would cut the graph.
         let scale = if total > 0.0 { -1.0 / f64::from(total) } else { -1.0 };
         Ok(((log_p * factors)?.sum_all()? * scale)?)
     }
@@ -144,7 +145,10 @@ impl Loss {
         }
         let targets = Tensor::from_vec(values, (rows, classes), &Device::Cpu)?;
         let tail = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
-        let [mut holds, mut fails] = [(logits.neg()?.relu()? + &tail)?, (logits.relu()? + &tail)?];
+        // max(-x, 0) as max(x, 0) - x: at 0 the derivative of the maximum is taken for 1, which with that of the tail, -1/2, is right for
+        // both.
+        let positive = logits.relu()?;
+        let [mut holds, mut fails] = [((&positive - logits)? + &tail)?, (&positive + &tail)?];
         if self.focal_gamma > 0.0 {
             // e^-loss is the probability of what is so.
             for part in [&mut holds, &mut fails] {
@@ -290,6 +294,21 @@ mod tests {
         assert_eq!(loss.to_scalar::<f32>().unwrap(), 1000.0);
         let gradient = loss.backward().unwrap().remove(&logits).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(gradient, [[0.5, -0.5]]);
+        // Where no instruction knows which side it is on: σ(x) − y, the mean of two.
+        let logits = candle_core::Var::new(&[[0.0f32, 0.0]], &Device::Cpu).unwrap();
+        let loss = binary(Loss::default()).forward(&logits, &[&[0].into()]).unwrap();
+        assert!((loss.to_scalar::<f32>().unwrap() - 2.0f32.ln()).abs() < 1e-7);
+        let gradient = loss.backward().unwrap().remove(&logits).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(gradient, [[-0.25, 0.25]]);
+    }
+
+    #[test]
+    fn a_batch_of_labels_that_do_not_count_teaches_nothing() {
+        let setting = Loss { class_weights: Some(vec![0.0, 1.0]), label_smoothing: 0.1, ..Loss::default() };
+        let logits = candle_core::Var::new(&[[0.3f32, -0.2], [1.0, 2.0]], &Device::Cpu).unwrap();
+        let loss = setting.forward(&logits, &[&[0].into(), &[0].into()]).unwrap();
+        let gradient = loss.backward().unwrap().remove(&logits).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!((loss.to_scalar::<f32>().unwrap().abs(), gradient), (0.0, vec![vec![0.0; 2]; 2]));
     }
 
     #[test]

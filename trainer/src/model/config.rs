@@ -225,6 +225,51 @@ impl DropoutConfig {
     }
 }
 
+/// Names of one setting, of which a file may have several: what others than the model's own class read.
+const SPELLINGS: [&[&str]; 10] = [
+    &["hidden_size", "dim"],
+    &["num_hidden_layers", "n_layers"],
+    &["num_attention_heads", "n_heads"],
+    &["intermediate_size", "hidden_dim"],
+    &["hidden_act", "activation", "hidden_activation"],
+    &["classifier_activation", "pooler_hidden_act"],
+    &["layer_norm_eps", "norm_eps"],
+    &["hidden_dropout_prob", "dropout"],
+    &["attention_probs_dropout_prob", "attention_dropout"],
+    &["classifier_dropout", "seq_classif_dropout", "classifier_dropout_prob", "cls_dropout"],
+];
+
+/// Those that the class of a model type reads instead of the first one.
+fn own_spellings(model_type: &str) -> &'static [&'static str] {
+    match model_type {
+        "distilbert" => &[
+            "dim",
+            "n_layers",
+            "n_heads",
+            "hidden_dim",
+            "activation",
+            "dropout",
+            "attention_dropout",
+            "seq_classif_dropout",
+        ],
+        "modernbert" => &["hidden_activation", "norm_eps", "attention_dropout"],
+        "albert" => &["classifier_dropout_prob"],
+        "deberta-v2" => &["pooler_hidden_act", "cls_dropout"],
+        _ => &[],
+    }
+}
+
+/// What the file says without the names that the model's class does not read, where it has those that it does.
+fn in_own_spelling(model_type: &str, mut map: serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
+    let own = own_spellings(model_type);
+    for names in SPELLINGS {
+        let there = || names.iter().filter(|name| map.contains_key(**name));
+        let kept = there().find(|name| own.contains(name)).or_else(|| there().next()).copied();
+        map.retain(|name, _| kept == Some(name.as_str()) || !names.contains(&name.as_str()));
+    }
+    map
+}
+
 /// The fields as they stand in the file, under the names of any family.
 #[derive(Deserialize)]
 struct Json {
@@ -338,7 +383,8 @@ impl EncoderConfig {
             };
             Error::model(path, expected, got)
         })?;
-        let json: Json = serde_json::from_value(Value::Object(map.clone())).map_err(|error| not_json(path, &error))?;
+        let fields = Value::Object(in_own_spelling(model_type, map.clone()));
+        let json: Json = serde_json::from_value(fields).map_err(|error| not_json(path, &error))?;
         let expect = |holds: bool, expected: &str, got: &dyn std::fmt::Display| {
             if holds { Ok(()) } else { Err(Error::model(path, expected, got.to_string())) }
         };
@@ -347,7 +393,9 @@ impl EncoderConfig {
             let expected = format!("one of the activations {}", Activation::NAMES.join(", "));
             Activation::from_name(name).ok_or_else(|| Error::model(path, expected, name))
         };
-        let positions = json.position_embedding_type.as_deref().unwrap_or("absolute");
+        // Other classes do not read it: mmBERT's file has sans_pos.
+        let reads_positions = family.attention == AttentionKind::Plain && model_type != "distilbert";
+        let positions = json.position_embedding_type.as_deref().filter(|_| reads_positions).unwrap_or("absolute");
         expect(positions == "absolute", "position_embedding_type absolute", &positions)?;
         let (hidden, heads) = (json.hidden_size, json.num_attention_heads);
         let divides = heads > 0 && hidden > 0 && hidden.is_multiple_of(heads);
@@ -461,7 +509,8 @@ impl EncoderConfig {
     /// sizes as they are now.
     pub fn classifier_json(&self, labels: &[String], problem_type: ProblemType) -> serde_json::Map<String, Value> {
         let mut json = self.json.clone();
-        json.remove("_name_or_path");
+        // Those of the base, where it says so: how many labels there are follows from their names.
+        ["_name_or_path", "num_labels", "_num_labels"].into_iter().for_each(|key| drop(json.remove(key)));
         // transformers has no class with such a head.
         let class = match self.head {
             HeadKind::Layers => self.family.classifier_class(self.model_type()),
@@ -594,9 +643,52 @@ impl Json {
                 attention_output: if_dropped(family.dropped.attention_output, hidden),
                 activated: 0.0,
                 output: if_dropped(family.dropped.output, hidden),
-                head_input: input(self.pooler_dropout.unwrap_or(classifier)),
+                head_input: input(match kind {
+                    AttentionKind::Disentangled => self.pooler_dropout.unwrap_or(0.0),
+                    _ => classifier,
+                }),
                 classifier,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// That of a tiny model, changed.
+    fn config(name: &str, changes: Value) -> Result<EncoderConfig> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data").join(name).join("config.json");
+        let mut map = EncoderConfig::open(&path).unwrap().json;
+        let Value::Object(changes) = changes else { unreachable!("an object was written") };
+        map.extend(changes);
+        EncoderConfig::from_json(&path, map)
+    }
+
+    #[test]
+    fn names_that_only_other_classes_read_are_not_read() {
+        // As ModernBERT's own file has both, and mmBERT's what its class does not know.
+        let both =
+            config("tiny-modernbert-cls", json!({ "layer_norm_eps": 1e-12, "position_embedding_type": "sans_pos" }));
+        assert_eq!(both.unwrap().layer_norm_eps, 1e-5);
+        let alone = config("tiny-modernbert-cls", json!({ "norm_eps": null, "layer_norm_eps": 1e-4 }));
+        assert_eq!(alone.unwrap().layer_norm_eps, 1e-5);
+        let bert = config("tiny-bert", json!({ "layer_norm_eps": 1e-7, "norm_eps": 1e-3, "n_layers": 1 })).unwrap();
+        assert_eq!(bert.layer_norm_eps, 1e-7);
+        assert!(bert.layers.len() > 1);
+        let distilbert = config("tiny-distilbert", json!({ "hidden_dropout_prob": 0.5, "dropout": 0.25 })).unwrap();
+        assert_eq!(distilbert.dropout.embeddings, 0.25);
+        assert!(config("tiny-bert", json!({ "position_embedding_type": "relative_key" })).is_err());
+    }
+
+    #[test]
+    fn null_is_not_missing_where_the_class_tells_them_apart() {
+        let theta = |local: Value| {
+            let config = config("tiny-modernbert-cls", json!({ "local_rope_theta": local, "global_rope_theta": 5e4 }));
+            config.unwrap().layers.iter().map(|layer| layer.rotary_theta.unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(theta(json!(7e3)), [5e4, 7e3, 7e3, 5e4]);
+        assert_eq!(theta(Value::Null), [5e4; 4]);
     }
 }

@@ -148,6 +148,7 @@ const DISTILBERT: Family = Family {
     types: &[("distilbert", "DistilBertForSequenceClassification")],
     names: DISTILBERT_NAMES,
     token_types: None,
+    defaults: Defaults { classifier_dropout: Some(0.2), ..BERT.defaults },
     dropped: Dropped { attention_output: false, output: true },
     head: Head { activation: Some(Activation::Relu), ..BERT.head },
     ..BERT

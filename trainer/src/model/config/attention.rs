@@ -23,7 +23,9 @@ pub(super) struct Json {
     layer_types: Option<Vec<String>>,
     local_attention: Option<usize>,
     global_rope_theta: Option<f32>,
-    local_rope_theta: Option<f32>,
+    /// Null is said too: that of the others.
+    #[serde(default, deserialize_with = "said")]
+    local_rope_theta: Option<Option<f32>>,
     rope_parameters: Option<serde_json::Map<String, Value>>,
     rope_scaling: Option<Value>,
     // MPNet
@@ -73,7 +75,8 @@ impl Json {
             return Err(Error::model(path, "rotary positions without rope_scaling", scaling.to_string()));
         }
         let global = self.theta(path, GLOBAL, self.global_rope_theta.unwrap_or(160_000.0))?;
-        let local = self.theta(path, LOCAL, self.local_rope_theta.unwrap_or(10_000.0))?;
+        let usual = self.local_rope_theta.map_or(10_000.0, |theta| theta.unwrap_or(global));
+        let local = self.theta(path, LOCAL, usual)?;
         let global = LayerConfig { window: None, rotary_theta: Some(global) };
         let window = self.local_attention.unwrap_or(128) / 2;
         let local = LayerConfig { window: Some(window), rotary_theta: Some(local) };
@@ -163,4 +166,9 @@ pub(super) fn write(layers: &[LayerConfig], json: &mut serde_json::Map<String, V
         let name = |layer: &LayerConfig| if layer.window.is_none() { GLOBAL } else { LOCAL };
         json.insert("layer_types".into(), layers.iter().map(name).collect());
     }
+}
+
+/// What is there, be it null.
+fn said<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Option<f32>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
