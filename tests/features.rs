@@ -265,11 +265,19 @@ fn accumulated_batches_give_the_weights_of_a_large_one() {
     };
     let large = weights("large", &["--batch-size", "16"]);
     let small = weights("small", &["--batch-size", "4", "--gradient-accumulation", "4"]);
+    // Parts of a batch count by their labels too.
+    let weighted = ["--class-weights", "negative=0.5,positive=6"];
+    let weighted_large = weights("weighted-large", &[&["--batch-size", "15"][..], &weighted].concat());
+    let further = ["--batch-size", "5", "--gradient-accumulation", "3"];
+    let weighted_small = weights("weighted-small", &[&further[..], &weighted].concat());
     let other = weights("other", &["--batch-size", "4"]);
     let difference =
         |a: &Tensor, b: &Tensor| values(a).iter().zip(values(b)).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
     let name = "bert.encoder.layer.0.output.dense.weight";
     let (same, different) = (difference(&large[name], &small[name]), difference(&large[name], &other[name]));
+    assert!(same < 2e-5 && different > 10.0 * same, "{same} {different}");
+    let (same, different) =
+        (difference(&weighted_large[name], &weighted_small[name]), difference(&weighted_large[name], &large[name]));
     assert!(same < 2e-5 && different > 10.0 * same, "{same} {different}");
 }
 

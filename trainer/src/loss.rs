@@ -90,15 +90,39 @@ impl Loss {
     /// # Errors
     /// [`Error::Tensor`].
     pub fn forward(&self, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
+        self.part(logits, targets, self.counted(targets))
+    }
+
+    /// What some of a step's rows have of its loss, where all of them are [`Loss::counted`] so: the parts of a step sum to the loss of
+    /// all.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`].
+    pub fn part(&self, logits: &Tensor, targets: &[&Target], counted: f32) -> Result<Tensor> {
         match self.problem_type {
-            ProblemType::SingleLabel => self.cross_entropy(logits, targets),
-            ProblemType::MultiLabel => self.binary_cross_entropy(logits, targets),
+            ProblemType::SingleLabel => self.cross_entropy(logits, targets, counted),
+            ProblemType::MultiLabel => self.binary_cross_entropy(logits, targets, counted),
+        }
+    }
+
+    /// By what a sum over rows is divided for their mean: their weights, times those of their labels where each has one.
+    pub fn counted(&self, targets: &[&Target]) -> f32 {
+        targets.iter().map(|target| target.weight * self.label_weight(target)).sum()
+    }
+
+    /// The weight of a row's label, or the mean of several by their shares; of any number of them, 1.
+    fn label_weight(&self, target: &Target) -> f32 {
+        let weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| weights[class]);
+        match (self.problem_type, &target.shares) {
+            (ProblemType::MultiLabel, _) => 1.0,
+            (_, Some(shares)) => shares.iter().enumerate().map(|(class, share)| share * weight(class)).sum(),
+            (_, None) => weight(target.id() as usize),
         }
     }
 
     /// As in PyTorch, the weighted mean: the sum over the rows divided by the sum of their weights, which are those of the
     /// rows times those of their labels. Against shares, it is the cross-entropy of two distributions.
-    fn cross_entropy(&self, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
+    fn cross_entropy(&self, logits: &Tensor, targets: &[&Target], total: f32) -> Result<Tensor> {
         let (rows, classes) = logits.dims2()?;
         let weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| weights[class]);
         let spread = self.label_smoothing / classes as f32;
@@ -111,11 +135,6 @@ impl Loss {
                 target.weight * (weight(class) * (hit + spread))
             })
             .collect();
-        let row_weight = |target: &&Target| match &target.shares {
-            Some(shares) => shares.iter().enumerate().map(|(class, share)| share * weight(class)).sum(),
-            None => weight(target.id() as usize),
-        };
-        let total: f32 = targets.iter().map(|target| target.weight * row_weight(target)).sum();
         // Where nothing counts, neither does what smoothing gives the other labels, and the loss is 0. A scale of 0 would cut the graph.
         let factors = if total > 0.0 { factors } else { vec![0.0; factors.len()] };
         let mut log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
@@ -130,7 +149,7 @@ impl Loss {
 
     /// -log σ(x) where a label holds and -log σ(-x) where it does not, the mean over rows and labels. In the stable form
     /// -log σ(x) = max(-x, 0) + log(1 + e^-|x|), which neither overflows nor loses small values.
-    fn binary_cross_entropy(&self, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
+    fn binary_cross_entropy(&self, logits: &Tensor, targets: &[&Target], counted: f32) -> Result<Tensor> {
         let (rows, classes) = logits.dims2()?;
         let (high, low) = (1.0 - self.label_smoothing / 2.0, self.label_smoothing / 2.0);
         let row_weights: Vec<f32> = targets.iter().map(|target| target.weight).collect();
@@ -160,10 +179,10 @@ impl Loss {
             holds = holds.broadcast_mul(&Tensor::new(weights.as_slice(), &Device::Cpu)?)?;
         }
         let losses = ((&targets * holds)? + ((1.0 - &targets)? * fails)?)?;
-        if row_weights.iter().all(|weight| *weight == 1.0) {
+        if counted == rows as f32 && row_weights.iter().all(|weight| *weight == 1.0) {
             return Ok(losses.mean_all()?);
         }
-        let total = row_weights.iter().sum::<f32>() * classes as f32;
+        let total = counted * classes as f32;
         let row_weights = Tensor::from_vec(row_weights, (rows, 1), &Device::Cpu)?;
         let scale = if total > 0.0 { 1.0 / f64::from(total) } else { 1.0 };
         Ok((losses.broadcast_mul(&row_weights)?.sum_all()? * scale)?)
@@ -285,6 +304,23 @@ mod tests {
         let smoothed = smoothed + 0.95 * parts[1] + 0.05 * missed(-1.0) + 0.95 * parts[2] + 0.05 * missed(0.5);
         let smoothed = (smoothed + 0.95 * parts[3] + 0.05 * missed(3.0)) / 4.0;
         assert!((value(binary(Loss { label_smoothing: 0.1, ..Loss::default() })) - smoothed).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_parts_of_a_step_sum_to_the_loss_of_all() {
+        let logits = Tensor::new(&[[2.0f32, -1.0], [0.5, 3.0], [1.0, 0.0]], &Device::Cpu).unwrap();
+        let targets: [Target; 3] = [[0].into(), Target { weight: 2.5, ..[1].into() }, [0].into()];
+        let targets: Vec<&Target> = targets.iter().collect();
+        for problem_type in [ProblemType::SingleLabel, ProblemType::MultiLabel] {
+            let setting = Loss { problem_type, class_weights: Some(vec![0.5, 5.0]), ..Loss::default() };
+            let counted = setting.counted(&targets);
+            let value = |loss: Result<Tensor>| loss.unwrap().to_scalar::<f32>().unwrap();
+            let part = |first: usize, rows: usize| {
+                let logits = logits.narrow(0, first, rows).unwrap();
+                value(setting.part(&logits, &targets[first..first + rows], counted))
+            };
+            assert!((part(0, 1) + part(1, 2) - value(setting.forward(&logits, &targets))).abs() < 1e-6);
+        }
     }
 
     #[test]

@@ -59,6 +59,14 @@ impl TaskRows {
     }
 }
 
+/// What a row says of a task: one that says nothing is not counted.
+fn counted_target(task: &TaskLabels, target: &Target) -> Target {
+    match task.target(target) {
+        Target { ids, shares: None, .. } if ids.is_empty() => Target { weight: 0.0, ..[0].into() },
+        of_task => of_task,
+    }
+}
+
 impl TaskLabels {
     /// What a label is called within its task.
     pub fn plain<'a>(&self, label: &'a str) -> &'a str {
@@ -231,22 +239,32 @@ impl Tasks {
         logits.iter().zip(reference).map(of_row)
     }
 
-    /// The sum of the tasks' losses, each the mean over the rows that have a label of it: of `logits` `[rows, labels]`, a scalar.
+    /// By what the sums over a step's rows are divided, by task ([`Loss::counted`]).
+    pub(crate) fn counted(&self, loss: &Loss, targets: &[&Target]) -> Vec<f32> {
+        if self.is_single() {
+            return vec![loss.counted(targets)];
+        }
+        let of_task = |task: &TaskLabels| {
+            let targets: Vec<Target> = targets.iter().map(|target| counted_target(task, target)).collect();
+            task.loss(loss).counted(&targets.iter().collect::<Vec<_>>())
+        };
+        self.iter().map(of_task).collect()
+    }
+
+    /// The sum of the tasks' losses, each the mean over the rows that have a label of it: of `logits` `[rows, labels]`, a scalar. Of some
+    /// of a step's rows, what they have of its loss, where all of them are `counted` so.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
-    pub(crate) fn loss(&self, loss: &Loss, logits: &Tensor, targets: &[&Target]) -> Result<Tensor> {
+    pub(crate) fn loss(&self, loss: &Loss, logits: &Tensor, targets: &[&Target], counted: &[f32]) -> Result<Tensor> {
         if self.is_single() {
-            return loss.forward(logits, targets);
+            return loss.part(logits, targets, counted[0]);
         }
+        let mut counted = counted.iter();
         self.sum(|task| {
-            let target = |target: &&Target| match task.target(target) {
-                // A row that is not counted.
-                Target { ids, shares: None, .. } if ids.is_empty() => Target { weight: 0.0, ..[0].into() },
-                of_task => of_task,
-            };
-            let targets: Vec<Target> = targets.iter().map(target).collect();
-            task.loss(loss).forward(&task.logits(logits)?, &targets.iter().collect::<Vec<_>>())
+            let targets: Vec<Target> = targets.iter().map(|target| counted_target(task, target)).collect();
+            let targets: Vec<&Target> = targets.iter().collect();
+            task.loss(loss).part(&task.logits(logits)?, &targets, *counted.next().expect("one a task"))
         })
     }
 
@@ -312,10 +330,18 @@ mod tests {
             let loss = Loss { class_weights: Some(weights.to_vec()), ..Loss::default() };
             value(&loss.forward(&logits, &targets.iter().collect::<Vec<_>>()).unwrap())
         };
-        let both = tasks().loss(&loss, &logits, &targets).unwrap();
+        // In two parts, of which one has a row of both tasks.
+        let counted = tasks().counted(&loss, &targets);
+        let part = |row: usize| {
+            let logits = logits.narrow(0, row, 1).unwrap();
+            value(&tasks().loss(&loss, &logits, &targets[row..=row], &counted).unwrap())
+        };
+        let parts = part(0) + part(1);
+        let both = tasks().loss(&loss, &logits, &targets, &counted).unwrap();
         let a = of_task(0, 2, 2, &[[0].into(), [1].into()], &[1.0, 2.0]);
         let ab = of_task(2, 3, 1, &[[1].into()], &[3.0, 4.0, 5.0]);
         assert!((value(&both) - a - ab).abs() < 1e-6, "{} {a} {ab}", value(&both));
+        assert!((value(&both) - parts).abs() < 1e-6, "{} {parts}", value(&both));
         // What is not sure counts by its shares, where the row has no label of the task too.
         let shares = Target { shares: Some(vec![0.5, 0.5, 0.2, 0.3, 0.5]), ..[0].into() };
         let loss_of = |first: usize, count: usize, shares: &[f32]| {
@@ -323,7 +349,8 @@ mod tests {
             let logits = logits.narrow(0, 0, 1).unwrap().narrow(1, first, count).unwrap();
             value(&Loss::default().forward(&logits, &[&target]).unwrap())
         };
-        let one = tasks().loss(&Loss::default(), &logits.narrow(0, 0, 1).unwrap(), &[&shares]).unwrap();
+        let counted = tasks().counted(&Loss::default(), &[&shares]);
+        let one = tasks().loss(&Loss::default(), &logits.narrow(0, 0, 1).unwrap(), &[&shares], &counted).unwrap();
         let expected = loss_of(0, 2, &[0.5, 0.5]) + loss_of(2, 3, &[0.2, 0.3, 0.5]);
         assert!((value(&one) - expected).abs() < 1e-6, "{} {expected}", value(&one));
         // A label that a row lacks moves nothing.

@@ -362,27 +362,36 @@ impl<'a> Run<'a> {
     fn gradients_of(&mut self, examples: &[&Example]) -> Result<StepResult> {
         let Self { model, job: Job { config, teacher, .. }, dropout, progress, .. } = self;
         let decision = undecided(config.loss.problem_type);
+        let all: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
+        let (counted, step_weight) = (model.tasks.counted(&config.loss, &all), weight_of(examples.iter().copied()));
         let mut sum: Option<StepResult> = None;
-        for examples in pieces(examples, config.batch_size) {
+        let pieces = pieces(examples, config.batch_size);
+        let count = pieces.len();
+        for examples in pieces {
             let batch = PackedBatch::of_windows(examples.iter().map(|example| example.windows.as_slice()));
             let targets: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
             let output = model.forward(&batch, Some(dropout))?;
-            let loss = model.tasks.loss(&config.loss, &output.logits, &targets)?;
+            let loss = model.tasks.loss(&config.loss, &output.logits, &targets, &counted)?;
+            let weight = weight_of(examples.iter().copied());
+            // Of what is a mean over these rows, the step has so much. Of rows that do not count at all, that of each is as good; a scale of
+            // 0 would cut the graph.
+            let share = if step_weight > 0.0 { (weight / step_weight).max(1e-30) } else { 1.0 / count as f64 };
             let loss = match &config.contrast {
                 Some(contrast) => {
                     let of_pairs = contrast.of_batch(&output.pooled, &batch, &targets, &model.tasks)?;
-                    (loss + (of_pairs * contrast.weight)?)?
+                    (loss + (of_pairs * (contrast.weight * share))?)?
                 }
                 None => loss,
             };
             let loss = match teacher {
-                Some(teacher) => teacher.loss(&batch, &output, &loss)?,
+                // What it has of its own is such a mean.
+                Some(teacher) => (teacher.loss(&batch, &output, &(loss / share)?)? * share)?,
                 None => loss,
             };
             let gradients = model.backward(&(&loss * progress.loss_scale.factor)?, &output, &batch)?;
             let logits = output.logits.to_vec2::<f32>()?;
             let part = StepResult {
-                weight: weight_of(examples.iter().copied()),
+                weight,
                 loss: f64::from(loss.to_scalar::<f32>()?),
                 gradients,
                 hits: model.tasks.hits(&decision, &logits, targets.iter().map(|target| target.ids.as_slice())),
@@ -474,15 +483,12 @@ impl<'a> Run<'a> {
 }
 
 impl StepResult {
-    /// Together with a further batch: means over the rows of both.
+    /// Together with a further part of the step.
     fn add(self, part: Self) -> Result<Self> {
-        let weight = self.weight + part.weight;
-        // Of rows that do not count at all, the mean is that of either.
-        let share = if weight > 0.0 { part.weight / weight } else { 0.5 };
         Ok(Self {
-            weight,
-            loss: self.loss * (1.0 - share) + part.loss * share,
-            gradients: self.gradients.add(1.0 - share, part.gradients, share)?,
+            weight: self.weight + part.weight,
+            loss: self.loss + part.loss,
+            gradients: self.gradients.accumulate(part.gradients)?,
             hits: self.hits + part.hits,
             tokens: self.tokens + part.tokens,
         })

@@ -77,18 +77,17 @@ impl Gradients {
         self.0.get(name)
     }
 
-    /// Adds `other`, each multiplied by its scale first: the sum over parts of a batch that were computed one by one.
+    /// Adds `other`: the sum over parts of a batch that were computed one by one.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`] if they are the gradients of another model.
-    pub fn add(self, scale: f64, mut other: Self, other_scale: f64) -> Result<Self> {
+    pub fn accumulate(self, mut other: Self) -> Result<Self> {
         let sum = |(name, gradient): (String, Gradient)| {
             let sum = match (gradient, other.0.remove(&name)) {
-                (Gradient::Dense(a), Some(Gradient::Dense(b))) => Gradient::Dense(((a * scale)? + (b * other_scale)?)?),
+                (Gradient::Dense(a), Some(Gradient::Dense(b))) => Gradient::Dense((a + b)?),
                 (Gradient::Rows { rows: mut ids, mut values }, Some(Gradient::Rows { rows, values: further })) => {
                     let hidden = further.len() / rows.len();
-                    values.iter_mut().for_each(|value| *value *= scale as f32);
-                    values.extend(further.iter().map(|value| value * other_scale as f32));
+                    values.extend(further);
                     ids.extend(rows);
                     Gradient::of_rows(&ids, &values, hidden)
                 }
@@ -126,10 +125,10 @@ mod tests {
         };
         let a = gradients(&[3, 1], &[1.0, 2.0, 3.0, 4.0], &[1.0, 2.0]);
         let b = gradients(&[1], &[10.0, 20.0], &[10.0, 20.0]);
-        let sum = a.add(0.5, b, 0.1).unwrap();
+        let sum = a.accumulate(b).unwrap();
         let Some(Gradient::Rows { rows, values }) = sum.get("t") else { panic!("rows") };
-        assert_eq!((rows.as_slice(), values.as_slice()), (&[1, 3][..], &[2.5, 4.0, 0.5, 1.0][..]));
+        assert_eq!((rows.as_slice(), values.as_slice()), (&[1, 3][..], &[13.0, 24.0, 1.0, 2.0][..]));
         let dense = sum.get("w").unwrap().to_dense(&Tensor::new(&[0.0f32, 0.0], &Device::Cpu).unwrap()).unwrap();
-        assert_eq!(dense.to_vec1::<f32>().unwrap(), [1.5, 3.0]);
+        assert_eq!(dense.to_vec1::<f32>().unwrap(), [11.0, 22.0]);
     }
 }
