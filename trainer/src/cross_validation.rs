@@ -71,8 +71,8 @@ impl Figure {
 
 impl Folds {
     /// Deals out the rows, each label's evenly, those of several by their rarest one, at random: to `count` folds, or less where there
-    /// are not that many rows with a weight for each label on average, a row of several tasks counting for each, or not that many texts. None where there are
-    /// not two. Rows without a weight are dealt out by themselves.
+    /// are not that many rows with a weight for each label on average, a row of several tasks counting for each, or not that many texts.
+    /// None where there are not two. Rows without a weight are dealt out by themselves.
     pub fn new(
         problem_type: ProblemType,
         targets: &[&Target],

@@ -110,13 +110,16 @@ impl Loss {
         targets.iter().map(|target| target.weight * self.label_weight(target)).sum()
     }
 
+    fn class_weight(&self, class: usize) -> f32 {
+        self.class_weights.as_ref().map_or(1.0, |weights| weights[class])
+    }
+
     /// The weight of a row's label, or the mean of several by their shares; of any number of them, 1.
     fn label_weight(&self, target: &Target) -> f32 {
-        let weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| weights[class]);
         match (self.problem_type, &target.shares) {
             (ProblemType::MultiLabel, _) => 1.0,
-            (_, Some(shares)) => shares.iter().enumerate().map(|(class, share)| share * weight(class)).sum(),
-            (_, None) => weight(target.id() as usize),
+            (_, Some(shares)) => shares.iter().enumerate().map(|(class, share)| share * self.class_weight(class)).sum(),
+            (_, None) => self.class_weight(target.id() as usize),
         }
     }
 
@@ -124,7 +127,6 @@ impl Loss {
     /// rows times those of their labels. Against shares, it is the cross-entropy of two distributions.
     fn cross_entropy(&self, logits: &Tensor, targets: &[&Target], total: f32) -> Result<Tensor> {
         let (rows, classes) = logits.dims2()?;
-        let weight = |class: usize| self.class_weights.as_ref().map_or(1.0, |weights| weights[class]);
         let spread = self.label_smoothing / classes as f32;
         // How much -log p of each label counts in each row.
         let factors: Vec<f32> = targets
@@ -132,7 +134,7 @@ impl Loss {
             .flat_map(|target| (0..classes).map(move |class| (class, target)))
             .map(|(class, target)| {
                 let hit = target.share(class) * (1.0 - self.label_smoothing);
-                target.weight * (weight(class) * (hit + spread))
+                target.weight * (self.class_weight(class) * (hit + spread))
             })
             .collect();
         // Where nothing counts, neither does what smoothing gives the other labels, and the loss is 0. A scale of 0 would cut the graph.

@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         writeln!(out, "graph        {name} for {provider}, {precision}: {file} ({size:.1} MB){requires}")?;
     }
     if let Some(comment) = bundle.signature_comment() {
-        writeln!(out, "signature    {} (not verified here)", escaped(&comment.replace('\t', ", ")))?;
+        writeln!(out, "signature    {} (not verified here)", super::on_one_line(&comment))?;
     }
     let acceptance = &manifest.acceptance;
     writeln!(out, "tested on    {} rows ({})", acceptance.rows, escaped(&acceptance.split))?;

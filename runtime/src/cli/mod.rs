@@ -30,8 +30,11 @@ use anyhow::bail;
 use clap::{Parser, Subcommand};
 use indicatif::ProgressBar;
 use nimbert::{
-    Classifier, Device, Operators, Options, PublicKey, SessionOptions, Verify, compiled::default_cache,
-    device::GpuOptions, parse_size, prediction::escaped_lines,
+    Classifier, Device, Operators, Options, PublicKey, SessionOptions, Verify,
+    compiled::default_cache,
+    device::GpuOptions,
+    parse_size,
+    prediction::{escaped, escaped_lines},
 };
 
 /// Classifies text with a bundle made by nimbert-train.
@@ -231,6 +234,11 @@ fn open(bundle: &std::path::Path, options: &Options) -> nimbert::Result<Classifi
         eprintln!("nimbert: device {}", classifier.device());
     }
     Ok(classifier)
+}
+
+/// A signature's comment, whose parts have tabs between them.
+fn on_one_line(comment: &str) -> String {
+    escaped(&comment.replace('\t', ", "))
 }
 
 /// A number of bytes as people write it: 300MB, 2GB, 64MiB.

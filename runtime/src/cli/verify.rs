@@ -70,7 +70,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let left: String =
         foreign.map(|(name, what)| format!("; {} was not run: it requires {what}", escaped(name))).collect();
     let signed = match (options.require_signature.is_empty(), bundle.signature_comment()) {
-        (false, comment) => format!(", signed ({})", escaped(&comment.unwrap_or_default().replace('\t', ", "))),
+        (false, comment) => format!(", signed ({})", super::on_one_line(&comment.unwrap_or_default())),
         (true, Some(_)) => "; its signature was not looked at: --public-key".to_owned(),
         (true, None) => String::new(),
     };

@@ -323,11 +323,7 @@ enum LongText {
 impl Args {
     /// What is learned from: a folder, or the name of a model on the hub.
     fn base(&self) -> Cow<'_, str> {
-        match (&self.base, &self.from) {
-            (Some(base), _) => base.into(),
-            (None, Some(folder)) => folder.to_string_lossy(),
-            (None, None) => unreachable!("clap asks for one"),
-        }
+        self.base_path().to_string_lossy()
     }
 
     /// The same, of a folder.

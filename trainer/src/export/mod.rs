@@ -310,9 +310,7 @@ pub fn judge(
         shipped_accuracy: judge.share(shipped.hits),
         label_agreement: difference.label_agreement,
     };
-    let distances = shipped.distances.iter().copied().map(Some).chain(std::iter::repeat(None));
-    let answers = shipped.logits.iter().zip(distances);
-    let answers = answers.map(|(logits, distance)| model.tasks.answer(logits, distance)).collect();
+    let answers = judge.with_distances(&shipped.logits, &shipped.distances);
     let mut graphs: Vec<(VariantKind, ModelProto)> = Vec::new();
     for &kind in &config.variants {
         graphs.push((kind, std::mem::take(&mut tried[place(kind)].graph)));
@@ -469,15 +467,17 @@ impl Judge<'_> {
         }
     }
 
+    /// Answers of these logits, with the distances if there are any.
+    fn with_distances(&self, logits: &[Vec<f32>], distances: &[f32]) -> Vec<Answer> {
+        let distances = distances.iter().copied().map(Some).chain(std::iter::repeat(None));
+        logits.iter().zip(distances).map(|(logits, distance)| self.model.tasks.answer(logits, distance)).collect()
+    }
+
     /// What a bundle with these temperatures would have answered where models like this one have.
     fn as_shipped(&self, unseen: &Unseen<'_>, temperatures: &[f32]) -> Vec<Answer> {
-        let distances = unseen.distances.iter().copied().map(Some).chain(std::iter::repeat(None));
-        let answer = |(logits, distance): (&Vec<f32>, Option<f32>)| {
-            let mut logits = logits.clone();
-            self.divide(&mut logits, temperatures);
-            self.model.tasks.answer(&logits, distance)
-        };
-        unseen.logits.iter().zip(distances).map(answer).collect()
+        let mut divided = unseen.logits.clone();
+        divided.iter_mut().for_each(|logits| self.divide(logits, temperatures));
+        self.with_distances(&divided, &unseen.distances)
     }
 
     /// Builds a graph that was found good enough again, its last layer divided by `temperature`, and compares what it

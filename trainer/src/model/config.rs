@@ -225,7 +225,7 @@ impl DropoutConfig {
     }
 }
 
-/// Names of one setting, of which a file may have several: what others than the model's own class read.
+/// Names of one setting, by the first of which it is read. A file may have several: what others than the model's own class read.
 const SPELLINGS: [&[&str]; 10] = [
     &["hidden_size", "dim"],
     &["num_hidden_layers", "n_layers"],
@@ -259,48 +259,40 @@ fn own_spellings(model_type: &str) -> &'static [&'static str] {
     }
 }
 
-/// What the file says without the names that the model's class does not read, where it has those that it does.
-fn in_own_spelling(model_type: &str, mut map: serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
+/// What the file says under the first name of each setting: by that which the model's class reads, if it is there.
+fn in_first_spelling(model_type: &str, mut map: serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
     let own = own_spellings(model_type);
     for names in SPELLINGS {
-        let there = || names.iter().filter(|name| map.contains_key(**name));
-        let kept = there().find(|name| own.contains(name)).or_else(|| there().next()).copied();
-        map.retain(|name, _| kept == Some(name.as_str()) || !names.contains(&name.as_str()));
+        let mut said: Vec<(&str, Value)> = names.iter().filter_map(|name| Some((*name, map.remove(*name)?))).collect();
+        let kept = said.iter().position(|(name, _)| own.contains(name)).unwrap_or(0);
+        if !said.is_empty() {
+            map.insert(names[0].to_owned(), said.swap_remove(kept).1);
+        }
     }
     map
 }
 
-/// The fields as they stand in the file, under the names of any family.
+/// The fields, each by the first of its names.
 #[derive(Deserialize)]
 struct Json {
     vocab_size: usize,
     embedding_size: Option<usize>,
-    #[serde(alias = "dim")]
     hidden_size: usize,
-    #[serde(alias = "n_layers")]
     num_hidden_layers: usize,
-    #[serde(alias = "n_heads")]
     num_attention_heads: usize,
-    #[serde(alias = "hidden_dim")]
     intermediate_size: usize,
     max_position_embeddings: usize,
     type_vocab_size: Option<usize>,
-    #[serde(alias = "activation", alias = "hidden_activation")]
     hidden_act: Option<String>,
-    #[serde(alias = "pooler_hidden_act")]
     classifier_activation: Option<String>,
     classifier_pooling: Option<String>,
     position_embedding_type: Option<String>,
-    #[serde(alias = "norm_eps")]
     layer_norm_eps: Option<f32>,
-    #[serde(alias = "dropout")]
     hidden_dropout_prob: Option<f32>,
-    #[serde(alias = "attention_dropout")]
     attention_probs_dropout_prob: Option<f32>,
     embedding_dropout: Option<f32>,
     mlp_dropout: Option<f32>,
     pooler_dropout: Option<f32>,
-    #[serde(alias = "seq_classif_dropout", alias = "classifier_dropout_prob", alias = "cls_dropout")]
     classifier_dropout: Option<f32>,
     norm_bias: Option<bool>,
     attention_bias: Option<bool>,
@@ -383,7 +375,7 @@ impl EncoderConfig {
             };
             Error::model(path, expected, got)
         })?;
-        let fields = Value::Object(in_own_spelling(model_type, map.clone()));
+        let fields = Value::Object(in_first_spelling(model_type, map.clone()));
         let json: Json = serde_json::from_value(fields).map_err(|error| not_json(path, &error))?;
         let expect = |holds: bool, expected: &str, got: &dyn std::fmt::Display| {
             if holds { Ok(()) } else { Err(Error::model(path, expected, got.to_string())) }
