@@ -208,16 +208,17 @@ fn a_bundle_with_large_tensors_beside_its_graph_can_be_used_in_every_way() {
 #[test]
 fn a_model_repository_for_triton_appears_when_it_is_complete() {
     let dir = Dir::default();
-    let export = || {
+    let export = |further: &[&str]| {
         let mut command = program("nimbert-train");
         command.arg("export").arg(workspace("tests/data/tiny-distilbert")).arg("--out").arg(dir.path("repository"));
-        finish(command.args(["--layout", "triton", "--max-length", "32"]))
+        finish(command.args(["--layout", "triton", "--max-length", "32"]).args(further))
     };
-    export().success();
+    export(&["--overwrite"]).failure(2, &["--overwrite: expected --layout bundle"]);
+    export(&[]).success();
     let folder = dir.path("repository/classifier");
     let config = std::fs::read_to_string(folder.join("config.pbtxt")).unwrap();
     assert!(config.contains("dims: [ 2 ]") && !config.contains("token_type_ids"), "{config}");
     Session::open(&folder.join("1/model.onnx"), &SessionOptions::default()).unwrap();
-    export().failure(2, &["repository", "other files, which are never replaced"]);
+    export(&[]).failure(2, &["repository", "other files, which are never replaced"]);
     assert_eq!(dir.names(), ["repository"]);
 }

@@ -41,16 +41,33 @@ impl Default for Hub {
     }
 }
 
+/// How a hub hands out weights.
+#[derive(Debug, Clone, Default)]
+struct Manner {
+    /// It sends on to another host.
+    elsewhere: Option<SocketAddr>,
+    /// It ends in the middle without a word, as a proxy does.
+    ends_early: bool,
+    /// It sends all, whatever part was asked for.
+    ignores_ranges: bool,
+    /// What tells the content from others, if not its length.
+    etag: Option<String>,
+}
+
 impl Hub {
     /// The repository has the files of `folder`.
     fn of(folder: PathBuf) -> Self {
+        Self::with(folder, Manner::default())
+    }
+
+    fn with(folder: PathBuf, manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (requests, is_closed) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicBool>::default());
         let (log, end) = (requests.clone(), is_closed.clone());
         let serve = move || {
             for stream in listener.incoming().take_while(|_| !end.load(Ordering::Relaxed)) {
-                log.lock().unwrap().extend(answer(&stream.unwrap(), &folder));
+                log.lock().unwrap().extend(answer(&stream.unwrap(), &folder, &manner));
             }
         };
         Self { address, requests, is_closed, thread: Some(thread::spawn(serve)) }
@@ -78,7 +95,7 @@ impl Hub {
 }
 
 /// Reads one request, answers it and closes the connection; none if the client says nothing.
-fn answer(mut stream: &TcpStream, folder: &Path) -> Option<Request> {
+fn answer(mut stream: &TcpStream, folder: &Path, manner: &Manner) -> Option<Request> {
     let head: Vec<String> =
         BufReader::new(stream).lines().map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
     let path = head.first()?.split(' ').nth(1)?.to_owned();
@@ -87,9 +104,15 @@ fn answer(mut stream: &TcpStream, folder: &Path) -> Option<Request> {
         fields.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
     };
     let (status, body) = content(&path, folder);
-    let mut fields = format!("ETag: \"{:x}\"\r\nX-Repo-Commit: {COMMIT}\r\n", body.len());
+    let manner = if path.ends_with(".safetensors") { manner.clone() } else { Manner::default() };
+    let etag = manner.etag.unwrap_or_else(|| format!("{:x}", body.len()));
+    let mut fields = format!("ETag: \"{etag}\"\r\nX-Repo-Commit: {COMMIT}\r\n");
     let (status, part) = match header("Range") {
-        Some(range) if status == 200 => {
+        _ if let Some(address) = manner.elsewhere => {
+            fields += &format!("Location: http://{address}{path}\r\n");
+            (302, &[][..])
+        }
+        Some(range) if status == 200 && !(manner.ignores_ranges && range != "bytes=0-0") => {
             // `bytes=first-last`, both included; without the last one up to the end.
             let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
             let (first, end) = (first.parse().unwrap(), last.parse().map_or(body.len(), |last: usize| last + 1));
@@ -98,8 +121,10 @@ fn answer(mut stream: &TcpStream, folder: &Path) -> Option<Request> {
         }
         _ => (status, &body[..]),
     };
-    let length = part.len();
-    let head = format!("HTTP/1.1 {status} -\r\n{fields}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    let is_cut = manner.ends_early && part.len() > 1;
+    let part = if is_cut { &part[..part.len() / 2] } else { part };
+    let length = if is_cut { String::new() } else { format!("Content-Length: {}\r\n", part.len()) };
+    let head = format!("HTTP/1.1 {status} -\r\n{fields}{length}Connection: close\r\n\r\n");
     // A client may close the connection when it has seen enough.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(part));
     Some(Request { authorization: header("Authorization"), path })
@@ -153,13 +178,23 @@ fn fit_missing(base: &str, dir: &Dir, endpoint: &str) -> Finished {
     finished
 }
 
+/// What is in the cache does where the hub cannot be reached, with a word.
+fn succeeds_without_the_hub(dir: &Dir, endpoint: &str) {
+    let finished = finish(&mut fit_hub("acme/tiny-bert", dir, endpoint));
+    assert_eq!((finished.status, finished.stderr.lines().count()), (Some(0), 1), "{finished:?}");
+    assert!(
+        ["Connection Failed", "downloaded before"].iter().all(|part| finished.stderr.contains(part)),
+        "{finished:?}"
+    );
+}
+
 #[test]
 fn a_model_is_downloaded_once_and_then_needs_no_hub() {
     let (dir, hub) = (dir_with_data(), Hub::default());
     let endpoint = hub.endpoint();
     finish(fit_hub("acme/tiny-bert", &dir, &endpoint).env("HF_TOKEN", "secret")).success();
     let requests = hub.requests();
-    // hf-hub asks for a file twice: for its size, and for its content.
+    // A file is asked for twice: for its size, and for its content.
     assert_eq!(requests.len(), 1 + 2 * 3);
     for request in &requests {
         assert_eq!(request.authorization.as_deref(), Some("Bearer secret"), "{}", request.path);
@@ -171,7 +206,7 @@ fn a_model_is_downloaded_once_and_then_needs_no_hub() {
     assert_eq!((&*request.path, &request.authorization), ("/api/models/acme/tiny-bert/revision/main", &None));
 
     drop(hub);
-    finish(&mut fit_hub("acme/tiny-bert", &dir, &endpoint)).success();
+    succeeds_without_the_hub(&dir, &endpoint);
     finish(fit_hub("acme/tiny-bert", &dir, &endpoint).env("HF_HUB_OFFLINE", "1")).success();
     let mut elsewhere = fit_hub("acme/tiny-bert", &dir, &endpoint);
     elsewhere
@@ -204,12 +239,100 @@ fn weights_in_several_files_are_downloaded_with_their_index() {
     offline.failure(2, &["no model-00001-of-00002.safetensors"]);
     finish(&mut fit_hub("acme/tiny-bert", &dir, &endpoint)).success();
     drop(hub);
-    finish(&mut fit_hub("acme/tiny-bert", &dir, &endpoint)).success();
+    succeeds_without_the_hub(&dir, &endpoint);
 
     // An index that names what the repository lacks.
     fs::remove_file(folder.join(part)).unwrap();
     let (dir, hub) = (dir_with_data(), Hub::of(folder));
     finish(&mut fit_hub("acme/tiny-bert", &dir, &hub.endpoint())).failure(2, &[part, "only"]);
+}
+
+/// The weights of the repository, and their place in a cache.
+fn weights(dir: &Dir) -> (Vec<u8>, PathBuf) {
+    let weights = fs::read(workspace("tests/data/tiny-bert/model.safetensors")).unwrap();
+    let blob = dir.path("hf/hub/models--acme--tiny-bert/blobs").join(format!("{:x}", weights.len()));
+    (weights, blob)
+}
+
+#[test]
+fn a_token_is_for_the_hub_alone() {
+    let folder = workspace("tests/data/tiny-bert");
+    let (dir, storage) = (dir_with_data(), Hub::of(folder.clone()));
+    let manner = Manner { elsewhere: Some(storage.address), ..Manner::default() };
+    let hub = Hub::with(folder, manner);
+    finish(fit_hub("acme/tiny-bert", &dir, &hub.endpoint()).env("HF_TOKEN", "secret")).success();
+    let elsewhere = storage.requests();
+    assert_eq!(elsewhere.len(), 2);
+    assert!(elsewhere.iter().all(|request| request.authorization.is_none()), "the token was sent on");
+    assert!(hub.requests().iter().all(|request| request.authorization.is_some()));
+}
+
+#[test]
+fn what_is_not_whole_is_no_model_and_is_gone_on_with() {
+    let dir = dir_with_data();
+    let (content, blob) = weights(&dir);
+    let hub = |manner: Manner| Hub::with(workspace("tests/data/tiny-bert"), manner);
+    let run = |hub: &Hub| finish(&mut fit_hub("acme/tiny-bert", &dir, &hub.endpoint()));
+    let size = content.len();
+    // A connection that ends early is an error of that run alone.
+    let early = hub(Manner { ends_early: true, ..Manner::default() });
+    run(&early).failure(2, &["--base", "model.safetensors", &format!("{} of {size} bytes", size / 2)]);
+    assert!(!blob.exists() && blob.with_extension("part").metadata().unwrap().len() == (size / 2) as u64);
+    run(&hub(Manner::default())).success();
+    assert!(fs::read(&blob).unwrap() == content, "another file than the repository's");
+
+    // Who sends all of it again is not put behind what is there; and what is whole needs only its name.
+    for (there, requests) in
+        [(&content[..1000], 1 + 2), (&content[..], 1 + 1), (&[&content[..], b"more"].concat()[..], 1 + 2)]
+    {
+        fs::remove_file(&blob).unwrap();
+        fs::write(blob.with_extension("part"), there).unwrap();
+        let hub = hub(Manner { ignores_ranges: true, ..Manner::default() });
+        run(&hub).success();
+        assert_eq!(hub.requests().len(), requests, "{} bytes", there.len());
+        assert!(fs::read(&blob).unwrap() == content, "another file than the repository's");
+    }
+}
+
+#[test]
+fn another_content_than_the_hub_names_is_refused() {
+    let folder = workspace("tests/data/tiny-bert");
+    for (etag, fault) in [
+        (nimbert::sha256(b"something else"), Some("model.safetensors")),
+        (nimbert::sha256(&fs::read(folder.join("model.safetensors")).unwrap()), None),
+        ("../../escaped".to_owned(), Some("ETag")),
+    ] {
+        let dir = dir_with_data();
+        let hub = Hub::with(folder.clone(), Manner { etag: Some(etag.clone()), ..Manner::default() });
+        let finished = finish(&mut fit_hub("acme/tiny-bert", &dir, &hub.endpoint()));
+        match fault {
+            None => _ = finished.success(),
+            Some(fault) => finished.failure(2, &["--base", fault]),
+        }
+        assert_eq!(dir.path("hf/hub/models--acme--tiny-bert/blobs").join(&etag).is_file(), fault.is_none());
+    }
+}
+
+#[test]
+fn a_download_waits_for_another_programs_one() {
+    let (dir, hub) = (dir_with_data(), Hub::default());
+    let (content, blob) = weights(&dir);
+    fs::create_dir_all(blob.parent().unwrap()).unwrap();
+    let lock = fs::File::create(blob.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let mut waiting = fit_hub("acme/tiny-bert", &dir, &hub.endpoint());
+    let mut waiting = waiting.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    // It has asked for all that it can have, and what the weights are.
+    while hub.requests.lock().unwrap().len() < 1 + 2 * 2 + 1 {
+        thread::sleep(std::time::Duration::from_millis(5));
+    }
+    thread::sleep(std::time::Duration::from_millis(300));
+    assert!(waiting.try_wait().unwrap().is_none(), "it did not wait");
+    fs::write(&blob, &content).unwrap();
+    drop(lock);
+    assert!(waiting.wait().unwrap().success());
+    // What the other one has downloaded is not downloaded again.
+    assert_eq!(hub.requests().len(), 1 + 2 * 2 + 1);
 }
 
 #[test]

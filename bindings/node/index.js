@@ -319,8 +319,12 @@ class Classifier {
    * @param {(answer: any) => T | Promise<T>} read
    * @returns {Promise<T>}
    */
-  async #called(inputs, { signal, timeoutMs, truncation }, begin, read) {
+  async #called(inputs, { signal, timeoutMs, truncation, ...unknown }, begin, read) {
+    for (const name of Object.keys(unknown)) throw new NimbertError('SETTING', `expected an option of this call, found ${name}`);
+    if (!['undefined', 'number'].includes(typeof timeoutMs)) throw wrongType('a number for timeoutMs', timeoutMs);
     if (!(timeoutMs === undefined || timeoutMs >= 0)) throw outOfRange('timeoutMs', '0 or more', timeoutMs);
+    if (!['undefined', 'string'].includes(typeof truncation)) throw wrongType('a string for truncation', truncation);
+    if (this.#closed) throw new NimbertError('CLOSED', 'the classifier is closed');
     /** @type {any} */
     let call;
     const cancel = () => call?.cancel();
@@ -329,11 +333,11 @@ class Classifier {
     try {
       const texts = new native.Inputs();
       await sliced(inputs, signal, (input) => (isText(input) ? texts.push(input) : texts.push(...pairOf(input))));
-      if (this.#closed) throw new NimbertError('CLOSED', 'the classifier is closed');
+      if (this.#closed) throw new NimbertError('CANCELLED', 'the classifier was closed');
       // Until now there was no call to cancel.
       signal?.throwIfAborted();
       let answer;
-      [call, answer] = begin(texts, { timeoutMs, truncation: truncation && String(truncation) });
+      [call, answer] = begin(texts, { timeoutMs, truncation });
       return await read(await answer);
     } catch (error) {
       signal?.throwIfAborted();

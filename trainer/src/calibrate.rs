@@ -237,8 +237,9 @@ fn abstain_threshold(decision: &Decision, scores: &[Vec<f32>], expected: &[&[u32
     threshold
 }
 
-/// The score from which on label `id` holds, with the highest F1. Half-way between two scores; with less than two rows that have
-/// the label, the default: one may be any.
+/// The score from which on label `id` holds, with the highest F1. Half-way between two scores. The default with less than two rows that
+/// have the label, since one may be any, and where nothing is better than to say it of all rows though not all have it: the scores say
+/// nothing of it then, and every text would get it.
 fn label_threshold(id: usize, scores: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
     let mut rows: Vec<(f32, bool)> =
         scores.iter().zip(expected).map(|(scores, expected)| (scores[id], expected.contains(&(id as u32)))).collect();
@@ -253,7 +254,8 @@ fn label_threshold(id: usize, scores: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
         let next = rows.get(index + 1).map_or(0.0, |next| next.0);
         let f1 = 2.0 * hits as f64 / (support + index + 1) as f64;
         if next < score && f1 > best {
-            (best, threshold) = (f1, (score + next) / 2.0);
+            let says_nothing = index + 1 == rows.len() && support < rows.len();
+            (best, threshold) = (f1, if says_nothing { DEFAULT_THRESHOLD } else { (score + next) / 2.0 });
         }
     }
     threshold
@@ -338,5 +340,8 @@ mod tests {
         assert!((label_threshold(0, &scores, &expected) - 0.35).abs() < 1e-6);
         assert_eq!(label_threshold(0, &scores, &[&[][..]; 4]), 0.5);
         assert_eq!(label_threshold(0, &scores, &[&[][..], &[], &[], &[0]]), 0.5);
+        // Scores that are the wrong way round say nothing; where all rows have the label, they need not.
+        assert_eq!(label_threshold(0, &scores, &[&[][..], &[], &[0], &[0]]), 0.5);
+        assert!((label_threshold(0, &scores, &[&[0][..]; 4]) - 0.05).abs() < 1e-6);
     }
 }

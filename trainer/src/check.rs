@@ -38,6 +38,8 @@ pub struct CheckInput<'a> {
     pub label_columns: Vec<String>,
     /// Numbers that stood there in another way than they were read, such as 1.0 for 1.
     pub respelled: BTreeMap<String, String>,
+    /// Whether some of them became one label.
+    pub merges_labels: bool,
     /// What labels of each task begin with, where there are several; else empty.
     pub tasks: Vec<String>,
 }
@@ -501,9 +503,9 @@ fn number_spelling(input: &CheckInput<'_>) -> Option<Finding> {
     let count = input.respelled.len();
     let message =
         format!("labels are the same, in whatever way they are written: {}", abridged(examples, LABELS, count));
-    let finding =
-        Finding::of_labels("number-spelling", count, message, "nothing, unless they are names, such as versions");
-    finding.map(|finding| Finding { severity: Severity::Note, ..finding })
+    let advice = "nothing, unless they are names, such as versions: v1.0 is none that could be a number";
+    let severity = if input.merges_labels { Severity::Warning } else { Severity::Note };
+    Finding::of_labels("number-spelling", count, message, advice).map(|finding| Finding { severity, ..finding })
 }
 
 /// Labels that nothing can be learned of, where a row may have any number: all training rows have it, or none.
@@ -618,6 +620,7 @@ mod tests {
             multi_label: false,
             label_columns: Vec::new(),
             respelled: BTreeMap::new(),
+            merges_labels: false,
             tasks: Vec::new(),
         }
     }

@@ -187,7 +187,8 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         notes.extend((!new.is_empty()).then(|| format!("new labels: {}", new.join(", "))));
         if !going_on.rehearsal.is_empty() {
             rehearsal = Some(datasets.len());
-            let dataset = Dataset::open(&going_on.rehearsal, &config.columns)?;
+            let mut dataset = Dataset::open(&going_on.rehearsal, &config.columns)?;
+            dataset.write_numbers_as(&labels.iter().cloned().collect());
             let mut old = old_rows(config, going_on, (&dataset, &datasets[0]), (&labels, &tasks), &mut notes)?;
             let wanted = going_on.rehearsal_rows.unwrap_or_else(|| going_on.wanted(train.len()));
             going_on.sample(&mut old[0], wanted, labels.len(), config.seed);
@@ -211,6 +212,7 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
     for (files, split, strangers) in further {
         if !files.is_empty() {
             let mut further = Dataset::open(files, &config.columns)?;
+            further.write_numbers_as(&labels.iter().cloned().collect());
             strangers.append(&mut further.strangers);
             let [learned, validated, _] = by_role(config.going_on.as_ref(), &further);
             // By validation rows it may be validated again.

@@ -90,7 +90,14 @@ test('a deadline', async () => {
   await assert.rejects(slow.classifyBatch(texts(5_000, 100), { timeoutMs: 50 }), { code: 'DEADLINE_PASSED' });
   await slow.classify('dull', { timeoutMs: Infinity });
   for (const wrong of [-1, NaN]) await assert.rejects(slow.classify('dull', { timeoutMs: wrong }), RangeError);
+  for (const wrong of ['5', true, null]) await assert.rejects(slow.classify('dull', { timeoutMs: wrong }), TypeError);
+  await assert.rejects(slow.classify('dull', { truncation: 0 }), TypeError);
   for (const wrong of [0, 1.5, -1]) await assert.rejects(slow.classify('dull', { topK: wrong }), RangeError);
+  // An option that there is not is not ignored.
+  for (const unknown of [{ timeout: 1 }, { topk: 2 }]) {
+    await assert.rejects(slow.classifyBatch(['dull'], unknown), { code: 'SETTING', message: /found (timeout|topk)$/ });
+  }
+  await assert.rejects(slow.explain('dull', { topK: 2 }), { code: 'SETTING', message: /found topK$/ });
   await slow.close();
 });
 
@@ -102,6 +109,11 @@ test('closed: during calls, twice, and before calls', async () => {
     await assert.rejects(call, { code: 'CANCELLED' });
     await slow.close();
     await assert.rejects(slow.classify('dull'), { code: 'CLOSED' });
+    const begun = await Classifier.open(BUNDLE, SLOW);
+    const first = begun.classifyBatch(texts(20_000, 3));
+    begun.close();
+    // It was made before.
+    await assert.rejects(first, { code: 'CANCELLED' });
     assert.ok(slow.labels.length > 0);
   }
 });

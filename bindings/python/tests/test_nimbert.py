@@ -481,8 +481,15 @@ class Processes(TestCase):
         os.chdir(BUNDLE.parent)
         try:
             pickled = pickle.dumps(nimbert.Classifier(BUNDLE.name, threads=1))
+            # Words stay, and paths hold wherever it is opened again.
+            _, (_, _, plain) = nimbert.Classifier(BUNDLE.name, cache="none").__reduce__()
+            with tempfile.TemporaryDirectory(dir=".") as folder:
+                cache = os.path.relpath(folder)
+                _, (_, _, kept) = nimbert.Classifier(BUNDLE.name, cache=cache).__reduce__()
         finally:
             os.chdir(here)
+        self.assertEqual(plain, {"cache": "none"})
+        self.assertEqual(kept, {"cache": os.path.join(os.path.realpath(BUNDLE.parent), cache)})
         with pickle.loads(pickled) as classifier:
             self.assertSame(classifier.classify(FEW), list(self.classifier.classify(FEW)))
         with self.assertRaisesRegex(TypeError, "bytes"):
@@ -545,10 +552,19 @@ class Arrow(TestCase):
         dictionary = pyarrow.DictionaryArray.from_arrays([2, 0], [FEW[1], None, FEW[0]])
         self.assertSame(self.classifier.classify(dictionary), list(self.classifier.classify(FEW[:2])))
 
+    def test_a_stream_that_cannot_be_is_refused_at_once(self):
+        for count in (0, -1):
+            with self.assertRaisesKind(nimbert.Error, "setting", "batch_size: expected 1 or more"):
+                self.classifier.stream(FEW, batch_size=count)
+        with self.assertRaisesKind(nimbert.TextError, "input", "texts: expected an iterable of texts, found one text"):
+            self.classifier.stream("a text")
+
     def test_empty(self):
         for name, column in self.columns([]):
             with self.subTest(name):
                 self.assertEqual(len(self.classifier.classify(column)), 0)
+        # Which need not have a type.
+        self.assertEqual(len(self.classifier.classify(pyarrow.array([]))), 0)
 
     def test_other_types(self):
         table = pyarrow.table({"text": FEW})

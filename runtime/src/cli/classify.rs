@@ -161,7 +161,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Err(error) => {
             if let Some(partial) = output.abandon() {
-                let how = if counting.is_some() { "--resume goes on, without --summary" } else { "--resume goes on" };
+                let without = if counting.is_some() { ", without --summary" } else { "" };
+                let how = format!("--resume goes on with the same input and options{without}");
                 eprintln!("nimbert: {} has the results so far; {how}", partial.display());
             }
             match counting {

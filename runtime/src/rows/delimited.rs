@@ -23,6 +23,15 @@ pub(super) enum Quotes {
     Characters,
 }
 
+/// What stands between fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Separator {
+    /// As it was told.
+    Given(u8),
+    /// Unless the file says otherwise, in a line such as `sep=;` before the header, which Excel reads and writes.
+    Usual(u8),
+}
+
 /// Rows of a delimited file.
 pub(super) struct Delimited {
     lines: Lines,
@@ -39,12 +48,34 @@ struct Record {
     may_hold_rows: bool,
 }
 
+impl Record {
+    /// What stands between fields, if these, with `delimiter` between, say it as in `sep=;`.
+    fn separator(&self, delimiter: u8) -> Option<u8> {
+        match self.fields.join(&delimiter).strip_prefix(b"sep=")? {
+            &[said] if said.is_ascii_punctuation() || said == b'\t' => Some(said),
+            _ => None,
+        }
+    }
+}
+
 impl Delimited {
     /// Reads the header.
-    pub(super) fn open(lines: Lines, name: String, delimiter: u8, quotes: Quotes) -> Result<Self, RowsError> {
+    pub(super) fn open(lines: Lines, name: String, separator: Separator, quotes: Quotes) -> Result<Self, RowsError> {
+        let (Separator::Given(delimiter) | Separator::Usual(delimiter)) = separator;
         let mut table = Self { lines, name, delimiter, quotes, columns: Arc::new([]) };
         let name = &table.name.clone();
-        let Some(Record { line, fields, .. }) = table.record().transpose()? else {
+        let mut header = table.record().transpose()?;
+        if let Some(said) = header.as_ref().and_then(|record| record.separator(delimiter)) {
+            if separator != Separator::Given(said) && separator != Separator::Usual(delimiter) {
+                let line = header.map_or(1, |record| record.line);
+                let got = format!("sep={}", char::from(said));
+                let expected = format!("{:?} between fields, as --delimiter says", char::from(delimiter));
+                return Err(BadRow { is_last: true, ..bad_row(name, line, expected, got) }.into());
+            }
+            table.delimiter = said;
+            header = table.record().transpose()?;
+        }
+        let Some(Record { line, fields, .. }) = header else {
             let (expected, got) = ("a header and rows", "an empty file");
             return Err(BadRow { line: None, is_last: true, ..bad_row(name, 0, expected, got) }.into());
         };

@@ -18,6 +18,16 @@ pub(super) struct Json {
     columns: Arc<[String]>,
     /// Of an array, the byte before.
     last: u8,
+    /// Of an array, how many bytes of the line have been read.
+    read_of_line: u64,
+}
+
+/// Where a row begins.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    line: u64,
+    /// So many bytes of the line stand before it.
+    before: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +40,7 @@ enum Layout {
 
 impl Json {
     pub(super) fn new(lines: Lines, name: String) -> Self {
-        Self { lines, name, layout: Layout::Unknown, columns: Arc::new([]), last: 0 }
+        Self { lines, name, layout: Layout::Unknown, columns: Arc::new([]), last: 0, read_of_line: 0 }
     }
 
     /// Whether the first character that is no white space opens an array.
@@ -38,23 +48,27 @@ impl Json {
         loop {
             let chunk = self.lines.reader.fill_buf()?;
             match chunk.first() {
-                Some(&byte @ (b' ' | b'\t' | b'\r' | b'\n')) => {
-                    self.lines.number += u64::from(ends_line(self.last, byte));
-                    self.last = byte;
-                }
-                Some(b'[') => {
-                    self.lines.reader.consume(1);
+                Some(&byte @ (b' ' | b'\t' | b'\r' | b'\n')) => self.take(byte),
+                Some(&byte @ b'[') => {
+                    self.take(byte);
                     self.lines.number += 1;
                     return Ok(Layout::Array);
                 }
                 _ => return Ok(Layout::Lines),
             }
-            self.lines.reader.consume(1);
         }
     }
 
-    /// The next line that is not blank, and its number.
-    fn line(&mut self) -> Option<Result<(u64, Vec<u8>), RowsError>> {
+    /// Goes on behind a byte that the reader has.
+    fn take(&mut self, byte: u8) {
+        self.lines.reader.consume(1);
+        self.lines.number += u64::from(ends_line(self.last, byte));
+        self.read_of_line = if matches!(byte, b'\r' | b'\n') { 0 } else { self.read_of_line + 1 };
+        self.last = byte;
+    }
+
+    /// The next line that is not blank, and where it begins.
+    fn line(&mut self) -> Option<Result<(Start, Vec<u8>), RowsError>> {
         loop {
             let mut line = Vec::new();
             match self.lines.read(&mut line) {
@@ -64,14 +78,14 @@ impl Json {
                 }
                 Ok(None) => return None,
                 Ok(Some(_)) if line.trim_ascii().is_empty() => {}
-                Ok(Some(_)) => return Some(Ok((self.lines.number, line))),
+                Ok(Some(_)) => return Some(Ok((Start { line: self.lines.number, before: 0 }, line))),
             }
         }
     }
 
-    /// The next element of the array, and the line on which it begins.
-    fn element(&mut self) -> Option<Result<(u64, Vec<u8>), RowsError>> {
-        let (mut element, mut first) = (Vec::new(), 0);
+    /// The next element of the array, and where it begins.
+    fn element(&mut self) -> Option<Result<(Start, Vec<u8>), RowsError>> {
+        let (mut element, mut first) = (Vec::new(), None);
         let (mut depth, mut is_string, mut is_escaped) = (0usize, false, false);
         let fail = |this: &mut Self, line: u64, expected: &str, got: &str| {
             this.layout = Layout::Done;
@@ -86,12 +100,11 @@ impl Json {
                 }
             };
             let Some(byte) = byte else {
-                let line = if first == 0 { self.lines.number } else { first };
+                let line = first.map_or(self.lines.number, |Start { line, .. }| line);
                 return fail(self, line, "the array's closing bracket", "the end of the file");
             };
-            self.lines.reader.consume(1);
-            self.lines.number += u64::from(ends_line(self.last, byte));
-            self.last = byte;
+            let before = self.read_of_line;
+            self.take(byte);
             if depth == 0 && !is_string && matches!(byte, b',' | b']') {
                 if byte == b']' {
                     self.layout = Layout::Done;
@@ -99,14 +112,14 @@ impl Json {
                         return Some(Err(wrong));
                     }
                 }
-                return match (element.trim_ascii().is_empty(), byte) {
-                    (true, b']') => None,
-                    (true, _) => fail(self, self.lines.number, "an object", "a comma"),
-                    (false, _) => Some(Ok((first, element))),
+                return match (first, byte) {
+                    (Some(first), _) => Some(Ok((first, element))),
+                    (None, b']') => None,
+                    (None, _) => fail(self, self.lines.number, "an object", "a comma"),
                 };
             }
-            if first == 0 && !byte.is_ascii_whitespace() {
-                first = self.lines.number;
+            if first.is_none() && !byte.is_ascii_whitespace() {
+                first = Some(Start { line: self.lines.number, before });
             }
             match byte {
                 _ if is_escaped => is_escaped = false,
@@ -116,7 +129,7 @@ impl Json {
                 b'}' | b']' if !is_string => depth = depth.saturating_sub(1),
                 _ => {}
             }
-            if first > 0 && element.len() <= self.lines.max_row {
+            if first.is_some() && element.len() <= self.lines.max_row {
                 element.push(byte);
             }
         }
@@ -126,7 +139,7 @@ impl Json {
     fn behind(&mut self) -> Option<RowsError> {
         // The rest of the bracket's line has its number.
         self.lines.number -= 1;
-        let (line, content) = match self.line()? {
+        let (Start { line, .. }, content) = match self.line()? {
             Ok(line) => line,
             Err(error) => return Some(error),
         };
@@ -134,12 +147,17 @@ impl Json {
         Some(BadRow { is_last: true, ..bad_row(&self.name, line, "nothing behind the array", got) }.into())
     }
 
-    fn row(&mut self, line: u64, content: Vec<u8>) -> Item {
+    fn row(&mut self, Start { line, before }: Start, content: Vec<u8>) -> Item {
         let name = &self.name;
+        // What is found counts from where the row begins.
+        let of_line = |bad: BadRow| match bad.line == Some(line) {
+            true => BadRow { column: bad.column.map(|column| column + before), ..bad },
+            false => bad,
+        };
         if content.len() > self.lines.max_row {
             return Err(self.lines.too_large(name, line, ""));
         }
-        let content = utf8(content, name, line)?;
+        let content = utf8(content, name, line).map_err(of_line)?;
         let Object(fields) = serde_json::from_str(&content).map_err(|error| {
             let message = error.to_string();
             // The position that serde_json adds is within the row.
@@ -148,7 +166,7 @@ impl Json {
                 got += "; of JSON, one object a line is read, or an array of objects";
             }
             let column = Some(error.column() as u64).filter(|column| *column > 0);
-            BadRow { column, ..bad_row(name, line + error.line().max(1) as u64 - 1, "a JSON object", got) }
+            of_line(BadRow { column, ..bad_row(name, line + error.line().max(1) as u64 - 1, "a JSON object", got) })
         })?;
         let (columns, values): (Vec<String>, Vec<Value>) = fields.into_iter().unzip();
         if *self.columns != *columns {
@@ -176,7 +194,7 @@ impl Iterator for Json {
             Layout::Array => self.element()?,
             Layout::Unknown | Layout::Done => return None,
         };
-        Some(content.and_then(|(line, content)| self.row(line, content)))
+        Some(content.and_then(|(start, content)| self.row(start, content)))
     }
 }
 

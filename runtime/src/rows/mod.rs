@@ -245,10 +245,11 @@ impl Reader {
         };
         match format {
             Format::Csv | Format::Tsv => {
-                let Delimiter(delimiter) = options.delimiter.unwrap_or(Delimiter(match format {
-                    Format::Csv => b',',
-                    _ => b'\t',
-                }));
+                let usual = if format == Format::Csv { b',' } else { b'\t' };
+                let delimiter = match options.delimiter {
+                    Some(Delimiter(given)) => delimited::Separator::Given(given),
+                    None => delimited::Separator::Usual(usual),
+                };
                 let quotes = match (options.quoting, format) {
                     (Quoting::None, _) => delimited::Quotes::Characters,
                     (Quoting::Auto, Format::Tsv) => delimited::Quotes::WithinLine,
@@ -309,7 +310,7 @@ impl Reader {
         }
         let mut got = format!("the columns {}", list(columns));
         if let ([only], true) = (&columns[..], self.kinds == [Kind::Text]) {
-            let other = [';', '\t', '|'].into_iter().find(|&delimiter| only.contains(delimiter));
+            let other = [',', ';', '\t', '|'].into_iter().find(|&delimiter| only.contains(delimiter));
             if let Some(delimiter) = other {
                 got += &format!("; is {delimiter:?} what stands between them? (see --delimiter)");
             }

@@ -166,6 +166,34 @@ fn columns_have_names_of_their_own() {
 }
 
 #[test]
+fn a_line_before_the_header_may_say_what_separates() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.csv");
+    let write = |content: &str| std::fs::write(&path, content).unwrap();
+    let told = |delimiter: &str| ReadOptions { delimiter: Some(delimiter.parse().unwrap()), ..ReadOptions::default() };
+    for (content, options) in [
+        ("\u{feff}sep=;\r\ntext;label\r\na,b;c\r\n", ReadOptions::default()),
+        ("sep=;\ntext;label\na,b;c\n", told(";")),
+        ("sep=|\ntext|label\na,b|c\n", ReadOptions::default()),
+        ("sep=,\ntext,label\n\"a,b\",c\n", ReadOptions::default()),
+        ("sep=\t\ntext\tlabel\na,b\tc\n", ReadOptions::default()),
+    ] {
+        write(content);
+        let reader = Reader::open(&path, &options).unwrap();
+        assert_eq!(reader.columns().unwrap(), ["text", "label"], "{content:?}");
+        let rows: Vec<Row> = reader.rows(None).map(Result::unwrap).collect();
+        assert_eq!((rows.len(), rows[0].line), (1, 3), "{content:?}");
+        assert_eq!(rows[0].values, ["a,b", "c"].map(Value::from), "{content:?}");
+    }
+    write("sep=;\ntext;label\na,b;c\n");
+    let error = Reader::open(&path, &told("|")).err().unwrap().to_string();
+    assert!(error.contains("x.csv:1: expected '|' between fields, as --delimiter says, found sep=;"), "{error}");
+    // It says nothing more than that.
+    write("sep=a\nb\n");
+    assert_eq!(Reader::open(&path, &ReadOptions::default()).unwrap().columns().unwrap(), ["sep=a"]);
+}
+
+#[test]
 fn json_is_an_object_a_line_or_an_array_of_them() {
     let content = "{\"text\": \"one\"}\n\n{\"text\": 2.50}\n5\n{\n{\"text\": null}\n";
     let rows = read("x.jsonl", content);
@@ -190,6 +218,9 @@ fn json_is_an_object_a_line_or_an_array_of_them() {
     assert_error(&read("x.json", "[{},"), 1, &["x.json:1: expected the array's closing bracket, found the end"]);
     assert_error(&read("x.json", "[{},,{}]"), 1, &["x.json:1: expected an object, found a comma"]);
     assert_error(&read("x.json", "[{},\r{},\r\n7]"), 2, &["x.json:3"]);
+    // A column counts from where the line begins, not from where the row does.
+    assert_error(&read("x.json", "[{}, 7]"), 1, &["x.json:1:6: expected a JSON object"]);
+    assert_error(&read("x.json", "\n  [{},\n{\n  7}]"), 1, &["x.json:4:3: expected a JSON object"]);
     assert_error(&read("x.json", "[{}]\n{}"), 0, &["x.json:2: expected nothing behind the array"]);
 }
 

@@ -4,7 +4,7 @@ mod deep;
 
 use std::{
     collections::BTreeSet,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
 };
 
@@ -13,7 +13,6 @@ use nimbert_trainer::{
     Error,
     check::{CheckInput, CheckRow, Finding, Severity, TokenCounts, check, not_judged, refused},
     dataset::{Dataset, Row, left_out},
-    hub,
     model::ModelFolder,
     prepare::{Source, Sources},
     tasks::label_prefix,
@@ -78,7 +77,7 @@ pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
     deep::check_targets(args)?;
     let folder = match &args.base {
         None => None,
-        Some(base) => Some(ModelFolder::open(&hub::resolve(base, None, io::stderr().is_terminal())?)?),
+        Some(base) => Some(ModelFolder::open(&super::base_folder(base, None)?)?),
     };
     let tokenizer = folder.as_ref().map(|folder| folder.open_tokenizer(args.max_length, None)).transpose()?;
     let counter = tokenizer.as_ref().map(TokenCounter::new).transpose()?;
@@ -101,6 +100,7 @@ pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
         multi_label: args.columns.multi_label,
         label_columns: args.columns.label_columns.clone(),
         respelled: train.respelled(),
+        merges_labels: train.merges_labels(),
         tasks: Vec::new(),
     };
     let (mut findings, mut failure) = (check(&input), None);
@@ -194,6 +194,7 @@ pub(super) fn warnings(
         multi_label: columns.multi_label,
         label_columns: columns.label_columns.clone(),
         respelled: sources.datasets[0].respelled(),
+        merges_labels: sources.datasets[0].merges_labels(),
         tasks: sources
             .tasks
             .iter()

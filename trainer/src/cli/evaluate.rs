@@ -6,7 +6,7 @@ use std::{
 };
 
 use indicatif::ProgressBar;
-use nimbert::{Classifier, Options, SessionOptions, Task};
+use nimbert::{Classifier, Options, SessionOptions, Task, prediction::escaped};
 use nimbert_trainer::{
     Error,
     calibrate::{Found, Kept, kept},
@@ -174,13 +174,13 @@ impl<'a> Figures<'a> {
         for label in &metrics.labels {
             let [precision, recall, f1] = [label.precision, label.recall, label.f1].map(figure);
             let figures = format!("{precision:>10}{recall:>10}{f1:>10}{:>10}", label.support);
-            writeln!(out, "{:<24}{figures}", label.label)?;
+            writeln!(out, "{:<24}{figures}", escaped(&label.label))?;
         }
         if let Some(confusion) = &metrics.confusion {
             writeln!(out, "\nrows: what the data says; columns: what the bundle says, in the same order")?;
             for (label, counts) in labels.iter().zip(confusion) {
                 let counts: String = counts.iter().map(|count| format!("{count:>8}")).collect();
-                writeln!(out, "{label:<24}{counts}")?;
+                writeln!(out, "{:<24}{counts}", escaped(label))?;
             }
         }
         Ok(())

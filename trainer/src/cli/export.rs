@@ -1,7 +1,7 @@
 //! `nimbert-train export`: a trained Hugging Face folder as a bundle.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
 };
 
@@ -11,7 +11,6 @@ use nimbert_trainer::{
     dataloader::Example,
     dataset::Dataset,
     export::{Contents, Evidence, ExportData, TRITON_MODEL_NAME, judge, pack, pack_triton},
-    hub,
     model::{ModelFolder, SequenceClassifier},
     prepare::encode_all,
     report,
@@ -77,13 +76,14 @@ const OF_DATA: [&str; 15] = [
 
 pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
     given.refuse(&OF_DATA, !args.data.is_empty(), "--data with it")?;
+    given.refuse(&["--overwrite"], args.layout != Layout::Triton, "--layout bundle")?;
     if args.layout == Layout::Triton && args.export.out.extension().is_some_and(|extension| extension == "nimbert") {
         let got = args.export.out.display();
         return Err(Error::setting("--out", "the name of a folder, for a repository of Triton", got).into());
     }
 
     // Before interrupts are caught: one during a download ends it.
-    let folder = hub::resolve(&args.model, None, io::stderr().is_terminal()).map_err(|error| match error {
+    let folder = super::base_folder(&args.model, None).map_err(|error| match error {
         Error::Setting { setting: "--base", expected, got } => Error::Setting { setting: "MODEL", expected, got },
         error => error,
     })?;
@@ -99,7 +99,10 @@ pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
         let positions = encoder_config.max_tokens().min(USUAL_MAX_LENGTH);
         folder.max_length.unwrap_or(positions).min(positions)
     });
-    let export_config = args.export.config(given, problem_type, max_length, false)?;
+    let mut export_config = args.export.config(given, problem_type, max_length, false)?;
+    if args.layout == Layout::Triton {
+        export_config.variants.truncate(1);
+    }
     let labels = encoder_config.own_labels()?;
     args.columns.check_strangers(&labels, "a label that the model does not have")?;
     let separates = problem_type == ProblemType::MultiLabel;
@@ -173,7 +176,7 @@ pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
 /// Rows of token ids of all lengths, spread over the whole vocabulary: they reach every embedding region and position.
 fn synthetic(vocab_size: usize, max_length: usize) -> Vec<Example> {
     const ROWS: usize = 64;
-    let length = |row: usize| 3 + row * (max_length.saturating_sub(3)) / (ROWS - 1);
+    let length = |row: usize| max_length.min(3) + row * max_length.saturating_sub(3) / (ROWS - 1);
     // A multiplier that shares no divisor with usual vocabulary sizes, so that neighbours are unrelated.
     let id = |row: usize, place: usize| ((row * 7919 + place * 104_729) % vocab_size) as u32;
     let encoding = |row| Encoding {

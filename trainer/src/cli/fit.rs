@@ -10,7 +10,7 @@ mod unknown;
 use std::{
     borrow::Cow,
     cell::RefCell,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -23,7 +23,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nimbert::{
     Prediction, Tokenizer, TruncationSide, behind_links,
     bundle::{BundleWriter, CONFIG, Provenance, is_task_name},
-    prediction::Answer,
+    prediction::{Answer, escaped_lines},
     summary::{Reference, Summary, characters},
 };
 use nimbert_trainer::{
@@ -35,7 +35,7 @@ use nimbert_trainer::{
     cross_validation::OutOfFold,
     dataset::Columns,
     export::{Contents, Evidence, ExportConfig, ExportData, Judged, SAVED_MODEL, judge, pack, save_model},
-    html, hub,
+    html,
     loss::{Loss, Target, balanced_weights},
     mahalanobis::Mahalanobis,
     model::{EncoderConfig, HeadKind, LoadReport, ModelFolder, SequenceClassifier},
@@ -629,7 +629,7 @@ fn resolve(args: &Args) -> Result<PathBuf, Error> {
     if let Some(folder) = &args.from {
         return Ok(folder.clone());
     }
-    hub::resolve(&args.base(), args.revision.as_deref(), io::stderr().is_terminal())
+    super::base_folder(&args.base(), args.revision.as_deref())
 }
 
 /// Whatever is wrong with a setting is told before anything is read.
@@ -1199,7 +1199,7 @@ fn keep_corrected(path: &Path, content: &str) -> Result<(), Error> {
 /// Prints a part of the report. That nobody reads it, or that the disk is full, must not cost the training.
 fn tell(text: &str) {
     let mut out = io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(escaped_lines(text).as_bytes()).and_then(|()| out.flush());
 }
 
 fn step(record: &Record) -> Option<StepRecord> {

@@ -14,7 +14,7 @@ mod trace;
 
 use std::{
     collections::BTreeMap,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -33,6 +33,7 @@ use nimbert_trainer::{
     export::VariantKind,
     feature_cache::{FeatureCache, Recalled},
     features::{Features, Read},
+    hub,
     model::{ModelFolder, Pooling, SequenceClassifier},
     onnx::Calibration,
     prepare::encode_all,
@@ -375,6 +376,11 @@ fn is_read(path: &Path, inputs: &[&PathBuf], base: Option<&Path>) -> bool {
     let base = base.and_then(|base| base.canonicalize().ok());
     base.is_some_and(|base| path.starts_with(base))
         || inputs.iter().any(|input| input.canonicalize().is_ok_and(|input| input == path))
+}
+
+/// A base's folder, after a download if it is named as on a hub.
+fn base_folder(base: &str, revision: Option<&str>) -> Result<PathBuf, Error> {
+    hub::resolve(base, revision, io::stderr().is_terminal(), |warning| message(&format!("warning: {warning}")))
 }
 
 /// Writes a message to standard error. Where that is closed, the exit status still tells.

@@ -1,7 +1,7 @@
 //! `nimbert-train suggest`: the texts to label next, as a file to fill in; and what that would have saved, by rows that are labelled.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,6 @@ use nimbert_trainer::{
     dataset::{Columns, Dataset, Row},
     embed::{Embedded, Embedder},
     html::{self, Page, Table},
-    hub,
     logistic::LogisticRegression,
     loss::Target,
     metrics::percent,
@@ -280,7 +279,7 @@ fn simulate(args: &Args) -> anyhow::Result<()> {
         return Err(Error::setting("--task", expected, "it").into());
     }
     let base = args.base.as_deref().expect("clap asks for it");
-    let folder = ModelFolder::open(&hub::resolve(base, None, io::stderr().is_terminal())?)?;
+    let folder = ModelFolder::open(&super::base_folder(base, None)?)?;
     let tokenizer = folder.open_tokenizer(args.max_length, None)?;
     let dataset = Dataset::open(&args.data, &args.columns.columns.columns())?;
     remark(&dataset);

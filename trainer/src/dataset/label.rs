@@ -197,7 +197,7 @@ fn python_list(inner: &str) -> Option<Vec<Value>> {
 }
 
 /// A number as all are written: `1.0`, `1.` and `1e0` are `1`. None for what is no number, or one with leading zeros, which
-/// is the name of something.
+/// is the name of something. One with a fraction stays as it stands: `1.10` and `1.1` may be versions.
 pub(super) fn canonical_number(text: &str) -> Option<String> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let has_leading_zero = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();
@@ -213,9 +213,9 @@ pub(super) fn canonical_number(text: &str) -> Option<String> {
         true => value.to_string(),
         false => text.to_owned(),
     };
-    let plain = match plain.contains('.') {
-        true => plain.trim_end_matches('0').trim_end_matches('.'),
-        false => &plain,
+    let plain = match plain.split_once('.') {
+        Some((whole, fraction)) if fraction.bytes().all(|digit| digit == b'0') => whole,
+        _ => &plain,
     };
     Some(if plain == "-0" { "0".to_owned() } else { plain.to_owned() })
 }
@@ -248,7 +248,10 @@ mod tests {
             ("0.0", "0"),
             ("-0", "0"),
             ("1e3", "1000"),
-            ("0.50", "0.5"),
+            ("0.50", "0.50"),
+            ("1.10", "1.10"),
+            ("15e-1", "1.5"),
+            ("1.", "1"),
             ("10", "10"),
             ("-2.0", "-2"),
         ] {

@@ -63,6 +63,8 @@ pub struct Dataset {
     pub skipped: Vec<String>,
     /// Numbers that stood there in another way than they are written here, such as 1.0 for 1.
     respelled: BTreeMap<String, String>,
+    /// Whether some of them are one number.
+    merges_numbers: bool,
     forms: Forms,
     problem_type: ProblemType,
     label_columns: Vec<String>,
@@ -212,6 +214,7 @@ impl Dataset {
             columns: 0,
             skipped: Vec::new(),
             respelled: BTreeMap::new(),
+            merges_numbers: false,
             forms: Forms::default(),
             problem_type: columns.problem_type,
             label_columns: columns.label_columns.clone(),
@@ -280,6 +283,11 @@ impl Dataset {
                 self.respelled.extend(numbers.into_iter().filter(|(label, number)| label != number));
             }
         }
+        let mut spellings: BTreeMap<&String, BTreeSet<&String>> = BTreeMap::new();
+        for label in self.rows.iter().flat_map(|row| &row.labels) {
+            spellings.entry(self.respelled.get(label).unwrap_or(label)).or_default().insert(label);
+        }
+        self.merges_numbers = spellings.values().any(|spellings| spellings.len() > 1);
         for label in self.rows.iter_mut().flat_map(|row| &mut row.labels) {
             if let Some(number) = self.respelled.get(label) {
                 label.clone_from(number);
@@ -290,6 +298,11 @@ impl Dataset {
     /// What stood there in another way than it is read, such as 1.0 for 1, or in JSON the string "1" for it, by what stood there.
     pub fn respelled(&self) -> BTreeMap<String, String> {
         self.respelled.clone().into_iter().chain(self.forms.respelled()).collect()
+    }
+
+    /// Whether rows have one label that stood there in several ways.
+    pub fn merges_labels(&self) -> bool {
+        self.merges_numbers || self.forms.respelled().next().is_some()
     }
 
     /// What the labels of each task begin with; of one task, with nothing.
@@ -869,6 +882,16 @@ pub(crate) mod tests {
         dataset.write_numbers_in_one_way(&[]);
         assert_eq!(dataset.labels().unwrap(), ["2", "10"]);
         assert_eq!(dataset.respelled, BTreeMap::from([("10.0".into(), "10".into()), ("2.0".into(), "2".into())]));
+        assert!(dataset.merges_labels());
+        let written = |content: &[u8]| {
+            let mut dataset = open("x.csv", content).unwrap();
+            dataset.write_numbers_in_one_way(&[]);
+            (dataset.labels().unwrap(), dataset.merges_labels())
+        };
+        assert_eq!(written(b"text,label\na,1.0\nb,2.0\nc,1.0\nd,2.0\n"), (vec!["1".into(), "2".into()], false));
+        // What may be versions is not one label.
+        let versions = written(b"text,label\na,1.1\nb,1.10\nc,1.1\nd,1.10\n");
+        assert_eq!(versions, (vec!["1.1".into(), "1.10".into()], false));
         let dataset = open("x.jsonl", b"{\"text\": \"a\", \"label\": 0.0}\n{\"text\": \"b\", \"label\": 0}").unwrap();
         assert!(dataset.rows.iter().all(|row| row.labels == ["0"]));
         // Values of JSON of several kinds that are one label are told, and those alone.

@@ -41,6 +41,9 @@ pub const FOREIGN_DISTANCE_TOLERANCE: f32 = 5e-2;
 /// What can be done about a graph that computes something else: it is a fault of this program, or numbers that are too
 /// large for the format.
 const FAULT: &str = "this should not happen: please report it with the base model's name";
+/// What is likelier than that where logits are so large.
+const DIVERGED: &str = "logits this large are those of a training that has diverged: a lower --learning-rate";
+const LARGE_LOGIT: f32 = 1e3;
 /// What can be done about int8 that loses too much.
 const INT8_ADVICE: &str = "--precision fp32 ships the graph without integers, and --verbose shows which activation costs \
                            most; with more rows a difference says more";
@@ -110,7 +113,20 @@ pub(super) fn logits(kind: VariantKind, comparison: &Comparison, pair: Pair<'_>)
             check: format!("logits of {kind}"),
             expected: format!("a {what} difference of at most {bound:.1e}"),
             got: format!("{figure:.1e}; {}", pair.worst()),
-            advice: advice(kind),
+            advice: if comparison.max_logit < LARGE_LOGIT { advice(kind) } else { DIVERGED },
+        }),
+    }
+}
+
+/// That a graph is asked for which has no integers then: those for TensorRT have them in products alone.
+pub(super) fn integers(variants: &[VariantKind]) -> Result<()> {
+    match variants.iter().find(|kind| kind.is_quantized() && kind.operators() == Operators::Standard) {
+        None => Ok(()),
+        Some(kind) => Err(Error::Gate {
+            check: format!("integers of {kind}"),
+            expected: "activations that can be integers".to_owned(),
+            got: "none: whatever stays in fp32, int8 would cost too much".to_owned(),
+            advice: "--variants without this graph, or with gpu-fp16, ships what is exact",
         }),
     }
 }

@@ -214,7 +214,7 @@ pub struct VariantFigures {
     pub accuracy: Option<f64>,
     /// The largest difference from the trained model (fp32) or from the fp32 graph.
     pub max_logit_difference: f32,
-    /// The share of the texts that get fp32's label, of every task; where a text may have several, all at a probability of one half.
+    /// The share of the texts that get fp32's label, of every task; where a text may have several, all of them.
     pub label_agreement: f64,
     /// The median time of one text alone on this machine's CPU, in milliseconds, tokenization not counted.
     pub milliseconds: f64,
@@ -254,22 +254,29 @@ pub fn judge(
     let judge = Judge { model, evidence, calibration_texts, config, scratch: scratch.path(), stop };
     let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
     let mut fp32 = judge.tried(VariantKind::CpuFp32, None, &trained)?;
-    judge.gates(&mut fp32, &trained, None)?;
+    judge.gates(&mut fp32, Some((&trained, None)))?;
 
     let quantizes = config.variants.iter().any(|kind| kind.is_quantized()) && !calibration_texts.is_empty();
     let mut quantization = match quantizes {
         true => Some(judge.quantization(&fp32)?),
         false => None,
     };
+    if quantization.as_ref().is_some_and(|of| of.observations.is_empty()) {
+        gates::integers(&config.variants)?;
+    }
     let mut trial = quantization.as_mut().and_then(|quantization| quantization.trial.take());
     let observations = quantization.as_ref().map(|quantization| &quantization.observations);
     let mut tried = vec![fp32];
     for &kind in config.variants.iter().filter(|kind| **kind != VariantKind::CpuFp32) {
-        let mut variant = match trial.take_if(|trial| trial.kind == kind) {
-            Some(trial) => trial,
-            None => judge.tried(kind, observations, &tried[0].logits)?,
+        let (mut variant, reference) = match trial.take_if(|trial| trial.kind == kind) {
+            // It is known to be like fp32.
+            Some(trial) => (trial, None),
+            None => {
+                let variant = judge.tried(kind, observations, &tried[0].logits)?;
+                (variant, Some((&tried[0].logits[..], tried[0].hits)))
+            }
         };
-        judge.gates(&mut variant, &tried[0].logits, tried[0].hits)?;
+        judge.gates(&mut variant, reference)?;
         tried.push(variant);
     }
 
@@ -290,9 +297,12 @@ pub fn judge(
         tried = folded.collect::<Result<_>>()?;
     }
     let mut variants = Vec::new();
+    let fp32_logits = tried[0].logits.clone();
     for variant in &mut tried {
         // Labels hold from thresholds on that were not there before.
-        variant.hits = judge.hits_by(&calibrated[0].decision, &variant.logits);
+        let decision = &calibrated[0].decision;
+        variant.hits = judge.hits_by(decision, &variant.logits);
+        variant.comparison.label_agreement = model.tasks.agreement(decision, &variant.logits, &fp32_logits);
         variants.push(judge.figures(variant)?);
     }
     let of_test = |test: &Evidence<'_>| judge.answers(&mut tried[default].session, &test.texts);
@@ -308,7 +318,7 @@ pub fn judge(
         fp32_accuracy: judge.share(fp32.hits),
         shipped_max_logit_difference: difference.max_logit_difference,
         shipped_accuracy: judge.share(shipped.hits),
-        label_agreement: difference.label_agreement,
+        label_agreement: shipped.comparison.label_agreement,
     };
     let answers = judge.with_distances(&shipped.logits, &shipped.distances);
     let mut graphs: Vec<(VariantKind, ModelProto)> = Vec::new();
@@ -399,17 +409,20 @@ impl Judge<'_> {
         Ok(Tried { kind, graph, session, logits, distances, comparison, hits })
     }
 
-    /// Everything that a graph must pass. `fp32_hits` are those of the fp32 graph; none where this is it.
-    fn gates(&self, tried: &mut Tried, reference: &[Vec<f32>], fp32_hits: Option<usize>) -> Result<()> {
-        let Tried { kind, graph, logits, hits, .. } = tried;
+    /// Everything that a graph must pass. `reference` is what it must be like: logits, and the hits of the fp32 graph, of which there are
+    /// none where this is it; none where it is known to be.
+    fn gates(&self, tried: &mut Tried, reference: Option<(&[Vec<f32>], Option<usize>)>) -> Result<()> {
+        let Tried { kind, graph, logits, hits, .. } = &*tried;
         gates::operators(*kind, graph, self.model.graph_nodes(kind.operators()))?;
-        self.likeness_gates(*kind, logits, *hits, reference, fp32_hits)?;
-        let counts = operator_counts(graph);
-        if ["MatMulIntegerToFloat", "Attention"].iter().any(|name| counts.contains_key(name)) {
-            // What nimbert runs has operators of ours in it; others run the graph as it is, and round at other places.
-            let logits = self.logits_as_it_lies(*kind)?;
-            let judged = self.likeness_gates(*kind, &logits, self.hits(&logits), reference, fp32_hits);
-            judged.map_err(gates::as_others_run_it)?;
+        if let Some((reference, fp32_hits)) = reference {
+            self.likeness_gates(*kind, logits, *hits, reference, fp32_hits)?;
+            let counts = operator_counts(graph);
+            if ["MatMulIntegerToFloat", "Attention"].iter().any(|name| counts.contains_key(name)) {
+                // What nimbert runs has operators of ours in it; others run the graph as it is, and round at other places.
+                let logits = self.logits_as_it_lies(*kind)?;
+                let judged = self.likeness_gates(*kind, &logits, self.hits(&logits), reference, fp32_hits);
+                judged.map_err(gates::as_others_run_it)?;
+            }
         }
         self.invariance_gate(tried)?;
         self.drop_spare_graph(tried);
@@ -532,6 +545,8 @@ impl Judge<'_> {
             let rest = sensitivity.len() - costly;
             let mut counts = [0, rest / 4, rest / 2, rest * 3 / 4].map(|more| costly + more).to_vec();
             counts.dedup();
+            // Without any in fp32 it was tried.
+            counts.retain(|count| *count > 0);
             for in_fp32 in counts {
                 sensitivity[..in_fp32].iter().for_each(|of| drop(observations.remove(&of.activation)));
                 trial = self.faithful(&observations, fp32)?;
@@ -749,7 +764,7 @@ pub fn save_model(
     out: &Path,
 ) -> Result<()> {
     std::fs::create_dir_all(out).map_err(|error| Error::io(out, error))?;
-    // What fails leaves no file; in the folder, which may be a volume of its own.
+    // What cannot be written leaves no file; in the folder, which may be a volume of its own.
     let staging = HiddenFolder::create(out, SAVED_MODEL_STAGING)?;
     let folder = staging.path();
     model.parameters().save(&folder.join(WEIGHTS)).map_err(|error| match error {
@@ -765,7 +780,11 @@ pub fn save_model(
     write(LEARNED, pretty_json(learned).as_bytes())?;
     write(TOKENIZER_CONFIG, pretty_json(&tokenizer_config(&json, tokenizer, settings)?).as_bytes())?;
     write(CONFIG, config_json(model, problem_type).as_bytes())?;
-    // The configuration last, without which it is no model.
+    // The configuration first and last: without it this is no model, neither the new one nor a mixture of it and an older one.
+    match std::fs::remove_file(out.join(CONFIG)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&out.join(CONFIG), error)),
+        _ => {}
+    }
     SAVED_MODEL.into_iter().rev().try_for_each(|name| {
         std::fs::rename(folder.join(name), out.join(name)).map_err(|error| Error::io(&out.join(name), error))
     })
@@ -884,7 +903,7 @@ mod tests {
             let mut graph = kind.build(judge.model, Some(&observations), judge.config, &[]).unwrap();
             plant(&mut graph);
             let mut tried = judge.tried_graph(kind, graph, trained)?;
-            judge.gates(&mut tried, trained, Some(trained.len()))
+            judge.gates(&mut tried, Some((trained, Some(trained.len()))))
         })
     }
 

@@ -35,6 +35,14 @@ pub fn pack_triton(
     stop: &AtomicBool,
 ) -> Result<()> {
     BundleWriter::check_target(out, false)?;
+    if let Some(label) = model.labels.iter().find(|label| label.contains(['\n', '\r'])) {
+        let got = format!("{label:?}");
+        return Err(Error::setting(
+            "--layout",
+            "bundle, where a label has a line break: Triton reads a label a line",
+            got,
+        ));
+    }
     let absolute = std::path::absolute(behind_links(out)).map_err(|error| Error::io(out, error))?;
     let parent = absolute.parent().unwrap_or(&absolute);
     std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
@@ -42,15 +50,16 @@ pub fn pack_triton(
     let folder = staging.path().join(MODEL_NAME);
     let version = folder.join("1");
     std::fs::create_dir_all(&version).map_err(|error| Error::io(&version, error))?;
-    let write = |name: &str, content: String| {
+    let write = |name: &str, content: &[u8]| {
         let path = folder.join(name);
         std::fs::write(&path, content).map_err(|error| Error::io(&path, error))
     };
-    write("config.pbtxt", config_pbtxt(model, &judged))?;
-    write("labels.txt", model.labels.iter().map(|label| format!("{label}\n")).collect())?;
-    write(CONFIG, config_json(model, judged.decision().problem_type))?;
-    let tokenizer = folder.join(TOKENIZER);
-    std::fs::copy(&contents.tokenizer, &tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
+    let labels: String = model.labels.iter().map(|label| format!("{label}\n")).collect();
+    write("config.pbtxt", config_pbtxt(model, &judged).as_bytes())?;
+    write("labels.txt", labels.as_bytes())?;
+    write(CONFIG, config_json(model, judged.decision().problem_type).as_bytes())?;
+    let tokenizer = std::fs::read(&contents.tokenizer).map_err(|error| Error::io(&contents.tokenizer, error))?;
+    write(TOKENIZER, &tokenizer)?;
     let (_, mut graph) = judged.graphs.into_iter().next().expect("at least one graph");
     onnx::write_external(&mut graph, &version.join(MODEL))?;
     check_stop(stop)?;

@@ -262,6 +262,18 @@ impl<'a> Exporter<'a> {
         self.product_plus(output, x, weight, &bias)
     }
 
+    /// x `[n, in]` W + b, divided by `temperature`. What is stored as integers keeps them, and its scales are divided: the function
+    /// stays the one that was rounded and judged without the temperature.
+    pub(crate) fn logits(&mut self, name: &str, x: &str, affine: &Affine, temperature: f32) -> Result<String> {
+        let factor = 1.0 / f64::from(temperature);
+        let Affine { weight, bias } = affine;
+        self.read(x, weight)?;
+        let weight = self.stored_times(name, weight, factor)?;
+        let Some(bias) = bias else { return Ok(self.builder.node(name, "MatMul", &[x, &weight], vec![])) };
+        let bias = self.builder.floats(&format!("{name}/bias"), &(bias * factor)?)?;
+        Ok(self.builder.node(name, "Gemm", &[x, &weight, &bias], vec![]))
+    }
+
     /// x `[n, in]` W + b + `residual` `[n, out]`.
     pub(crate) fn affine_plus(&mut self, output: &str, x: &str, affine: &Affine, residual: &str) -> Result<String> {
         let Affine { weight, bias } = affine;
@@ -385,13 +397,25 @@ impl<'a> Exporter<'a> {
 
     /// A weight `[in, out]`, which `x` is multiplied with if that is known, as integers of at most `max`, and their scales by channel.
     pub(crate) fn integers(&mut self, name: &str, weight: &Tensor, max: f32, x: Option<&str>) -> Result<[String; 2]> {
+        self.integers_times(name, weight, (max, x), 1.0)
+    }
+
+    /// The same with `factor` times the scales.
+    fn integers_times(
+        &mut self,
+        name: &str,
+        weight: &Tensor,
+        (max, x): (f32, Option<&str>),
+        factor: f32,
+    ) -> Result<[String; 2]> {
         let (rows, columns) = weight.dims2()?;
         let mut values = values(weight)?;
         if let Some(x) = x {
             values = self.divided(values, columns, x);
         }
         let name = format!("{name}/weight");
-        let (integers, scales) = self.quantized_weight(&values, columns, max, x);
+        let (integers, mut scales) = self.quantized_weight(&values, columns, max, x);
+        scales.iter_mut().for_each(|scale| *scale *= factor);
         let scales = self.builder.float_values(&format!("{name}_scale"), &[columns], &scales);
         let integers = match self.is_packed(columns, 4) {
             false => self.builder.bytes(&name, &[rows, columns], integers),
@@ -433,10 +457,16 @@ impl<'a> Exporter<'a> {
     /// A weight `[in, out]` that fp32 arithmetic reads. Where it is stored as integers, ONNX Runtime multiplies it out
     /// when it loads the graph.
     pub(crate) fn stored(&mut self, name: &str, weight: &Tensor) -> Result<String> {
+        self.stored_times(name, weight, 1.0)
+    }
+
+    /// `factor` times such a weight, whose integers are those of the weight as it is.
+    fn stored_times(&mut self, name: &str, weight: &Tensor, factor: f64) -> Result<String> {
         if !self.is_stored_small() || weight.elem_count() < MIN_ELEMENTS {
-            return self.builder.floats(&format!("{name}/weight"), weight);
+            let times = (factor != 1.0).then(|| weight * factor).transpose()?;
+            return self.builder.floats(&format!("{name}/weight"), times.as_ref().unwrap_or(weight));
         }
-        let [integers, scales] = self.integers(name, weight, MAX_BYTE, None)?;
+        let [integers, scales] = self.integers_times(name, weight, (MAX_BYTE, None), factor as f32)?;
         let b = &mut self.builder;
         let to_float = vec![int_attribute("to", DataType::Float as i64)];
         let floats = b.node(&format!("{name}/weight_float"), "Cast", &[&integers], to_float);
@@ -591,4 +621,49 @@ impl<'a> Exporter<'a> {
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_temperature_divides_scales_and_changes_no_integer() {
+        const ROWS: usize = 768;
+        const COLUMNS: usize = 150;
+        let noise = |at: usize| ((at as f32 * 12.9898).sin() * 43758.547).fract();
+        let weight: Vec<f32> = (0..ROWS * COLUMNS).map(noise).collect();
+        let weight = Tensor::from_vec(weight, (ROWS, COLUMNS), &Device::Cpu).unwrap();
+        let bias = Tensor::ones(COLUMNS, DType::F32, &Device::Cpu).unwrap();
+        let affine = Affine { weight, bias: Some(bias) };
+        let constants = |storage: Storage, temperature: f32| {
+            let config = GraphConfig { int8: Int8::Weights, storage, ..GraphConfig::FP32 };
+            let mut exporter = Exporter::new(config);
+            exporter.logits("logits", "x", &affine, temperature).unwrap();
+            let constants = exporter.finish().graph.unwrap().initializer;
+            constants.into_iter().map(|of| (of.name, of.raw_data)).collect::<BTreeMap<_, _>>()
+        };
+        let floats = |bytes: &[u8]| -> Vec<f32> {
+            bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+        };
+        for storage in [Storage::Bytes, Storage::Packed] {
+            let plain = constants(storage, 1.0);
+            let is_divided = |name: &str| name.ends_with("_scale") || name.ends_with("bias");
+            for temperature in (2..30).map(|step| step as f32 * 0.0877) {
+                let divided = constants(storage, temperature);
+                assert_eq!(plain.len(), divided.len());
+                for (name, bytes) in &divided {
+                    if !is_divided(name) {
+                        assert!(plain[name] == *bytes, "{name} at {temperature}");
+                        continue;
+                    }
+                    for (plain, divided) in floats(&plain[name]).into_iter().zip(floats(bytes)) {
+                        assert!((plain / temperature - divided).abs() <= 1e-6 * divided, "{name} at {temperature}");
+                    }
+                }
+            }
+        }
+    }
 }

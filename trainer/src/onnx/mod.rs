@@ -116,12 +116,15 @@ pub fn read(path: &Path) -> Result<ModelProto> {
             Some(data) => data,
             none => none.insert(std::fs::read(&data_path).map_err(|error| Error::io(&data_path, error))?),
         };
-        let number = |key: &str| {
-            let entry = tensor.external_data.iter().find(|entry| entry.key == key)?;
-            entry.value.parse::<usize>().ok()
+        let number = |key: &str, otherwise: usize| match tensor.external_data.iter().find(|entry| entry.key == key) {
+            Some(entry) => entry.value.parse::<usize>().ok(),
+            None => Some(otherwise),
         };
-        let range = number("offset").zip(number("length"));
-        let bytes = range.and_then(|(offset, length)| data.get(offset..offset.checked_add(length)?));
+        // Both may be left out: it is the whole file then.
+        let bytes = number("offset", 0).and_then(|start| {
+            let length = number("length", data.len().checked_sub(start)?)?;
+            data.get(start..start.checked_add(length)?)
+        });
         let Some(bytes) = bytes else {
             return Err(Error::model(&data_path, format!("the tensor {}", tensor.name), "a file that ends before it"));
         };

@@ -38,7 +38,7 @@ impl std::fmt::Display for Calibration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::MinMax => f.write_str("min-max"),
-            Self::Percentile(share) => write!(f, "percentile:{}", share * 100.0),
+            Self::Percentile(share) => write!(f, "percentile:{}", (share * 1e10).round() / 1e8),
             Self::Entropy => f.write_str("entropy"),
         }
     }
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn methods_are_named() {
-        for name in ["min-max", "entropy", "percentile:99.9"] {
+        for name in ["min-max", "entropy", "percentile:99.9", "percentile:57", "percentile:99.999"] {
             assert_eq!(name.parse::<Calibration>().unwrap().to_string(), name);
         }
         assert!("percentile:120".parse::<Calibration>().unwrap_err().contains("found percentile:120"));

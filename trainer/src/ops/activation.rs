@@ -45,7 +45,14 @@ impl Activation {
         match self {
             Self::Gelu => x * normal_distribution(x).0,
             Self::GeluTanh => x * sigmoid(2.0 * gelu_tanh_argument(x)),
-            Self::Relu => x.max(0.0),
+            // What is not a number stays so.
+            Self::Relu => {
+                if x < 0.0 {
+                    0.0
+                } else {
+                    x
+                }
+            }
             Self::Tanh => 2.0 * sigmoid(2.0 * x) - 1.0,
         }
     }

@@ -216,7 +216,8 @@ impl Attention {
             && v.dims2()? == (keys, hidden)
             && self.queries.len() == self.keys.len()
             && hidden.is_multiple_of(self.heads)
-            && self.keys.windows(2).all(|text| text[1] - text[0] <= longest)
+            && self.keys.windows(2).all(|text| (1..=longest).contains(&(text[1] - text[0])))
+            && (longest == usize::MAX || self.queries.windows(2).all(|text| text[1] - text[0] <= longest))
             && (self.window.is_none() || self.relative.is_none());
         if !fits {
             bail!("attention: q {q:?}, k {k:?}, v {v:?} do not fit the texts' offsets and {} heads", self.heads);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, TypedDict, overload
+from typing import TYPE_CHECKING, Protocol, TypedDict, cast, overload
 
 from . import _library, _nimbert
 from ._errors import make
@@ -119,7 +119,7 @@ class Classifier:
         return classifier
 
     def _open(self, source: str | bytes, options: Options) -> None:
-        self._options = options
+        self._options = _absolute(options)
         self._inner: _nimbert.Classifier | None = _nimbert.Classifier(source, _settings(options))
         tasks, self.device, self.max_length, self.pairs = self._inner.about()
         self.labels = tasks[0][1]
@@ -209,12 +209,21 @@ class Classifier:
     ) -> Iterator[Prediction]:
         """Classifies an iterable of any length, an endless one too: ``batch_size`` texts are taken from it at a time,
         and their answers given before the next are taken. ``timeout`` is for each batch."""
-        first, second = iter(texts), None if pairs is None else iter(pairs)
-        while batch := list(islice(first, batch_size)):
-            paired = None if second is None else list(islice(second, len(batch)))
-            yield from self.classify(batch, paired, timeout=timeout, truncation=truncation, cancel=cancel)
-        for _ in second or ():
-            raise make("input", "pairs: expected as many as texts, found more")
+        if batch_size < 1:
+            raise make("setting", f"batch_size: expected 1 or more, found {batch_size}")
+        for name, given in [("texts", texts), ("pairs", pairs)]:
+            if isinstance(given, str):
+                raise make("input", f"{name}: expected an iterable of texts, found one text")
+
+        def answers() -> Iterator[Prediction]:
+            first, second = iter(texts), None if pairs is None else iter(pairs)
+            while batch := list(islice(first, batch_size)):
+                paired = None if second is None else list(islice(second, len(batch)))
+                yield from self.classify(batch, paired, timeout=timeout, truncation=truncation, cancel=cancel)
+            for _ in second or ():
+                raise make("input", "pairs: expected as many as texts, found more")
+
+        return answers()
 
     def _opened(self) -> _nimbert.Classifier:
         if self._inner is None:
@@ -244,6 +253,23 @@ class Classifier:
 
 def _reopen(cls: type[Classifier], path: str, options: Options) -> Classifier:
     return cls(path, **options)
+
+
+def _absolute(options: Options) -> Options:
+    """The same, for a process with another working directory."""
+
+    def path(name: str, value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return [path(name, each) for each in value]
+        # A cache may be named by a word, and a key stand there itself.
+        is_path = isinstance(value, (str, bytes, os.PathLike)) and (
+            name in ("ort_lib", "profile")
+            or (name == "cache" and value not in ("auto", "none"))
+            or (name == "public_key" and os.path.exists(value))
+        )
+        return os.path.abspath(os.fsdecode(value)) if is_path else value  # type: ignore[arg-type]
+
+    return cast(Options, {name: path(name, value) for name, value in options.items()})
 
 
 def _settings(options: Options) -> list[tuple[str, str]]:

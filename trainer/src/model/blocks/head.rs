@@ -118,14 +118,8 @@ impl Head {
             }
         };
         for (index, task) in tasks.iter().enumerate() {
-            let mut of_task = output.columns(task.ids.clone())?;
-            if let Some(temperature) =
-                exporter.config.temperatures.get(index).filter(|temperature| **temperature != 1.0)
-            {
-                of_task = of_task.scaled(1.0 / f64::from(*temperature))?;
-            }
-            let name = logits_of(index);
-            exporter.affine(&name, &name, &x, &of_task)?;
+            let temperature = exporter.config.temperatures.get(index).copied().unwrap_or(1.0);
+            exporter.logits(&logits_of(index), &x, &output.columns(task.ids.clone())?, temperature)?;
         }
         if let Some(distance) = exporter.config.distance {
             let unit = unit.map_or_else(|| unit_graph(exporter, distance.width()), Ok)?;

@@ -1,32 +1,29 @@
 //! Where a base model comes from: a folder, or a repository of the Hugging Face hub whose files are downloaded once and
 //! kept in the hub's cache, which other programs share.
 //!
-//! hf-hub downloads and lays out the cache. What it lacks is here: all files of one commit, most of the hub's
-//! environment variables, and an end to waiting (its connections have no read timeout, and none can be set).
+//! The crate hf-hub is not used: its versions of the 0.4 line send the token wherever the hub sends on to, compare neither size nor
+//! SHA-256 of what they have downloaded, and wait without end; those from 1.0 on bring some 280 crates, an asynchronous runtime and a
+//! second TLS library among them.
+
+mod client;
 
 use std::{
     env,
-    error::Error as _,
     ffi::OsString,
-    fs,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
     time::Duration,
 };
 
-use hf_hub::{
-    Cache, Repo, RepoType,
-    api::{
-        Progress,
-        sync::{Api, ApiBuilder, ApiError},
-    },
-};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
 
+use self::client::{Client, Content, Fault};
 use crate::{
     error::{Error, Result},
     model::{WEIGHTS, WEIGHTS_INDEX, shards},
+    scratch::write_whole,
 };
 
 /// What a base model is made of, besides its weights.
@@ -35,8 +32,10 @@ const FILES: [&str; 2] = ["config.json", "tokenizer.json"];
 const SETTINGS: &str = "tokenizer_config.json";
 /// Either of these keeps every program of the hub off the network.
 const OFFLINE: [&str; 2] = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"];
-/// How long the hub may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Where the hub is, unless `HF_ENDPOINT` says otherwise.
+const ENDPOINT: &str = "https://huggingface.co";
+/// How often it is looked whether another program has ended its download.
+const TURN: Duration = Duration::from_millis(200);
 
 /// The folder of a base model: `base` itself, or the cached snapshot of the hub's repository `base` (`owner/name` or
 /// `name`) at `revision` (a branch, tag or commit; `main` if none), where `config.json`, `tokenizer.json` and
@@ -45,12 +44,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// The environment is that of the hub's other programs: `HF_ENDPOINT`, `HF_HOME` (by default in `XDG_CACHE_HOME`),
 /// `HF_HUB_CACHE`, `HF_TOKEN` (else the file `token` in `HF_HOME`), `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE`. If the
-/// hub cannot be reached or refuses, a complete snapshot in the cache will do.
+/// hub cannot be reached or refuses, a complete snapshot in the cache will do, which `warn` is told.
 ///
 /// # Errors
 /// [`Error::Setting`] if `base` is neither a folder nor a name, or the repository or one of its files can neither be
 /// downloaded nor found in the cache, or a folder has a revision; [`Error::Io`] if the cache cannot be written.
-pub fn resolve(base: &str, revision: Option<&str>, progress: bool) -> Result<PathBuf> {
+pub fn resolve(base: &str, revision: Option<&str>, progress: bool, warn: impl FnOnce(&str)) -> Result<PathBuf> {
     let path = Path::new(base);
     if path.is_dir() {
         return match revision {
@@ -69,13 +68,19 @@ pub fn resolve(base: &str, revision: Option<&str>, progress: bool) -> Result<Pat
     let hub = Hub::from_env(base, revision)?;
     if let Some(variable) = OFFLINE.into_iter().find(|variable| is_on(variable)) {
         return hub.cached().map_err(|file| {
-            let cache = hub.cache.path().display();
+            let cache = hub.cache.display();
             let expected =
                 format!("a folder, or {base} (revision {revision}) in the cache {cache}, as {variable} is set");
             Error::setting("--base", expected, format!("no folder, and no {file} in the cache"))
         });
     }
-    hub.watch(progress).or_else(|error| hub.cached().map_err(|_| error))
+    hub.download(progress).or_else(|error| match hub.cached() {
+        Ok(snapshot) => {
+            warn(&format!("{error}; what was downloaded before is taken"));
+            Ok(snapshot)
+        }
+        Err(_) => Err(error),
+    })
 }
 
 /// `owner/name` or `name`; everything else that is no folder was meant as a path.
@@ -99,68 +104,63 @@ fn is_on(name: &str) -> bool {
 }
 
 /// One repository at one revision.
-#[derive(Clone)]
-struct Hub {
-    api: Api,
-    cache: Cache,
-    repo: Repo,
+struct Hub<'a> {
+    client: Client,
+    cache: PathBuf,
+    name: &'a str,
+    revision: &'a str,
 }
 
-/// What a download tells while it goes on.
-enum Event {
-    File(String),
-    Size(usize),
-    Read(usize),
-    End(Result<PathBuf>),
+/// What a hub says of a revision.
+#[derive(Deserialize)]
+struct Info {
+    /// The commit.
+    sha: String,
+    siblings: Vec<Sibling>,
 }
 
-/// Passes hf-hub's reports on. Nobody may be listening any more: that is not the download's concern.
-struct Reports(Sender<Event>);
-
-impl Progress for Reports {
-    fn init(&mut self, size: usize, _: &str) {
-        let _ = self.0.send(Event::Size(size));
-    }
-
-    fn update(&mut self, size: usize) {
-        let _ = self.0.send(Event::Read(size));
-    }
-
-    fn finish(&mut self) {}
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
 }
 
-impl Hub {
-    fn from_env(name: &str, revision: &str) -> Result<Self> {
+impl<'a> Hub<'a> {
+    fn from_env(name: &'a str, revision: &'a str) -> Result<Self> {
         let folder = |name| variable(name).map(PathBuf::from);
         let caches = folder("XDG_CACHE_HOME").or_else(|| env::home_dir().map(|home| home.join(".cache")));
         let home = folder("HF_HOME")
             .or_else(|| caches.map(|caches| caches.join("huggingface")))
             .ok_or_else(|| Error::setting("HF_HOME", "a folder for downloads", "none, and no home folder"))?;
-        let cache = Cache::new(folder("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")));
+        let cache = folder("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub"));
         let token = variable("HF_TOKEN").map(|token| token.to_string_lossy().into_owned());
         let token = token.or_else(|| fs::read_to_string(home.join("token")).ok());
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         if token.iter().any(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(Error::setting("HF_TOKEN", "a token of visible ASCII characters", "other characters"));
         }
-        let mut builder = ApiBuilder::from_cache(cache.clone()).with_token(token);
-        if let Some(endpoint) = variable("HF_ENDPOINT") {
-            builder = builder.with_endpoint(endpoint.to_string_lossy().trim_end_matches('/').to_owned());
-        }
-        let repo = Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned());
-        let api = builder.build().map_err(|error| Error::setting("--base", "a client for the hub", error))?;
-        Ok(Self { api, cache, repo })
+        let endpoint = variable("HF_ENDPOINT").map(|endpoint| endpoint.to_string_lossy().into_owned());
+        let client = Client::new(endpoint.as_deref().unwrap_or(ENDPOINT), token)?;
+        Ok(Self { client, cache, name, revision })
+    }
+
+    /// The repository's folder in the cache.
+    fn folder(&self) -> PathBuf {
+        self.cache.join(format!("models--{}", self.name.replace('/', "--")))
     }
 
     fn snapshot(&self, commit: &str) -> PathBuf {
-        self.cache.path().join(self.repo.folder_name()).join("snapshots").join(commit)
+        self.folder().join("snapshots").join(commit)
+    }
+
+    /// The file that says which commit the revision is.
+    fn reference(&self) -> PathBuf {
+        self.folder().join("refs").join(self.revision)
     }
 
     /// The revision's snapshot in the cache, or the first file that it lacks.
     fn cached(&self) -> std::result::Result<PathBuf, String> {
-        let reference = self.cache.path().join(self.repo.folder_name()).join("refs").join(self.repo.revision());
         // A commit has no reference.
-        let commit = fs::read_to_string(reference).unwrap_or_else(|_| self.repo.revision().to_owned());
+        let commit = fs::read_to_string(self.reference()).unwrap_or_else(|_| self.revision.to_owned());
         let snapshot = self.snapshot(commit.trim());
         let is_missing = |file: &String| !snapshot.join(file).is_file();
         let mut files: Vec<String> = FILES.map(str::to_owned).to_vec();
@@ -171,40 +171,20 @@ impl Hub {
         files.into_iter().find(is_missing).map_or(Ok(snapshot), Err)
     }
 
-    /// Downloads on a thread of its own, which is left behind if the hub is silent for too long.
-    fn watch(&self, progress: bool) -> Result<PathBuf> {
-        let (sender, events) = mpsc::channel();
-        let hub = self.clone();
-        thread::spawn(move || {
-            let result = hub.download(&sender);
-            let _ = sender.send(Event::End(result));
+    fn info(&self) -> Result<Info> {
+        let path = format!("api/models/{}/revision/{}", self.name, self.revision.replace('/', "%2F"));
+        let info = self.client.json(&path).and_then(|info| {
+            Info::deserialize(info).map_err(|error| Fault::Hub(format!("an answer that says no commit: {error}")))
         });
-        let bar = if progress { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let template = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {msg}";
-        bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
-        let mut current = WEIGHTS.to_owned();
-        let result = loop {
-            match events.recv_timeout(PATIENCE) {
-                Ok(Event::File(file)) => current = file,
-                Ok(Event::Size(size)) => {
-                    bar.set_length(size as u64);
-                    bar.set_position(0);
-                    bar.set_message(current.clone());
-                }
-                Ok(Event::Read(size)) => bar.inc(size as u64),
-                Ok(Event::End(result)) => break result,
-                Err(RecvTimeoutError::Timeout) => {
-                    break Err(self.error(&current, &format!("silence for {} s", PATIENCE.as_secs())));
-                }
-                Err(RecvTimeoutError::Disconnected) => break Err(self.error(&current, "an answer that breaks hf-hub")),
-            }
-        };
-        bar.finish_and_clear();
-        result
+        let info = info.map_err(|fault| self.fault(WEIGHTS, fault))?;
+        match is_name(&info.sha) {
+            true => Ok(info),
+            false => Err(self.error(WEIGHTS, "an answer that says no commit")),
+        }
     }
 
-    fn download(&self, events: &Sender<Event>) -> Result<PathBuf> {
-        let info = self.api.repo(self.repo.clone()).info().map_err(|error| self.error(WEIGHTS, &reason(error)))?;
+    fn download(&self, progress: bool) -> Result<PathBuf> {
+        let info = self.info()?;
         let names: Vec<&str> = info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
         let expect = |file: &str| {
             let top: Vec<&str> =
@@ -219,68 +199,111 @@ impl Hub {
         for file in FILES.into_iter().chain([weights]) {
             expect(file)?;
         }
-        // By commit, not by branch: all files are of one commit, even if another is pushed in between.
-        let repo = self.api.repo(Repo::with_revision(self.repo.url(), RepoType::Model, info.sha.clone()));
-        let snapshot = self.snapshot(&info.sha);
-        fs::create_dir_all(&snapshot).map_err(|error| Error::io(&snapshot, error))?;
         let settings = names.contains(&SETTINGS).then_some(SETTINGS);
-        let fetch = |file: &str| {
-            if snapshot.join(file).is_file() {
-                return Ok(());
-            }
-            let _ = events.send(Event::File(file.to_owned()));
-            let result = repo.download_with_progress(file, Reports(events.clone()));
-            result.map(|_| ()).map_err(|error| self.error(file, &reason(error)))
-        };
         for file in FILES.into_iter().chain([weights]).chain(settings) {
-            fetch(file)?;
+            self.fetch(&info.sha, file, progress)?;
         }
+        let snapshot = self.snapshot(&info.sha);
         if weights == WEIGHTS_INDEX {
             for shard in shards_of(&snapshot)? {
                 expect(&shard)?;
-                fetch(&shard)?;
+                self.fetch(&info.sha, &shard, progress)?;
             }
         }
         if self.cached().ok() != Some(snapshot) {
-            let references = self.cache.repo(self.repo.clone());
-            references.create_ref(&info.sha).map_err(|error| Error::io(self.cache.path(), error))?;
+            let reference = self.reference();
+            let folder = reference.parent().expect("it lies in a folder");
+            fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+            write_whole(&reference, |partial| {
+                fs::write(partial, &info.sha).map_err(|error| Error::io(&reference, error))
+            })?;
         }
         self.cached().map_err(|file| self.error(&file, "none in the snapshot"))
     }
 
+    /// Has a file in the snapshot of a commit: by that, not by the branch, so that all files are of one, even if another is pushed in
+    /// between.
+    fn fetch(&self, commit: &str, file: &str, progress: bool) -> Result<()> {
+        let pointer = self.snapshot(commit).join(file);
+        if pointer.is_file() {
+            return Ok(());
+        }
+        let path = format!("{}/resolve/{commit}/{file}", self.name);
+        let content = self.client.content(&path).map_err(|fault| self.fault(file, fault))?;
+        let blobs = self.folder().join("blobs");
+        for folder in [&blobs, &self.snapshot(commit)] {
+            fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+        }
+        let bar = if progress { ProgressBar::new(content.size) } else { ProgressBar::hidden() };
+        let template = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {msg}";
+        bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
+        let blob = blobs.join(&content.name);
+        // Other programs of the hub have locks of that name too.
+        let _lock =
+            lock(&blob.with_extension("lock"), || bar.set_message(format!("another program downloads {file}")))?;
+        bar.set_message(file.to_owned());
+        let is_whole = |blob: &Path| blob.metadata().is_ok_and(|metadata| metadata.len() == content.size);
+        if !is_whole(&blob) {
+            let partial = blob.with_extension("part");
+            let downloaded = self.client.download(&path, &content, &partial, |bytes| bar.set_position(bytes));
+            downloaded.map_err(|fault| self.fault(file, fault))?;
+            fs::rename(&partial, &blob).map_err(|error| Error::io(&blob, error))?;
+        }
+        bar.finish_and_clear();
+        point(&pointer, &blob, &content).map_err(|error| Error::io(&pointer, error))
+    }
+
+    fn fault(&self, file: &str, fault: Fault) -> Error {
+        match fault {
+            Fault::Hub(got) => self.error(file, &got),
+            Fault::Local(error) => error,
+        }
+    }
+
     fn error(&self, file: &str, got: &str) -> Error {
-        let url = self.api.model(self.repo.url()).url("");
-        let url = url.trim_end_matches("/resolve/main/");
-        let revision = self.repo.revision();
+        let (url, revision) = (self.client.url(self.name), self.revision);
         let expected = format!("a folder, or a repository with {file} at {url} (revision {revision})");
         Error::setting("--base", expected, format!("no folder, and {got}"))
     }
+}
+
+/// Waits until no other program has a lock; `on_wait` is called if one has.
+fn lock(path: &Path, on_wait: impl FnOnce()) -> Result<File> {
+    let file = File::create(path).map_err(|error| Error::io(path, error))?;
+    let mut on_wait = Some(on_wait);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {
+                if let Some(on_wait) = on_wait.take() {
+                    on_wait();
+                }
+                thread::sleep(TURN);
+            }
+            Err(TryLockError::Error(error)) => return Err(Error::io(path, error)),
+        }
+    }
+}
+
+/// Puts a content into a snapshot, in place of a link that leads nowhere.
+fn point(pointer: &Path, blob: &Path, content: &Content) -> std::io::Result<()> {
+    match fs::remove_file(pointer) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let target = Path::new("../../blobs").join(&content.name);
+    #[cfg(unix)]
+    let linked = std::os::unix::fs::symlink(target, pointer);
+    #[cfg(windows)]
+    let linked = std::os::windows::fs::symlink_file(target, pointer);
+    // Not everybody on Windows may make links.
+    linked.or_else(|_| fs::rename(blob, pointer))
 }
 
 /// The names of the files that the index of a snapshot's weights names.
 fn shards_of(snapshot: &Path) -> Result<Vec<String>> {
     let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(shards(&snapshot.join(WEIGHTS_INDEX))?.into_iter().map(name).collect())
-}
-
-/// What happened, without the address: that of a redirected download is long, and signed.
-fn reason(error: ApiError) -> String {
-    match error {
-        ApiError::RequestError(error) => {
-            let kind = error.kind().to_string();
-            let text = error.source().map_or(kind.clone(), |source| format!("{kind}: {source}"));
-            match error.into_response().map(|response| response.status()) {
-                Some(status @ (401 | 403)) => {
-                    format!("status {status}: no such repository, or one that HF_TOKEN gives no access to")
-                }
-                Some(status) => format!("status {status}"),
-                None => text,
-            }
-        }
-        ApiError::IoError(error) => error.to_string(),
-        ApiError::LockAcquisition(path) => format!("{} locked by another process", path.display()),
-        error => error.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -303,15 +326,16 @@ mod tests {
     fn a_folder_is_itself_and_another_path_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-        assert_eq!(resolve(&path(""), None, false).unwrap(), dir.path());
+        let resolve = |base: &str, revision| resolve(base, revision, false, |warning| panic!("{warning}"));
+        assert_eq!(resolve(&path(""), None).unwrap(), dir.path());
         fs::write(path("file"), "").unwrap();
         for name in ["file", "none"] {
-            let error = resolve(&path(name), None, false).unwrap_err().to_string();
+            let error = resolve(&path(name), None).unwrap_err().to_string();
             assert!(error.contains("--base: expected a folder, or a hub name") && error.contains(name), "{error}");
         }
-        let error = resolve("acme/tiny-bert", Some("a?b"), false).unwrap_err().to_string();
+        let error = resolve("acme/tiny-bert", Some("a?b")).unwrap_err().to_string();
         assert!(error.contains("--revision: expected a branch, tag or commit, found \"a?b\""), "{error}");
-        let error = resolve(".", Some("main"), false).unwrap_err().to_string();
+        let error = resolve(".", Some("main")).unwrap_err().to_string();
         assert_eq!(error, "--revision: expected a model on the hub as --base, found the folder .");
     }
 }
