@@ -114,7 +114,7 @@ def main():
     singles = {name: [] for name in graphs}
     for start in range(0, args.texts, TURN):
         for name, graph in sessions.items():
-            inputs = [batch([encoding], names[name]) for encoding in encodings[start : start + TURN]]
+            inputs = [batch([encoding], names[name]) for encoding in encodings[start : min(start + TURN, args.texts)]]
             for values in inputs[:WARM_UP]:
                 graph.run(["logits"], values)
             for values in inputs:

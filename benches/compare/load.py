@@ -27,12 +27,13 @@ def client(port, texts, end, answers, latencies):
             response = connection.getresponse()
             response.read()
             answers[response.status] += 1
+            if response.status == 200:
+                latencies.append(1e3 * (time.perf_counter() - started))
         except (OSError, http.client.HTTPException) as error:
             kinds = {ConnectionRefusedError: "refused", http.client.RemoteDisconnected: "closed", BrokenPipeError: "closed"}
             answers[kinds.get(type(error), "error")] += 1
             connection.close()
             time.sleep(0.01)
-        latencies.append(1e3 * (time.perf_counter() - started))
 
 
 def main():
@@ -53,8 +54,8 @@ def main():
             {
                 "answers": {str(status): count for status, count in answers.items()},
                 "requests_per_second": len(latencies) / elapsed,
-                "p50_ms": latencies[len(latencies) // 2],
-                "p99_ms": latencies[int(len(latencies) * 0.99)],
+                "p50_ms": latencies[len(latencies) // 2] if latencies else None,
+                "p99_ms": latencies[int(len(latencies) * 0.99)] if latencies else None,
             }
         )
     )

@@ -3,34 +3,48 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use crate::{cargo, command, output, run, workspace};
+use crate::{cargo, command, dist::FEATURES, output, run, workspace};
 
-/// What the runtime's tree must not have.
-const FORBIDDEN: [&str; 12] = [
+/// What the runtime's tree must not have: the names of crates begin so.
+const FORBIDDEN: [&str; 20] = [
     "candle",
     "prost",
     "rustls",
     "native-tls",
     "openssl",
-    "hyper",
+    "boring",
+    "aws-lc",
+    "schannel",
+    "security-framework",
     "reqwest",
     "ureq",
+    "curl",
+    "isahc",
+    "attohttpc",
+    "minreq",
     "hf-hub",
-    "tokio",
     "ndarray",
     "onig",
+    "async-std",
+    "actix",
 ];
+/// And what it has for its server alone.
+const OF_SERVER: [&str; 6] = ["hyper", "axum", "tokio", "h2", "tower", "tiny_http"];
+/// All of its cargo features that bring crates.
+const ALL_FEATURES: [&str; 2] = ["--features", "serve,parquet,tracing"];
 
 /// The folders of the workspace's packages, beside whose manifests a tool writes.
 const MEMBERS: [&str; 8] =
     ["runtime", "runtime/capi", "trainer", "bindings/node", "bindings/python", "tests", "benches", "xtask"];
 /// The files that may have unsafe code; the compiler refuses it elsewhere.
-const UNSAFE: [&str; 22] = [
+const UNSAFE: [&str; 23] = [
     "benches/src/bin/opened.rs",
     "bindings/node/src/bytes.rs",
     "bindings/python/src/classifier.rs",
     "bindings/python/src/column.rs",
+    "examples/desktop/src/main.rs",
     "runtime/capi/src/arguments.rs",
     "runtime/capi/src/call.rs",
     "runtime/capi/src/classifier.rs",
@@ -57,15 +71,25 @@ const CARGO_CYCLONEDX: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
 
 /// Checks the runtime's tree, and where there is unsafe code.
 pub(crate) fn guard() -> Result<()> {
-    let tree = output(&mut cargo(&["tree", "-p", "nimbert", "-e", "normal", "--prefix", "none"]))?;
-    let found: Vec<&str> = tree.lines().filter(|line| FORBIDDEN.iter().any(|name| line.starts_with(name))).collect();
-    if !found.is_empty() {
-        bail!("the runtime must stay lean, but depends on {}", found.join(", "));
+    let lean = [&FORBIDDEN[..], &OF_SERVER].concat();
+    for (features, forbidden) in [(&[][..], &lean[..]), (&ALL_FEATURES, &FORBIDDEN)] {
+        let crates = crates("nimbert", features)?;
+        let found: Vec<&String> =
+            crates.iter().filter(|name| forbidden.iter().any(|forbidden| name.starts_with(forbidden))).collect();
+        let shown = if features.is_empty() { "the runtime" } else { "with all features it" };
+        if !found.is_empty() {
+            bail!("the runtime must stay lean, but {shown} depends on {found:?}");
+        }
+        println!("guard: {shown} depends on {} crates on any system, none of them forbidden", crates.len() - 1);
     }
-    let crates: BTreeSet<_> = tree.lines().map(|line| line.trim_end_matches(" (*)")).collect();
-    println!("guard: the runtime depends on {} crates, none of them forbidden", crates.len() - 1);
+    for member in MEMBERS {
+        let manifest = fs::read_to_string(workspace(member).join("Cargo.toml")).with_context(|| member.to_owned())?;
+        if !manifest.contains("[lints]\nworkspace = true") {
+            bail!("{member}/Cargo.toml: expected the workspace's lints, which refuse unsafe code");
+        }
+    }
     let mut allowing = BTreeSet::new();
-    for folder in ["runtime", "bindings", "trainer", "tests", "benches", "xtask", "fuzz"] {
+    for folder in ["runtime", "bindings", "trainer", "tests", "benches", "xtask", "fuzz", "examples"] {
         find_unsafe(&workspace(folder), &mut allowing)?;
     }
     // This file names it, and has none.
@@ -110,20 +134,28 @@ pub(crate) fn audit() -> Result<()> {
     bail!("advisories:\n{said}")
 }
 
-/// Writes what each program is made of.
+/// Writes what each program is made of, on any system: the runtime's with the cargo features that ship.
 pub(crate) fn sbom() -> Result<()> {
     let cyclonedx = install(CARGO_CYCLONEDX, "")?;
     let folder = workspace("target/sbom");
     fs::create_dir_all(&folder)?;
-    for (package, manifest) in [("nimbert", "runtime/Cargo.toml"), ("nimbert-train", "trainer/Cargo.toml")] {
-        let arguments = ["cyclonedx", "--format", "json", "--spec-version", "1.5", "--no-build-deps"];
-        let file = format!("{package}.cdx");
+    let programs = [
+        ("nimbert", "nimbert", "runtime/Cargo.toml", &["--features", FEATURES][..]),
+        ("nimbert-train", "nimbert-trainer", "trainer/Cargo.toml", &[]),
+    ];
+    for (program, package, manifest, features) in programs {
+        let arguments =
+            ["cyclonedx", "--format", "json", "--spec-version", "1.5", "--no-build-deps", "--target", "all"];
+        let file = format!("{program}.cdx");
         run(command(&cyclonedx, &arguments)
+            .args(features)
             .args(["--manifest-path", manifest, "--override-filename", &file])
             .env("CARGO", cargo_program()))?;
         let written = workspace(manifest).with_file_name(format!("{file}.json"));
-        let path = folder.join(format!("{package}.cdx.json"));
-        fs::rename(&written, &path).with_context(|| written.display().to_string())?;
+        let path = folder.join(format!("{program}.cdx.json"));
+        let mut sbom: Value = serde_json::from_slice(&fs::read(&written)?)?;
+        keep(&mut sbom, &crates(package, features)?).with_context(|| written.display().to_string())?;
+        fs::write(&path, serde_json::to_string_pretty(&sbom)?)?;
         // It writes one beside every manifest of the workspace.
         for member in MEMBERS {
             let _ = fs::remove_file(workspace(member).join(format!("{file}.json")));
@@ -131,6 +163,37 @@ pub(crate) fn sbom() -> Result<()> {
         println!("sbom: {}", path.display());
     }
     Ok(())
+}
+
+/// Leaves of an SBOM the crates that are in the program: it is made of the whole workspace, whose other packages bring features.
+fn keep(sbom: &mut Value, crates: &BTreeSet<String>) -> Result<()> {
+    let list = |sbom: &mut Value, name: &str| -> Result<Vec<Value>> {
+        sbom.get_mut(name).and_then(Value::as_array_mut).map(std::mem::take).with_context(|| format!("no {name}"))
+    };
+    let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let mut components = list(sbom, "components")?;
+    components.retain(|of| crates.contains(&format!("{} v{}", text(of, "name"), text(of, "version"))));
+    let mut kept: BTreeSet<String> = components.iter().map(|component| text(component, "bom-ref")).collect();
+    kept.insert(text(&sbom["metadata"]["component"], "bom-ref"));
+    let mut dependencies = list(sbom, "dependencies")?;
+    dependencies.retain(|of| kept.contains(&text(of, "ref")));
+    for of in &mut dependencies {
+        if let Some(on) = of.get_mut("dependsOn").and_then(Value::as_array_mut) {
+            on.retain(|on| on.as_str().is_some_and(|on| kept.contains(on)));
+        }
+    }
+    sbom["components"] = components.into();
+    sbom["dependencies"] = dependencies.into();
+    Ok(())
+}
+
+/// What a package depends on, on any system, each as `name v1.2.3`; itself among them.
+fn crates(package: &str, features: &[&str]) -> Result<BTreeSet<String>> {
+    let tree = ["tree", "-p", package, "-e", "normal", "--prefix", "none", "--target", "all"];
+    let tree = output(cargo(&tree).args(features))?;
+    // Behind them stand the folder, and whether they were there before.
+    let named = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    Ok(tree.lines().map(named).collect())
 }
 
 pub(crate) fn cargo_program() -> std::ffi::OsString {

@@ -63,7 +63,7 @@ pub(crate) fn interop() -> Result<()> {
         nimbert(&["sign", bundle, "--key", &key])?;
         run(&mut command(release_program("nimbert"), &["verify", bundle, "--public-key", &public]))?;
     }
-    need(&python, "minisign", PY_MINISIGN)?;
+    python::need(&python, &[PY_MINISIGN])?;
     let program = release_program("nimbert");
     let signature = ["tests/interop/signature.py", &bundle, &public, &program.to_string_lossy()];
     run(&mut command(&python, &signature))?;
@@ -97,7 +97,7 @@ fn remove(folder: &str) -> Result<()> {
 
 /// All figures of random predictions, beside scikit-learn's.
 fn figures(python: &Path) -> Result<()> {
-    need(python, "sklearn", SCIKIT_LEARN)?;
+    python::need(python, &[SCIKIT_LEARN])?;
     let packages = ["nimbert", "nimbert-trainer", "nimbert-benches"];
     let packages = packages.iter().flat_map(|package| ["--package", package]);
     run(cargo(&["build", "--release", "--example", "figures"]).args(packages))?;
@@ -145,9 +145,9 @@ fn newer_python() -> Result<PathBuf> {
     let venv = ".setup/venv-transformers-5";
     let python = python::program(venv, "python");
     if !python.exists() {
-        run(&mut command(setup::python()?, &["-m", "venv", venv]))?;
+        python::make(venv)?;
     }
-    need(&python, "transformers", TRANSFORMERS_5)?;
+    python::need(&python, &[TRANSFORMERS_5])?;
     Ok(python)
 }
 
@@ -193,16 +193,8 @@ fn promtool() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Installs a package that is not there.
-fn need(python: &Path, module: &str, package: &str) -> Result<()> {
-    match command(python, &["-c", &format!("import {module}")]).output()?.status.success() {
-        true => Ok(()),
-        false => bench::pip_install(python, &[package]),
-    }
-}
-
 fn install(python: &Path) -> Result<()> {
-    need(python, "tritonclient.grpc", TRITON_CLIENT)?;
+    python::need(python, &[TRITON_CLIENT])?;
     let folder = workspace(FOLDER);
     fs::create_dir_all(&folder)?;
     if folder.join("node_modules/@huggingface/transformers").exists() {

@@ -1,6 +1,10 @@
 //! Environments of Python's, in which tools of other people's lie.
 
-use std::{env::consts::EXE_SUFFIX, fs, path::PathBuf};
+use std::{
+    env::consts::EXE_SUFFIX,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 
@@ -19,7 +23,45 @@ pub(crate) fn environment(folder: &str, packages: &[&str]) -> Result<()> {
     if fs::read_to_string(&done).ok().as_ref() == Some(&wanted) {
         return Ok(());
     }
-    run(command(setup::python()?, &["-m", "venv", "--clear"]).arg(&environment))?;
-    run(command(program(folder, "pip"), &["install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
+    make(folder)?;
+    install(&program(folder, "python"), packages)?;
     Ok(fs::write(done, wanted)?)
+}
+
+/// An environment in `folder` that has pip alone, in place of what is there.
+pub(crate) fn make(folder: &str) -> Result<()> {
+    let python = setup::python()?;
+    let venv = |further: &[&str]| {
+        let mut venv = command(python, &["-m", "venv", "--clear"]);
+        venv.args(further).arg(workspace(folder));
+        venv
+    };
+    if venv(&[]).output()?.status.success() {
+        return Ok(());
+    }
+    // Where Python came without pip, as Debian's does, the system's pip installs one.
+    run(&mut venv(&["--without-pip"]))?;
+    let pip = ["-m", "pip", "--disable-pip-version-check", "--python"];
+    run(command(python, &pip).arg(program(folder, "python")).args(["install", "--quiet", "pip"]))
+}
+
+/// Has packages, each with its version, in the environment of `python`: those are installed that are not there.
+pub(crate) fn need(python: &Path, packages: &[&str]) -> Result<()> {
+    let version = "import importlib.metadata as m, sys; print(*(m.version(name) for name in sys.argv[1:]), sep='\\n')";
+    // Behind a plus sign stands how it was built.
+    let names = packages.iter().map(|package| package.split(['=', '[']).next().unwrap_or_default());
+    let found = command(python, &["-c", version]).args(names).output()?;
+    let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    let found: Vec<&str> = found.lines().map(|line| line.split('+').next().unwrap_or_default()).collect();
+    let wanted: Vec<&str> = packages.iter().map(|package| package.rsplit("==").next().unwrap_or_default()).collect();
+    if found == wanted {
+        return Ok(());
+    }
+    eprintln!("installing {}", packages.join(", "));
+    install(python, packages)
+}
+
+/// Installs packages into the environment of `python`.
+fn install(python: &Path, packages: &[&str]) -> Result<()> {
+    run(command(python, &["-m", "pip", "--disable-pip-version-check", "install", "--quiet"]).args(packages))
 }

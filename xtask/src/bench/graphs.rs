@@ -45,12 +45,15 @@ pub(super) struct Exported {
     folder: String,
 }
 
-/// The classifier of an earlier run, or a new one.
+/// Written once all lies in the folder: which commit and machine it is of.
+const MADE_BY: &str = "made-by.txt";
+
+/// The classifier of an earlier run of this commit, or a new one.
 pub(super) fn kept_or_exported(python: &Path) -> Result<Exported> {
     let kept = Exported::in_folder()?;
-    match workspace(&kept.optimum_int8).exists() && workspace(&kept.ours).exists() {
-        true => Ok(kept),
-        false => exported(python),
+    match fs::read_to_string(workspace(&kept.folder).join(MADE_BY)) {
+        Ok(by) if by == machine() => Ok(kept),
+        _ => exported(python),
     }
 }
 
@@ -110,6 +113,7 @@ fn exported(python: &Path) -> Result<Exported> {
     // Without text there are no ranges: int8 weights, fp32 arithmetic.
     nimbert(&["export", model, "--out", weights])?;
     export_by_optimum(python, model, [optimum, optimum_int8], folder)?;
+    fs::write(workspace(folder).join(MADE_BY), machine())?;
     Ok(exported)
 }
 

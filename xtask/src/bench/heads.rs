@@ -10,7 +10,7 @@ use super::{
     datasets::{Labelled, label_counts, question_kinds, questions},
     evaluated,
     few::{BASE, MAX_LENGTH},
-    machine, movie_rows, number, write_csv,
+    machine, median, movie_rows, number, write_csv,
 };
 use crate::{build, command, output, release_program, setup};
 
@@ -200,10 +200,7 @@ impl Set {
                 shares.push(both / one);
             }
         }
-        let [single, bulk] = shares.map(|mut shares| {
-            shares.sort_by(f64::total_cmp);
-            shares[ROUNDS / 2]
-        });
+        let [single, bulk] = shares.map(median);
         println!(
             "One pass for both tasks, {pooling}: {single:.3} x the median time of a text alone, {bulk:.3} x that of all at once.\n"
         );

@@ -228,11 +228,7 @@ fn megabytes(text: &str, figure: &str) -> Option<f64> {
 /// The same environment with what reads and makes ONNX graphs.
 pub(crate) fn onnx_peers() -> Result<PathBuf> {
     let python = python_peers()?;
-    let check = "import onnx, onnx_ir, onnxruntime, optimum.onnxruntime";
-    if !command(&python, &["-c", check]).output().is_ok_and(|output| output.status.success()) {
-        eprintln!("bench: installing {}", ONNX_PEERS.join(", "));
-        pip_install(&python, &[&[TORCH, TRANSFORMERS][..], &ONNX_PEERS].concat())?;
-    }
+    python::need(&python, &[&[TORCH, TRANSFORMERS][..], &ONNX_PEERS].concat())?;
     Ok(python)
 }
 
@@ -240,19 +236,12 @@ pub(crate) fn onnx_peers() -> Result<PathBuf> {
 fn python_peers() -> Result<PathBuf> {
     let venv = ".setup/venv";
     let python = python::program(venv, "python");
-    let works = |import: &str| command(&python, &["-c", import]).output().is_ok_and(|output| output.status.success());
-    if !works("import torch, transformers") {
+    if !python.exists() {
         eprintln!("bench: making a Python environment with {TORCH} and {TRANSFORMERS} (some gigabytes)");
-        run(&mut command(setup::python()?, &["-m", "venv", venv]))?;
-        pip_install(&python, &[TORCH, TRANSFORMERS])?;
+        python::make(venv)?;
     }
+    python::need(&python, &[TORCH, TRANSFORMERS])?;
     Ok(python)
-}
-
-/// Installs packages into the environment of `python`.
-pub(crate) fn pip_install(python: &Path, packages: &[&str]) -> Result<()> {
-    let pip = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet"];
-    run(&mut command(python, &[&pip, packages].concat()))
 }
 
 /// The movie sentences and their labels, as rows for [`write_csv`].

@@ -42,7 +42,8 @@ impl Task {
 
 pub(crate) fn tasks() -> Result<()> {
     let python = prepare()?;
-    println!("{}; {TORCH}, {TRANSFORMERS}; base all-MiniLM-L6-v2\n", machine());
+    println!("{}; {TORCH}, {TRANSFORMERS}; base all-MiniLM-L6-v2", machine());
+    println!("Of three labels or more nimbert's head begins as a regression, which is not in its rows a second.\n");
     println!("| task | program | accuracy | macro F1 | micro F1 | int8 accuracy | rows/s |");
     println!("|---|---|---|---|---|---|---|");
     let news = bbc()?;

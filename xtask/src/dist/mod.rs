@@ -17,11 +17,16 @@ use std::{fs, time::Instant};
 
 use anyhow::{Result, bail};
 
-use crate::workspace;
+use crate::{doors::node, workspace};
 
 pub(crate) use self::{
-    compile::Compiler, cross::cross_test, emulator::Emulator, licenses::THIRD_PARTY, package_test::package_test,
-    target::Target, tree::folder,
+    compile::Compiler,
+    cross::cross_test,
+    emulator::Emulator,
+    licenses::THIRD_PARTY,
+    package_test::package_test,
+    target::Target,
+    tree::{FEATURES, folder},
 };
 
 use self::target::TARGETS;
@@ -72,6 +77,10 @@ pub(crate) fn dist(arguments: &[&str]) -> Result<()> {
     if let Some(tag) = options.tag {
         return release::check_version(tag);
     }
+    let has_node = options.targets.iter().any(|target| target.node.is_some());
+    if has_node && !node::is_here() {
+        bail!("dist: packages for Node.js are made by npm, which is missing: install it (nodejs, npm)");
+    }
     tools::setup()?;
     crate::setup::setup()?;
     fs::create_dir_all(workspace(FOLDER).join("build"))?;
@@ -87,6 +96,8 @@ pub(crate) fn dist(arguments: &[&str]) -> Result<()> {
         doors::build(target)?;
         println!("dist: {}: {:.0} s", target.triple, began.elapsed().as_secs_f64());
     }
-    crate::doors::node::pack(&workspace(FOLDER))?;
+    if has_node {
+        node::pack(&workspace(FOLDER))?;
+    }
     release::finish(options.key)
 }

@@ -16,8 +16,11 @@ const ENDS: [&str; 7] = [".tar.gz", ".zip", ".deb", ".rpm", ".whl", ".tgz", ".cd
 
 /// Removes what an earlier run has packed.
 pub(super) fn clear() -> Result<()> {
-    for name in packed()? {
-        fs::remove_file(workspace(FOLDER).join(name))?;
+    let digests = ["SHA256SUMS", "SHA256SUMS.minisig"].map(str::to_owned);
+    for path in packed()?.into_iter().chain(digests).map(|name| workspace(FOLDER).join(name)) {
+        if path.exists() {
+            fs::remove_file(path)?;
+        }
     }
     Ok(())
 }

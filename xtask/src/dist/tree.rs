@@ -30,7 +30,7 @@ const LICENSES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
 /// Bytes that the program and ONNX Runtime's library may have on ARM, where machines are small.
 const LIMITS: [u64; 2] = [7_000_000, 26_000_000];
 /// The cargo features that ship.
-pub(super) const FEATURES: &str = "serve";
+pub(crate) const FEATURES: &str = "serve";
 
 /// The name of the tree's folder.
 pub(super) fn name(target: &Target) -> String {

@@ -23,6 +23,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// `cargo xtask capi`: builds and installs the library, and tests it, with valgrind and for two minutes too.
 pub(crate) fn capi() -> Result<()> {
+    setup::setup()?;
     crate::build()?;
     test()?;
     let folder = workspace(FOLDER).join("c");

@@ -17,6 +17,7 @@ const LICENSES: [&str; 2] = ["LICENSE-APACHE", "LICENSE-MIT"];
 
 /// `cargo xtask node`: builds the packages, installs them into an empty folder, and tests them there.
 pub(crate) fn node() -> Result<()> {
+    crate::setup::setup()?;
     crate::build()?;
     setup()?;
     test()
@@ -32,7 +33,7 @@ pub(super) fn setup() -> Result<()> {
 }
 
 /// Whether Node.js and npm are here.
-pub(super) fn is_here() -> bool {
+pub(crate) fn is_here() -> bool {
     has("node") && has("npm")
 }
 

@@ -39,6 +39,7 @@ pub(crate) enum Wheels {
 
 /// `cargo xtask python`: builds the wheels that ship, and tests them; then their speed beside the command line's.
 pub(crate) fn python() -> Result<()> {
+    crate::setup::setup()?;
     crate::build()?;
     setup()?;
     test(Wheels::Manylinux)?;
@@ -137,7 +138,7 @@ pub(super) fn install(wheels: Wheels) -> Result<()> {
             bail!("{name}: expected at most {limit} bytes, found {bytes}");
         }
     }
-    run(command("python3", &["-m", "venv", "--clear"]).arg(workspace(&format!("{FOLDER}/user"))))?;
+    environments::make(&format!("{FOLDER}/user"))?;
     let mut install = user("pip");
     install.args(["install", "--quiet", "--disable-pip-version-check", "--no-index", "--find-links"]);
     install.arg(&folder).arg("--find-links").arg(workspace(&format!("{FOLDER}/packages")));
@@ -149,6 +150,7 @@ pub(crate) fn sentences(count: usize) -> Result<String> {
     let rows = bench::movie_rows(0)?;
     let lines: Vec<String> = rows.iter().cycle().take(count).map(|row| format!("{}\n", row[0])).collect();
     let file = format!("{FOLDER}/sentences-{count}.txt");
+    fs::create_dir_all(workspace(FOLDER))?;
     fs::write(workspace(&file), lines.concat()).with_context(|| file.clone())?;
     Ok(file)
 }
