@@ -338,7 +338,9 @@ fn check_finds_what_training_refuses() {
         ("text,label\na film,x\na plot,x\nacting,y\n", "one row with label \"y\""),
     ] {
         let mut command = program("nimbert-train");
-        let output = finish(command.arg("check").arg("--data").arg(dir.write("data.csv", content))).success();
+        let finished = finish(command.arg("check").arg("--data").arg(dir.write("data.csv", content)));
+        finished.failure(2, &["--data: expected rows that fit takes, found 1 of "]);
+        let output = finished.stdout;
         assert!(output.contains(message) && output.contains("fit refuses such rows"), "{output}");
     }
 }

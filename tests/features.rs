@@ -180,8 +180,10 @@ fn check_finds_every_planted_fault_by_its_row() {
     let test = dir.write("test.csv", "text,label\none of the films 20,positive\nnew words,other\n");
     let mut command = program("nimbert-train");
     command.arg("check").arg("--data").arg(&train).arg("--test-data").arg(&test).args(["--max-length", "64", "--json"]);
-    let output = finish(command.arg("--base").arg(workspace(TINY_BERT))).success();
-    let report: Value = serde_json::from_str(&output).unwrap();
+    let finished = finish(command.arg("--base").arg(workspace(TINY_BERT)));
+    // A label that no training row has is an error, and one that has a single row.
+    finished.failure(2, &["found 2 of 11 findings that are errors"]);
+    let report: Value = serde_json::from_str(&finished.stdout).unwrap();
     let lines = |kind: &str| -> Vec<u64> {
         let findings = report["findings"].as_array().unwrap();
         let finding =
@@ -199,7 +201,7 @@ fn check_finds_every_planted_fault_by_its_row() {
     assert!(lines("imbalance").is_empty() && lines("rare-label").is_empty());
     assert_eq!(report["rows"], 48);
 
-    let text = finish(program("nimbert-train").arg("check").arg("--data").arg(&train)).success();
+    let text = finish(program("nimbert-train").arg("check").arg("--data").arg(&train)).stdout;
     assert!(text.contains("train.csv:42") && text.contains("warning: "), "{text}");
     // fit says the same before it trains.
     let mut command = fit(

@@ -50,6 +50,8 @@ struct Manner {
     ends_early: bool,
     /// It sends all, whatever part was asked for.
     ignores_ranges: bool,
+    /// Another one answers in its place when the content is asked for.
+    is_replaced: bool,
     /// What tells the content from others, if not its length.
     etag: Option<String>,
 }
@@ -108,6 +110,10 @@ fn answer(mut stream: &TcpStream, folder: &Path, manner: &Manner) -> Option<Requ
     let etag = manner.etag.unwrap_or_else(|| format!("{:x}", body.len()));
     let mut fields = format!("ETag: \"{etag}\"\r\nX-Repo-Commit: {COMMIT}\r\n");
     let (status, part) = match header("Range") {
+        Some(range) if manner.is_replaced && range != "bytes=0-0" => {
+            fields = "ETag: \"page\"\r\n".to_owned();
+            (200, &b"<html>Log in</html>"[..])
+        }
         _ if let Some(address) = manner.elsewhere => {
             fields += &format!("Location: http://{address}{path}\r\n");
             (302, &[][..])
@@ -247,38 +253,51 @@ fn weights_in_several_files_are_downloaded_with_their_index() {
     finish(&mut fit_hub("acme/tiny-bert", &dir, &hub.endpoint())).failure(2, &[part, "only"]);
 }
 
-/// The weights of the repository, and their place in a cache.
-fn weights(dir: &Dir) -> (Vec<u8>, PathBuf) {
+/// The weights of the repository, what they are called by their digest, and their place in a cache then.
+fn weights(dir: &Dir) -> (Vec<u8>, Option<String>, PathBuf) {
     let weights = fs::read(workspace("tests/data/tiny-bert/model.safetensors")).unwrap();
-    let blob = dir.path("hf/hub/models--acme--tiny-bert/blobs").join(format!("{:x}", weights.len()));
-    (weights, blob)
+    let digest = nimbert::sha256(&weights);
+    let blob = dir.path("hf/hub/models--acme--tiny-bert/blobs").join(&digest);
+    (weights, Some(digest), blob)
 }
 
 #[test]
 fn a_token_is_for_the_hub_alone() {
     let folder = workspace("tests/data/tiny-bert");
+    // Where the content lies it may be called otherwise than by its digest, which the hub says.
     let (dir, storage) = (dir_with_data(), Hub::of(folder.clone()));
-    let manner = Manner { elsewhere: Some(storage.address), ..Manner::default() };
+    let (_, etag, blob) = weights(&dir);
+    let manner = Manner { elsewhere: Some(storage.address), etag, ..Manner::default() };
     let hub = Hub::with(folder, manner);
     finish(fit_hub("acme/tiny-bert", &dir, &hub.endpoint()).env("HF_TOKEN", "secret")).success();
     let elsewhere = storage.requests();
     assert_eq!(elsewhere.len(), 2);
     assert!(elsewhere.iter().all(|request| request.authorization.is_none()), "the token was sent on");
     assert!(hub.requests().iter().all(|request| request.authorization.is_some()));
+    assert!(blob.is_file());
 }
 
 #[test]
 fn what_is_not_whole_is_no_model_and_is_gone_on_with() {
     let dir = dir_with_data();
-    let (content, blob) = weights(&dir);
+    let (content, etag, blob) = weights(&dir);
     let hub = |manner: Manner| Hub::with(workspace("tests/data/tiny-bert"), manner);
     let run = |hub: &Hub| finish(&mut fit_hub("acme/tiny-bert", &dir, &hub.endpoint()));
-    let size = content.len();
-    // A connection that ends early is an error of that run alone.
-    let early = hub(Manner { ends_early: true, ..Manner::default() });
-    run(&early).failure(2, &["--base", "model.safetensors", &format!("{} of {size} bytes", size / 2)]);
-    assert!(!blob.exists() && blob.with_extension("part").metadata().unwrap().len() == (size / 2) as u64);
-    run(&hub(Manner::default())).success();
+    let (size, part) = (content.len(), blob.with_extension("part"));
+    // A connection that ends early is an error of that run alone; what it has brought stays if it can be known to fit.
+    let message = format!("{} of {size} bytes", size / 2);
+    let early = |etag| hub(Manner { ends_early: true, etag, ..Manner::default() });
+    run(&early(None)).failure(2, &["--base", "model.safetensors", &message]);
+    assert_eq!(
+        fs::read_dir(blob.parent().unwrap())
+            .unwrap()
+            .filter(|entry| { entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "part") })
+            .count(),
+        0
+    );
+    run(&early(etag.clone())).failure(2, &["--base", "model.safetensors", &message]);
+    assert!(!blob.exists() && part.metadata().unwrap().len() == (size / 2) as u64);
+    run(&hub(Manner { etag: etag.clone(), ..Manner::default() })).success();
     assert!(fs::read(&blob).unwrap() == content, "another file than the repository's");
 
     // Who sends all of it again is not put behind what is there; and what is whole needs only its name.
@@ -286,12 +305,42 @@ fn what_is_not_whole_is_no_model_and_is_gone_on_with() {
         [(&content[..1000], 1 + 2), (&content[..], 1 + 1), (&[&content[..], b"more"].concat()[..], 1 + 2)]
     {
         fs::remove_file(&blob).unwrap();
-        fs::write(blob.with_extension("part"), there).unwrap();
-        let hub = hub(Manner { ignores_ranges: true, ..Manner::default() });
+        fs::write(&part, there).unwrap();
+        let hub = hub(Manner { ignores_ranges: true, etag: etag.clone(), ..Manner::default() });
         run(&hub).success();
         assert_eq!(hub.requests().len(), requests, "{} bytes", there.len());
         assert!(fs::read(&blob).unwrap() == content, "another file than the repository's");
     }
+
+    // What a proxy answers in place of the hub is nothing of the file.
+    fs::remove_file(&blob).unwrap();
+    run(&hub(Manner { is_replaced: true, etag: etag.clone(), ..Manner::default() }))
+        .failure(2, &["another answer than before"]);
+    run(&hub(Manner { etag, ..Manner::default() })).success();
+}
+
+#[test]
+fn a_silent_hub_is_not_waited_for_without_end() {
+    let (dir, listener) = (dir_with_data(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        // A connection that stays open is used again, or not: to the second request nobody answers.
+        let names = json!({ "sha": COMMIT, "siblings": [{ "rfilename": "config.json" }, { "rfilename": "tokenizer.json" },
+            { "rfilename": "model.safetensors" }] });
+        let (mut open, body) = (Vec::new(), names.to_string());
+        for (turn, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            if turn == 0 {
+                let lines = BufReader::new(&stream).lines().map(Result::unwrap);
+                assert!(lines.take_while(|line| !line.is_empty()).count() > 0);
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+            }
+            open.push(stream);
+        }
+    });
+    let began = std::time::Instant::now();
+    fit_missing("acme/tiny-bert", &dir, &endpoint).failure(2, &["config.json", "timed out"]);
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -315,8 +364,9 @@ fn another_content_than_the_hub_names_is_refused() {
 
 #[test]
 fn a_download_waits_for_another_programs_one() {
-    let (dir, hub) = (dir_with_data(), Hub::default());
-    let (content, blob) = weights(&dir);
+    let dir = dir_with_data();
+    let (content, etag, blob) = weights(&dir);
+    let hub = Hub::with(workspace("tests/data/tiny-bert"), Manner { etag, ..Manner::default() });
     fs::create_dir_all(blob.parent().unwrap()).unwrap();
     let lock = fs::File::create(blob.with_extension("lock")).unwrap();
     lock.lock().unwrap();

@@ -677,7 +677,9 @@ fn labels_that_may_be_wrong_are_found() {
         .failure(2, &["--no-cache", "--deep"]);
     // What was found before is told, though the labels cannot be judged.
     let one = dir.write("one.csv", "text,label\ngreat,a\ngreat,a\nthin,b\nbad,b\nplot,c\n");
-    let output = finish(&mut check_deep(&one)).success();
+    let finished = finish(&mut check_deep(&one));
+    finished.failure(2, &["that are errors"]);
+    let output = finished.stdout;
     assert!(output.contains("labels are not judged") && output.contains("repeats"), "{output}");
     let asked = finish(check_deep(&one).arg("--doubts").arg(dir.path("none.csv")));
     asked.failure(2, &["one.csv"]);

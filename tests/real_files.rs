@@ -98,7 +98,7 @@ fn labels_that_are_missing_or_look_alike() {
     let data = dir.write("x.csv", rows(&["1", "1.0", "2", "2.0", "10", "10"]));
     assert_eq!(kinds(&data, &[]), ["rare-label", "number-spelling"]);
     let data = dir.write("x.csv", rows(&["café", "cafe\u{301}", "b", "b\u{200b}", "c", "C"]));
-    let output = check(&data, &[]).success();
+    let output = check(&data, &[]).stdout;
     for part in ["\"cafe\\u{301}\" 1 (first", "\"b\\u{200b}\" 1 (first", "\"C\" 1 (first", "x.csv:2"] {
         assert!(output.contains(part), "no {part} in {output}");
     }
@@ -115,7 +115,14 @@ fn labels_that_are_missing_or_look_alike() {
     assert!(output.contains("3 labels: 1.1 8, 1.10 8, 2 16"), "{output}");
     assert!(output.contains("labels are the same, in whatever way they are written: 2.0 is 2"), "{output}");
     assert!(!output.contains("that no training row has"), "{output}");
+    check(&data, &["--test-data", text(&test)]).success();
     let other = dir.write("other.csv", rows(&["1.100", "2"]));
+    // What fit refuses is an error of check too.
+    let finished = check(&data, &["--test-data", text(&other)]);
+    assert!(finished.stdout.contains("a label that no training row has: \"1.100\""), "{finished:?}");
+    finished.failure(2, &["--data: expected rows that fit takes", "that are errors"]);
+    check(&data, &["--data", text(&data)]).failure(2, &["v.csv: expected each file once, found it twice"]);
+    check(&data, &["--max-length", "9"]).failure(2, &["--max-length: expected --base with it"]);
     let mut evaluate = program("nimbert-train");
     evaluate.arg("evaluate").arg(dir.path("versions")).arg("--data").arg(&other);
     finish(&mut evaluate).failure(2, &["other.csv:2", "one of the labels 1.1, 1.10, 2", "\"1.100\""]);

@@ -237,9 +237,9 @@ fn abstain_threshold(decision: &Decision, scores: &[Vec<f32>], expected: &[&[u32
     threshold
 }
 
-/// The score from which on label `id` holds, with the highest F1. Half-way between two scores. The default with less than two rows that
-/// have the label, since one may be any, and where nothing is better than to say it of all rows though not all have it: the scores say
-/// nothing of it then, and every text would get it.
+/// The score from which on label `id` holds, with the highest F1. Half-way between two scores; with less than two rows that have the
+/// label, the default: one may be any. Where not all rows have it, it holds for some of them at most: what is low enough for all would
+/// be so for every text. Then it is the default, if that is better than what divides them.
 fn label_threshold(id: usize, scores: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
     let mut rows: Vec<(f32, bool)> =
         scores.iter().zip(expected).map(|(scores, expected)| (scores[id], expected.contains(&(id as u32)))).collect();
@@ -248,14 +248,21 @@ fn label_threshold(id: usize, scores: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
     if support < 2 {
         return DEFAULT_THRESHOLD;
     }
+    let f1 = |hits: usize, count: usize| 2.0 * hits as f64 / (support + count) as f64;
+    let by_default = rows.iter().filter(|(score, _)| *score >= DEFAULT_THRESHOLD);
+    let by_default = f1(by_default.clone().filter(|(_, holds)| *holds).count(), by_default.count());
     let (mut hits, mut best, mut threshold) = (0, 0.0, DEFAULT_THRESHOLD);
     for (index, &(score, holds)) in rows.iter().enumerate() {
         hits += usize::from(holds);
         let next = rows.get(index + 1).map_or(0.0, |next| next.0);
-        let f1 = 2.0 * hits as f64 / (support + index + 1) as f64;
-        if next < score && f1 > best {
-            let says_nothing = index + 1 == rows.len() && support < rows.len();
-            (best, threshold) = (f1, if says_nothing { DEFAULT_THRESHOLD } else { (score + next) / 2.0 });
+        let reached = f1(hits, index + 1);
+        if next == score || reached <= best {
+            continue;
+        }
+        match index + 1 == rows.len() && support < rows.len() {
+            true if by_default > best => threshold = DEFAULT_THRESHOLD,
+            true => {}
+            false => (best, threshold) = (reached, (score + next) / 2.0),
         }
     }
     threshold
@@ -340,8 +347,14 @@ mod tests {
         assert!((label_threshold(0, &scores, &expected) - 0.35).abs() < 1e-6);
         assert_eq!(label_threshold(0, &scores, &[&[][..]; 4]), 0.5);
         assert_eq!(label_threshold(0, &scores, &[&[][..], &[], &[], &[0]]), 0.5);
-        // Scores that are the wrong way round say nothing; where all rows have the label, they need not.
-        assert_eq!(label_threshold(0, &scores, &[&[][..], &[], &[0], &[0]]), 0.5);
+        // To say it of all rows were best: 2/3. Of what divides them 2/5 is more than the 0 of the default.
+        assert!((label_threshold(0, &scores, &[&[][..], &[], &[0], &[0]]) - 0.2).abs() < 1e-6);
+        let close = [0.45f32, 0.44, 0.43, 0.42].map(|score| vec![score]);
+        assert!((label_threshold(0, &close, &[&[0][..], &[0], &[], &[0]]) - 0.435).abs() < 1e-6);
+        // 4/5 by all rows, as by the default, and 1/2 by what divides them.
+        let low = [0.6f32, 0.55, 0.52].map(|score| vec![score]);
+        assert_eq!(label_threshold(0, &low, &[&[][..], &[0], &[0]]), 0.5);
+        // Where all rows have the label, it may hold for all.
         assert!((label_threshold(0, &scores, &[&[0][..]; 4]) - 0.05).abs() < 1e-6);
     }
 }

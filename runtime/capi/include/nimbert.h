@@ -72,10 +72,11 @@
  *
  * THE PROCESS. The library writes nothing to standard output or standard error, never ends the process and
  * installs no signal handlers. A fault inside of it (a panic) becomes NIMBERT_PANIC, and where a call was
- * submitted NIMBERT_SESSION; close the classifier then. One environment variable is set, when the library is loaded, on Linux only if the program has no
- * other thread yet: ORT_DISABLE_TELEMETRY=1, unless the variable is there already. It keeps ONNX Runtime from
- * reporting its use to its maker. A program that loads the library later, with dlopen beside other threads,
- * sets the variable itself, before it makes threads. After loading, the environment is not touched.
+ * submitted NIMBERT_SESSION; close the classifier then. One environment variable is set, when the library is
+ * loaded, on Linux only if the program has no other thread yet: ORT_DISABLE_TELEMETRY=1, unless the variable
+ * is there already. It keeps ONNX Runtime from reporting its use to its maker. A program that loads the library
+ * later, with dlopen beside other threads, sets the variable itself, before it makes threads. After loading, the
+ * environment is not touched.
  *
  * ONNX RUNTIME (1.18 or newer) is a library of its own, loaded when the first classifier is opened: the file
  * that nimbert_set_library_path or the setting ort_lib names; else the one in the environment variable

@@ -52,7 +52,7 @@ impl Record {
     /// What stands between fields, if these, with `delimiter` between, say it as in `sep=;`.
     fn separator(&self, delimiter: u8) -> Option<u8> {
         match self.fields.join(&delimiter).strip_prefix(b"sep=")? {
-            &[said] if said.is_ascii_punctuation() || said == b'\t' => Some(said),
+            &[said] if said != b'"' && (said.is_ascii_punctuation() || said == b'\t') => Some(said),
             _ => None,
         }
     }

@@ -18,7 +18,7 @@ pub(super) struct Json {
     columns: Arc<[String]>,
     /// Of an array, the byte before.
     last: u8,
-    /// Of an array, how many bytes of the line have been read.
+    /// How many bytes of the line have been taken one by one.
     read_of_line: u64,
 }
 
@@ -78,7 +78,11 @@ impl Json {
                 }
                 Ok(None) => return None,
                 Ok(Some(_)) if line.trim_ascii().is_empty() => {}
-                Ok(Some(_)) => return Some(Ok((Start { line: self.lines.number, before: 0 }, line))),
+                // White space that was looked at stands before the first row.
+                Ok(Some(_)) => {
+                    let before = std::mem::take(&mut self.read_of_line);
+                    return Some(Ok((Start { line: self.lines.number, before }, line)));
+                }
             }
         }
     }

@@ -218,6 +218,8 @@ fn json_is_an_object_a_line_or_an_array_of_them() {
     assert_error(&read("x.json", "[{},"), 1, &["x.json:1: expected the array's closing bracket, found the end"]);
     assert_error(&read("x.json", "[{},,{}]"), 1, &["x.json:1: expected an object, found a comma"]);
     assert_error(&read("x.json", "[{},\r{},\r\n7]"), 2, &["x.json:3"]);
+    assert_error(&read("x.jsonl", "  7\n 7\n"), 0, &["x.jsonl:1:3: expected a JSON object"]);
+    assert_error(&read("x.jsonl", "  7\n 7\n"), 1, &["x.jsonl:2:2: expected a JSON object"]);
     // A column counts from where the line begins, not from where the row does.
     assert_error(&read("x.json", "[{}, 7]"), 1, &["x.json:1:6: expected a JSON object"]);
     assert_error(&read("x.json", "\n  [{},\n{\n  7}]"), 1, &["x.json:4:3: expected a JSON object"]);

@@ -29,7 +29,8 @@ Examples:
   nimbert-train check --data train.csv --test-data test.csv --base models/minilm --json
   nimbert-train check --data reviews.csv --base models/minilm --deep --doubts doubts.csv --report doubts.html
 
-With --base, texts are also tokenized: what is cut, and what the model has no token for. fit makes the same check.
+With --base, texts are also tokenized: what is cut, and what the model has no token for. fit makes the same check. \
+The exit status is 2 if one of the findings is an error, for which fit refuses the rows.
 With --deep, the base also reads them: each row is judged by the others, whether its label may be wrong; texts that say nearly \
 the same with different labels are found, and labels that should be one. It takes as long as reading all texts once, and \
 with tens of thousands of rows some minutes more, since each is compared with all others.")]
@@ -73,6 +74,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
     args.columns.check_separator(given)?;
+    given.refuse(&["--max-length"], args.base.is_some(), "--base with it")?;
     args.cache.check("--deep with it", args.deep)?;
     deep::check_targets(args)?;
     let folder = match &args.base {
@@ -117,6 +119,12 @@ pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
                 _ => failure = Some(error),
             },
         }
+    }
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+    if errors > 0 && failure.is_none() {
+        let (expected, got) =
+            ("rows that fit takes".to_owned(), format!("{errors} of {} findings that are errors", findings.len()));
+        failure = Some(Error::Setting { setting: "--data", expected, got }.into());
     }
     let rows = datasets.iter().map(|dataset| dataset.rows.len()).sum::<usize>();
     let skipped: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.skipped).collect();

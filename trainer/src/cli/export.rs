@@ -10,7 +10,7 @@ use nimbert_trainer::{
     Error,
     dataloader::Example,
     dataset::Dataset,
-    export::{Contents, Evidence, ExportData, TRITON_MODEL_NAME, judge, pack, pack_triton},
+    export::{Contents, Evidence, ExportData, TRITON_MODEL_NAME, check_triton_labels, judge, pack, pack_triton},
     model::{ModelFolder, SequenceClassifier},
     prepare::encode_all,
     report,
@@ -77,6 +77,9 @@ const OF_DATA: [&str; 15] = [
 pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
     given.refuse(&OF_DATA, !args.data.is_empty(), "--data with it")?;
     given.refuse(&["--overwrite"], args.layout != Layout::Triton, "--layout bundle")?;
+    if let (Layout::Triton, [_, further, ..]) = (args.layout, &args.export.variants[..]) {
+        return Err(Error::setting("--variants", "one graph, for --layout triton", format!("{further} besides")).into());
+    }
     if args.layout == Layout::Triton && args.export.out.extension().is_some_and(|extension| extension == "nimbert") {
         let got = args.export.out.display();
         return Err(Error::setting("--out", "the name of a folder, for a repository of Triton", got).into());
@@ -99,11 +102,11 @@ pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
         let positions = encoder_config.max_tokens().min(USUAL_MAX_LENGTH);
         folder.max_length.unwrap_or(positions).min(positions)
     });
-    let mut export_config = args.export.config(given, problem_type, max_length, false)?;
-    if args.layout == Layout::Triton {
-        export_config.variants.truncate(1);
-    }
+    let export_config = args.export.config(given, problem_type, max_length, false)?;
     let labels = encoder_config.own_labels()?;
+    if args.layout == Layout::Triton {
+        check_triton_labels(&labels)?;
+    }
     args.columns.check_strangers(&labels, "a label that the model does not have")?;
     let separates = problem_type == ProblemType::MultiLabel;
     given.refuse(&["--label-separator"], separates, "a model whose texts may have several labels")?;

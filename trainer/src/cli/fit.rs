@@ -776,7 +776,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             let judged = work.judge(&candidate);
             // Whatever becomes of the bundle: the model was asked for too.
             work.save_model(&candidate)?;
-            (candidate, judged?, None)
+            (candidate, judged.inspect_err(|error| work.tell_of_resume(error))?, None)
         }
     };
     let (kept, found) = (work.kept(&judged), work.found(&judged));
@@ -992,11 +992,20 @@ impl Work {
         Some(CheckpointConfig { path, ..main.clone() })
     }
 
-    /// Says how a run that was interrupted goes on.
+    /// Says how a run goes on that was interrupted, or whose graph was refused.
     fn tell_of_resume(&self, reason: &Error) {
-        let checkpoints = self.checkpoints.as_ref().filter(|checkpoints| checkpoints.path.exists());
-        if let (Some(checkpoints), Error::Interrupted { .. }) = (checkpoints, reason) {
-            super::message(&format!("--resume goes on from {}", checkpoints.path.display()));
+        let Some(checkpoints) = self.checkpoints.as_ref().filter(|checkpoints| checkpoints.path.exists()) else {
+            return;
+        };
+        let path = checkpoints.path.display();
+        match reason {
+            Error::Interrupted { .. } => super::message(&format!("--resume goes on from {path}")),
+            Error::Gate { .. } => {
+                let how =
+                    "--resume exports it by other settings of the export, and no other run begins while it is there";
+                super::message(&format!("{path} has what was trained: {how}"));
+            }
+            _ => {}
         }
     }
 

@@ -197,7 +197,8 @@ fn python_list(inner: &str) -> Option<Vec<Value>> {
 }
 
 /// A number as all are written: `1.0`, `1.` and `1e0` are `1`. None for what is no number, or one with leading zeros, which
-/// is the name of something. One with a fraction stays as it stands: `1.10` and `1.1` may be versions.
+/// is the name of something. One with a fraction is left as it stands, but for exponents: `1.10` and `1.1` may be versions. (Numbers of
+/// JSON and Parquet have lost such zeros before they come here.)
 pub(super) fn canonical_number(text: &str) -> Option<String> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let has_leading_zero = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();

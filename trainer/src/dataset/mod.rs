@@ -207,6 +207,12 @@ impl Dataset {
             return Err(Error::setting("--unknown-label", expected, "others"));
         }
         columns.check_roles()?;
+        let mut seen = BTreeSet::new();
+        if let Some(twice) =
+            files.iter().find(|file| !seen.insert(file.canonicalize().unwrap_or_else(|_| (*file).clone())))
+        {
+            return Err(data_error(twice, None, "each file once", "it twice"));
+        }
         let mut dataset = Self {
             files: files.to_vec(),
             rows: Vec::new(),
@@ -302,7 +308,7 @@ impl Dataset {
 
     /// Whether rows have one label that stood there in several ways.
     pub fn merges_labels(&self) -> bool {
-        self.merges_numbers || self.forms.respelled().next().is_some()
+        self.merges_numbers || self.forms.merge()
     }
 
     /// What the labels of each task begin with; of one task, with nothing.
@@ -519,6 +525,11 @@ impl Forms {
                 forms.insert(form);
             }
         }
+    }
+
+    /// Whether a label stood there in several forms, not all of them strings: those are one where they were trimmed.
+    fn merge(&self) -> bool {
+        self.0.values().any(|forms| forms.len() > 1 && forms.iter().any(|form| !form.starts_with('"')))
     }
 
     /// The forms that are read as something else: numbers as others are written, and values of another kind than a label's others.
@@ -889,6 +900,11 @@ pub(crate) mod tests {
             (dataset.labels().unwrap(), dataset.merges_labels())
         };
         assert_eq!(written(b"text,label\na,1.0\nb,2.0\nc,1.0\nd,2.0\n"), (vec!["1".into(), "2".into()], false));
+        let formed = |forms: [&str; 2]| {
+            let line = |value: &str| format!("{{\"text\": \"a\", \"label\": {value}}}\n");
+            open("x.jsonl", forms.map(line).concat().as_bytes()).unwrap().merges_labels()
+        };
+        assert_eq!([["1.0", "2.0"], ["1", "1.0"], ["1", "\"1\""]].map(formed), [false, true, true]);
         // What may be versions is not one label.
         let versions = written(b"text,label\na,1.1\nb,1.10\nc,1.1\nd,1.10\n");
         assert_eq!(versions, (vec!["1.1".into(), "1.10".into()], false));

@@ -42,7 +42,8 @@ pub const FOREIGN_DISTANCE_TOLERANCE: f32 = 5e-2;
 /// large for the format.
 const FAULT: &str = "this should not happen: please report it with the base model's name";
 /// What is likelier than that where logits are so large.
-const DIVERGED: &str = "logits this large are those of a training that has diverged: a lower --learning-rate";
+const DIVERGED: &str = "logits this large are those of a training that has diverged: a lower --learning-rate of fit";
+/// See [`DIVERGED`]. Trained models have logits up to some tens.
 const LARGE_LOGIT: f32 = 1e3;
 /// What can be done about int8 that loses too much.
 const INT8_ADVICE: &str = "--precision fp32 ships the graph without integers, and --verbose shows which activation costs \
@@ -125,7 +126,8 @@ pub(super) fn integers(variants: &[VariantKind]) -> Result<()> {
         Some(kind) => Err(Error::Gate {
             check: format!("integers of {kind}"),
             expected: "activations that can be integers".to_owned(),
-            got: "none: whatever stays in fp32, int8 would cost too much".to_owned(),
+            got: "none: the model has no such activations, or int8 would cost too much, whatever stays in fp32"
+                .to_owned(),
             advice: "--variants without this graph, or with gpu-fp16, ships what is exact",
         }),
     }

@@ -43,7 +43,7 @@ pub use gates::{
     FP32_TOLERANCE, INT8_TOLERANCE, operator_counts,
 };
 use tokenizer_config::{TokenizerSettings, tokenizer_config};
-pub use triton::{MODEL_NAME as TRITON_MODEL_NAME, pack_triton};
+pub use triton::{MODEL_NAME as TRITON_MODEL_NAME, check_labels as check_triton_labels, pack_triton};
 pub use variant::VariantKind;
 
 /// The file name of the tokenizer's settings for other programs.

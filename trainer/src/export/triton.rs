@@ -35,14 +35,7 @@ pub fn pack_triton(
     stop: &AtomicBool,
 ) -> Result<()> {
     BundleWriter::check_target(out, false)?;
-    if let Some(label) = model.labels.iter().find(|label| label.contains(['\n', '\r'])) {
-        let got = format!("{label:?}");
-        return Err(Error::setting(
-            "--layout",
-            "bundle, where a label has a line break: Triton reads a label a line",
-            got,
-        ));
-    }
+    check_labels(&model.labels)?;
     let absolute = std::path::absolute(behind_links(out)).map_err(|error| Error::io(out, error))?;
     let parent = absolute.parent().unwrap_or(&absolute);
     std::fs::create_dir_all(parent).map_err(|error| Error::io(parent, error))?;
@@ -64,6 +57,20 @@ pub fn pack_triton(
     onnx::write_external(&mut graph, &version.join(MODEL))?;
     check_stop(stop)?;
     std::fs::rename(staging.path(), &absolute).map_err(|error| Error::io(&absolute, error))
+}
+
+/// Checks that Triton can read the labels, one a line.
+///
+/// # Errors
+/// [`Error::Setting`] for one that has a line break.
+pub fn check_labels(labels: &[String]) -> Result<()> {
+    match labels.iter().find(|label| label.contains(['\n', '\r'])) {
+        None => Ok(()),
+        Some(label) => {
+            let expected = "bundle, where a label has a line break: Triton reads a label a line";
+            Err(Error::setting("--layout", expected, format!("{label:?}")))
+        }
+    }
 }
 
 /// The model's configuration, as text of Triton's protobuf message ModelConfig.

@@ -12,12 +12,14 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
-/// How long the hub may be silent.
+/// How long a connection may take, and be silent. (How long it takes to find an address is the system's concern.)
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it may send on.
+/// How often the hub may send on.
 const REDIRECTS: usize = 10;
-/// Bytes that are read at once.
+/// Bytes that are read at once, at most.
 const CHUNK: usize = 1 << 16;
+/// No document is larger, in bytes.
+const DOCUMENT: u64 = 1 << 24;
 
 /// Asks a hub.
 pub(super) struct Client {
@@ -48,12 +50,49 @@ struct Answer {
     etag: Option<String>,
 }
 
+impl Answer {
+    /// What tells the content of a file from others: it becomes a file's name.
+    fn name(&self) -> std::result::Result<&str, Fault> {
+        let status = self.response.status();
+        let is_name = |etag: &&String| etag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        match self.etag.as_ref().filter(|etag| !etag.is_empty()).filter(is_name) {
+            _ if !matches!(status, 200 | 206) => Err(Fault::Hub(format!("status {status}"))),
+            Some(name) => Ok(name),
+            None => Err(Fault::Hub("an answer without a usable ETag".to_owned())),
+        }
+    }
+
+    /// The size of the whole content, if it is said.
+    fn size(&self) -> Option<u64> {
+        let said = match self.response.status() {
+            206 => self.response.header("Content-Range").and_then(|range| range.rsplit('/').next()),
+            // Who ignores the range sends all of it.
+            _ => self.response.header("Content-Length"),
+        };
+        said?.parse().ok()
+    }
+
+    /// Where the part begins that it has, of `bytes 5-9/10`.
+    fn start(&self) -> u64 {
+        let range = self.response.header("Content-Range").and_then(|range| range.strip_prefix("bytes "));
+        range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or(0)
+    }
+}
+
 /// What a hub says of a file's content.
 pub(super) struct Content {
     /// Its name among contents. Where it is 64 hexadecimal digits, it is its SHA-256.
     pub(super) name: String,
     /// In bytes.
     pub(super) size: u64,
+}
+
+impl Content {
+    /// Its SHA-256, if the hub says it.
+    fn sha256(&self) -> Option<&str> {
+        let is_digest = self.name.len() == 64 && self.name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_digest.then_some(&self.name)
+    }
 }
 
 impl Client {
@@ -65,6 +104,8 @@ impl Client {
             .try_proxy_from_env(true)
             // They are followed here: what is sent with them depends on where they lead to.
             .redirects(0)
+            // One that is used again has no time limits any more.
+            .max_idle_connections(0)
             .timeout_connect(PATIENCE)
             .timeout_read(PATIENCE)
             .timeout_write(PATIENCE)
@@ -74,38 +115,66 @@ impl Client {
     }
 
     /// An address below the endpoint.
-    pub(super) fn url(&self, path: &str) -> String {
+    fn url(&self, path: &str) -> String {
         format!("{}/{path}", self.endpoint.as_str().trim_end_matches('/'))
+    }
+
+    /// The same for people, without a name and a password.
+    pub(super) fn shown(&self, path: &str) -> String {
+        let mut endpoint = self.endpoint.clone();
+        // Addresses with http have both.
+        let _ = endpoint.set_password(None).and_then(|()| endpoint.set_username(""));
+        format!("{}/{path}", endpoint.as_str().trim_end_matches('/'))
     }
 
     /// A document.
     pub(super) fn json(&self, path: &str) -> std::result::Result<serde_json::Value, Fault> {
         let mut text = String::new();
         let answer = self.get(path, None)?;
-        answer.response.into_reader().read_to_string(&mut text).map_err(|error| Fault::Hub(error.to_string()))?;
+        let mut reader = answer.response.into_reader().take(DOCUMENT);
+        reader.read_to_string(&mut text).map_err(|error| Fault::Hub(error.to_string()))?;
         serde_json::from_str(&text).map_err(|error| Fault::Hub(format!("an answer that is no JSON: {error}")))
     }
 
     /// What the hub says of a file.
     pub(super) fn content(&self, path: &str) -> std::result::Result<Content, Fault> {
-        let Answer { response, etag } = self.get(path, Some("bytes=0-0"))?;
-        let range = response.header("Content-Range").and_then(|range| range.rsplit('/').next());
-        // Who ignores the range sends all of it.
-        let length = response.header("Content-Length").filter(|_| response.status() == 200);
-        let size = range.or(length).and_then(|size| size.parse().ok());
-        // It becomes a file's name.
-        let is_name =
-            |etag: &String| !etag.is_empty() && etag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        match (etag.filter(is_name), size) {
-            (Some(name), Some(size)) => Ok(Content { name, size }),
-            (None, _) => Err(Fault::Hub("an answer without a usable ETag".to_owned())),
-            (_, None) => Err(Fault::Hub("an answer without the file's size".to_owned())),
-        }
+        let answer = self.get(path, Some("bytes=0-0"))?;
+        let name = answer.name()?.to_owned();
+        let size = answer.size().ok_or_else(|| Fault::Hub("an answer without the file's size".to_owned()))?;
+        Ok(Content { name, size })
     }
 
-    /// Downloads a file to `partial`, and goes on where that ends. What has another size or SHA-256 than the hub says is an error, and
-    /// removed if nothing can come of it. `on_read` is told how many bytes are there.
+    /// Downloads a file to `partial`, and goes on where that ends. What has another size or SHA-256 than the hub says is an error. What was
+    /// read stays only where more of it can be known to fit. `on_read` is told how many bytes are there.
     pub(super) fn download(
+        &self,
+        path: &str,
+        content: &Content,
+        partial: &Path,
+        on_read: impl FnMut(u64),
+    ) -> std::result::Result<(), Fault> {
+        let fault = match self.read_on(path, content, partial, on_read) {
+            Ok(()) => match content.sha256() {
+                None => return Ok(()),
+                Some(expected) => {
+                    let found = nimbert::sha256_file(partial).map_err(Error::from)?;
+                    if found.eq_ignore_ascii_case(expected) {
+                        return Ok(());
+                    }
+                    let _ = fs::remove_file(partial);
+                    Fault::Hub(format!("another content than it says: sha256 {found} instead of {expected}"))
+                }
+            },
+            Err(fault) => fault,
+        };
+        if content.sha256().is_none() {
+            let _ = fs::remove_file(partial);
+        }
+        Err(fault)
+    }
+
+    /// Reads what `partial` lacks.
+    fn read_on(
         &self,
         path: &str,
         content: &Content,
@@ -115,61 +184,48 @@ impl Client {
         let local = |reason| Fault::Local(Error::io(partial, reason));
         let mut file = OpenOptions::new().append(true).create(true).open(partial).map_err(local)?;
         let mut size = file.metadata().map_err(local)?.len();
-        if size > content.size {
+        if size > content.size || content.sha256().is_none() {
             file.set_len(0).map_err(local)?;
             size = 0;
         }
-        if size < content.size {
-            let answer = self.get(path, (size > 0).then(|| format!("bytes={size}-")).as_deref())?;
-            let start = answer.response.header("Content-Range").and_then(range_start).unwrap_or(0);
-            if start != size {
-                // It begins elsewhere, at the beginning as a rule.
+        if size == content.size && size > 0 {
+            return Ok(());
+        }
+        let answer = self.get(path, Some(&format!("bytes={size}-")))?;
+        if answer.name()? != content.name || answer.size().is_some_and(|size| size != content.size) {
+            return Err(Fault::Hub("another answer than before".to_owned()));
+        }
+        match answer.start() {
+            start if start == size => {}
+            0 => {
                 file.set_len(0).map_err(local)?;
                 size = 0;
-                if start > 0 {
-                    return Err(Fault::Hub(format!("a part from byte {start} on that was not asked for")));
-                }
             }
-            let mut reader = answer.response.into_reader();
-            let mut chunk = vec![0; CHUNK];
-            on_read(size);
-            loop {
-                let count = reader.read(&mut chunk).map_err(|error| Fault::Hub(error.to_string()))?;
-                if count == 0 {
-                    break;
-                }
-                size += count as u64;
-                if size > content.size {
-                    break;
-                }
-                file.write_all(&chunk[..count]).map_err(local)?;
-                on_read(size);
-            }
+            start => return Err(Fault::Hub(format!("a part from byte {start} on, which was not asked for"))),
         }
-        drop(file);
-        if size < content.size {
-            // What is there is gone on with.
+        let mut reader = answer.response.into_reader();
+        let mut chunk = vec![0; CHUNK];
+        on_read(size);
+        while size <= content.size {
+            let count = reader.read(&mut chunk).map_err(|error| Fault::Hub(error.to_string()))?;
+            if count == 0 {
+                break;
+            }
+            file.write_all(&chunk[..count]).map_err(local)?;
+            size += count as u64;
+            on_read(size);
+        }
+        if size != content.size {
             return Err(Fault::Hub(format!("{size} of {} bytes", content.size)));
         }
-        let fault = match size > content.size {
-            true => Some(format!("more than the {} bytes that it says", content.size)),
-            false => differs(partial, &content.name)?,
-        };
-        match fault {
-            None => Ok(()),
-            Some(fault) => {
-                fs::remove_file(partial).map_err(local)?;
-                Err(Fault::Hub(fault))
-            }
-        }
+        file.sync_all().map_err(local)
     }
 
     /// The answer to a path below the endpoint, behind redirects.
     fn get(&self, path: &str, range: Option<&str>) -> std::result::Result<Answer, Fault> {
-        let hub = |what: String| Fault::Hub(what);
-        let mut url = Url::parse(&self.url(path)).map_err(|error| hub(error.to_string()))?;
-        let mut etag = None;
-        for _ in 0..REDIRECTS {
+        let mut url = Url::parse(&self.url(path)).map_err(|error| Fault::Hub(error.to_string()))?;
+        let (mut linked, mut etag) = (None, None);
+        for _ in 0..=REDIRECTS {
             let is_hub = url.origin() == self.endpoint.origin();
             // Bytes are counted as they are.
             let mut request = self.agent.request_url("GET", &url).set("Accept-Encoding", "identity");
@@ -179,46 +235,33 @@ impl Client {
             if let Some(range) = range {
                 request = request.set("Range", range);
             }
-            let response = request.call().map_err(|error| hub(reason(error)))?;
+            let response = request.call().map_err(|error| Fault::Hub(reason(error, is_hub)))?;
             if is_hub {
-                let said = response.header("X-Linked-Etag").or_else(|| response.header("ETag"));
-                let plain = said.map(|etag| etag.trim_start_matches("W/").replace('"', ""));
-                etag = plain.or(etag);
+                let said = |name| response.header(name).map(|etag| etag.trim_start_matches("W/").replace('"', ""));
+                // That of the content itself, which is its SHA-256 as a rule; that of where it lies need not be.
+                linked = linked.or_else(|| said("X-Linked-Etag"));
+                etag = said("ETag").or(etag);
             }
             let location = response.header("Location").filter(|_| matches!(response.status(), 301..=303 | 307 | 308));
-            let Some(location) = location else { return Ok(Answer { response, etag }) };
-            let next = url.join(location).map_err(|error| hub(format!("a redirect that leads nowhere: {error}")))?;
+            let Some(location) = location else { return Ok(Answer { response, etag: linked.or(etag) }) };
+            let next =
+                url.join(location).map_err(|error| Fault::Hub(format!("a redirect that leads nowhere: {error}")))?;
             if url.scheme() == "https" && next.scheme() != "https" {
-                return Err(hub("a redirect from https to a connection that others can read".to_owned()));
+                return Err(Fault::Hub("a redirect from https to a connection that others can read".to_owned()));
             }
             url = next;
         }
-        Err(hub(format!("more than {REDIRECTS} redirects")))
+        Err(Fault::Hub(format!("more than {REDIRECTS} redirects")))
     }
-}
-
-/// Where a part begins, of `bytes 5-9/10`.
-fn range_start(range: &str) -> Option<u64> {
-    range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
-}
-
-/// What is wrong with a file whose content has this name, if its name says what it is.
-fn differs(file: &Path, name: &str) -> Result<Option<String>> {
-    if name.len() != 64 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(None);
-    }
-    let found = nimbert::sha256_file(file)?;
-    let is_same = found.eq_ignore_ascii_case(name);
-    Ok((!is_same).then(|| format!("another content than it says: sha256 {found} instead of {name}")))
 }
 
 /// What happened, without the address: that of a redirected download is long, and signed.
-fn reason(error: ureq::Error) -> String {
+fn reason(error: ureq::Error, is_hub: bool) -> String {
     use std::error::Error as _;
     let kind = error.kind().to_string();
     let text = error.source().map_or(kind.clone(), |source| format!("{kind}: {source}"));
     match error.into_response().map(|response| response.status()) {
-        Some(status @ (401 | 403)) => {
+        Some(status @ (401 | 403)) if is_hub => {
             format!("status {status}: no such repository, or one that HF_TOKEN gives no access to")
         }
         Some(status) => format!("status {status}"),

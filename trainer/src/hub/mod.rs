@@ -9,7 +9,7 @@ mod client;
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     thread,
@@ -19,7 +19,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
-use self::client::{Client, Content, Fault};
+use self::client::{Client, Fault};
 use crate::{
     error::{Error, Result},
     model::{WEIGHTS, WEIGHTS_INDEX, shards},
@@ -238,19 +238,22 @@ impl<'a> Hub<'a> {
         let template = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left, {msg}";
         bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
         let blob = blobs.join(&content.name);
-        // Other programs of the hub have locks of that name too.
-        let _lock =
-            lock(&blob.with_extension("lock"), || bar.set_message(format!("another program downloads {file}")))?;
+        // Programs with the crate hf-hub have locks of that name too.
+        let lock_path = blob.with_extension("lock");
+        let _lock = lock(&lock_path, || bar.set_message(format!("another program downloads {file}")))?;
+        if pointer.is_file() {
+            return Ok(());
+        }
         bar.set_message(file.to_owned());
-        let is_whole = |blob: &Path| blob.metadata().is_ok_and(|metadata| metadata.len() == content.size);
-        if !is_whole(&blob) {
+        let is_new = !blob.metadata().is_ok_and(|metadata| metadata.len() == content.size);
+        if is_new {
             let partial = blob.with_extension("part");
             let downloaded = self.client.download(&path, &content, &partial, |bytes| bar.set_position(bytes));
             downloaded.map_err(|fault| self.fault(file, fault))?;
             fs::rename(&partial, &blob).map_err(|error| Error::io(&blob, error))?;
         }
         bar.finish_and_clear();
-        point(&pointer, &blob, &content).map_err(|error| Error::io(&pointer, error))
+        point(&pointer, &blob, is_new).map_err(|error| Error::io(&pointer, error))
     }
 
     fn fault(&self, file: &str, fault: Fault) -> Error {
@@ -261,7 +264,7 @@ impl<'a> Hub<'a> {
     }
 
     fn error(&self, file: &str, got: &str) -> Error {
-        let (url, revision) = (self.client.url(self.name), self.revision);
+        let (url, revision) = (self.client.shown(self.name), self.revision);
         let expected = format!("a folder, or a repository with {file} at {url} (revision {revision})");
         Error::setting("--base", expected, format!("no folder, and {got}"))
     }
@@ -285,25 +288,37 @@ fn lock(path: &Path, on_wait: impl FnOnce()) -> Result<File> {
     }
 }
 
-/// Puts a content into a snapshot, in place of a link that leads nowhere.
-fn point(pointer: &Path, blob: &Path, content: &Content) -> std::io::Result<()> {
+/// Puts a content into a snapshot, in place of a link that leads nowhere; one that is new may lie there itself.
+fn point(pointer: &Path, blob: &Path, is_new: bool) -> std::io::Result<()> {
     match fs::remove_file(pointer) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let target = Path::new("../../blobs").join(&content.name);
+    // By its parts: Windows takes none for a separator but its own.
+    let target: PathBuf = ["..", "..", "blobs"].iter().map(OsStr::new).chain(blob.file_name()).collect();
     #[cfg(unix)]
     let linked = std::os::unix::fs::symlink(target, pointer);
     #[cfg(windows)]
     let linked = std::os::windows::fs::symlink_file(target, pointer);
     // Not everybody on Windows may make links.
-    linked.or_else(|_| fs::rename(blob, pointer))
+    linked.or_else(|_| match is_new {
+        true => fs::rename(blob, pointer),
+        // Other snapshots may lead to it.
+        false => fs::copy(blob, pointer).map(drop),
+    })
 }
 
-/// The names of the files that the index of a snapshot's weights names.
+/// The names of the files that the index of a snapshot's weights names: of the characters that names on a hub have, since they become
+/// parts of addresses, and are printed.
 fn shards_of(snapshot: &Path) -> Result<Vec<String>> {
-    let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(shards(&snapshot.join(WEIGHTS_INDEX))?.into_iter().map(name).collect())
+    let index = snapshot.join(WEIGHTS_INDEX);
+    let name = |path: PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).filter(|name| is_name(name));
+        name.ok_or_else(|| {
+            Error::model(&index, "names of files such as model-00001-of-00002.safetensors", "another one")
+        })
+    };
+    shards(&index)?.into_iter().map(name).collect()
 }
 
 #[cfg(test)]

@@ -325,7 +325,8 @@ fn machine() -> String {
     let found: Vec<&str> =
         INSTRUCTIONS.into_iter().filter(|name| flags.split_whitespace().any(|flag| flag == *name)).collect();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let commit = output(&mut command("git", &["rev-parse", "--short", "HEAD"])).unwrap_or_default();
+    let commit =
+        output(&mut command("git", &["describe", "--always", "--dirty", "--exclude", "*"])).unwrap_or_default();
     let model = model.trim_start_matches(['\t', ' ', ':']);
     format!("{cores} cores, {model} ({}); commit {}", found.join(", "), commit.trim())
 }
