@@ -107,6 +107,36 @@ fn what_was_chosen_when_the_time_was_up_stays_so_in_its_fit() {
 }
 
 #[test]
+fn a_shard_whose_time_is_up_takes_no_choice_from_the_others() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(48));
+    let output = finish(tune(&dir, &data).args(["--shard", "1/2", "--budget", "0s"])).success();
+    assert!(output.contains("the time is up: the same command without --shard"), "{output}");
+    assert!(dir.path("tuned.tune").is_dir() && !dir.path("tuned").exists());
+}
+
+#[test]
+fn what_is_no_trial_is_left_alone_and_what_would_end_the_fit_is_told_before() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(48));
+    fs::create_dir(dir.path("tuned.tune")).unwrap();
+    dir.write("tuned.tune/thesis.txt", "mine");
+    let refused = finish(&mut tune(&dir, &data));
+    refused.failure(2, &["tuned.tune: expected trials of a tuning, and nothing else, found thesis.txt"]);
+    assert_eq!(fs::read_to_string(dir.path("tuned.tune/thesis.txt")).unwrap(), "mine");
+    fs::remove_dir_all(dir.path("tuned.tune")).unwrap();
+    for (settings, message) in
+        [(["--layers", "99"], "--layers: expected at most the model's 2"), (["--target-size", "1kB"], "--target-size")]
+    {
+        let refused = finish(tune(&dir, &data).args(settings));
+        refused.failure(2, &[message]);
+        assert!(!refused.stdout.contains("of 6, fold") && trials(&dir).is_empty(), "{refused:?}");
+    }
+    dir.write("tuned.tuning.html", "of somebody");
+    finish(&mut tune(&dir, &data)).failure(2, &["tuned.tuning.html"]);
+}
+
+#[test]
 fn shards_share_the_work() {
     let dir = Dir::default();
     let data = dir.write("data.csv", small_csv(48));

@@ -92,21 +92,27 @@ fn setting(name: &str, expected: impl Into<String>, got: &str) -> Error {
     Error::Setting { name: name.to_owned(), expected: expected.into(), got: format!("{got:?}") }
 }
 
-/// A number of bytes as people write it: 300MB, 2GB, 64MiB; none for anything else, and for 0.
+/// A number of bytes as people write it: 300MB, 2.5GB, 64MiB, 800k; none for anything else, and for less than 1.
 pub fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
+    let text = text.trim();
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
-        "kb" => 1000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
         "kib" => 1 << 10,
         "mib" => 1 << 20,
         "gib" => 1 << 30,
         _ => return None,
     };
-    number.checked_mul(unit).filter(|&bytes| bytes > 0)
+    let bytes = match number.contains('.') {
+        false => number.parse::<u64>().ok()?.checked_mul(unit)?,
+        // What is too large becomes the largest number, which no size is.
+        true => (number.parse::<f64>().ok()? * unit as f64) as u64,
+    };
+    (1..u64::MAX).contains(&bytes).then_some(bytes)
 }
 
 /// How a type of few values is spelled.
@@ -219,6 +225,7 @@ mod tests {
         assert_eq!(parse_size("300MB"), Some(300_000_000));
         assert_eq!(parse_size("2 GiB"), Some(2 << 30));
         assert_eq!(parse_size("4096"), Some(4096));
+        assert_eq!(["9.5 mb", "0.5GB", "800k"].map(parse_size), [Some(9_500_000), Some(500_000_000), Some(800_000)]);
         for wrong in ["", "MB", "0MB", "-1MB", "3 apples", "99999999999999999999", "99999999999GB"] {
             assert_eq!(parse_size(wrong), None, "{wrong}");
         }

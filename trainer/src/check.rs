@@ -324,7 +324,8 @@ fn leak(groups: &[Vec<Member<'_>>]) -> Option<Finding> {
         counted(rows.len(), "held-out row has a text that is also", "held-out rows have texts that are also"),
         abridged(leaks.iter().map(example), EXAMPLES, leaks.len())
     );
-    let advice = "remove such texts from one side: figures on texts that were learned from are too good";
+    let advice =
+        "remove the repetitions, or such texts from one side: figures on texts that were learned from are too good";
     Finding::of_rows("leak", Severity::Warning, &rows, message, advice)
 }
 

@@ -118,14 +118,30 @@ pub fn kept_layers(config: &EncoderConfig, count: usize) -> Vec<usize> {
     best.into_iter().flatten().min_by_key(|(distance, _)| *distance).map_or_else(|| (0..count).collect(), |best| best.1)
 }
 
+/// A layer's nodes in the graph: some eighty that unpack its weights among them, each with its names.
+const LAYER_NODES: usize = 50_000;
+
+/// Bytes of what a bundle has besides graph and tokenizer, at most: manifest, model card and configuration, all of which name the labels.
+pub fn beside_graph(labels: &[String]) -> usize {
+    const REST: usize = 100_000;
+    // With ids, thresholds and figures.
+    REST + labels.iter().map(|label| 4 * label.len() + 160).sum::<usize>()
+}
+
+/// Bytes of the bundle of a model as it is, at most, where weights and embeddings are integers of a byte.
+pub fn bundle_bytes(model: &SequenceClassifier, tokenizer_bytes: u64) -> usize {
+    let size = |tensor: &Tensor| match tensor.dims() {
+        [rows, columns] => rows * columns + 4 * (rows + columns),
+        _ => 8 * tensor.elem_count(),
+    };
+    let tensors: usize = model.parameters().iter().map(|(_, var)| size(var)).sum();
+    tensors + model.config.layers.len() * LAYER_NODES + tokenizer_bytes as usize + 2 * beside_graph(&model.labels)
+}
+
 /// The largest models under `bytes`, their integers packed ([`crate::onnx::Storage::Packed`]): for each number of layers,
 /// as many words as there is room for. Those with the most layers come first, and one without any last, which is a
 /// [`crate::static_model`]. Empty if not even `smallest_vocabulary` words fit.
 pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabulary: usize, bytes: usize) -> Vec<Rung> {
-    /// Model card, report, manifest, metrics.
-    const REST: usize = 200_000;
-    /// A layer's nodes in the graph: some eighty that unpack its weights among them, each with its names.
-    const LAYER_NODES: usize = 50_000;
     let config = &model.config;
     let is_words = |name: &str| name == config.family.word_embeddings();
     // Six bits for a weight and four for an embedding; four bytes for biases, layer normalization, and the scales, which
@@ -134,7 +150,9 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
         [_, _] => tensor.elem_count() * 3 / 4,
         _ => 8 * tensor.elem_count(),
     };
-    let (mut layer, mut fixed) = (LAYER_NODES, REST);
+    // The graph's nodes besides: as many bytes once more.
+    let rest = 2 * beside_graph(&model.labels);
+    let (mut layer, mut fixed) = (LAYER_NODES, rest);
     for (name, var) in model.parameters().iter() {
         match model.depth(name) {
             1 => layer += size(var),
@@ -154,35 +172,12 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
     let width = StaticConfig::of(config, 0).width;
     let word_alone = width + 4 + tokenizer_bytes as usize / config.vocab_size;
     let without_layers = || {
-        let fixed = REST + 4 * width * (width + model.labels.len());
+        let fixed = rest + 4 * width * (width + model.labels.len());
         let vocabulary = (bytes.checked_sub(fixed)? / word_alone).min(config.vocab_size);
         let bytes = fixed + vocabulary * word_alone;
         (vocabulary >= smallest_vocabulary).then_some(Rung { layers: 0, vocabulary, bytes })
     };
     (1..=config.layers.len()).rev().filter_map(rung).chain(without_layers()).collect()
-}
-
-/// A size as a person writes it: `10MB`, `800kB`, `9.5 MB`, `4MiB`, or a number of bytes.
-///
-/// # Errors
-/// [`Error::Setting`].
-pub fn parse_size(text: &str) -> Result<usize> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        "kib" => 1024.0,
-        "mib" => 1024.0 * 1024.0,
-        _ => f64::NAN,
-    };
-    match number.parse::<f64>().map(|number| number * factor) {
-        Ok(bytes) if bytes.is_finite() && bytes >= 1.0 => Ok(bytes as usize),
-        _ => Err(Error::setting("--target-size", "a size such as 10MB", text)),
-    }
 }
 
 fn tensors(model: &SequenceClassifier) -> BTreeMap<String, Tensor> {
@@ -233,15 +228,6 @@ mod tests {
             let kept = kept(22, count);
             assert!(kept[0] == 0 && kept.is_sorted() && kept.len() == count, "{kept:?}");
             assert!(kept.iter().enumerate().all(|(place, layer)| (place % 3 == 0) == (layer % 3 == 0)), "{kept:?}");
-        }
-    }
-
-    #[test]
-    fn sizes_as_people_write_them() {
-        let sizes = ["10MB", "9.5 mb", "800kB", "1MiB", "12345"].map(|text| parse_size(text).unwrap());
-        assert_eq!(sizes, [10_000_000, 9_500_000, 800_000, 1_048_576, 12_345]);
-        for refused in ["", "MB", "-1MB", "10 bananas", "0", "1.2.3MB"] {
-            assert!(parse_size(refused).is_err(), "{refused}");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use nimbert::{
-    CallOptions, TextInput,
+    CallOptions, Prediction, TextInput,
     explain::{Attribution, EXACT_WORDS, Explained, Explanation, ORDERS, Word},
     prediction::escaped,
 };
@@ -133,8 +133,11 @@ impl Shown<'_> {
 
     /// What the input is answered, where that is not the label.
     fn answer(&self) -> String {
-        let answer = self.explanation.prediction.summary();
-        if answer == escaped(self.label) { String::new() } else { format!(" (the answer is {answer})") }
+        let Prediction { labels, unknown, abstained, .. } = &self.explanation.prediction;
+        if [self.label] == labels[..] && !unknown && !abstained {
+            return String::new();
+        }
+        format!(" (the answer is {})", self.explanation.prediction.summary())
     }
 
     fn text(&self, is_coloured: bool) -> String {

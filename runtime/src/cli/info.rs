@@ -30,6 +30,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.device == Some(Device::Auto) {
+        anyhow::bail!("expected --device cpu, cuda or tensorrt, found auto");
+    }
     let bundle = Bundle::open(&args.bundle)?;
     let Bundle { manifest, config, .. } = &bundle;
     let mut out = io::stdout().lock();
@@ -104,7 +107,6 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     }
     match args.device {
         None => Ok(()),
-        Some(Device::Auto) => anyhow::bail!("expected --device cpu, cuda or tensorrt, found auto"),
         Some(device) => placement(args, &bundle, device, &mut out),
     }
 }

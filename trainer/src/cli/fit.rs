@@ -9,7 +9,6 @@ mod unknown;
 
 use std::{
     borrow::Cow,
-    cell::RefCell,
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{
@@ -30,7 +29,7 @@ use nimbert_trainer::{
     Error,
     calibrate::{Kept, kept},
     checkpoint::CheckpointConfig,
-    compress::{self, Compressed, parse_size, trim_vocabulary},
+    compress::{self, Compressed, trim_vocabulary},
     compute::Compute,
     cross_validation::OutOfFold,
     dataset::Columns,
@@ -444,6 +443,31 @@ impl Args {
         self.target_size.is_some() || self.layers.is_some() || self.student.is_some()
     }
 
+    /// Bytes that a bundle may have.
+    fn target_size(&self) -> Result<Option<usize>, Error> {
+        let size = |text: &String| {
+            let bytes = nimbert::parse_size(text).and_then(|bytes| bytes.try_into().ok());
+            bytes.ok_or_else(|| Error::setting("--target-size", "a size such as 10MB", text))
+        };
+        self.target_size.as_ref().map(size).transpose()
+    }
+
+    /// Checkpoints of smaller models that learned from the trained one, in this run or in one that was stopped.
+    fn student_checkpoints(&self) -> Vec<PathBuf> {
+        let main = self.checkpoint_path();
+        let folder = main.parent().unwrap_or(Path::new("."));
+        let is_student = |path: &PathBuf| {
+            let end =
+                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(STUDENT_CHECKPOINT));
+            let (layers, tokens) =
+                end.and_then(|name| name.rsplit_once('.')?.1.split_once("-layers-")).unwrap_or_default();
+            let are_numbers = [layers, tokens].iter().all(|number| number.parse::<usize>().is_ok());
+            are_numbers && *path == self.beside_bundle(&format!("{layers}-layers-{tokens}{STUDENT_CHECKPOINT}"))
+        };
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| folder.join(entry.file_name())).filter(is_student).collect()
+    }
+
     fn checkpoint_path(&self) -> PathBuf {
         self.beside_bundle("checkpoint")
     }
@@ -561,6 +585,9 @@ fn splits(examples: &Examples) -> Splits<'_> {
     Splits { train: &examples.train, validation: &examples.validation, test: &examples.test }
 }
 
+/// How the file of a smaller model's checkpoint ends.
+const STUDENT_CHECKPOINT: &str = "-tokens.checkpoint";
+
 /// What `fit` works with from beginning to end.
 struct Work {
     args: Args,
@@ -571,6 +598,8 @@ struct Work {
     train_config: TrainConfig,
     compute: Compute,
     export_config: ExportConfig,
+    /// How many points of accuracy, and what percentage of labels, packed integers may cost.
+    packed_bounds: [f64; 2],
     stride: Option<usize>,
     truncation_side: TruncationSide,
     /// Where tokenizers of trimmed models lie.
@@ -578,8 +607,6 @@ struct Work {
     stop: Arc<AtomicBool>,
     /// Where the run leaves its state; none: nowhere.
     checkpoints: Option<CheckpointConfig>,
-    /// Checkpoints of the smaller models that learn from the trained one.
-    student_checkpoints: RefCell<Vec<PathBuf>>,
 }
 
 /// A model, the texts as it reads them, and what has been measured of it.
@@ -613,6 +640,7 @@ struct Prepared {
 struct Settings {
     stride: Option<usize>,
     export_config: ExportConfig,
+    packed_bounds: [f64; 2],
     compute: Compute,
     target_size: Option<usize>,
 }
@@ -643,16 +671,28 @@ fn settings(args: &Args, given: &super::Given) -> anyhow::Result<Settings> {
     let (stride, export_config) = (args.stride()?, export_config(args, given)?);
     args.train_config(Method::Finetune, 0).validate()?;
     let compute = args.compute()?;
-    let target_size = args.target_size.as_deref().map(parse_size).transpose()?;
+    let target_size = args.target_size()?;
+    if target_size.is_some()
+        && let Some(other) =
+            export_config.variants.iter().find(|kind| kind.execution_provider() != "cpu" || !kind.is_quantized())
+    {
+        let expected = "int8 graphs for the CPU, whose integers are packed until a bundle is small enough";
+        return Err(Error::setting("--target-size", expected, other).into());
+    }
+    let of_packed = |option: &str, bound: f64| if given.has(option) { bound } else { 100.0 };
+    let packed_bounds = [
+        of_packed("--max-accuracy-drop", export_config.max_accuracy_drop),
+        of_packed("--max-label-changes", export_config.max_label_changes),
+    ];
     args.check_places()?;
     check_save_model(args)?;
     args.check_reports()?;
-    Ok(Settings { stride, export_config, compute, target_size })
+    Ok(Settings { stride, export_config, packed_bounds, compute, target_size })
 }
 
 /// Reads base and rows, and says what they are.
 fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<Prepared> {
-    let Settings { stride, export_config, compute, .. } = settings;
+    let Settings { stride, export_config, packed_bounds, compute, .. } = settings;
     let folder = ModelFolder::open(base)?;
     let methods = args.methods(&folder.config)?;
     let going_on = args.going_on(&folder)?;
@@ -668,12 +708,12 @@ fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>)
         train_config,
         compute,
         export_config,
+        packed_bounds,
         stride,
         truncation_side: folder.truncation_side,
         scratch: Scratch::new()?,
         stop: Arc::clone(stop),
         checkpoints: None,
-        student_checkpoints: RefCell::default(),
     };
     work.train_config.loss.class_weights =
         args.class_weights.as_deref().map(|text| class_weights(text, &work)).transpose()?;
@@ -699,7 +739,8 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     let tokenizer = folder.tokenizer.clone();
     let mut candidate = Candidate { model, load_report, tokenizer, examples, out_of_fold: None };
     // Methods are compared for minutes: what would end the run behind that is looked at before.
-    work.check_smaller(&candidate, target_size)?;
+    let has_validation = !candidate.examples.validation.is_empty();
+    work.check_smaller(&candidate.model, &candidate.tokenizer, has_validation, target_size)?;
     work.check_checkpoint()?;
     if args.patience.is_some() && candidate.examples.validation.is_empty() {
         let (setting, expected) = ("--patience", "validation rows to judge by (--validation-size)".to_owned());
@@ -763,10 +804,6 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         training.stopped = Some(Error::Interrupted { during: "the last evaluation".to_owned() });
     }
 
-    if args.is_smaller() {
-        let of = "curves and epochs, methods and cross-validation";
-        warnings.push(format!("{of} are those of the trained model, which the smaller one learned from"));
-    }
     // A run that was stopped packs what it has; it is made smaller when it has come to its end.
     let (candidate, judged, ladder) = match (&training.stopped, target_size, args.layers, args.student) {
         (None, Some(bytes), ..) => work.fit_size(candidate, bytes)?,
@@ -779,6 +816,13 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             (candidate, judged.inspect_err(|error| work.tell_of_resume(error))?, None)
         }
     };
+    // Of a size the trained model may be, and is tried first.
+    let is_smaller =
+        args.is_smaller() && ladder.as_ref().is_none_or(|ladder| target_size.is_none() || ladder.rows.len() > 1);
+    if is_smaller {
+        let of = "curves and epochs, methods and cross-validation";
+        warnings.push(format!("{of} are those of the trained model, which the smaller one learned from"));
+    }
     let (kept, found) = (work.kept(&judged), work.found(&judged));
     let rehearsal = before.and_then(|before| work.rehearsed(&before, &judged));
     rehearsal.iter().for_each(|table| tell(&report::table(table)));
@@ -844,7 +888,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             let is_left = work.method == Method::Frozen && args.method == MethodArg::Auto;
             let left = (is_left && (args.resume || args.export.overwrite)).then(|| args.checkpoint_path());
             let main = work.checkpoints.iter().map(|checkpoints| checkpoints.path.clone()).chain(left);
-            for path in main.chain(work.student_checkpoints.take()) {
+            for path in main.chain(args.student_checkpoints()) {
                 std::fs::remove_file(&path).or_else(|error| match error.kind() {
                     io::ErrorKind::NotFound => Ok(()),
                     _ => Err(error),
@@ -987,8 +1031,7 @@ impl Work {
     /// must be the same too.
     fn student_checkpoints(&self, layers: usize, tokens: usize) -> Option<CheckpointConfig> {
         let main = self.checkpoints.as_ref()?;
-        let path = main.path.with_extension(format!("{layers}-layers-{tokens}-tokens.checkpoint"));
-        self.student_checkpoints.borrow_mut().push(path.clone());
+        let path = self.args.beside_bundle(&format!("{layers}-layers-{tokens}{STUDENT_CHECKPOINT}"));
         Some(CheckpointConfig { path, ..main.clone() })
     }
 
@@ -1122,10 +1165,9 @@ impl Work {
         let spread = distance.as_ref().map_or(1.0, Mahalanobis::spread);
         let mut config = ExportConfig { storage, distance, ..self.export_config.clone() };
         if storage == Storage::Packed {
-            // Packing is meant to lose something. Of several models the most accurate is taken as it ships, and the table
-            // shows what each has lost.
-            config.max_accuracy_drop = 100.0;
-            config.max_label_changes = 100.0;
+            // Packing is meant to lose something, and any of it if no bound is given. Of several models the most accurate is taken
+            // as it ships, and the table shows what each has lost.
+            [config.max_accuracy_drop, config.max_label_changes] = self.packed_bounds;
         }
         let unseen = out_of_fold.as_ref().filter(|_| examples.validation.is_empty());
         let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();

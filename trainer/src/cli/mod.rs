@@ -104,6 +104,11 @@ impl Given {
         Self(options.filter_map(option).collect())
     }
 
+    /// Whether an option stands there.
+    fn has(&self, option: &str) -> bool {
+        self.0[option]
+    }
+
     /// Refuses the first of these options that is given although it would change nothing: it is of use with `expected` alone.
     fn refuse(&self, options: &[&'static str], is_of_use: bool, expected: &str) -> Result<(), Error> {
         match options.iter().find(|option| self.0[**option]) {

@@ -196,6 +196,12 @@ impl Judged {
         model.tasks.iter().zip(&self.calibrated).map(of_task).collect()
     }
 
+    /// Size of the files of all graphs that ship.
+    pub fn bytes(&self) -> u64 {
+        let ships = |of: &&VariantFigures| self.graphs.iter().any(|(kind, _)| *kind == of.kind);
+        self.variants.iter().filter(ships).map(|of| of.bytes).sum()
+    }
+
     /// What was measured of the default graph.
     pub fn shipped(&self) -> &VariantFigures {
         let (kind, _) = self.graphs[0];

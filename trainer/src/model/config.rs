@@ -261,16 +261,28 @@ fn own_spellings(model_type: &str) -> &'static [&'static str] {
 
 /// What the file says under the first name of each setting: by that which the model's class reads, if it is there.
 fn in_first_spelling(model_type: &str, mut map: serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
-    let own = own_spellings(model_type);
+    drop_unread(model_type, &mut map);
     for names in SPELLINGS {
-        let mut said: Vec<(&str, Value)> = names.iter().filter_map(|name| Some((*name, map.remove(*name)?))).collect();
-        let kept = said.iter().position(|(name, _)| own.contains(name)).unwrap_or(0);
-        if !said.is_empty() {
-            map.insert(names[0].to_owned(), said.swap_remove(kept).1);
+        if let Some(value) = names.iter().find_map(|name| map.remove(*name)) {
+            map.insert(names[0].to_owned(), value);
         }
     }
     map
 }
+
+/// Of the names of each setting that a file has, leaves the one that the model's class reads.
+fn drop_unread(model_type: &str, map: &mut serde_json::Map<String, Value>) {
+    let own = own_spellings(model_type);
+    for names in SPELLINGS {
+        let said: Vec<&str> = names.iter().copied().filter(|name| map.contains_key(*name)).collect();
+        let read = said.iter().find(|name| own.contains(name)).or(said.first());
+        said.iter().filter(|name| Some(*name) != read).for_each(|name| drop(map.remove(*name)));
+    }
+}
+
+/// What no encoder comes near: whatever is made of these is made before weights could contradict them.
+const MAX_LAYERS: usize = 1000;
+const MAX_POSITIONS: usize = 1 << 20;
 
 /// The fields, each by the first of its names.
 #[derive(Deserialize)]
@@ -377,6 +389,15 @@ impl EncoderConfig {
         })?;
         let fields = Value::Object(in_first_spelling(model_type, map.clone()));
         let json: Json = serde_json::from_value(fields).map_err(|error| not_json(path, &error))?;
+        let sizes = [
+            ("num_hidden_layers", json.num_hidden_layers, MAX_LAYERS),
+            ("max_position_embeddings", json.max_position_embeddings, MAX_POSITIONS),
+        ];
+        for (name, size, most) in sizes {
+            if size > most {
+                return Err(Error::model(path, format!("at most {most} as {name}"), size.to_string()));
+            }
+        }
         let expect = |holds: bool, expected: &str, got: &dyn std::fmt::Display| {
             if holds { Ok(()) } else { Err(Error::model(path, expected, got.to_string())) }
         };
@@ -501,6 +522,8 @@ impl EncoderConfig {
     /// sizes as they are now.
     pub fn classifier_json(&self, labels: &[String], problem_type: ProblemType) -> serde_json::Map<String, Value> {
         let mut json = self.json.clone();
+        // Readers of a bundle take one name of a setting, and two for a fault.
+        drop_unread(self.model_type(), &mut json);
         // Those of the base, where it says so: how many labels there are follows from their names.
         ["_name_or_path", "num_labels", "_num_labels"].into_iter().for_each(|key| drop(json.remove(key)));
         // transformers has no class with such a head.
@@ -656,6 +679,25 @@ mod tests {
         let Value::Object(changes) = changes else { unreachable!("an object was written") };
         map.extend(changes);
         EncoderConfig::from_json(&path, map)
+    }
+
+    #[test]
+    fn what_is_written_has_one_name_of_each_setting() {
+        let written = |of: &str, more: Value| {
+            let json = config(of, more).unwrap().classifier_json(&["a".into(), "b".into()], ProblemType::SingleLabel);
+            let names = ["dim", "hidden_size", "n_layers", "num_hidden_layers"];
+            names.into_iter().filter(|name| json.contains_key(*name)).collect::<Vec<_>>()
+        };
+        assert_eq!(written("tiny-distilbert", json!({ "hidden_size": 9 })), ["dim", "n_layers"]);
+        assert_eq!(written("tiny-bert", json!({ "n_layers": 9 })), ["hidden_size", "num_hidden_layers"]);
+    }
+
+    #[test]
+    fn sizes_that_nothing_has_are_refused() {
+        for (name, size) in [("num_hidden_layers", 1_000_000_000_000u64), ("max_position_embeddings", 1 << 40)] {
+            let error = config("tiny-modernbert-cls", json!({ name: size })).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("at most"), "{error}");
+        }
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! `--layers`, `--student` and `--target-size`: from the trained model to a smaller one.
 
-use std::sync::atomic::Ordering;
+use std::{path::Path, sync::atomic::Ordering};
 
 use nimbert_trainer::{
     Error,
-    compress::{Rung, kept_layers, rungs, token_counts, with_layers},
+    compress::{Rung, beside_graph, bundle_bytes, kept_layers, rungs, token_counts, with_layers},
     dataloader::Example,
     distill::{DistillConfig, Teacher, answered, softened},
     evaluate::predict,
     export::Judged,
     html::Table,
+    model::SequenceClassifier,
     onnx::Storage,
     report,
     static_model::{self, SOFT_SHARE, StaticConfig, static_model},
@@ -25,13 +26,19 @@ type Smaller = (Candidate, Judged, Option<Table>);
 const MAX_RUNGS: usize = 3;
 /// Rows of which the teacher is asked between two looks at whether to stop.
 const TEACHER_ROWS: usize = 256;
-/// Fewer words than this are little more than single characters.
+/// See [`smallest_vocabulary`].
 const SMALLEST_VOCABULARY: usize = 3000;
 
 impl Work {
     /// Checks before training that the model can be made as small as was asked for.
-    pub(super) fn check_smaller(&self, full: &Candidate, target_size: Option<usize>) -> anyhow::Result<()> {
-        let all = full.model.config.layers.len();
+    pub(super) fn check_smaller(
+        &self,
+        full: &SequenceClassifier,
+        tokenizer: &Path,
+        has_validation: bool,
+        target_size: Option<usize>,
+    ) -> anyhow::Result<()> {
+        let all = full.config.layers.len();
         if let Some(layers) = self.args.layers.map(usize::from).filter(|layers| *layers > all) {
             let (setting, expected) = ("--layers", format!("at most the model's {all}"));
             return Err(Error::Setting { setting, expected, got: layers.to_string() }.into());
@@ -47,20 +54,25 @@ impl Work {
             return Err(Error::Setting { setting: "--text-pair-column", expected, got }.into());
         }
         match target_size {
-            Some(_) if full.examples.validation.is_empty() => {
+            Some(_) if !has_validation => {
                 let expected = "validation rows to choose one by (--validation-size)".to_owned();
                 Err(Error::Setting { setting: "--target-size", expected, got: "none".to_owned() }.into())
             }
-            Some(bytes) if self.rungs(full, bytes)?.is_empty() => Err(too_small(bytes).into()),
+            Some(bytes)
+                if bundle_bytes(full, std::fs::metadata(tokenizer)?.len()) > bytes
+                    && self.rungs(full, tokenizer, bytes)?.is_empty() =>
+            {
+                let expected = format!("a size that {} words can have", smallest_vocabulary(full));
+                Err(Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }.into())
+            }
             _ => Ok(()),
         }
     }
 
-    fn rungs(&self, full: &Candidate, bytes: usize) -> anyhow::Result<Vec<Rung>> {
-        let tokenizer_bytes = std::fs::metadata(&full.tokenizer)?.len();
-        let smallest_vocabulary = SMALLEST_VOCABULARY.min(full.model.config.vocab_size);
+    fn rungs(&self, full: &SequenceClassifier, tokenizer: &Path, bytes: usize) -> anyhow::Result<Vec<Rung>> {
+        let tokenizer_bytes = std::fs::metadata(tokenizer)?.len();
         let (mut with_layers, without): (Vec<Rung>, Vec<Rung>) =
-            rungs(&full.model, tokenizer_bytes, smallest_vocabulary, bytes)
+            rungs(full, tokenizer_bytes, smallest_vocabulary(full), bytes)
                 .into_iter()
                 .partition(|rung| rung.layers > 0);
         with_layers.truncate(MAX_RUNGS);
@@ -91,11 +103,14 @@ impl Work {
         match self.judge(&teacher) {
             // It does not ship.
             Err(refused @ Error::Gate { .. }) => tell(&report::stage("", &format!("the teacher alone: {refused}"))),
-            before => table.rows.push(row(&teacher, &before?, None)),
+            before => {
+                let before = before.inspect_err(|error| self.tell_of_resume(error))?;
+                table.rows.push(row(&teacher, &before, None));
+            }
         }
         let student = make(teacher)?;
         self.save_model(&student)?;
-        let after = self.judge(&student)?;
+        let after = self.judge(&student).inspect_err(|error| self.tell_of_resume(error))?;
         table.rows.push(row(&student, &after, None));
         table.chosen = Some(table.rows.len() - 1);
         tell(&report::table(&table));
@@ -105,19 +120,30 @@ impl Work {
     /// The most accurate of the models whose bundle has at most `bytes` bytes.
     pub(super) fn fit_size(&self, full: Candidate, bytes: usize) -> anyhow::Result<Smaller> {
         let tokenizer_bytes = std::fs::metadata(&full.tokenizer)?.len();
-        let full_judged = self.judge(&full)?;
         let (all, words) = (full.model.config.layers.len(), full.model.config.vocab_size);
         let mut table = table();
-        table.rows.push(row(&full, &full_judged, Some(tokenizer_bytes)));
-        if size(&full_judged, tokenizer_bytes) <= bytes {
-            table.chosen = Some(0);
-            tell(&report::table(&table));
-            self.save_model(&full)?;
-            return Ok((full, full_judged, Some(table)));
+        let mut refusal = None;
+        let mut smallest = usize::MAX;
+        match self.judge(&full) {
+            // A smaller one may do.
+            Err(refused @ Error::Gate { .. }) => {
+                tell(&report::stage("", &refused.to_string()));
+                refusal = Some(refused);
+            }
+            judged => {
+                let judged = judged.inspect_err(|error| self.tell_of_resume(error))?;
+                table.rows.push(row(&full, &judged, Some(tokenizer_bytes)));
+                smallest = size(&full, &judged, tokenizer_bytes);
+                if smallest <= bytes {
+                    table.chosen = Some(0);
+                    tell(&report::table(&table));
+                    self.save_model(&full)?;
+                    return Ok((full, judged, Some(table)));
+                }
+            }
         }
         let mut best: Option<(Candidate, Judged, usize)> = None;
-        let mut refusal = None;
-        for Rung { layers, vocabulary, .. } in self.rungs(&full, bytes)? {
+        for Rung { layers, vocabulary, .. } in self.rungs(&full.model, &full.tokenizer, bytes)? {
             tell(&report::stage("smaller", &format!("{layers} of {all} layers, {vocabulary} of {words} tokens")));
             let trimmed = self.trimmed(&full, vocabulary)?;
             let storage = if layers == 0 { Storage::Bytes } else { Storage::Packed };
@@ -133,11 +159,13 @@ impl Work {
                     refusal = Some(refused);
                     continue;
                 }
-                judged => judged?,
+                judged => judged.inspect_err(|error| self.tell_of_resume(error))?,
             };
             let tokenizer_bytes = std::fs::metadata(&student.tokenizer)?.len();
             table.rows.push(row(&student, &judged, Some(tokenizer_bytes)));
-            let fits = size(&judged, tokenizer_bytes) <= bytes;
+            let has = size(&student, &judged, tokenizer_bytes);
+            smallest = smallest.min(has);
+            let fits = has <= bytes;
             let is_better = best
                 .as_ref()
                 .is_none_or(|(_, best, _)| judged.acceptance.shipped_accuracy > best.acceptance.shipped_accuracy);
@@ -146,7 +174,12 @@ impl Work {
             }
         }
         let Some((student, judged, chosen)) = best else {
-            return Err(refusal.unwrap_or_else(|| too_small(bytes)).into());
+            tell(&report::table(&table));
+            let reason = refusal.unwrap_or_else(|| {
+                let expected = format!("at least {smallest} bytes, the bundle of the smallest model that was tried");
+                Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }
+            });
+            return Err(reason.into());
         };
         table.chosen = Some(chosen);
         tell(&report::table(&table));
@@ -156,6 +189,11 @@ impl Work {
 
     /// Trains a copy of the teacher that has only some of its layers.
     fn student(&self, teacher: Candidate, layers: usize) -> anyhow::Result<Candidate> {
+        if self.args.frozen_layers().is_some() {
+            let what =
+                "learns in all of its parts: --freeze-layers and --freeze-embeddings are of the model that teaches it";
+            tell(&report::stage("student", what));
+        }
         let kept = kept_layers(&teacher.model.config, layers);
         let model = with_layers(&teacher.model, &kept)?;
         let teacher_model = teacher.model.for_inference();
@@ -240,15 +278,14 @@ impl Work {
     }
 }
 
-fn too_small(bytes: usize) -> Error {
-    let expected = format!("a size that {SMALLEST_VOCABULARY} words can have");
-    Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }
+/// Fewer words would be little more than single characters.
+fn smallest_vocabulary(model: &SequenceClassifier) -> usize {
+    SMALLEST_VOCABULARY.min(model.config.vocab_size)
 }
 
-fn size(judged: &Judged, tokenizer_bytes: u64) -> usize {
-    /// Report, metrics, manifest, model card and configuration.
-    const REST: u64 = 100_000;
-    (judged.shipped().bytes + tokenizer_bytes + REST) as usize
+/// Bytes of the bundle, at most.
+fn size(candidate: &Candidate, judged: &Judged, tokenizer_bytes: u64) -> usize {
+    (judged.bytes() + tokenizer_bytes) as usize + beside_graph(&candidate.model.labels)
 }
 
 fn table() -> Table {
@@ -268,7 +305,7 @@ fn row(candidate: &Candidate, judged: &Judged, tokenizer_bytes: Option<u64>) -> 
         name,
         config.vocab_size.to_string(),
         format!("{:.2}", shipped.bytes as f64 / 1e6),
-        tokenizer_bytes.map_or("–".to_owned(), |bytes| format!("{:.2}", size(judged, bytes) as f64 / 1e6)),
+        tokenizer_bytes.map_or("–".to_owned(), |bytes| format!("{:.2}", size(candidate, judged, bytes) as f64 / 1e6)),
         share(judged.acceptance.fp32_accuracy),
         share(judged.acceptance.shipped_accuracy),
         format!("{:.1}", shipped.milliseconds),

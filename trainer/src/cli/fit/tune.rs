@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     ffi::OsString,
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::{Duration, Instant},
 };
@@ -71,6 +71,8 @@ const OWN_OPTIONS: [&str; 4] = ["--trials", "--budget", "--further-bases", "--sh
 const OF_LEARNING: [&str; 2] = ["--checkpoint-every", "--compute-dtype"];
 /// The folds, unless `--cross-validate` says how many.
 const FOLDS: u16 = 4;
+/// Digits of a trial's name.
+const TRIAL_NAME: usize = 32;
 /// One of so many settings goes on to the next rung.
 const KEPT: usize = 3;
 /// What is drawn: the range of learning rates, evenly in their logarithm; factors of the usual number of epochs; decays by layer.
@@ -187,7 +189,12 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     let folders = bases.iter().map(resolve).collect::<Result<Vec<PathBuf>, Error>>()?;
     let stop = super::super::stop_on_interrupt()?;
     let prepared = bases.iter().zip(&folders).map(|(args, folder)| prepare(args, settings.clone(), folder, &stop));
-    let mut tuning = Tuning::new(args, prepared.collect::<anyhow::Result<_>>()?, began, is_in_fit)?;
+    let prepared = prepared.collect::<anyhow::Result<Vec<_>>>()?;
+    for Prepared { work, folder, examples, .. } in &prepared {
+        let (model, _) = work.load(folder, work.method)?;
+        work.check_smaller(&model, &folder.tokenizer, !examples.validation.is_empty(), settings.target_size)?;
+    }
+    let mut tuning = Tuning::new(args, prepared, began, is_in_fit)?;
     let Some(best) = tuning.best()? else { return Ok(()) };
     let (table, trials) = (tuning.table(best)?, tuning.trials(best)?);
     tell(&report::table(&table));
@@ -202,7 +209,44 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     let page = Page { title, subtitle, ladder: Some(table), trials, ..Page::default() };
     super::write(&given.beside_bundle("tuning.html"), &html::render(&page))?;
     // What led to the bundle is in the page.
-    std::fs::remove_dir_all(&folder).map_err(|reason| Error::Io { path: folder, reason })?;
+    remove_trials(&folder)
+}
+
+/// Whether a file is a trial's, or what a run has left of one.
+fn is_trial(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let digest = name.strip_suffix(".json").unwrap_or_default();
+    name.starts_with('.') || digest.len() == TRIAL_NAME && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The files in a folder of trials.
+///
+/// # Errors
+/// [`Error::Model`] for the first that is something else.
+fn trials_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let unreadable = |reason| Error::Io { path: folder.to_owned(), reason };
+    let entries = std::fs::read_dir(folder).map_err(unreadable)?;
+    let paths = entries.map(|entry| Ok(entry.map_err(unreadable)?.path())).collect::<Result<Vec<_>, Error>>()?;
+    match paths.iter().find(|path| !is_trial(path)) {
+        None => Ok(paths),
+        Some(other) => {
+            let (path, expected) = (folder.to_owned(), "trials of a tuning, and nothing else".to_owned());
+            let got = other.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Err(Error::Model { path, expected, got })
+        }
+    }
+}
+
+/// Removes trials and their folder, which stays if somebody has put something else into it.
+fn remove_trials(folder: &Path) -> anyhow::Result<()> {
+    let Ok(trials) = trials_in(folder) else {
+        super::super::message(&format!("{} stays, since it holds other files", folder.display()));
+        return Ok(());
+    };
+    for path in trials {
+        std::fs::remove_file(&path).map_err(|reason| Error::Io { path, reason })?;
+    }
+    std::fs::remove_dir(folder).map_err(|reason| Error::Io { path: folder.to_owned(), reason })?;
     Ok(())
 }
 
@@ -314,7 +358,12 @@ impl<'a> Tuning<'a> {
         work.check_checkpoint()?;
         work.check_rows(Some(targets))?;
         let folder = args.fit.beside_bundle("tune");
+        let page = args.fit.beside_bundle("tuning.html");
+        if !args.fit.export.overwrite {
+            super::super::check_absent(&page)?;
+        }
         std::fs::create_dir_all(&folder).map_err(|reason| Error::Io { path: folder.clone(), reason })?;
+        trials_in(&folder)?;
         let (folds, features) = (folds.iter().collect(), BTreeMap::new());
         let tuning = Self { args, bases, identities, candidates, folds, folder, features, began, is_in_fit };
         let there = (0..tuning.candidates.len())
@@ -357,6 +406,11 @@ impl<'a> Tuning<'a> {
                     }
                     let is_over = |Budget(budget)| self.is_in_fit || self.began.elapsed() >= budget;
                     if self.args.budget.is_some_and(is_over) {
+                        if self.args.shard.is_some() {
+                            let how = "the time is up: the same command without --shard takes the best of all that were tried";
+                            tell(&report::stage("budget", how));
+                            return Ok(None);
+                        }
                         return self.best_in_time(&left, folds.end).map(Some);
                     }
                     self.run_trial(left[place], fold)?;
@@ -462,7 +516,7 @@ impl<'a> Tuning<'a> {
         let Candidate { base, .. } = self.candidates[candidate];
         let options = self.candidates[candidate].options();
         let all = format!("{} {options:?} {fold}", self.identities[base]);
-        self.folder.join(format!("{}.json", &nimbert::sha256(all.as_bytes())[..32]))
+        self.folder.join(format!("{}.json", &nimbert::sha256(all.as_bytes())[..TRIAL_NAME]))
     }
 
     fn trial(&self, candidate: usize, fold: usize) -> anyhow::Result<Option<Trial>> {
