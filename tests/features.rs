@@ -333,11 +333,11 @@ fn smaller_models_are_trained_judged_and_packed() {
     let tokenizer = Tokenizer::open(&dir.path("trimmed/tokenizer.json"), 32).unwrap();
     assert_eq!(config["vocab_size"], tokenizer.id_bound());
     trim(&["--target-size", "10 bananas"]).failure(2, &["--target-size", "10MB"]);
-    // By test rows nothing is chosen.
     for (variants, other) in [("cpu-int8,cpu-fp32", "cpu-fp32"), ("gpu-fp16", "gpu-fp16")] {
         trim(&["--target-size", "400kB", "--variants", variants])
             .failure(2, &["--target-size: expected int8 graphs for the CPU", other]);
     }
+    // By test rows nothing is chosen.
     trim(&["--target-size", "400kB", "--validation-size", "0"])
         .failure(2, &["--target-size: expected validation rows to choose one by"]);
     trim(&["--layers", "9"]).failure(2, &["--layers", "at most the model's"]);

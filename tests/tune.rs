@@ -120,11 +120,13 @@ fn what_is_no_trial_is_left_alone_and_what_would_end_the_fit_is_told_before() {
     let dir = Dir::default();
     let data = dir.write("data.csv", small_csv(48));
     fs::create_dir(dir.path("tuned.tune")).unwrap();
-    dir.write("tuned.tune/thesis.txt", "mine");
-    let refused = finish(&mut tune(&dir, &data));
-    refused.failure(2, &["tuned.tune: expected trials of a tuning, and nothing else, found thesis.txt"]);
-    assert_eq!(fs::read_to_string(dir.path("tuned.tune/thesis.txt")).unwrap(), "mine");
-    fs::remove_dir_all(dir.path("tuned.tune")).unwrap();
+    for name in ["thesis.txt", ".notes"] {
+        let path = dir.write(&format!("tuned.tune/{name}"), "mine");
+        let refused = finish(&mut tune(&dir, &data));
+        refused.failure(2, &[&format!("tuned.tune: expected trials of a tuning, and nothing else, found {name}")]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        fs::remove_file(path).unwrap();
+    }
     for (settings, message) in
         [(["--layers", "99"], "--layers: expected at most the model's 2"), (["--target-size", "1kB"], "--target-size")]
     {
@@ -132,8 +134,15 @@ fn what_is_no_trial_is_left_alone_and_what_would_end_the_fit_is_told_before() {
         refused.failure(2, &[message]);
         assert!(!refused.stdout.contains("of 6, fold") && trials(&dir).is_empty(), "{refused:?}");
     }
-    dir.write("tuned.tuning.html", "of somebody");
+    let page = dir.write("tuned.tuning.html", "of somebody");
     finish(&mut tune(&dir, &data)).failure(2, &["tuned.tuning.html"]);
+    fs::remove_file(page).unwrap();
+    // What a killed run has left of a trial ends nothing, and goes with the others.
+    let left = dir.path("tuned.tune").join(format!(".{}.json.partial-1-0", "0".repeat(32)));
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join("content"), "").unwrap();
+    finish(tune(&dir, &data).args(["--method", "frozen"])).success();
+    assert!(!dir.path("tuned.tune").exists());
 }
 
 #[test]

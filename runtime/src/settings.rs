@@ -110,7 +110,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
     let bytes = match number.contains('.') {
         false => number.parse::<u64>().ok()?.checked_mul(unit)?,
         // What is too large becomes the largest number, which no size is.
-        true => (number.parse::<f64>().ok()? * unit as f64) as u64,
+        true => (number.parse::<f64>().ok()? * unit as f64).round() as u64,
     };
     (1..u64::MAX).contains(&bytes).then_some(bytes)
 }

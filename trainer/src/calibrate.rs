@@ -239,7 +239,7 @@ fn abstain_threshold(decision: &Decision, scores: &[Vec<f32>], expected: &[&[u32
 
 /// The score from which on label `id` holds, with the highest F1. Half-way between two scores; with less than two rows that have the
 /// label, the default: one may be any. Where not all rows have it, it holds for some of them at most: what is low enough for all would
-/// be so for every text. Then it is the default, if that is better than what divides them.
+/// be so for every text. The default is taken instead of that, if it is better than what divides them.
 fn label_threshold(id: usize, scores: &[Vec<f32>], expected: &[&[u32]]) -> f32 {
     let mut rows: Vec<(f32, bool)> =
         scores.iter().zip(expected).map(|(scores, expected)| (scores[id], expected.contains(&(id as u32)))).collect();

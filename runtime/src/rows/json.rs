@@ -77,7 +77,7 @@ impl Json {
                     return Some(Err(rows_error(error, &self.name, self.lines.number)));
                 }
                 Ok(None) => return None,
-                Ok(Some(_)) if line.trim_ascii().is_empty() => {}
+                Ok(Some(_)) if line.trim_ascii().is_empty() => self.read_of_line = 0,
                 // White space that was looked at stands before the first row.
                 Ok(Some(_)) => {
                     let before = std::mem::take(&mut self.read_of_line);

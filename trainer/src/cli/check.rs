@@ -30,7 +30,7 @@ Examples:
   nimbert-train check --data reviews.csv --base models/minilm --deep --doubts doubts.csv --report doubts.html
 
 With --base, texts are also tokenized: what is cut, and what the model has no token for. fit makes the same check. \
-The exit status is 2 if one of the findings is an error, for which fit refuses the rows.
+The exit status is 2 if one of the findings is an error, for which fit refuses the rows (but rows for --from may have one label).
 With --deep, the base also reads them: each row is judged by the others, whether its label may be wrong; texts that say nearly \
 the same with different labels are found, and labels that should be one. It takes as long as reading all texts once, and \
 with tens of thousands of rows some minutes more, since each is compared with all others.")]

@@ -804,6 +804,8 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         training.stopped = Some(Error::Interrupted { during: "the last evaluation".to_owned() });
     }
 
+    let shape = |of: &Candidate| (of.model.config.layers.len(), of.model.config.vocab_size);
+    let trained_shape = shape(&candidate);
     // A run that was stopped packs what it has; it is made smaller when it has come to its end.
     let (candidate, judged, ladder) = match (&training.stopped, target_size, args.layers, args.student) {
         (None, Some(bytes), ..) => work.fit_size(candidate, bytes)?,
@@ -816,9 +818,12 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             (candidate, judged.inspect_err(|error| work.tell_of_resume(error))?, None)
         }
     };
-    // Of a size the trained model may be, and is tried first.
-    let is_smaller =
-        args.is_smaller() && ladder.as_ref().is_none_or(|ladder| target_size.is_none() || ladder.rows.len() > 1);
+    let is_smaller = match target_size {
+        _ if training.stopped.is_some() => false,
+        // The trained model may be small enough.
+        Some(_) => shape(&candidate) != trained_shape,
+        None => args.is_smaller(),
+    };
     if is_smaller {
         let of = "curves and epochs, methods and cross-validation";
         warnings.push(format!("{of} are those of the trained model, which the smaller one learned from"));
@@ -888,7 +893,8 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             let is_left = work.method == Method::Frozen && args.method == MethodArg::Auto;
             let left = (is_left && (args.resume || args.export.overwrite)).then(|| args.checkpoint_path());
             let main = work.checkpoints.iter().map(|checkpoints| checkpoints.path.clone()).chain(left);
-            for path in main.chain(args.student_checkpoints()) {
+            let students = work.checkpoints.iter().flat_map(|_| args.student_checkpoints());
+            for path in main.chain(students) {
                 std::fs::remove_file(&path).or_else(|error| match error.kind() {
                     io::ErrorKind::NotFound => Ok(()),
                     _ => Err(error),
@@ -1043,9 +1049,8 @@ impl Work {
         let path = checkpoints.path.display();
         match reason {
             Error::Interrupted { .. } => super::message(&format!("--resume goes on from {path}")),
-            Error::Gate { .. } => {
-                let how =
-                    "--resume exports it by other settings of the export, and no other run begins while it is there";
+            Error::Gate { .. } | Error::Setting { setting: "--target-size", .. } => {
+                let how = "--resume exports it by other settings of the export, and --overwrite begins anew";
                 super::message(&format!("{path} has what was trained: {how}"));
             }
             _ => {}

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{Read, Write},
+    io::{Read, Seek, SeekFrom, Write},
     path::Path,
     time::Duration,
 };
@@ -99,7 +99,7 @@ impl Client {
     pub(super) fn new(endpoint: &str, token: Option<String>) -> Result<Self> {
         let parsed = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let endpoint =
-            parsed.ok_or_else(|| Error::setting("HF_ENDPOINT", "an address with http or https", endpoint))?;
+            parsed.ok_or_else(|| Error::setting("HF_ENDPOINT", "an address with http or https", "another one"))?;
         let agent = ureq::builder()
             .try_proxy_from_env(true)
             // They are followed here: what is sent with them depends on where they lead to.
@@ -144,8 +144,8 @@ impl Client {
         Ok(Content { name, size })
     }
 
-    /// Downloads a file to `partial`, and goes on where that ends. What has another size or SHA-256 than the hub says is an error. What was
-    /// read stays only where more of it can be known to fit. `on_read` is told how many bytes are there.
+    /// Downloads a file to `partial`, and goes on where that ends if what is there can be known to fit. What has another size or SHA-256 than
+    /// the hub says is an error. `on_read` is told how many bytes are there.
     pub(super) fn download(
         &self,
         path: &str,
@@ -153,24 +153,14 @@ impl Client {
         partial: &Path,
         on_read: impl FnMut(u64),
     ) -> std::result::Result<(), Fault> {
-        let fault = match self.read_on(path, content, partial, on_read) {
-            Ok(()) => match content.sha256() {
-                None => return Ok(()),
-                Some(expected) => {
-                    let found = nimbert::sha256_file(partial).map_err(Error::from)?;
-                    if found.eq_ignore_ascii_case(expected) {
-                        return Ok(());
-                    }
-                    let _ = fs::remove_file(partial);
-                    Fault::Hub(format!("another content than it says: sha256 {found} instead of {expected}"))
-                }
-            },
-            Err(fault) => fault,
-        };
-        if content.sha256().is_none() {
-            let _ = fs::remove_file(partial);
+        self.read_on(path, content, partial, on_read)?;
+        let Some(expected) = content.sha256() else { return Ok(()) };
+        let found = nimbert::sha256_file(partial).map_err(Error::from)?;
+        if found.eq_ignore_ascii_case(expected) {
+            return Ok(());
         }
-        Err(fault)
+        fs::remove_file(partial).map_err(|reason| Error::io(partial, reason))?;
+        Err(Fault::Hub(format!("another content than it says: sha256 {found} instead of {expected}")))
     }
 
     /// Reads what `partial` lacks.
@@ -182,13 +172,15 @@ impl Client {
         mut on_read: impl FnMut(u64),
     ) -> std::result::Result<(), Fault> {
         let local = |reason| Fault::Local(Error::io(partial, reason));
-        let mut file = OpenOptions::new().append(true).create(true).open(partial).map_err(local)?;
+        // Not to append alone: Windows cuts no such file.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(partial).map_err(local)?;
         let mut size = file.metadata().map_err(local)?.len();
+        // Without a digest nobody knows of what it is a part.
         if size > content.size || content.sha256().is_none() {
             file.set_len(0).map_err(local)?;
             size = 0;
         }
-        if size == content.size && size > 0 {
+        if size == content.size {
             return Ok(());
         }
         let answer = self.get(path, Some(&format!("bytes={size}-")))?;
@@ -203,6 +195,7 @@ impl Client {
             }
             start => return Err(Fault::Hub(format!("a part from byte {start} on, which was not asked for"))),
         }
+        file.seek(SeekFrom::Start(size)).map_err(local)?;
         let mut reader = answer.response.into_reader();
         let mut chunk = vec![0; CHUNK];
         on_read(size);

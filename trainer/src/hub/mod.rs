@@ -165,7 +165,9 @@ impl<'a> Hub<'a> {
         let is_missing = |file: &String| !snapshot.join(file).is_file();
         let mut files: Vec<String> = FILES.map(str::to_owned).to_vec();
         match is_missing(&WEIGHTS.to_owned()) {
-            true if !is_missing(&WEIGHTS_INDEX.to_owned()) => files.extend(shards_of(&snapshot).unwrap_or_default()),
+            true if !is_missing(&WEIGHTS_INDEX.to_owned()) => {
+                files.extend(shards_of(&snapshot).map_err(|_| WEIGHTS_INDEX.to_owned())?);
+            }
             _ => files.push(WEIGHTS.to_owned()),
         }
         files.into_iter().find(is_missing).map_or(Ok(snapshot), Err)
@@ -253,7 +255,7 @@ impl<'a> Hub<'a> {
             fs::rename(&partial, &blob).map_err(|error| Error::io(&blob, error))?;
         }
         bar.finish_and_clear();
-        point(&pointer, &blob, is_new).map_err(|error| Error::io(&pointer, error))
+        point(&pointer, &blob, is_new)
     }
 
     fn fault(&self, file: &str, fault: Fault) -> Error {
@@ -289,9 +291,10 @@ fn lock(path: &Path, on_wait: impl FnOnce()) -> Result<File> {
 }
 
 /// Puts a content into a snapshot, in place of a link that leads nowhere; one that is new may lie there itself.
-fn point(pointer: &Path, blob: &Path, is_new: bool) -> std::io::Result<()> {
+fn point(pointer: &Path, blob: &Path, is_new: bool) -> Result<()> {
+    let failed = |reason| Error::io(pointer, reason);
     match fs::remove_file(pointer) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     // By its parts: Windows takes none for a separator but its own.
@@ -300,12 +303,13 @@ fn point(pointer: &Path, blob: &Path, is_new: bool) -> std::io::Result<()> {
     let linked = std::os::unix::fs::symlink(target, pointer);
     #[cfg(windows)]
     let linked = std::os::windows::fs::symlink_file(target, pointer);
-    // Not everybody on Windows may make links.
-    linked.or_else(|_| match is_new {
-        true => fs::rename(blob, pointer),
+    match linked {
+        Ok(()) => Ok(()),
+        // Not everybody on Windows may make links.
+        Err(_) if is_new => fs::rename(blob, pointer).map_err(failed),
         // Other snapshots may lead to it.
-        false => fs::copy(blob, pointer).map(drop),
-    })
+        Err(_) => write_whole(pointer, |partial| fs::copy(blob, partial).map(drop).map_err(failed)),
+    }
 }
 
 /// The names of the files that the index of a snapshot's weights names: of the characters that names on a hub have, since they become

@@ -4,7 +4,7 @@ use std::{path::Path, sync::atomic::Ordering};
 
 use nimbert_trainer::{
     Error,
-    compress::{Rung, beside_graph, bundle_bytes, kept_layers, rungs, token_counts, with_layers},
+    compress::{Rung, beside_graph, kept_layers, least_bytes, rungs, token_counts, with_layers},
     dataloader::Example,
     distill::{DistillConfig, Teacher, answered, softened},
     evaluate::predict,
@@ -59,7 +59,7 @@ impl Work {
                 Err(Error::Setting { setting: "--target-size", expected, got: "none".to_owned() }.into())
             }
             Some(bytes)
-                if bundle_bytes(full, std::fs::metadata(tokenizer)?.len()) > bytes
+                if least_bytes(full, std::fs::metadata(tokenizer)?.len()) > bytes
                     && self.rungs(full, tokenizer, bytes)?.is_empty() =>
             {
                 let expected = format!("a size that {} words can have", smallest_vocabulary(full));
@@ -174,11 +174,16 @@ impl Work {
             }
         }
         let Some((student, judged, chosen)) = best else {
-            tell(&report::table(&table));
-            let reason = refusal.unwrap_or_else(|| {
-                let expected = format!("at least {smallest} bytes, the bundle of the smallest model that was tried");
-                Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }
-            });
+            let reason = match refusal {
+                Some(refused) if table.rows.is_empty() => refused,
+                _ => {
+                    tell(&report::table(&table));
+                    let expected =
+                        format!("at least {smallest} bytes, the bundle of the smallest model that was tried");
+                    Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }
+                }
+            };
+            self.tell_of_resume(&reason);
             return Err(reason.into());
         };
         table.chosen = Some(chosen);

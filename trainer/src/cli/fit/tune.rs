@@ -190,7 +190,7 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     let stop = super::super::stop_on_interrupt()?;
     let prepared = bases.iter().zip(&folders).map(|(args, folder)| prepare(args, settings.clone(), folder, &stop));
     let prepared = prepared.collect::<anyhow::Result<Vec<_>>>()?;
-    for Prepared { work, folder, examples, .. } in &prepared {
+    for Prepared { work, folder, examples, .. } in prepared.iter().filter(|prepared| prepared.work.args.is_smaller()) {
         let (model, _) = work.load(folder, work.method)?;
         work.check_smaller(&model, &folder.tokenizer, !examples.validation.is_empty(), settings.target_size)?;
     }
@@ -212,14 +212,15 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     remove_trials(&folder)
 }
 
-/// Whether a file is a trial's, or what a run has left of one.
+/// Whether it is a trial's file, or the hidden folder that a killed run has left of one.
 fn is_trial(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let digest = name.strip_suffix(".json").unwrap_or_default();
-    name.starts_with('.') || digest.len() == TRIAL_NAME && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
+    let (digest, rest) = name.trim_start_matches('.').split_once('.').unwrap_or_default();
+    let is_digest = digest.len() == TRIAL_NAME && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_digest && (rest == "json" || name.starts_with('.') && rest.starts_with("json.partial-"))
 }
 
-/// The files in a folder of trials.
+/// What lies in a folder of trials.
 ///
 /// # Errors
 /// [`Error::Model`] for the first that is something else.
@@ -239,12 +240,16 @@ fn trials_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// Removes trials and their folder, which stays if somebody has put something else into it.
 fn remove_trials(folder: &Path) -> anyhow::Result<()> {
-    let Ok(trials) = trials_in(folder) else {
-        super::super::message(&format!("{} stays, since it holds other files", folder.display()));
-        return Ok(());
+    let trials = match trials_in(folder) {
+        Err(other @ Error::Model { .. }) => {
+            super::super::message(&format!("it stays: {other}"));
+            return Ok(());
+        }
+        trials => trials?,
     };
     for path in trials {
-        std::fs::remove_file(&path).map_err(|reason| Error::Io { path, reason })?;
+        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(|reason| Error::Io { path, reason })?;
     }
     std::fs::remove_dir(folder).map_err(|reason| Error::Io { path: folder.to_owned(), reason })?;
     Ok(())
@@ -407,7 +412,8 @@ impl<'a> Tuning<'a> {
                     let is_over = |Budget(budget)| self.is_in_fit || self.began.elapsed() >= budget;
                     if self.args.budget.is_some_and(is_over) {
                         if self.args.shard.is_some() {
-                            let how = "the time is up: the same command without --shard takes the best of all that were tried";
+                            let how =
+                                "the time is up: the same command without --shard goes on with what all have tried";
                             tell(&report::stage("budget", how));
                             return Ok(None);
                         }
