@@ -226,7 +226,11 @@ mod tests {
         assert_eq!(parse_size("2 GiB"), Some(2 << 30));
         assert_eq!(parse_size("4096"), Some(4096));
         assert_eq!(["9.5 mb", "0.5GB", "800k"].map(parse_size), [Some(9_500_000), Some(500_000_000), Some(800_000)]);
-        for wrong in ["", "MB", "0MB", "-1MB", "3 apples", "99999999999999999999", "99999999999GB"] {
+        let sizes = ["10MB", "800kB", "1MiB", "12345"].map(|text| parse_size(text).unwrap());
+        assert_eq!(sizes, [10_000_000, 800_000, 1_048_576, 12_345]);
+        for wrong in
+            ["", "MB", "0", "0MB", "-1MB", "3 apples", "10 bananas", "1.2.3MB", "99999999999999999999", "99999999999GB"]
+        {
             assert_eq!(parse_size(wrong), None, "{wrong}");
         }
     }

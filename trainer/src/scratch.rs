@@ -73,6 +73,17 @@ impl Drop for Scratch {
     }
 }
 
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// Those of [`std::fs::remove_file`], but that there is none.
+pub fn remove_if_there(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Has a file written beside its place, and puts it there in one step.
 ///
 /// # Errors

@@ -35,6 +35,9 @@ const OF_SERVER: [&str; 6] = ["hyper", "axum", "tokio", "h2", "tower", "tiny_htt
 /// All of its cargo features that bring crates.
 const ALL_FEATURES: [&str; 2] = ["--features", "serve,parquet,tracing"];
 
+/// On every system that there are crates for.
+const ANYWHERE: [&str; 2] = ["--target", "all"];
+
 /// The folders of the workspace's packages, beside whose manifests a tool writes.
 const MEMBERS: [&str; 8] =
     ["runtime", "runtime/capi", "trainer", "bindings/node", "bindings/python", "tests", "benches", "xtask"];
@@ -73,7 +76,7 @@ const CARGO_CYCLONEDX: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
 pub(crate) fn guard() -> Result<()> {
     let lean = [&FORBIDDEN[..], &OF_SERVER].concat();
     for (features, forbidden) in [(&[][..], &lean[..]), (&ALL_FEATURES, &FORBIDDEN)] {
-        let crates = crates("nimbert", features)?;
+        let crates = crates("nimbert", &[features, &ANYWHERE].concat())?;
         let found: Vec<&String> =
             crates.iter().filter(|name| forbidden.iter().any(|forbidden| name.starts_with(forbidden))).collect();
         let shown = if features.is_empty() { "the runtime" } else { "with all features it" };
@@ -154,7 +157,8 @@ pub(crate) fn sbom() -> Result<()> {
         let written = workspace(manifest).with_file_name(format!("{file}.json"));
         let path = folder.join(format!("{program}.cdx.json"));
         let mut sbom: Value = serde_json::from_slice(&fs::read(&written)?)?;
-        keep(&mut sbom, &crates(package, features)?).with_context(|| written.display().to_string())?;
+        keep(&mut sbom, &crates(package, &[features, &ANYWHERE].concat())?)
+            .with_context(|| written.display().to_string())?;
         fs::write(&path, serde_json::to_string_pretty(&sbom)?)?;
         // It writes one beside every manifest of the workspace.
         for member in MEMBERS {
@@ -187,10 +191,10 @@ fn keep(sbom: &mut Value, crates: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// What a package depends on, on any system, each as `name v1.2.3`; itself among them.
-fn crates(package: &str, features: &[&str]) -> Result<BTreeSet<String>> {
-    let tree = ["tree", "-p", package, "-e", "normal", "--prefix", "none", "--target", "all"];
-    let tree = output(cargo(&tree).args(features))?;
+/// What a package depends on, on this system unless the options of cargo say otherwise, each as `name v1.2.3`; itself among them.
+pub(crate) fn crates(package: &str, options: &[&str]) -> Result<BTreeSet<String>> {
+    let tree = ["tree", "-p", package, "-e", "normal", "--prefix", "none"];
+    let tree = output(cargo(&tree).args(options))?;
     // Behind them stand the folder, and whether they were there before.
     let named = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     Ok(tree.lines().map(named).collect())

@@ -48,10 +48,10 @@ pub(crate) fn make(folder: &str) -> Result<()> {
 /// Has packages, each with its version, in the environment of `python`: those are installed that are not there.
 pub(crate) fn need(python: &Path, packages: &[&str]) -> Result<()> {
     let version = "import importlib.metadata as m, sys; print(*(m.version(name) for name in sys.argv[1:]), sep='\\n')";
-    // Behind a plus sign stands how it was built.
     let names = packages.iter().map(|package| package.split(['=', '[']).next().unwrap_or_default());
     let found = command(python, &["-c", version]).args(names).output()?;
     let found = String::from_utf8_lossy(&found.stdout).into_owned();
+    // Behind a plus sign stands how it was built.
     let found: Vec<&str> = found.lines().map(|line| line.split('+').next().unwrap_or_default()).collect();
     let wanted: Vec<&str> = packages.iter().map(|package| package.rsplit("==").next().unwrap_or_default()).collect();
     if found == wanted {

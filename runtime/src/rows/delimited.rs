@@ -66,7 +66,7 @@ impl Delimited {
         let name = &table.name.clone();
         let mut header = table.record().transpose()?;
         if let Some(said) = header.as_ref().and_then(|record| record.separator(delimiter)) {
-            if separator != Separator::Given(said) && separator != Separator::Usual(delimiter) {
+            if matches!(separator, Separator::Given(given) if given != said) {
                 let line = header.map_or(1, |record| record.line);
                 let got = format!("sep={}", char::from(said));
                 let expected = format!("{:?} between fields, as --delimiter says", char::from(delimiter));

@@ -46,7 +46,7 @@ use nimbert_trainer::{
     rehearsal::GoingOn,
     report,
     schedule::Curve,
-    scratch::Scratch,
+    scratch::{Scratch, remove_if_there},
     tasks::TaskLabels,
     tensorboard,
     train::{Job, Splits, TrainConfig, Training, train},
@@ -456,16 +456,13 @@ impl Args {
     fn student_checkpoints(&self) -> Vec<PathBuf> {
         let main = self.checkpoint_path();
         let folder = main.parent().unwrap_or(Path::new("."));
-        let is_student = |path: &PathBuf| {
-            let end =
-                path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(STUDENT_CHECKPOINT));
-            let (layers, tokens) =
-                end.and_then(|name| name.rsplit_once('.')?.1.split_once("-layers-")).unwrap_or_default();
-            let are_numbers = [layers, tokens].iter().all(|number| number.parse::<usize>().is_ok());
-            are_numbers && *path == self.beside_bundle(&format!("{layers}-layers-{tokens}{STUDENT_CHECKPOINT}"))
+        let own = main.file_name().and_then(|name| name.to_str()?.strip_suffix("checkpoint")).unwrap_or_default();
+        let numbers = |name: &str| -> Option<[usize; 2]> {
+            let (layers, tokens) = name.strip_prefix(own)?.strip_suffix(STUDENT_CHECKPOINT)?.split_once("-layers-")?;
+            Some([layers.parse().ok()?, tokens.parse().ok()?])
         };
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.map(|entry| folder.join(entry.file_name())).filter(is_student).collect()
+        let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter(|name| name.to_str().and_then(numbers).is_some()).map(|name| folder.join(name)).collect()
     }
 
     fn checkpoint_path(&self) -> PathBuf {
@@ -815,7 +812,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             let judged = work.judge(&candidate);
             // Whatever becomes of the bundle: the model was asked for too.
             work.save_model(&candidate)?;
-            (candidate, judged.inspect_err(|error| work.tell_of_resume(error))?, None)
+            (candidate, work.told(judged)?, None)
         }
     };
     let is_smaller = match target_size {
@@ -895,10 +892,7 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             let main = work.checkpoints.iter().map(|checkpoints| checkpoints.path.clone()).chain(left);
             let students = work.checkpoints.iter().flat_map(|_| args.student_checkpoints());
             for path in main.chain(students) {
-                std::fs::remove_file(&path).or_else(|error| match error.kind() {
-                    io::ErrorKind::NotFound => Ok(()),
-                    _ => Err(error),
-                })?;
+                remove_if_there(&path)?;
             }
             Ok(())
         }
@@ -1039,6 +1033,11 @@ impl Work {
         let main = self.checkpoints.as_ref()?;
         let path = self.args.beside_bundle(&format!("{layers}-layers-{tokens}{STUDENT_CHECKPOINT}"));
         Some(CheckpointConfig { path, ..main.clone() })
+    }
+
+    /// What ends the run, and how it goes on, if this is an error.
+    fn told<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        result.inspect_err(|error| self.tell_of_resume(error))
     }
 
     /// Says how a run goes on that was interrupted, or whose graph was refused.

@@ -527,20 +527,24 @@ impl Forms {
         }
     }
 
-    /// Whether a label stood there in several forms, not all of them strings: those are one where they were trimmed.
+    /// Whether a label stood there in several forms.
     fn merge(&self) -> bool {
-        self.0.values().any(|forms| forms.len() > 1 && forms.iter().any(|form| !form.starts_with('"')))
+        self.0.values().any(|forms| forms.len() > 1 && is_mixed(forms))
     }
 
     /// The forms that are read as something else: numbers as others are written, and values of another kind than a label's others.
     fn respelled(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.0.iter().flat_map(|(label, forms)| {
-            // Several strings are one where they were trimmed.
-            let is_mixed = forms.iter().any(|form| !form.starts_with('"'));
+            let is_mixed = is_mixed(forms);
             let other = move |form: &&String| *form != label && is_mixed;
             forms.iter().filter(other).map(|form| (form.clone(), label.clone()))
         })
     }
+}
+
+/// Whether not all forms of a label are strings: of those several are one where they were trimmed.
+fn is_mixed(forms: &BTreeSet<String>) -> bool {
+    forms.iter().any(|form| !form.starts_with('"'))
 }
 
 /// Lists of zeros and ones: names of two labels, or a place for each label. The latter have one length in all rows.

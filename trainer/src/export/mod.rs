@@ -32,7 +32,7 @@ use crate::{
     model::{SequenceClassifier, WEIGHTS},
     onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
     rehearsal::{LEARNED, Learned},
-    scratch::Scratch,
+    scratch::{Scratch, remove_if_there},
     tasks::TaskLabels,
     train::undecided,
 };
@@ -787,10 +787,7 @@ pub fn save_model(
     write(TOKENIZER_CONFIG, pretty_json(&tokenizer_config(&json, tokenizer, settings)?).as_bytes())?;
     write(CONFIG, config_json(model, problem_type).as_bytes())?;
     // The configuration first and last: without it this is no model, neither the new one nor a mixture of it and an older one.
-    match std::fs::remove_file(out.join(CONFIG)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&out.join(CONFIG), error)),
-        _ => {}
-    }
+    remove_if_there(&out.join(CONFIG)).map_err(|error| Error::io(&out.join(CONFIG), error))?;
     SAVED_MODEL.into_iter().rev().try_for_each(|name| {
         std::fs::rename(folder.join(name), out.join(name)).map_err(|error| Error::io(&out.join(name), error))
     })

@@ -23,7 +23,7 @@ use self::client::{Client, Fault};
 use crate::{
     error::{Error, Result},
     model::{WEIGHTS, WEIGHTS_INDEX, shards},
-    scratch::write_whole,
+    scratch::{remove_if_there, write_whole},
 };
 
 /// What a base model is made of, besides its weights.
@@ -293,10 +293,7 @@ fn lock(path: &Path, on_wait: impl FnOnce()) -> Result<File> {
 /// Puts a content into a snapshot, in place of a link that leads nowhere; one that is new may lie there itself.
 fn point(pointer: &Path, blob: &Path, is_new: bool) -> Result<()> {
     let failed = |reason| Error::io(pointer, reason);
-    match fs::remove_file(pointer) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
+    remove_if_there(pointer).map_err(failed)?;
     // By its parts: Windows takes none for a separator but its own.
     let target: PathBuf = ["..", "..", "blobs"].iter().map(OsStr::new).chain(blob.file_name()).collect();
     #[cfg(unix)]

@@ -22,7 +22,7 @@ use super::{
     graphs::{Exported, kept_or_exported},
     last_json, machine, median, number, onnx_peers, prepare,
 };
-use crate::{cargo, command, output, release_program, run, setup, show, workspace};
+use crate::{cargo, command, guard, output, release_program, run, setup, show, workspace};
 
 /// How often everything that is timed is repeated, in turn with its peers.
 const ROUNDS: usize = 3;
@@ -342,10 +342,7 @@ impl Bench {
 
     fn size(&self) -> Result<()> {
         let bytes = fs::metadata(release_program("nimbert"))?.len() as f64;
-        let tree = output(&mut cargo(&["tree", "-p", "nimbert", "-e", "normal", "--prefix", "none"]))?;
-        let mut crates: Vec<&str> = tree.lines().filter_map(|line| line.split(" (").next()).collect();
-        crates.sort_unstable();
-        crates.dedup();
+        let crates = guard::crates("nimbert", &[])?;
         println!("program nimbert, stripped: {:.2} MB; {} crates beside it\n", bytes / 1e6, crates.len() - 1);
         Ok(())
     }

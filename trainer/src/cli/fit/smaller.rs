@@ -58,19 +58,18 @@ impl Work {
                 let expected = "validation rows to choose one by (--validation-size)".to_owned();
                 Err(Error::Setting { setting: "--target-size", expected, got: "none".to_owned() }.into())
             }
-            Some(bytes)
-                if least_bytes(full, std::fs::metadata(tokenizer)?.len()) > bytes
-                    && self.rungs(full, tokenizer, bytes)?.is_empty() =>
-            {
-                let expected = format!("a size that {} words can have", smallest_vocabulary(full));
-                Err(Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }.into())
+            Some(bytes) => {
+                let tokenizer_bytes = std::fs::metadata(tokenizer)?.len();
+                let is_hopeless =
+                    least_bytes(full, tokenizer_bytes) > bytes && self.rungs(full, tokenizer_bytes, bytes).is_empty();
+                let expected = || format!("a size that {} words can have", smallest_vocabulary(full));
+                if is_hopeless { Err(too_small(bytes, expected()).into()) } else { Ok(()) }
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
-    fn rungs(&self, full: &SequenceClassifier, tokenizer: &Path, bytes: usize) -> anyhow::Result<Vec<Rung>> {
-        let tokenizer_bytes = std::fs::metadata(tokenizer)?.len();
+    fn rungs(&self, full: &SequenceClassifier, tokenizer_bytes: u64, bytes: usize) -> Vec<Rung> {
         let (mut with_layers, without): (Vec<Rung>, Vec<Rung>) =
             rungs(full, tokenizer_bytes, smallest_vocabulary(full), bytes)
                 .into_iter()
@@ -79,7 +78,7 @@ impl Work {
         if !self.args.columns.has_pairs() {
             with_layers.extend(without);
         }
-        Ok(with_layers)
+        with_layers
     }
 
     /// A model of `layers` layers, taught by the trained one.
@@ -103,14 +102,11 @@ impl Work {
         match self.judge(&teacher) {
             // It does not ship.
             Err(refused @ Error::Gate { .. }) => tell(&report::stage("", &format!("the teacher alone: {refused}"))),
-            before => {
-                let before = before.inspect_err(|error| self.tell_of_resume(error))?;
-                table.rows.push(row(&teacher, &before, None));
-            }
+            before => table.rows.push(row(&teacher, &self.told(before)?, None)),
         }
         let student = make(teacher)?;
         self.save_model(&student)?;
-        let after = self.judge(&student).inspect_err(|error| self.tell_of_resume(error))?;
+        let after = self.told(self.judge(&student))?;
         table.rows.push(row(&student, &after, None));
         table.chosen = Some(table.rows.len() - 1);
         tell(&report::table(&table));
@@ -131,7 +127,7 @@ impl Work {
                 refusal = Some(refused);
             }
             judged => {
-                let judged = judged.inspect_err(|error| self.tell_of_resume(error))?;
+                let judged = self.told(judged)?;
                 table.rows.push(row(&full, &judged, Some(tokenizer_bytes)));
                 smallest = size(&full, &judged, tokenizer_bytes);
                 if smallest <= bytes {
@@ -143,7 +139,7 @@ impl Work {
             }
         }
         let mut best: Option<(Candidate, Judged, usize)> = None;
-        for Rung { layers, vocabulary, .. } in self.rungs(&full.model, &full.tokenizer, bytes)? {
+        for Rung { layers, vocabulary, .. } in self.rungs(&full.model, tokenizer_bytes, bytes) {
             tell(&report::stage("smaller", &format!("{layers} of {all} layers, {vocabulary} of {words} tokens")));
             let trimmed = self.trimmed(&full, vocabulary)?;
             let storage = if layers == 0 { Storage::Bytes } else { Storage::Packed };
@@ -159,7 +155,7 @@ impl Work {
                     refusal = Some(refused);
                     continue;
                 }
-                judged => judged.inspect_err(|error| self.tell_of_resume(error))?,
+                judged => self.told(judged)?,
             };
             let tokenizer_bytes = std::fs::metadata(&student.tokenizer)?.len();
             table.rows.push(row(&student, &judged, Some(tokenizer_bytes)));
@@ -178,9 +174,10 @@ impl Work {
                 Some(refused) if table.rows.is_empty() => refused,
                 _ => {
                     tell(&report::table(&table));
-                    let expected =
-                        format!("at least {smallest} bytes, the bundle of the smallest model that was tried");
-                    Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }
+                    too_small(
+                        bytes,
+                        format!("at least {smallest} bytes, the bundle of the smallest model that was tried"),
+                    )
                 }
             };
             self.tell_of_resume(&reason);
@@ -281,6 +278,10 @@ impl Work {
         self.tell_of_resume(&reason);
         Err(reason.into())
     }
+}
+
+fn too_small(bytes: usize, expected: String) -> Error {
+    Error::Setting { setting: "--target-size", expected, got: format!("{bytes} bytes") }
 }
 
 /// Fewer words would be little more than single characters.
