@@ -21,15 +21,15 @@ use crate::{
     live_panel,
     measure::{self, Measure},
     model::{self, Opening},
-    rows::{News, Rows},
+    rows::Rows,
     rows_panel,
 };
 
 const OPEN_MODEL: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND, Key::O);
 const OPEN_FOLDER: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND.plus(Modifiers::SHIFT), Key::O);
 const OPEN_ROWS: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND, Key::R);
-const EXPORT: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND, Key::E);
-const START_OR_STOP: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND, Key::L);
+pub(crate) const EXPORT: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND, Key::E);
+pub(crate) const START_OR_STOP: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND, Key::L);
 const TO_TEXT: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND, Key::T);
 const TO_FILTER: KeyboardShortcut = KeyboardShortcut::new(Modifiers::COMMAND, Key::F);
 
@@ -177,10 +177,10 @@ impl App {
         if is_pressed(&OPEN_ROWS) {
             self.dialogs.ask_rows();
         }
-        if let (true, Some(rows)) = (is_pressed(&EXPORT), &self.rows) {
+        if let (true, Some(rows)) = (is_pressed(&EXPORT), self.rows.as_ref().filter(|rows| rows.is_exportable())) {
             self.dialogs.ask_export(&rows.export_path());
         }
-        if let (true, Some(rows)) = (is_pressed(&START_OR_STOP), &self.rows) {
+        if let (true, Some(rows)) = (is_pressed(&START_OR_STOP), self.rows.as_ref().filter(|rows| rows.is_open())) {
             if rows.is_running { rows.stop() } else { rows.start() }
         }
         if is_pressed(&TO_TEXT) {
@@ -193,13 +193,15 @@ impl App {
 
     fn toolbar(&mut self, ui: &mut Ui) {
         ui.horizontal_wrapped(|ui| {
-            if ui.button("Open model…").on_hover_text("A .nimbert file (Ctrl+O)").clicked() {
+            let keys = |shortcut| ui.ctx().format_shortcut(shortcut);
+            let [model, folder, rows] = [&OPEN_MODEL, &OPEN_FOLDER, &OPEN_ROWS].map(keys);
+            if ui.button("Open model…").on_hover_text(format!("A .nimbert file ({model})")).clicked() {
                 self.dialogs.ask_model_file();
             }
-            if ui.button("Open folder…").on_hover_text("A model's folder (Ctrl+Shift+O)").clicked() {
+            if ui.button("Open folder…").on_hover_text(format!("A model's folder ({folder})")).clicked() {
                 self.dialogs.ask_model_folder();
             }
-            if ui.button("Open rows…").on_hover_text("CSV, TSV, JSON Lines or text (Ctrl+R)").clicked() {
+            if ui.button("Open rows…").on_hover_text(format!("CSV, TSV, JSON Lines or text ({rows})")).clicked() {
                 self.dialogs.ask_rows();
             }
             let label = ui.label("Text column");
@@ -237,8 +239,8 @@ impl eframe::App for App {
         if let Some(rows) = &mut self.rows {
             let (news, wait) = rows.step(now);
             waits.extend(wait);
-            if let Some(News::Done(message) | News::Failed(message)) = news {
-                self.message = Some(message);
+            if !news.is_empty() {
+                self.message = Some(news.join("\n"));
             }
         }
         if let Some(wait) = waits.into_iter().min() {

@@ -93,11 +93,13 @@ impl Journal {
     /// # Errors
     /// The operating system's; nothing of them was added then.
     pub fn label(&mut self, answers: &[(u32, Answer)], labels: &[String]) -> io::Result<()> {
-        let line = |&(row, Answer { label, score, abstained }): &(u32, Answer)| {
+        let line = |&(row, Answer { label, score, abstained, unknown }): &(u32, Answer)| {
             let score = (f64::from(score) * 1e6).round() / 1e6;
             let mut line = json!({"row": row, "label": labels[label as usize], "score": score});
-            if abstained {
-                line["abstained"] = true.into();
+            for (name, is_so) in [("abstained", abstained), ("unknown", unknown)] {
+                if is_so {
+                    line[name] = true.into();
+                }
             }
             format!("{line}\n")
         };
@@ -153,8 +155,8 @@ impl Content {
         } else if let Some(label) = id("correction") {
             self.corrections.insert(row, label);
         } else if let (Some(label), Some(score)) = (id("label"), line.get("score").and_then(Value::as_f64)) {
-            let abstained = line.get("abstained").is_some_and(|abstained| abstained == true);
-            self.answers[row as usize] = Some(Answer { label, score: score as f32, abstained });
+            let [abstained, unknown] = ["abstained", "unknown"].map(|name| line.get(name) == Some(&true.into()));
+            self.answers[row as usize] = Some(Answer { label, score: score as f32, abstained, unknown });
         }
     }
 }
@@ -171,7 +173,7 @@ mod tests {
     fn what_was_added_is_there_when_it_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.labels.jsonl");
-        let answer = Answer { label: 1, score: 0.75, abstained: true };
+        let answer = Answer { label: 1, score: 0.75, abstained: true, unknown: true };
         let (mut journal, content) = Journal::open(&path, 3, &labels()).unwrap();
         assert_eq!(content, Content { answers: vec![None; 3], corrections: Corrections::new() });
         journal.label(&[(2, answer)], &labels()).unwrap();
@@ -191,7 +193,7 @@ mod tests {
         let whole = "{\"row\":0,\"label\":\"positive\",\"score\":0.5}\n";
         std::fs::write(&path, format!("{whole}{{\"row\":1,\"label\":\"pos")).unwrap();
         let (mut journal, content) = Journal::open(&path, 2, &labels()).unwrap();
-        assert_eq!(content.answers, [Some(Answer { label: 1, score: 0.5, abstained: false }), None]);
+        assert_eq!(content.answers, [Some(Answer { label: 1, score: 0.5, abstained: false, unknown: false }), None]);
         journal.correct(1, Some("negative")).unwrap();
         let expected = format!("{whole}{{\"row\":1,\"correction\":\"negative\"}}\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);

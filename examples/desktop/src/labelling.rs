@@ -14,13 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nimbert::{CallOptions, Classifier, Error};
+use nimbert::{CallOptions, Classifier, Error, ProblemType};
 
 use crate::{
     Notify, export,
     gate::Gate,
     journal::{self, Content, Journal},
-    source::{self, Texts},
+    source::{self, Source, Texts},
     table::{Answer, Corrections, Table, training_rows},
 };
 
@@ -45,8 +45,8 @@ enum Command {
 
 /// What the thread says.
 pub enum Event {
-    /// The file was read, and what was known of it.
-    Opened(Table),
+    /// The file was read, and what was known of it; where it looks as if rows were swallowed, what is to be said of it.
+    Opened(Table, Option<String>),
     /// Labels of rows.
     Labelled(Vec<(u32, Answer)>),
     /// Whether it labels.
@@ -78,10 +78,10 @@ impl Labelling {
         let thread = std::thread::spawn(move || {
             let news = News { send, notify };
             match open(&file, &column, &classifier, &flag) {
-                Ok(Some((journal, table))) => {
+                Ok(Some(Opened { journal, table, warning })) => {
                     let (texts, corrections) = (Arc::clone(&table.texts), table.corrections.clone());
                     let is_known = table.answers.iter().map(Option::is_some).collect();
-                    news.say(Event::Opened(table));
+                    news.say(Event::Opened(table, warning));
                     let worker = Worker {
                         file,
                         classifier,
@@ -136,7 +136,7 @@ impl Labelling {
 
     fn ask(&self, command: Command) {
         if let Some(commands) = &self.commands {
-            // Where the thread has ended it has said why.
+            // Where the thread has ended, `poll` says so.
             let _ = commands.send(command);
         }
     }
@@ -152,25 +152,43 @@ impl Drop for Labelling {
     }
 }
 
+/// A file that was read.
+struct Opened {
+    journal: Journal,
+    table: Table,
+    warning: Option<String>,
+}
+
 /// Reads the file and its journal; nothing if it is not wanted any more.
 fn open(
     file: &std::path::Path,
     column: &str,
     classifier: &Classifier,
     stop: &AtomicBool,
-) -> Result<Option<(Journal, Table)>, String> {
-    let texts = match source::read(file, column, stop) {
-        Ok(texts) => texts,
+) -> Result<Option<Opened>, String> {
+    let bundle = classifier.bundle().manifest_bytes().map_err(|error| error.to_string())?;
+    let bundle = nimbert::sha256(&bundle);
+    let of_file = |error| format!("{}: {error}", file.display());
+    let path = journal::path(file, column, &bundle).map_err(of_file)?;
+    let Source { texts, open_quote } = match source::read(file, column, stop) {
+        Ok(source) => source,
         Err(None) => return Ok(None),
         Err(Some(message)) => return Err(message),
     };
-    let bundle = classifier.bundle().manifest_bytes().map_err(|error| error.to_string())?;
-    let path = journal::path(file, column, &nimbert::sha256(&bundle))
-        .map_err(|error| format!("{}: {error}", file.display()))?;
+    // The labels of the rows that were read must not be kept as those of other rows.
+    if journal::path(file, column, &bundle).map_err(of_file)? != path {
+        return Err(format!("{}: was changed while it was read; open it again", file.display()));
+    }
     let labels = classifier.labels().to_vec();
     let (journal, Content { answers, corrections }) =
         Journal::open(&path, texts.len(), &labels).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Some((journal, Table::new(labels, texts, answers, corrections))))
+    let mut table = Table::new(labels, texts, answers, corrections);
+    table.is_correctable = classifier.tasks()[0].decision.problem_type == ProblemType::SingleLabel;
+    let warning = open_quote.map(|line| {
+        let file = file.display();
+        format!("{file}:{line}: a quoted field runs over lines that look like rows of their own; is a quote missing?")
+    });
+    Ok(Some(Opened { journal, table, warning }))
 }
 
 struct News {
@@ -294,6 +312,7 @@ impl Worker {
             label: prediction.label_id() as u32,
             score: prediction.score,
             abstained: prediction.abstained,
+            unknown: prediction.unknown,
         };
         let answers: Vec<(u32, Answer)> = rows.iter().copied().zip(predictions.iter().map(answer)).collect();
         if let Err(error) = self.journal.label(&answers, self.classifier.labels()) {

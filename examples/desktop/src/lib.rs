@@ -21,7 +21,6 @@ pub mod source;
 pub mod table;
 mod theme;
 pub mod view;
-pub mod words;
 
 /// Called by other threads when there is something new to draw.
 pub type Notify = std::sync::Arc<dyn Fn() + Send + Sync>;

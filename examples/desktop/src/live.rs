@@ -2,7 +2,7 @@
 //!
 //! A text is asked about at once, or, where keys come faster than [`BURST`], once it has been quiet for [`QUIET`]; the
 //! answer to an older one is cancelled, and not shown if it comes all the same. After [`EXPLAIN_QUIET`] its words are
-//! looked at.
+//! explained.
 
 use std::{
     sync::{
@@ -12,9 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nimbert::{Background, BackgroundOptions, Error, OwnedInput, Pending, Prediction};
+use nimbert::{
+    Background, BackgroundOptions, Error, OwnedExplained, Pending, Prediction,
+    explain::{Attribution, Explanation},
+};
 
-use crate::{Notify, gate::Gate, words};
+use crate::{Notify, gate::Gate};
 
 /// Nobody types so fast: keys that come within it are of one that is held down.
 pub const BURST: Duration = Duration::from_millis(40);
@@ -33,19 +36,12 @@ pub struct Shown {
     /// Its scores.
     pub prediction: Prediction,
     /// Which words carried the decision; none while that is not known.
-    pub words: Option<Vec<words::Word>>,
+    pub explanation: Option<Explanation>,
 }
 
-enum Kind {
-    Scores,
-    Words,
-}
-
-struct Answer {
-    revision: u64,
-    kind: Kind,
-    text: String,
-    predictions: nimbert::Result<Vec<Prediction>>,
+enum Answer {
+    Scores(String, nimbert::Result<Vec<Prediction>>),
+    Words(nimbert::Result<Explanation>),
 }
 
 /// The state of typing.
@@ -68,8 +64,9 @@ pub struct Live {
     calls: Vec<Pending>,
     gate: Arc<Gate>,
     notify: Notify,
-    send: Sender<Answer>,
-    answers: Receiver<Answer>,
+    /// Answers, each with its text's number.
+    send: Sender<(u64, Answer)>,
+    answers: Receiver<(u64, Answer)>,
 }
 
 impl Live {
@@ -126,8 +123,8 @@ impl Live {
             // The frame with the answer has been drawn: until then labelling would have taken the cores from it.
             self.gate.set_closed(false);
         }
-        while let Ok(answer) = self.answers.try_recv() {
-            if answer.revision == self.revision {
+        while let Ok((revision, answer)) = self.answers.try_recv() {
+            if revision == self.revision {
                 self.take(answer);
             }
         }
@@ -146,7 +143,9 @@ impl Live {
                 return Some(self.quiet - quiet);
             }
             self.is_asked = true;
-            self.ask(model, Kind::Scores, vec![self.text.clone().into()]);
+            let text = self.text.clone();
+            let answered = self.answered(move |predictions| Answer::Scores(text, predictions));
+            self.calls.push(model.submit(vec![self.text.clone().into()], BackgroundOptions::default(), answered));
         }
         if self.is_answered {
             return Some(Duration::ZERO);
@@ -157,40 +156,43 @@ impl Live {
             }
             if self.is_current() {
                 self.is_explained = true;
-                if let Some(inputs) = words::without_each(&self.text) {
-                    self.ask(model, Kind::Words, inputs);
-                }
+                let of = OwnedExplained { attribution: Attribution::LeaveOneOut, ..OwnedExplained::default() };
+                let (text, answered) = (self.text.clone().into(), self.answered(Answer::Words));
+                self.calls.push(model.explain(text, of, BackgroundOptions::default(), answered));
             }
         }
         None
     }
 
-    fn ask(&mut self, model: &Background, kind: Kind, inputs: Vec<OwnedInput>) {
-        let (revision, text) = (self.revision, self.text.clone());
-        let (send, notify) = (self.send.clone(), Arc::clone(&self.notify));
-        let done = move |predictions| {
-            let _ = send.send(Answer { revision, kind, text, predictions });
+    /// What is called with the model's answer to the text as it is now, on another thread.
+    fn answered<T>(&self, answer: impl FnOnce(T) -> Answer + Send + 'static) -> impl FnOnce(T) + Send + 'static {
+        let (revision, send, notify) = (self.revision, self.send.clone(), Arc::clone(&self.notify));
+        move |result| {
+            // Where the window is closed, nobody wants it.
+            let _ = send.send((revision, answer(result)));
             notify();
-        };
-        self.calls.push(model.submit(inputs, BackgroundOptions::default(), done));
+        }
     }
 
-    fn take(&mut self, Answer { revision, kind, text, predictions }: Answer) {
-        match (kind, predictions) {
-            (Kind::Scores, Ok(predictions)) => {
-                self.error = None;
-                self.shown =
-                    predictions.into_iter().next().map(|prediction| Shown { revision, text, prediction, words: None });
+    fn take(&mut self, answer: Answer) {
+        match answer {
+            Answer::Scores(text, Ok(mut predictions)) => {
+                let (revision, prediction) = (self.revision, predictions.remove(0));
+                (self.shown, self.error) = (Some(Shown { revision, text, prediction, explanation: None }), None);
             }
-            (Kind::Words, Ok(predictions)) => {
+            Answer::Words(Ok(explanation)) => {
                 if let Some(shown) = &mut self.shown {
-                    shown.words = Some(words::shares(&shown.text, &shown.prediction, &predictions));
+                    shown.explanation = Some(explanation);
                 }
                 return;
             }
+            Answer::Scores(_, Err(Error::Cancelled)) | Answer::Words(Err(Error::Cancelled)) => return,
+            Answer::Scores(_, Err(error)) => (self.shown, self.error) = (None, Some(error.to_string())),
             // The scores are right without it.
-            (Kind::Words, Err(_)) | (_, Err(Error::Cancelled)) => return,
-            (Kind::Scores, Err(error)) => (self.shown, self.error) = (None, Some(error.to_string())),
+            Answer::Words(Err(error)) => {
+                self.error = Some(format!("The words are not explained: {error}"));
+                return;
+            }
         }
         self.is_answered = true;
     }

@@ -3,16 +3,22 @@
 use std::time::Instant;
 
 use eframe::egui::{Id, ProgressBar, ScrollArea, TextEdit, TextFormat, TextStyle, Ui, text::LayoutJob};
+use nimbert::{
+    Prediction,
+    explain::{Explanation, Word},
+};
 
 use crate::{
     live::{Live, Shown},
-    theme, words,
+    theme,
 };
 
 /// Of a model with many labels the most likely are shown.
 const MAX_BARS: usize = 10;
 /// So many words are named beside the marks: colours are not seen by everybody.
 const NAMED_WORDS: usize = 5;
+/// No word is coloured by more than its share of this, since it may be rounding.
+const LEAST: f64 = 0.01;
 
 pub(crate) fn text_id() -> Id {
     Id::new("typed text")
@@ -45,7 +51,21 @@ pub(crate) fn show(ui: &mut Ui, live: &mut Live, has_model: bool) {
 }
 
 fn answer(ui: &mut Ui, shown: &Shown) {
-    let prediction = &shown.prediction;
+    if shown.prediction.unknown {
+        ui.label("This is like nothing that the model has learned from.");
+    }
+    for prediction in shown.prediction.tasks() {
+        if let Some(task) = &prediction.task {
+            ui.strong(task);
+        }
+        scores(ui, prediction);
+    }
+    if let Some(explanation) = &shown.explanation {
+        words(ui, &shown.text, explanation);
+    }
+}
+
+fn scores(ui: &mut Ui, prediction: &Prediction) {
     let scores: Vec<(&str, f32)> = match prediction.scores.len() {
         // Bars that keep their place are easier to follow.
         0..=MAX_BARS => prediction.scores.iter().map(|(label, score)| (label.as_str(), *score)).collect(),
@@ -57,27 +77,43 @@ fn answer(ui: &mut Ui, shown: &Shown) {
     if prediction.abstained {
         ui.label("The model is unsure.");
     }
-    if let Some(words) = &shown.words {
-        marked(ui, &shown.text, words);
-        let named = words::strongest(&shown.text, words, NAMED_WORDS);
-        let named: Vec<String> = named.into_iter().map(|(word, share)| format!("{word} ({share:+.2})")).collect();
-        let named = if named.is_empty() { "no single word".to_owned() } else { named.join(", ") };
-        ui.label(format!("For {}: {named}", prediction.label));
+    if let Some(set) = &prediction.set {
+        ui.label(format!("The right label is among: {}", set.join(", ")));
     }
 }
 
-/// The text, each word as full of colour as its share is of the largest.
-fn marked(ui: &mut Ui, text: &str, words: &[words::Word]) {
+fn words(ui: &mut Ui, text: &str, explanation: &Explanation) {
+    marked(ui, text, &explanation.words);
+    let named: Vec<String> = strongest(text, &explanation.words)
+        .into_iter()
+        .map(|(word, attribution)| format!("{word} ({attribution:+.2})"))
+        .collect();
+    let named = if named.is_empty() { "no single word".to_owned() } else { named.join(", ") };
+    ui.label(format!("For {}: {named}", explanation.prediction.label));
+    if explanation.unread > 0 {
+        ui.label(format!("The text is too long for the model: {} words are not read.", explanation.unread));
+    }
+}
+
+/// The words that speak most for the label, best first, with what its logit loses without them.
+fn strongest<'a>(text: &'a str, words: &[Word]) -> Vec<(&'a str, f64)> {
+    let mut strongest: Vec<&Word> = words.iter().filter(|word| word.attribution > 0.0).collect();
+    strongest.sort_by(|a, b| b.attribution.total_cmp(&a.attribution));
+    strongest.into_iter().take(NAMED_WORDS).map(|word| (&text[word.range.clone()], word.attribution)).collect()
+}
+
+/// The text, each word as full of colour as its attribution is of the largest.
+fn marked(ui: &mut Ui, text: &str, words: &[Word]) {
     let font = TextStyle::Body.resolve(ui.style());
     let plain = TextFormat { font_id: font, color: ui.visuals().text_color(), ..TextFormat::default() };
-    let largest = words.iter().map(|word| word.share.abs()).fold(f32::EPSILON, f32::max);
+    let largest = words.iter().map(|word| word.attribution.abs()).fold(LEAST, f64::max);
     let mut job = LayoutJob::default();
     let mut at = 0;
-    for word in words {
-        let background = theme::word(ui.visuals(), word.share / largest);
-        job.append(&text[at..word.bytes.start], 0.0, plain.clone());
-        job.append(&text[word.bytes.clone()], 0.0, TextFormat { background, ..plain.clone() });
-        at = word.bytes.end;
+    for Word { range, attribution, .. } in words {
+        let background = theme::word(ui.visuals(), (attribution / largest) as f32);
+        job.append(&text[at..range.start], 0.0, plain.clone());
+        job.append(&text[range.clone()], 0.0, TextFormat { background, ..plain.clone() });
+        at = range.end;
     }
     job.append(&text[at..], 0.0, plain);
     ui.label(job);

@@ -26,11 +26,14 @@ fn main() -> ExitCode {
     let settings = match arguments(std::env::args_os().skip(1)) {
         Ok(Some(settings)) => settings,
         Ok(None) => {
-            println!("{USAGE}");
+            match HAS_TERMINAL {
+                true => println!("{USAGE}"),
+                false => tell(USAGE),
+            }
             return ExitCode::SUCCESS;
         }
         Err(message) => {
-            eprintln!("nimbert-desktop: {message}\n\n{USAGE}");
+            tell(&format!("nimbert-desktop: {message}\n\n{USAGE}"));
             return ExitCode::from(2);
         }
     };
@@ -48,9 +51,21 @@ fn main() -> ExitCode {
     match run {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("nimbert-desktop: no window: {error}");
+            tell(&format!("nimbert-desktop: no window: {error}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// As a program for Windows it has none: see the head of this file.
+const HAS_TERMINAL: bool = cfg!(not(all(windows, not(debug_assertions))));
+
+/// Tells why there is no window.
+fn tell(message: &str) {
+    if HAS_TERMINAL {
+        eprintln!("{message}");
+    } else {
+        rfd::MessageDialog::new().set_title("nimbert").set_description(message).show();
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{
     fs::File,
     io::{BufWriter, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -48,6 +48,8 @@ pub enum Step {
 /// The measurement.
 pub struct Measure {
     rows: Option<PathBuf>,
+    /// The folder of rows that are made up; removed in the end.
+    folder: Option<PathBuf>,
     phase: Phase,
     since: Instant,
     next_key: Instant,
@@ -64,6 +66,7 @@ impl Measure {
         let now = Instant::now();
         Self {
             rows,
+            folder: None,
             phase: Phase::Opening,
             since: now,
             next_key: now,
@@ -87,7 +90,7 @@ impl Measure {
             Phase::Idle if self.took.len() == KEYS => {
                 self.print("idle");
                 self.begin(Phase::OpeningRows, now);
-                match self.rows.clone().map_or_else(made_up, Ok) {
+                match self.rows.clone().map_or_else(|| made_up(self.folder.insert(made_up_folder())), Ok) {
                     Ok(path) => return Step::OpenRows(path),
                     Err(error) => {
                         eprintln!("nimbert-desktop: the rows: {error}");
@@ -172,10 +175,22 @@ impl Measure {
     }
 }
 
+impl Drop for Measure {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.folder {
+            // The system clears its folder some day.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+fn made_up_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("nimbert-desktop-{}", std::process::id()))
+}
+
 /// Rows of five to forty words, always the same.
-fn made_up() -> std::io::Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("nimbert-desktop-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
+fn made_up(folder: &Path) -> std::io::Result<PathBuf> {
+    std::fs::create_dir_all(folder)?;
     let path = folder.join("rows.csv");
     let mut writer = BufWriter::new(File::create(&path)?);
     writeln!(writer, "text")?;

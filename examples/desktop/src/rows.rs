@@ -16,14 +16,6 @@ use crate::{
 /// How often rows are found anew while labels come.
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// What the user is to be told.
-pub enum News {
-    /// Something was done.
-    Done(String),
-    /// Something could not be done.
-    Failed(String),
-}
-
 /// An open file.
 pub struct Rows {
     labelling: Labelling,
@@ -71,20 +63,34 @@ impl Rows {
         self.path().with_extension("corrections.csv")
     }
 
-    /// Takes what has happened. Returns what to tell, and after which time to look again.
-    pub fn step(&mut self, now: Instant) -> (Option<News>, Option<Duration>) {
-        let mut news = None;
+    /// Takes what has happened. Returns what to tell the user, and after which time to look again.
+    pub fn step(&mut self, now: Instant) -> (Vec<String>, Option<Duration>) {
+        let mut news = Vec::new();
         loop {
             match self.labelling.poll() {
-                Ok(event) => news = self.take(event).or(news),
+                Ok(event) => news.extend(self.take(event)),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
+                    // An open file's thread ends with us, or by a fault.
+                    if !self.has_ended && self.table.is_some() {
+                        news.push(format!("{}: labelling has ended; open it again", self.path().display()));
+                    }
                     (self.is_running, self.has_ended) = (false, true);
                     break;
                 }
             }
         }
         (news, self.view(now))
+    }
+
+    /// Whether the file is open and its thread there.
+    pub fn is_open(&self) -> bool {
+        self.table.is_some() && !self.has_ended
+    }
+
+    /// Whether there are corrections to export.
+    pub fn is_exportable(&self) -> bool {
+        self.is_open() && self.table.as_ref().is_some_and(|table| !table.corrections.is_empty())
     }
 
     /// Labels what is not labelled yet.
@@ -104,43 +110,47 @@ impl Rows {
 
     /// Corrects the selected row, or takes its correction back.
     pub fn correct(&mut self, label: Option<u32>) {
-        let Some(table) = &mut self.table else { return };
+        let Some(table) = self.table.as_mut().filter(|table| table.is_correctable && !self.has_ended) else { return };
         let Some(row) = table.selected.filter(|&row| table.texts[row as usize].is_ok()) else { return };
         match label {
             Some(label) => table.corrections.insert(row, label),
             None => table.corrections.remove(&row),
         };
         self.labelling.correct(row, label);
+        // Which rows a query finds depends on it.
+        self.asked = None;
     }
 
-    fn take(&mut self, event: Event) -> Option<News> {
+    fn take(&mut self, event: Event) -> Vec<String> {
         match event {
-            Event::Opened(table) => {
+            Event::Opened(table, warning) => {
                 let mut bad = table.texts.iter().filter_map(|text| text.as_ref().err());
                 let first = bad.next().cloned();
                 self.bad = bad.count() + usize::from(first.is_some());
                 self.labelled = table.labelled();
                 self.table = Some(table);
-                first.map(|first| match self.bad {
-                    1 => News::Failed(first),
-                    bad => News::Failed(format!("{bad} rows cannot be read. {first}")),
-                })
+                let bad = first.map(|first| match self.bad {
+                    1 => first,
+                    bad => format!("{bad} rows cannot be read. {first}"),
+                });
+                warning.into_iter().chain(bad).collect()
             }
             Event::Labelled(answers) => {
-                let table = self.table.as_mut()?;
-                for (row, answer) in answers {
-                    let before = table.answers[row as usize].replace(answer);
-                    self.labelled += usize::from(before.is_none());
+                if let Some(table) = &mut self.table {
+                    for (row, answer) in answers {
+                        let before = table.answers[row as usize].replace(answer);
+                        self.labelled += usize::from(before.is_none());
+                    }
                 }
                 self.has_new_labels = true;
-                None
+                Vec::new()
             }
             Event::Running(is_running) => {
                 self.is_running = is_running;
-                None
+                Vec::new()
             }
-            Event::Exported(path, rows) => Some(News::Done(format!("{rows} corrections are in {}", path.display()))),
-            Event::Failed(message) => Some(News::Failed(message)),
+            Event::Exported(path, rows) => vec![format!("{rows} corrections are in {}", path.display())],
+            Event::Failed(message) => vec![message],
         }
     }
 

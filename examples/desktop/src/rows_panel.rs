@@ -1,8 +1,13 @@
 //! Around the list of rows: progress, filter, and the selected row with its labels.
 
-use eframe::egui::{ComboBox, Id, Panel, ProgressBar, ScrollArea, TextEdit, Ui};
+use eframe::egui::{Button, ComboBox, Id, Panel, ProgressBar, ScrollArea, TextEdit, Ui};
 
-use crate::{rows::Rows, rows_table, table::Table};
+use crate::{
+    app::{EXPORT, START_OR_STOP},
+    rows::Rows,
+    rows_table,
+    table::Table,
+};
 
 pub(crate) fn filter_id() -> Id {
     Id::new("filter of rows")
@@ -30,17 +35,22 @@ fn actions(ui: &mut Ui, rows: &Rows) -> bool {
     let Some(table) = &rows.table else { return false };
     let total = table.texts.len() - rows.bad;
     let (labelled, corrections) = (rows.labelled, table.corrections.len());
-    ui.horizontal(|ui| {
+    ui.horizontal_wrapped(|ui| {
+        let [start_keys, export_keys] = [&START_OR_STOP, &EXPORT].map(|shortcut| ui.ctx().format_shortcut(shortcut));
         let start = if labelled > 0 { "Resume" } else { "Label all" };
         if rows.is_running {
-            if ui.button("Cancel").on_hover_text("Labels so far are kept (Ctrl+L)").clicked() {
+            if ui.button("Cancel").on_hover_text(format!("Labels so far are kept ({start_keys})")).clicked() {
                 rows.stop();
             }
-        } else if ui.add_enabled(labelled < total, eframe::egui::Button::new(start)).on_hover_text("Ctrl+L").clicked() {
+        } else if ui
+            .add_enabled(labelled < total && rows.is_open(), Button::new(start))
+            .on_hover_text(start_keys)
+            .clicked()
+        {
             rows.start();
         }
         let export = format!("Export {corrections} corrections…");
-        let export = ui.add_enabled(corrections > 0, eframe::egui::Button::new(export)).on_hover_text("Ctrl+E");
+        let export = ui.add_enabled(rows.is_exportable(), Button::new(export)).on_hover_text(export_keys);
         let progress = labelled as f32 / total.max(1) as f32;
         ui.add(ProgressBar::new(progress).text(format!("{labelled} of {total} labelled")));
         export.clicked()
@@ -49,7 +59,7 @@ fn actions(ui: &mut Ui, rows: &Rows) -> bool {
 }
 
 fn filter(ui: &mut Ui, table: &mut Table) {
-    ui.horizontal(|ui| {
+    ui.horizontal_wrapped(|ui| {
         let label = ui.label("Filter");
         let field = TextEdit::singleline(&mut table.query.text).id(filter_id()).desired_width(200.0);
         ui.add(field).labelled_by(label.id);
@@ -71,12 +81,15 @@ fn selected(ui: &mut Ui, rows: &mut Rows) {
     ui.take_available_space();
     let Some(table) = &rows.table else { return };
     let Some(row) = table.selected else {
-        ui.label("Select a row to correct it: up and down, then 1 to 9; Delete takes a correction back.");
+        ui.label(match table.is_correctable {
+            true => "Select a row to correct it: up and down, then 1 to 9; Delete takes a correction back.",
+            false => "Select a row to read it. Rows of a model that may give several labels cannot be corrected here.",
+        });
         return;
     };
     let mut correction = None;
     let text = &table.texts[row as usize];
-    if text.is_ok() {
+    if text.is_ok() && table.is_correctable {
         ui.horizontal_wrapped(|ui| {
             ui.label(format!("Row {} is", row + 1));
             let given = table.corrections.get(&row).copied();
@@ -85,7 +98,7 @@ fn selected(ui: &mut Ui, rows: &mut Rows) {
                     correction = Some(Some(id));
                 }
             }
-            if ui.add_enabled(given.is_some(), eframe::egui::Button::new("As the model says")).clicked() {
+            if ui.add_enabled(given.is_some(), Button::new("As the model says")).clicked() {
                 correction = Some(None);
             }
         });

@@ -151,18 +151,25 @@ struct Described {
 fn describe(table: &Table, row: u32) -> Described {
     let name = |id: u32| table.labels[id as usize].as_str();
     let answer = table.answers[row as usize];
-    let said = answer.map_or("", |answer| if answer.abstained { "unsure" } else { name(answer.label) });
+    let said = answer.map_or("", |answer| match (answer.unknown, answer.abstained) {
+        (true, _) => "unknown",
+        (_, true) => "unsure",
+        _ => name(answer.label),
+    });
     let label = match table.corrections.get(&row) {
         Some(&correction) => format!("{said} » {}", name(correction)),
         None => said.to_owned(),
     };
     let text = &table.texts[row as usize];
-    let begin: String =
-        text.as_ref().map_or_else(String::as_str, String::as_str).chars().take(MAX_CHARACTERS).collect();
+    let mut rest = text.as_ref().map_or_else(String::as_str, String::as_str).chars();
+    let mut begin = escaped(&rest.by_ref().take(MAX_CHARACTERS).collect::<String>());
+    if rest.next().is_some() {
+        begin.push('…');
+    }
     Described {
         label,
         score: answer.map_or(String::new(), |answer| format!("{:.2}", answer.score)),
-        text: escaped(&begin),
+        text: begin,
         is_bad: text.is_err(),
     }
 }

@@ -16,6 +16,8 @@ pub struct Answer {
     pub score: f32,
     /// Whether the model is unsure.
     pub abstained: bool,
+    /// Whether the text is like nothing that the model has learned from.
+    pub unknown: bool,
 }
 
 /// The labels' ids that a person gave, by row.
@@ -25,6 +27,8 @@ pub type Corrections = BTreeMap<u32, u32>;
 pub struct Table {
     /// The labels' names, by id.
     pub labels: Vec<String>,
+    /// Whether a text has exactly one of them, which can be corrected.
+    pub is_correctable: bool,
     /// The rows' texts.
     pub texts: Texts,
     /// The model's answers.
@@ -40,9 +44,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table in which all rows are shown.
+    /// A table in which all rows are shown, and can be corrected.
     pub fn new(labels: Vec<String>, texts: Texts, answers: Vec<Option<Answer>>, corrections: Corrections) -> Self {
-        Self { labels, texts, answers, corrections, query: Query::default(), selected: None, shown: None }
+        let query = Query::default();
+        Self { labels, is_correctable: true, texts, answers, corrections, query, selected: None, shown: None }
     }
 
     /// How many rows are shown.
@@ -99,11 +104,6 @@ impl Table {
     pub fn labelled(&self) -> usize {
         self.answers.iter().flatten().count()
     }
-
-    /// What a row has: its correction, or else the model's label.
-    pub fn label(&self, row: u32) -> Option<u32> {
-        self.corrections.get(&row).copied().or(self.answers[row as usize].map(|answer| answer.label))
-    }
 }
 
 /// The corrected rows, as training rows: text and label.
@@ -140,12 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn a_correction_takes_the_place_of_an_answer() {
+    fn corrected_rows_are_training_rows() {
         let mut table = table();
-        table.answers[1] = Some(Answer { label: 0, score: 0.9, abstained: false });
-        assert_eq!(table.label(1), Some(0));
         table.corrections.insert(1, 1);
-        assert_eq!(table.label(1), Some(1));
         assert_eq!(training_rows(&table.texts, &table.labels, &table.corrections), [("b", "yes")]);
     }
 

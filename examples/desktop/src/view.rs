@@ -42,7 +42,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// Whether what it finds changes when rows are labelled.
+    /// Whether what it finds changes when rows get labels of the model.
     pub fn depends_on_labels(&self) -> bool {
         self.label.is_some() || matches!(self.sort, Sort::Label | Sort::Score)
     }
@@ -149,7 +149,7 @@ mod tests {
 
     /// Four rows: the third is not labelled, the fourth is corrected.
     fn found(query: Query) -> Vec<u32> {
-        let answer = |label, score| Some(Answer { label, score, abstained: false });
+        let answer = |label, score| Some(Answer { label, score, abstained: false, unknown: false });
         find(&Request {
             query,
             labels: ["negative", "positive"].map(String::from).into(),
