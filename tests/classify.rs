@@ -31,6 +31,7 @@ const TEXTS: [&str; 4] = ["a great film", "", "one of the year's best films , an
 fn answers_come_in_input_order_and_do_not_depend_on_the_batch() {
     let classifier = Classifier::open(bundle(), &Options::default()).unwrap();
     let together = classifier.classify_batch(TEXTS).unwrap();
+    assert_eq!(together.len(), TEXTS.len());
     for (text, prediction) in TEXTS.iter().zip(&together) {
         let alone = classifier.classify(text).unwrap();
         assert_eq!(alone.label, prediction.label);

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nimbert::{CallOptions, Classifier, Error, Options, Parallelism, SessionOptions};
+use nimbert::{CallOptions, Classifier, Device, Error, Options, Parallelism, SessionOptions, device::GpuOptions};
 use nimbert_tests::{Dir, finish, program, tiny_bundle};
 
 /// Different texts of 1 to 60 words.
@@ -83,21 +83,45 @@ fn a_full_queue_is_an_error_and_a_call_that_is_alone_may_be_large() {
     assert!(refused.into_inner(), "the queue was never full");
 }
 
+/// What would change nothing.
+#[test]
+fn options_that_do_not_go_together_are_refused() {
+    let dir = Dir::default();
+    let bundle = tiny_bundle(&dir);
+    let of_gpu = |gpu: GpuOptions| Options {
+        session: SessionOptions { gpu, ..SessionOptions::default() },
+        ..Options::default()
+    };
+    let limited = of_gpu(GpuOptions { memory_limit: Some(1 << 30), ..GpuOptions::default() });
+    let allowing = of_gpu(GpuOptions { allow_cpu: true, ..GpuOptions::default() });
+    let mut fast = Options::default();
+    (fast.session.device, fast.session.fast_math) = (Device::Cuda(0), true);
+    for (options, expected) in [(limited, "gpu_memory_limit"), (allowing, "allow_cpu"), (fast, "fast_math")] {
+        match Classifier::open(&bundle, &options) {
+            Err(Error::Setting { name, .. }) => assert_eq!(name, expected),
+            other => panic!("{expected}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_call_may_be_cancelled_or_have_a_deadline() {
     let dir = Dir::default();
-    let classifier = Arc::new(Classifier::open(tiny_bundle(&dir), &Options::default()).unwrap());
-    let many = texts(200_000);
+    // Nobody else comes, for whom the text waits.
+    let lonely = Options { max_wait: Duration::from_secs(3600), queue_limit: Some(1), ..Options::default() };
+    let lonely = Arc::new(Classifier::open(tiny_bundle(&dir), &lonely).unwrap());
     let cancel = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let call = scope.spawn(|| {
             let options = CallOptions { cancel: Some(&cancel), ..CallOptions::default() };
-            classifier.classify_with(&many, options).map(drop)
+            lonely.classify_with(["great acting"], options).map(drop)
         });
         std::thread::sleep(Duration::from_millis(300));
         cancel.store(true, Ordering::Relaxed);
         assert!(matches!(call.join().unwrap(), Err(Error::Cancelled)));
     });
+    // Its place in the queue is free.
+    drop(lonely.enqueue(["great acting"], CallOptions::default()).unwrap());
     // A neighbour that gives up leaves a text that another worker must see: both wait for a fuller batch here.
     let patient = Options { max_wait: Duration::from_secs(2), ..Options::default() };
     let patient = Classifier::open(dir.path("bundle"), &patient).unwrap();
@@ -109,8 +133,9 @@ fn a_call_may_be_cancelled_or_have_a_deadline() {
         assert!(matches!(goes, Err(Error::DeadlinePassed)));
         assert!(stays.join().unwrap().is_ok());
     });
+    let classifier = Classifier::open(dir.path("bundle"), &Options::default()).unwrap();
     let deadline = Some(Instant::now());
-    let late = classifier.classify_with(&many[..100], CallOptions { deadline, ..CallOptions::default() });
+    let late = classifier.classify_with(&texts(100), CallOptions { deadline, ..CallOptions::default() });
     assert!(matches!(late, Err(Error::DeadlinePassed)));
     // Nothing of those calls is left in the way of this one.
     let started = Instant::now();
@@ -365,12 +390,16 @@ fn lines_that_come_slowly_are_answered_at_once() {
     let mut command = program("nimbert");
     command.arg("classify").arg(tiny_bundle(&dir)).args(["--input", "-"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
     for text in ["film", "great"] {
         writeln!(stdin, "{text}").unwrap();
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        assert!(line.ends_with(&format!("\t{text}\n")), "{line:?}");
+        let Ok(line) = lines.recv_timeout(Duration::from_secs(60)) else {
+            child.kill().unwrap();
+            panic!("{text:?} is not answered before the next line comes");
+        };
+        assert!(line.ends_with(&format!("\t{text}")), "{line:?}");
     }
     drop(stdin);
     assert!(child.wait().unwrap().success());

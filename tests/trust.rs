@@ -79,6 +79,9 @@ fn signed_verified_rotated_and_tampered_with() {
     // A byte anywhere, the signature's own comment line excepted.
     let keys = vec![line.parse().unwrap()];
     let options = Options { require_signature: keys, ..Options::default() };
+    // What is not compared is not what was signed.
+    let unseen = open(&bundle, &Options { verify: Verify::Never, ..options.clone() });
+    assert!(matches!(unseen, Err(Error::Setting { ref name, .. }) if name == "verify"), "{unseen:?}");
     for entry in fs::read_dir(&bundle).unwrap() {
         let file = entry.unwrap().path();
         let whole = fs::read(&file).unwrap();
@@ -506,6 +509,7 @@ fn peak_of(command: &mut std::process::Command) -> (u64, String) {
         peak = peak.max(kilobytes.unwrap_or(0) * 1024);
         std::thread::sleep(Duration::from_millis(2));
     }
+    assert!(peak > 1_000_000, "{peak} bytes: no program is so small");
     (peak, output.join().unwrap().unwrap())
 }
 

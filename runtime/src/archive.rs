@@ -18,7 +18,7 @@ use memmap2::Mmap;
 
 use crate::{
     error::{Error, Result},
-    file::for_pieces,
+    file::{for_pieces, read_exactly},
     map,
 };
 
@@ -184,9 +184,9 @@ impl Archive {
     /// [`Error::Io`], [`Error::Format`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let failed = |error| Error::io(path, error);
-        let file = File::open(path).map_err(failed)?;
+        let (file, mapped) = map::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
-        let content = match map::map(&file).map_err(failed)? {
+        let content = match mapped {
             Some(mapped) => Content::Mapped(mapped, file),
             None => Content::File(file),
         };
@@ -286,10 +286,8 @@ impl Archive {
         if let Some(bytes) = self.in_memory(&range) {
             return Ok(bytes.into());
         }
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        let mut section = Section { archive: self, range };
-        section.read_exact(&mut bytes).map_err(|error| Error::io(&self.path, error))?;
-        Ok(bytes.into())
+        let size = range.end - range.start;
+        Ok(read_exactly(&self.path, Section { archive: self, range }, size)?.into())
     }
 
     /// What needs not be read.

@@ -79,7 +79,39 @@ impl Default for Options {
     }
 }
 
-/// What runs beside each other on the CPU. A GPU has one session in any case.
+impl Options {
+    /// That nothing is given which would do nothing, or which another option takes back.
+    fn validate(&self) -> Result<()> {
+        let SessionOptions { device, fast_math, gpu, .. } = &self.session;
+        let is_cpu = *device == Device::Cpu;
+        let has_key = !self.require_signature.is_empty();
+        let wrong = [
+            (is_cpu && gpu.memory_limit.is_some(), "gpu_memory_limit", "a GPU with it", "the device cpu"),
+            (is_cpu && gpu.allow_cpu, "allow_cpu", "a GPU with it", "the device cpu"),
+            (
+                *fast_math && !matches!(device, Device::Cpu | Device::Auto),
+                "fast_math",
+                "the device cpu or auto with it",
+                "a GPU",
+            ),
+            // The signature is of the digests.
+            (
+                has_key && self.verify == Verify::Never,
+                "verify",
+                "always or once with a key, which vouches for what was compared alone",
+                "never",
+            ),
+        ];
+        match wrong.into_iter().find(|(is_wrong, ..)| *is_wrong) {
+            None => Ok(()),
+            Some((_, name, expected, got)) => {
+                Err(Error::Setting { name: name.to_owned(), expected: expected.to_owned(), got: got.to_owned() })
+            }
+        }
+    }
+}
+
+/// What runs beside each other on the CPU. A GPU has one session in any case, and so has the CPU with a limit of memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Parallelism {
@@ -175,6 +207,7 @@ impl Classifier {
     }
 
     fn of(bundle: Bundle, options: &Options) -> Result<Self> {
+        options.validate()?;
         // Half of the time each: together on two cores, they take one of them.
         let (tokenizer, opened) = threads::both(|| bundle.tokenizer(), || open_scheduler(&bundle, options));
         let tokenizer = tokenizer?;
@@ -399,6 +432,8 @@ fn open_on(device: Device, bundle: &Bundle, options: &Options) -> Result<Schedul
         }
         _ => None,
     };
+    // It is of processors; where the device was left open, it is of use if it is one.
+    session.fast_math &= is_cpu;
     if session.fast_math {
         check_fast_math(bundle, variant, &verifier, &session)?;
     }
@@ -510,11 +545,17 @@ fn open_placed(graph: &GraphFiles, options: &SessionOptions) -> Result<Session> 
         Batch { rows: 1, columns: 3, input_ids: vec![0; 3], attention_mask: vec![1; 3], token_type_ids: vec![0; 3] };
     let (session, placement) = Session::placed(graph, options, &batch)?;
     let left = placement.left_on_cpu();
-    if left.is_empty() {
-        return Ok(session);
+    if !left.is_empty() {
+        let message = format!("ONNX Runtime leaves these operators to the processor: {}", left.join(", "));
+        return Err(Error::device(options.device, message));
     }
-    let message = format!("ONNX Runtime leaves these operators to the processor: {}", left.join(", "));
-    Err(Error::device(options.device, message))
+    if !placement.is_used(options.device.provider_name()) {
+        // CUDA, for TensorRT.
+        let others: Vec<&str> = placement.counts.keys().map(String::as_str).collect();
+        let message = format!("ONNX Runtime leaves all operators to {}", others.join(", "));
+        return Err(Error::device(options.device, message));
+    }
+    Ok(session)
 }
 
 /// What TensorRT must know of a graph: its inputs are read by loading it on the CPU.
@@ -527,14 +568,10 @@ fn engine(
 ) -> Result<Engine> {
     let plain = SessionOptions { ort_lib: options.session.ort_lib.clone(), ..SessionOptions::default() };
     let inputs = Session::of(graph, &plain)?.inputs().into_iter().map(str::to_owned).collect();
-    if let Some(cache) = &options.cache {
-        std::fs::create_dir_all(cache).map_err(|error| Error::io(cache, error))?;
-    }
-    Ok(Engine {
-        cache: options.cache.clone(),
-        max_rows: batch_size,
-        max_columns: bundle.manifest.max_length,
-        precision: variant.precision,
-        inputs,
-    })
+    let max_columns = bundle.manifest.max_length;
+    let cache = match &options.cache {
+        Some(cache) => compiled::engine_folder(cache, bundle, variant, &format!("{batch_size}x{max_columns}"))?,
+        None => None,
+    };
+    Ok(Engine { cache, max_rows: batch_size, max_columns, precision: variant.precision, inputs })
 }

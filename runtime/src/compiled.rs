@@ -38,6 +38,8 @@ const GRAPH: &str = "graph.onnx";
 const DATA: &str = "graph.data";
 /// Of what it is an entry, and sizes and digests of the two.
 const DIGESTS: &str = "digests.json";
+/// Of what a folder holds TensorRT's engines.
+const ENGINE_OF: &str = "engine.txt";
 /// Of an entry's name, hexadecimal digits.
 const NAME_LENGTH: usize = 32;
 
@@ -92,6 +94,12 @@ impl Entry {
 
     pub(crate) fn is_there(&self) -> bool {
         self.graph().exists()
+    }
+
+    /// Whether nobody else can put another entry in its place; the cache is made if it is not there.
+    pub(crate) fn is_in_own_place(&self) -> bool {
+        let cache = self.folder.parent().unwrap_or(&self.folder);
+        own::create_dir(cache).is_ok() && own::keeps_names(cache)
     }
 
     /// Whether nobody else can have written the entry: it is the user's own, and no other may write to it.
@@ -149,7 +157,7 @@ impl Entry {
         open: impl FnOnce(&Path) -> Result<S>,
     ) -> Result<S> {
         let cache = self.folder.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(cache).map_err(|error| Error::io(cache, error))?;
+        own::create_dir(cache).map_err(|error| Error::io(cache, error))?;
         remove_expired(cache);
         let staging = create_hidden(cache, "graph", "partial")?;
         let source = staging.join("source");
@@ -199,12 +207,36 @@ impl Entry {
     }
 }
 
+/// The folder in `cache` for TensorRT's engines of a bundle's graph, which ONNX Runtime names by the graph's operators, not by its
+/// weights: it must not find those of another. `shapes` says for which batches they are built. None where others can put engines
+/// into it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn engine_folder(cache: &Path, bundle: &Bundle, variant: &Variant, shapes: &str) -> Result<Option<PathBuf>> {
+    let digests: Vec<&str> = bundle.graph_files(variant).map(|(_, entry)| entry.sha256.as_str()).collect();
+    let key = format!("{digests:?} {} {} {shapes}", variant.precision, ort::info());
+    let folder = cache.join(&sha256(key.as_bytes())[..NAME_LENGTH]);
+    own::create_dir(cache).map_err(|error| Error::io(cache, error))?;
+    remove_expired(cache);
+    own::create_dir(&folder).map_err(|error| Error::io(&folder, error))?;
+    if !own::keeps_names(cache) || !own::is_own(&folder) {
+        return Ok(None);
+    }
+    let mark = folder.join(ENGINE_OF);
+    match mark.exists() {
+        true => own::touch(&mark),
+        false => fs::write(&mark, key).map_err(|error| Error::io(&mark, error))?,
+    }
+    Ok(Some(folder))
+}
+
 /// Removes entries, and what a killed process has left of one; nothing else that may lie in the folder.
 fn remove_expired(cache: &Path) {
     own::remove_older(cache, NAME_LENGTH, MONTH, |entry| {
         // Before they had digests, the graph was marked.
-        let digests = entry.join(DIGESTS);
-        if digests.exists() { digests } else { entry.join(GRAPH) }
+        let marks = [DIGESTS, ENGINE_OF, GRAPH].map(|name| entry.join(name));
+        marks.iter().find(|mark| mark.exists()).unwrap_or(&marks[0]).clone()
     });
     for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
         let is_partial = entry.file_name().to_string_lossy().starts_with(".graph.partial-");

@@ -33,6 +33,17 @@ impl Device {
     }
 }
 
+impl Device {
+    /// ONNX Runtime's name of what computes there.
+    pub(crate) fn provider_name(self) -> &'static str {
+        match self {
+            Self::Cpu | Self::Auto => "CPUExecutionProvider",
+            Self::Cuda(_) => "CUDAExecutionProvider",
+            Self::Tensorrt(_) => "TensorrtExecutionProvider",
+        }
+    }
+}
+
 impl FromStr for Device {
     type Err = String;
 
@@ -68,7 +79,7 @@ impl std::fmt::Display for Device {
 /// What a GPU may use, and what TensorRT must know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GpuOptions {
-    /// Bytes of the GPU's memory that may be used; none: as much as there is.
+    /// Bytes of the GPU's memory that CUDA may use; TensorRT may use as many while it builds an engine. None: as much as there is.
     pub memory_limit: Option<u64>,
     /// Whether operators that compute may be left to the processor; otherwise a session that leaves any is an error.
     pub allow_cpu: bool,

@@ -105,12 +105,32 @@ pub(crate) fn read_capped(path: &Path, most: u64) -> Result<Vec<u8>> {
     let bytes = expect_file(path)?;
     expect_at_most(path, bytes, most)?;
     let file = fs::File::open(path).map_err(|error| Error::io(path, error))?;
-    let mut content = Vec::with_capacity(bytes as usize);
+    let mut content = room_for(path, bytes)?;
     file.take(most + 1).read_to_end(&mut content).map_err(|error| Error::io(path, error))?;
-    if content.len() as u64 > most {
-        return Err(Error::format(path, format!("at most {most} bytes"), "more"));
+    expect_at_most(path, content.len() as u64, most)?;
+    Ok(content)
+}
+
+/// Reads so many bytes of the file `path`.
+///
+/// # Errors
+/// [`Error::Io`] if there are fewer; [`Error::Format`] if they do not fit into memory.
+pub(crate) fn read_exactly(path: &Path, reader: impl Read, bytes: u64) -> Result<Vec<u8>> {
+    let mut content = room_for(path, bytes)?;
+    let read = reader.take(bytes).read_to_end(&mut content).map_err(|error| Error::io(path, error))?;
+    if (read as u64) < bytes {
+        return Err(Error::io(path, io::ErrorKind::UnexpectedEof.into()));
     }
     Ok(content)
+}
+
+/// Memory for a file's content, asked for first: an allocation that fails would end the process, and a file may claim any size.
+fn room_for(path: &Path, bytes: u64) -> Result<Vec<u8>> {
+    let mut content = Vec::new();
+    match usize::try_from(bytes).is_ok_and(|bytes| content.try_reserve_exact(bytes).is_ok()) {
+        true => Ok(content),
+        false => Err(Error::format(path, "a file that fits into memory", format!("{bytes} bytes"))),
+    }
 }
 
 /// That a file is not larger than it may be.

@@ -2,7 +2,7 @@
 //! by the next.
 
 use std::{
-    fs,
+    fs::{self, TryLockError},
     path::{Path, PathBuf},
 };
 
@@ -39,7 +39,7 @@ pub fn behind_links(path: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct HiddenFolder {
     path: PathBuf,
-    /// The folder, locked as long as its owner lives: what a killed run has left is not. None where a folder cannot be opened.
+    /// The folder, locked as long as its owner lives: what a killed run has left is not. None where a folder cannot be locked.
     _lock: Option<fs::File>,
 }
 
@@ -50,9 +50,21 @@ impl HiddenFolder {
     /// [`Error::Io`].
     pub fn create(parent: &Path, name: &str) -> Result<Self> {
         clear(parent, name);
-        let path = create_hidden(parent, name, PURPOSE)?;
-        let lock = fs::File::open(&path).ok().filter(|folder| folder.try_lock().is_ok());
-        Ok(Self { path, _lock: lock })
+        loop {
+            let path = create_hidden(parent, name, PURPOSE)?;
+            let lock = match fs::File::open(&path) {
+                Err(_) => None,
+                Ok(folder) => match folder.try_lock() {
+                    Ok(()) => Some(folder),
+                    // A run that clears has taken it for left, between the two.
+                    Err(TryLockError::WouldBlock) => continue,
+                    Err(TryLockError::Error(_)) => None,
+                },
+            };
+            if path.exists() {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
     }
 
     /// The same for the target `path`.
@@ -83,9 +95,9 @@ fn clear(parent: &Path, name: &str) {
     let prefix = format!(".{name}.{PURPOSE}-");
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
-        let is_left = fs::File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok());
-        if is_left {
-            // What cannot be removed is in nobody's way.
+        let Ok(folder) = fs::File::open(entry.path()) else { continue };
+        if folder.try_lock().is_ok() {
+            // Still locked, so that one who has just made it does not take it. What cannot be removed is in nobody's way.
             let _ = fs::remove_dir_all(entry.path());
         }
     }

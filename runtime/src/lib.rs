@@ -1,4 +1,5 @@
-//! Runs BERT-family text classifiers that `nimbert-train` exported: one folder, ONNX Runtime, no Python.
+//! Runs BERT-family text classifiers that `nimbert-train` exported: one folder or file, ONNX Runtime, no
+//! Python.
 //!
 //! ```no_run
 //! use nimbert::{Classifier, Options};

@@ -28,6 +28,25 @@ pub fn is_own(path: &Path) -> bool {
     }
 }
 
+/// Whether nobody else can rename what this user has in a folder, or put something in its place.
+pub(crate) fn keeps_names(folder: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        /// Of a folder in which everybody may rename his own only.
+        const STICKY: u32 = 0o1000;
+        // Behind a link, which its owner may have made: what it names is looked at.
+        fs::metadata(folder).is_ok_and(|metadata| {
+            let is_kept = metadata.mode() & 0o022 == 0 || metadata.mode() & STICKY != 0;
+            is_kept && [0, user_id()].contains(&metadata.uid())
+        })
+    }
+    #[cfg(not(unix))]
+    {
+        folder.is_dir()
+    }
+}
+
 /// The user whose files this process makes.
 #[cfg(unix)]
 pub(crate) fn user_id() -> u32 {
@@ -43,7 +62,7 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = path.parent() {
+    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
         fs::create_dir_all(parent)?;
     }
     match fs::create_dir(path) {

@@ -42,11 +42,20 @@ impl Placement {
         Ok(placement)
     }
 
+    /// Whether a provider computes anything but shapes.
+    pub(crate) fn is_used(&self, provider: &str) -> bool {
+        self.counts.get(provider).is_some_and(|operators| operators.keys().any(|operator| computes(operator)))
+    }
+
     /// The operators that compute more than shapes and were left to the processor.
     pub fn left_on_cpu(&self) -> Vec<&str> {
         let operators = self.counts.get(CPU).into_iter().flat_map(|operators| operators.keys());
-        operators.map(String::as_str).filter(|operator| !SHAPE_OPERATORS.contains(operator)).collect()
+        operators.map(String::as_str).filter(|operator| computes(operator)).collect()
     }
+}
+
+fn computes(operator: &str) -> bool {
+    !SHAPE_OPERATORS.contains(&operator)
 }
 
 #[cfg(test)]
@@ -68,6 +77,7 @@ mod tests {
         std::fs::write(&path, trace.to_string()).unwrap();
         let placement = Placement::read(&path).unwrap();
         assert_eq!(placement.left_on_cpu(), ["QAttention"]);
+        assert!(placement.is_used("CUDAExecutionProvider") && !placement.is_used("TensorrtExecutionProvider"));
         assert_eq!(placement.counts["CUDAExecutionProvider"]["Attention"], 1);
         std::fs::write(&path, "[").unwrap();
         assert!(Placement::read(&path).is_err());

@@ -66,7 +66,7 @@ pub(crate) struct Settings {
     pub(crate) shapes: Shapes,
     /// Texts a run.
     pub(crate) batch_size: usize,
-    /// Tokens a run, padding included. A text that is longer alone is run alone.
+    /// Tokens a run; padding counts where the graph computes it. A text that is longer alone is run alone.
     pub(crate) max_batch_tokens: usize,
     /// A text joins a batch only if it brings no more padding than this, in tokens, its own and that of the others.
     pub(crate) max_padding: usize,
@@ -167,7 +167,8 @@ struct Shared {
     process: u32,
     settings: Settings,
     workers: Workers,
-    open: Box<OpenSession>,
+    /// Opens further sessions, where there may be some.
+    open: Option<Box<OpenSession>>,
     state: Mutex<State>,
     /// There is something new in the state, for workers of that width.
     wide: Condvar,
@@ -260,6 +261,8 @@ impl Scheduler {
         if first == Width::Narrow {
             (state.narrow_started, state.narrow_ready) = (1, 1);
         }
+        // What it holds of the graph is not needed where there is no further session.
+        let open = (workers.narrow > 0).then_some(open);
         let shared = Arc::new(Shared::new(settings, workers, open, state));
         let scheduler = Self { shared, threads: Mutex::default() };
         scheduler
@@ -351,7 +354,7 @@ impl Scheduler {
         for _ in 0..new {
             // Where no further thread or session can be had, those that are there do the work.
             let _ = self.spawn(|shared| {
-                if let Ok(session) = (shared.open)(Some(1)) {
+                if let Some(Ok(session)) = shared.open.as_ref().map(|open| open(Some(1))) {
                     shared.lock().narrow_ready += 1;
                     shared.work(Width::Narrow, session);
                 }
@@ -388,7 +391,7 @@ impl std::fmt::Debug for Scheduler {
 }
 
 impl Shared {
-    fn new(settings: Settings, workers: Workers, open: Box<OpenSession>, state: State) -> Self {
+    fn new(settings: Settings, workers: Workers, open: Option<Box<OpenSession>>, state: State) -> Self {
         Self {
             process: std::process::id(),
             settings,
@@ -778,7 +781,7 @@ mod tests {
     /// A queue from which nobody takes.
     fn without_workers(state: State) -> Arc<Shared> {
         let workers = Workers { wide: true, narrow: 0 };
-        Arc::new(Shared::new(SETTINGS, workers, Box::new(|_| Err(worker_ended())), state))
+        Arc::new(Shared::new(SETTINGS, workers, Some(Box::new(|_| Err(worker_ended()))), state))
     }
 
     #[test]

@@ -27,7 +27,8 @@ use crate::{
     external::LoadedSession,
     fused,
     graph::{GraphFiles, Operators, PACKED, fuse},
-    library,
+    hidden::HiddenFolder,
+    library, own,
     placement::Placement,
     prediction::Answer,
     processor::has_bf16_products,
@@ -144,8 +145,8 @@ impl Session {
     ) -> Result<Self> {
         let path = bundle.store.path(&variant.file);
         let read = || Self::of(&bundle.graph(variant, verifier, options.operators)?, options);
-        if entry.is_there() && !entry.is_own() {
-            // Somebody else's, or one that somebody else may write: it could be any graph.
+        if !entry.is_in_own_place() || (entry.is_there() && !entry.is_own()) {
+            // Somebody else's, or one that somebody else may write or exchange: it could be any graph.
             return read();
         }
         let map = |file: &Path| {
@@ -332,15 +333,15 @@ impl Session {
 
     /// The same of a graph that was read and checked.
     pub(crate) fn placed(graph: &GraphFiles, options: &SessionOptions, batch: &Batch) -> Result<(Self, Placement)> {
-        let prefix = std::env::temp_dir().join(format!("nimbert-placement-{}", std::process::id()));
+        // Where nobody else can put a file in the trace's place.
+        let folder = HiddenFolder::create(&std::env::temp_dir(), "nimbert-placement")?;
+        own::set_mode(folder.path(), 0o700).map_err(|error| Error::io(folder.path(), error))?;
+        let prefix = folder.path().join("trace");
         let mut session = Self::of(graph, &SessionOptions { profile: Some(prefix), ..options.clone() })?;
         session.run(batch)?;
         session.is_profiled = false;
         let trace = session.inner.get_mut().end_profiling().map_err(|error| Error::session(&graph.path, error))?;
-        let placement = Placement::read(Path::new(&trace));
-        // A file in the folder for temporary ones; the placement matters, not whether it could be removed.
-        let _ = std::fs::remove_file(&trace);
-        let placement = placement?;
+        let placement = Placement::read(Path::new(&trace))?;
         if options.profile.is_some() {
             // A session has one trace. What it holds of the GPU's memory is needed for the other.
             drop(session);

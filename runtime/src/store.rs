@@ -11,7 +11,7 @@ use std::{
 use crate::{
     archive::{Archive, Section, Slice},
     error::{Error, Result},
-    file::{copy_hashed, expect_at_most, expect_file, read_capped, sha256_reader},
+    file::{copy_hashed, expect_at_most, expect_file, read_capped, read_exactly, sha256_reader},
 };
 
 /// A file that was written so short a time ago may be written again without another time: file systems count in ticks, the
@@ -136,9 +136,8 @@ impl Store {
         if let Some(slice) = Slice::of(archive, range.clone()) {
             return Ok(Bytes::Slice(slice));
         }
-        let mut content = vec![0; (range.end - range.start) as usize];
-        Section::new(archive, range).read_exact(&mut content).map_err(|error| Error::io(&path, error))?;
-        Ok(content.into())
+        let bytes = range.end - range.start;
+        Ok(read_exactly(&path, Section::new(archive, range), bytes)?.into())
     }
 
     /// The content of a large file, of exactly that size, as long as it fits into memory.
@@ -152,15 +151,7 @@ impl Store {
         {
             return Ok(Bytes::Slice(slice));
         }
-        // Asked for first: an allocation that fails would end the process.
-        let mut content = Vec::new();
-        let fits = usize::try_from(size).is_ok_and(|size| content.try_reserve_exact(size).is_ok());
-        if !fits {
-            return Err(Error::format(&path, "large tensors that fit into memory", format!("{size} bytes")));
-        }
-        content.resize(size as usize, 0);
-        self.reader(name)?.read_exact(&mut content).map_err(|error| Error::io(&path, error))?;
-        Ok(content.into())
+        Ok(read_exactly(&path, self.reader(name)?, size)?.into())
     }
 
     /// A file, to be read.

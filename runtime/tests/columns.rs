@@ -57,9 +57,11 @@ fn a_file_of_columns_is_read_and_written() {
         assert_eq!(classify(&input, output, &["--on-error", "skip"]).0, Some(0));
     }
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&parquet).unwrap()).unwrap().build().unwrap();
-    reader.for_each(|batch| check(&batch.unwrap()));
+    let batches: Vec<_> = reader.map(Result::unwrap).collect();
     let reader = FileReader::try_new(File::open(&arrow).unwrap(), None).unwrap();
-    reader.for_each(|batch| check(&batch.unwrap()));
+    let of_arrow: Vec<_> = reader.map(Result::unwrap).collect();
+    assert_eq!((batches.len(), of_arrow.len()), (1, 1));
+    batches.iter().chain(&of_arrow).for_each(check);
     // A number is a text too.
     assert_eq!(classify(&input, &arrow, &["--text-column", "id"]).0, Some(0));
     let names = std::fs::read_dir(folder.path()).unwrap().count();

@@ -250,7 +250,7 @@ fn what_is_too_large_or_too_much_is_refused() {
     let server = Server::start(&["--max-body", "1KB", "--max-client-batch-size", "2"]);
     assert_eq!(server.predict(&json!({ "inputs": "x".repeat(2000) })).0, 413);
     assert_eq!(server.predict(&json!({ "inputs": [["a"], ["b"], ["c"]] })).0, 413);
-    // One text is run, one may wait, and there are more.
+    // One request is answered, and there are more.
     let full = Server::start(&["--max-concurrent-requests", "1"]);
     let slow = json!({ "inputs": vec![["word ".repeat(60)]; 32] });
     let statuses: Vec<u16> = std::thread::scope(|scope| {
@@ -363,6 +363,49 @@ fn half_sent_heads_do_not_stop_others() {
     assert_eq!((server.get("/health").0, heads.len()), (200, 600));
 }
 
+/// The only connection belongs to one who asks as fast as he can: it has to make room all the same.
+#[test]
+fn a_place_is_found_while_others_are_busy() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let server = Server::start(&["--max-connections", "1"]);
+    let is_over = AtomicBool::new(false);
+    let many = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(500);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let Ok(mut stream) = TcpStream::connect(&server.address) else { continue };
+                let (mut answers, mut buffer) = (stream.try_clone().unwrap(), vec![0; 1 << 16]);
+                stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+                let mut asked = || {
+                    stream.write_all(many.as_bytes()).is_ok() && answers.read(&mut buffer).is_ok_and(|count| count > 0)
+                };
+                while !is_over.load(Ordering::Relaxed) {
+                    if !asked() {
+                        // It was closed.
+                        break;
+                    }
+                }
+            }
+        });
+        let asked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for turn in 0..400 {
+                let mut stream = TcpStream::connect(&server.address).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                let _ = stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+                // Closed for the other one it may be, but not left waiting.
+                let mut answer = Vec::new();
+                let read = stream.read_to_end(&mut answer);
+                let waits = |error: &std::io::Error| {
+                    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+                };
+                assert!(!read.as_ref().is_err_and(waits), "turn {turn}: {read:?}");
+            }
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        asked.unwrap();
+    });
+}
+
 /// The most memory that a process has had so far, in bytes.
 #[cfg(target_os = "linux")]
 fn peak_memory(process: u32) -> u64 {
@@ -443,13 +486,18 @@ fn a_key_is_asked_for() {
     let status = |headers: &str| server.request(&post(&body, headers)).0;
     assert_eq!(status(""), 401);
     assert_eq!(status("Authorization: Bearer guess\r\n"), 401);
+    let mut refused = TcpStream::connect(&server.address).unwrap();
+    refused.write_all(post(&body, "").as_bytes()).unwrap();
+    let mut answer = String::new();
+    refused.read_to_string(&mut answer).unwrap();
+    assert!(answer.to_lowercase().contains("\r\nwww-authenticate: bearer\r\n"), "{answer}");
     assert_eq!(status("Authorization: Bearer secret\r\n"), 200);
     assert_eq!(status("authorization: bEARER secret\r\n"), 200);
     assert_eq!((server.get("/health").0, server.get("/metrics").0), (200, 401));
     assert_eq!(server.request(&post_to("/classify", &body, "")).0, 401);
     let (_, metrics) =
         server.request("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer secret\r\n\r\n");
-    assert!(metrics.contains("nimbert_requests_total{status=\"401\"} 3"), "{metrics}");
+    assert!(metrics.contains("nimbert_requests_total{status=\"401\"} 4"), "{metrics}");
 }
 
 #[cfg(unix)]
@@ -542,6 +590,111 @@ fn an_answer_that_is_being_sent_is_sent_to_its_end() {
     assert!(head.contains("200 OK"), "{rest}");
     assert!(body.len() > 300_000 && body.len() == length.parse::<usize>().unwrap(), "{} of {length}", body.len());
     assert!(server.child.wait().unwrap().success());
+}
+
+/// What a client has of an answer that is larger than the system takes at once: what its head says there is, and what came.
+#[cfg(unix)]
+fn slowly(path: &std::path::Path, meanwhile: impl FnOnce()) -> (usize, usize) {
+    let body = json!({ "inputs": vec![["a great film"]; 4096] }).to_string();
+    let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+    stream.write_all(post_to("/classify", &body, "").as_bytes()).unwrap();
+    let mut first = [0];
+    stream.read_exact(&mut first).unwrap();
+    meanwhile();
+    let mut rest = Vec::new();
+    // One that was given up may be reset.
+    let _ = stream.read_to_end(&mut rest);
+    let rest = String::from_utf8(rest).unwrap();
+    let (head, body) = rest.split_once("\r\n\r\n").unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    (length.parse().unwrap(), body.len())
+}
+
+#[cfg(unix)]
+const MANY_TEXTS: [&str; 4] = ["--max-client-batch-size", "4096", "--max-queue", "4096"];
+
+#[cfg(unix)]
+#[test]
+fn an_answer_that_is_being_sent_is_not_cut_for_another_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let _server = Server::at_socket(&path, &[&MANY_TEXTS[..], &["--max-connections", "1"]].concat());
+    let other = std::cell::OnceCell::new();
+    let (length, got) = slowly(&path, || {
+        let asked = path.clone();
+        let request = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let ask = move || exchange(std::os::unix::net::UnixStream::connect(asked).unwrap(), request);
+        let _ = other.set(std::thread::spawn(ask));
+        std::thread::sleep(Duration::from_secs(1));
+    });
+    assert!(length > 300_000 && got == length, "{got} of {length}");
+    assert_eq!(other.into_inner().unwrap().join().unwrap().0, 200);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_client_that_does_not_take_its_answer_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let _server = Server::at_socket(&path, &[&MANY_TEXTS[..], &["--body-timeout", "1"]].concat());
+    let (length, got) = slowly(&path, || std::thread::sleep(Duration::from_secs(4)));
+    assert!(got < length, "{got} of {length}");
+}
+
+#[test]
+fn a_small_body_in_chunks_does_not_wait_for_large_ones() {
+    let server = Server::start(&[]);
+    let head = |length: &str| {
+        format!(
+            "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n{length}\r\n\r\n"
+        )
+    };
+    // All that large bodies may have is promised to these.
+    let half = || {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(head("Content-Length: 2000000").as_bytes()).unwrap();
+        stream.write_all(b"{").unwrap();
+        stream
+    };
+    let halves: Vec<TcpStream> = (0..9).map(|_| half()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let body = r#"{"inputs": "a great film"}"#;
+    let chunks = format!("{}{:x}\r\n{body}\r\n0\r\n\r\n", head("Transfer-Encoding: chunked"), body.len());
+    let started = Instant::now();
+    assert_eq!(server.request(&chunks).0, 200);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?} beside {}", started.elapsed(), halves.len());
+}
+
+#[test]
+fn a_client_that_was_told_to_go_on_may_send_all_before_it_is_refused() {
+    let server = Server::start(&["--max-body", "1KB"]);
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let head = "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n\
+                Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut goes_on = [0; 25];
+    stream.read_exact(&mut goes_on).unwrap();
+    assert_eq!(&goes_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let chunk = format!("{:x}\r\n{}\r\n", 1 << 16, "x".repeat(1 << 16));
+    for _ in 0..128 {
+        stream.write_all(chunk.as_bytes()).expect("a connection that takes what was asked for");
+    }
+    stream.write_all(b"0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[test]
+fn a_body_that_is_packed_or_in_another_encoding_is_refused() {
+    let server = Server::start(&[]);
+    let body = r#"{"inputs": "a great film"}"#;
+    let (status, answer) = server.request(&post(body, "Content-Encoding: gzip\r\n"));
+    assert!(status == 415 && answer.contains("Content-Encoding: expected none, found gzip"), "{status} {answer}");
+    let other = post(body, "").replacen("application/json", "application/json; charset=\"UTF-16\"", 1);
+    assert_eq!(server.request(&other).0, 415);
+    let same = post(body, "Content-Encoding: identity\r\n").replacen("json\r", "json; charset=UTF-8\r", 1);
+    assert_eq!(server.request(&same).0, 200);
 }
 
 #[test]

@@ -21,8 +21,19 @@ pub(crate) enum Column {
     Arrow(Vec<ArrayRef>),
 }
 
-/// What was handed over: a type, and arrays of it.
-type Exported = (FFI_ArrowSchema, Vec<FFI_ArrowArray>);
+/// Why a column is not taken.
+enum Fault {
+    /// What follows the argument's name in a message.
+    Input(String),
+    /// Whoever makes the arrays has failed.
+    Stream(std::io::Error),
+}
+
+impl From<String> for Fault {
+    fn from(message: String) -> Self {
+        Self::Input(message)
+    }
+}
 
 impl Column {
     /// Reads the argument `name`: what `__arrow_c_stream__` or `__arrow_c_array__` gave, or an iterable of strings.
@@ -32,17 +43,25 @@ impl Column {
     pub(crate) fn read(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = object.py();
         let wrong = |message: String| exception(py, "input", &format!("{name}{message}"), None);
-        let exported = if let Ok(capsule) = object.cast::<PyCapsule>() {
-            stream(capsule)?
+        // Without the interpreter's lock: whoever makes the arrays may have threads that wait for it.
+        let chunks = if let Ok(capsule) = object.cast::<PyCapsule>() {
+            let stream = taken_stream(capsule)?;
+            py.detach(move || of_stream(stream))
         } else if let Ok((schema, array)) = object.extract::<(Bound<'_, PyCapsule>, Bound<'_, PyCapsule>)>() {
-            one_array(&schema, &array)?
+            let (schema, array) = taken_array(&schema, &array)?;
+            py.detach(move || {
+                of_type(&schema).and_then(|data_type| chunks(&data_type, vec![array])).map_err(Fault::Input)
+            })
         } else {
             let string = |(row, object): (usize, PyResult<Bound<'_, PyAny>>)| {
                 object?.extract::<PyBackedStr>().map_err(|error| wrong(format!("[{row}]: {}", error.value(py))))
             };
             return Ok(Self::Strings(object.try_iter()?.enumerate().map(string).collect::<PyResult<_>>()?));
         };
-        py.detach(move || chunks(exported)).map(Self::Arrow).map_err(wrong)
+        chunks.map(Self::Arrow).map_err(|fault| match fault {
+            Fault::Input(message) => wrong(message),
+            Fault::Stream(error) => error.into(),
+        })
     }
 
     pub(crate) fn texts(&self) -> Vec<&str> {
@@ -61,18 +80,30 @@ fn is_text(data_type: &DataType) -> bool {
     }
 }
 
-/// The arrays, if they are texts.
+/// The type of a column, if it is one of texts.
 ///
 /// # Errors
 /// What follows the argument's name in a message.
-fn chunks((schema, arrays): Exported) -> Result<Vec<ArrayRef>, String> {
-    let data_type = DataType::try_from(&schema).map_err(|error| format!(": {error}"))?;
+fn of_type(schema: &FFI_ArrowSchema) -> Result<DataType, String> {
+    let data_type = DataType::try_from(schema).map_err(|error| format!(": {error}"))?;
     // A column without rows need not have a type.
-    if data_type == DataType::Null && arrays.iter().all(|array| array.is_empty()) {
-        return Ok(Vec::new());
+    match data_type == DataType::Null || is_text(&data_type) {
+        true => Ok(data_type),
+        false => Err(not_text(&data_type)),
     }
-    if !is_text(&data_type) {
-        return Err(format!(": expected a column of strings, found {data_type}"));
+}
+
+fn not_text(data_type: &DataType) -> String {
+    format!(": expected a column of strings, found {data_type}")
+}
+
+/// The arrays of a type.
+///
+/// # Errors
+/// What follows the argument's name in a message.
+fn chunks(data_type: &DataType, arrays: Vec<FFI_ArrowArray>) -> Result<Vec<ArrayRef>, String> {
+    if !is_text(data_type) && arrays.iter().any(|array| !array.is_empty()) {
+        return Err(not_text(data_type));
     }
     let mut rows = 0;
     let chunk = |array| {
@@ -109,32 +140,50 @@ fn texts(array: &dyn Array) -> Vec<&str> {
 }
 
 /// What `__arrow_c_array__` gives.
-fn one_array(schema: &Bound<'_, PyCapsule>, array: &Bound<'_, PyCapsule>) -> PyResult<Exported> {
+fn taken_array(
+    schema: &Bound<'_, PyCapsule>,
+    array: &Bound<'_, PyCapsule>,
+) -> PyResult<(FFI_ArrowSchema, FFI_ArrowArray)> {
     let schema = schema.pointer_checked(Some(c"arrow_schema"))?.cast();
     let array = array.pointer_checked(Some(c"arrow_array"))?.cast();
     // SAFETY: capsules of these names hold these structs. They are taken, which leaves released ones there.
-    unsafe { Ok((FFI_ArrowSchema::from_raw(schema.as_ptr()), vec![FFI_ArrowArray::from_raw(array.as_ptr())])) }
+    let (schema, array) =
+        unsafe { (FFI_ArrowSchema::from_raw(schema.as_ptr()), FFI_ArrowArray::from_raw(array.as_ptr())) };
+    match array.is_released() {
+        true => Err(PyTypeError::new_err("expected an Arrow array, found one that was read already")),
+        false => Ok((schema, array)),
+    }
 }
 
-/// What `__arrow_c_stream__` gives, to its end.
-fn stream(capsule: &Bound<'_, PyCapsule>) -> PyResult<Exported> {
+/// What `__arrow_c_stream__` gives.
+fn taken_stream(capsule: &Bound<'_, PyCapsule>) -> PyResult<FFI_ArrowArrayStream> {
     let pointer = capsule.pointer_checked(Some(c"arrow_array_stream"))?.cast();
     // SAFETY: a capsule of this name holds this struct. It is taken, which leaves a released one there.
-    let mut stream = unsafe { FFI_ArrowArrayStream::from_raw(pointer.as_ptr()) };
+    let stream = unsafe { FFI_ArrowArrayStream::from_raw(pointer.as_ptr()) };
+    match stream.get_schema.is_some() && stream.get_next.is_some() {
+        true => Ok(stream),
+        false => Err(PyTypeError::new_err("expected an Arrow stream, found one that was read already")),
+    }
+}
+
+/// A stream's arrays, to its end, if it is one of texts.
+fn of_stream(mut stream: FFI_ArrowArrayStream) -> Result<Vec<ArrayRef>, Fault> {
     let (Some(get_schema), Some(get_next)) = (stream.get_schema, stream.get_next) else {
-        return Err(PyTypeError::new_err("expected an Arrow stream, found one that was read already"));
+        unreachable!("a stream that was taken has both");
     };
     // The system's error numbers, or 0.
-    let succeed = |code| if code == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(code)) };
+    let succeed = |code| if code == 0 { Ok(()) } else { Err(Fault::Stream(std::io::Error::from_raw_os_error(code))) };
     let (mut schema, mut arrays) = (FFI_ArrowSchema::empty(), Vec::new());
     // SAFETY: the stream's own function, with it and a place for what it gives.
     succeed(unsafe { get_schema(&mut stream, &mut schema) })?;
+    // Before all of it is read.
+    let data_type = of_type(&schema)?;
     loop {
         let mut array = FFI_ArrowArray::empty();
         // SAFETY: as above.
         succeed(unsafe { get_next(&mut stream, &mut array) })?;
         if array.is_released() {
-            return Ok((schema, arrays));
+            return Ok(chunks(&data_type, arrays)?);
         }
         arrays.push(array);
     }

@@ -559,6 +559,31 @@ class Arrow(TestCase):
         with self.assertRaisesKind(nimbert.TextError, "input", "texts: expected an iterable of texts, found one text"):
             self.classifier.stream("a text")
 
+    def test_what_was_read_already_is_an_error(self):
+        class Once:
+            def __init__(self, column):
+                self.capsules = column.__arrow_c_array__()
+
+            def __arrow_c_array__(self, requested_schema=None):
+                return self.capsules
+
+        once = Once(pyarrow.array(FEW))
+        self.assertSame(self.classifier.classify(once), list(self.classifier.classify(FEW)))
+        with self.assertRaisesRegex(TypeError, "read already"):
+            self.classifier.classify(once)
+
+    def test_of_a_table_nothing_is_read(self):
+        asked = []
+
+        def batches():
+            asked.append(1)
+            yield pyarrow.record_batch({"text": FEW})
+
+        reader = pyarrow.RecordBatchReader.from_batches(pyarrow.schema({"text": pyarrow.string()}), batches())
+        with self.assertRaisesKind(nimbert.TextError, "input", "texts: expected a column of strings"):
+            self.classifier.classify(reader)
+        self.assertEqual(asked, [])
+
     def test_empty(self):
         for name, column in self.columns([]):
             with self.subTest(name):

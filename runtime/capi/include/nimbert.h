@@ -480,7 +480,7 @@ NIMBERT_API nimbert_code nimbert_submit(nimbert_classifier *classifier, const ni
 NIMBERT_API nimbert_code nimbert_call_wait(nimbert_call *call, uint64_t timeout_ms, nimbert_results **results);
 
 /*
- * Asks that the call be given up: it becomes NIMBERT_CANCELLED within some milliseconds, unless it was done
+ * Asks that the call be given up: it becomes NIMBERT_CANCELLED within some 50 milliseconds, unless it was done
  * before. Does not wait for that; the callback comes as ever.
  */
 NIMBERT_API nimbert_code nimbert_call_cancel(nimbert_call *call);

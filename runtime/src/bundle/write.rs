@@ -272,10 +272,13 @@ mod tests {
     fn a_folder_is_replaced_in_one_step() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        for (name, content) in [("new", "new"), ("target", "old")] {
-            fs::create_dir(path(name)).unwrap();
+        let write = |name: &str, content: &str| {
+            if !path(name).exists() {
+                fs::create_dir(path(name)).unwrap();
+            }
             fs::write(path(name).join("file"), content).unwrap();
-        }
+        };
+        write("target", "old");
         // Whoever looks finds one or the other, at every moment.
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -284,14 +287,15 @@ mod tests {
                     assert!(!cfg!(target_os = "linux") || path("target").exists());
                 }
             });
-            for _ in 0..200 {
-                replace_dir(&path("new"), &path("target")).unwrap();
-                if !path("new").exists() {
-                    fs::create_dir(path("new")).unwrap();
-                }
-            }
+            let replaced = (0..200).try_for_each(|turn: i32| {
+                write("new", &turn.to_string());
+                replace_dir(&path("new"), &path("target"))?;
+                assert_eq!(fs::read_to_string(path("target").join("file")).ok(), Some(turn.to_string()));
+                Ok::<(), Error>(())
+            });
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             looks.join().unwrap();
+            replaced.unwrap();
         });
     }
 }

@@ -87,6 +87,7 @@ pub(crate) fn tree(tree: &Path, built: &Path, target: &Target) -> Result<()> {
     let fill = |from: &str, to: PathBuf| {
         let text = fs::read_to_string(workspace("runtime/capi").join(from)).with_context(|| from.to_owned())?;
         let text = text.replace("@VERSION@", VERSION).replace("@PRIVATE@", private);
+        let text = text.replace("@POINTER_BYTES@", if target.arch == "arm" { "4" } else { "8" });
         fs::write(&to, text).with_context(|| to.display().to_string())
     };
     fill("nimbert.pc.in", folder("lib/pkgconfig")?.join("nimbert.pc"))?;

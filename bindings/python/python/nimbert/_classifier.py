@@ -51,7 +51,7 @@ class Options(TypedDict, total=False):
     batch_size: int | None
     """The most texts in a run of the graph."""
     max_batch_tokens: int | None
-    """The most tokens in a run, padding included."""
+    """The most tokens in a run; padding counts where the graph computes it."""
     max_wait_ms: int | None
     """How long a text waits for those of other calls, so that they are run together. Default: 0."""
     queue_limit: int | None

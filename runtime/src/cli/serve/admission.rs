@@ -23,6 +23,9 @@ const LARGE: usize = 64 << 10;
 const BODY_BUDGET: usize = 16 << 20;
 /// Bytes of all small bodies whose texts are classified at a time.
 const SMALL_BUDGET: usize = 2 << 20;
+/// What is said to who has no permit.
+const MANY: &str = "too many requests are being answered";
+const MANY_LARGE: &str = "too many large requests are being answered";
 /// A client that was refused while it sent its body may send the rest, unless it pauses for so long.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -37,6 +40,19 @@ pub(super) struct Admission {
     large: Arc<Semaphore>,
     max_body: usize,
     body_timeout: Duration,
+}
+
+/// A body that comes.
+pub(super) struct Incoming {
+    body: Body,
+    /// Whether any of it was asked for: a client that waits to be told to go on has been told so then.
+    is_begun: bool,
+}
+
+impl From<Body> for Incoming {
+    fn from(body: Body) -> Self {
+        Self { body, is_begun: false }
+    }
 }
 
 /// A body, and what nobody else has meanwhile.
@@ -59,34 +75,31 @@ impl Admission {
     }
 
     /// Reads a body once there is room for it.
-    pub(super) async fn admit(&self, headers: &HeaderMap, body: &mut Body) -> Result<Admitted, Failure> {
+    pub(super) async fn admit(&self, headers: &HeaderMap, body: &mut Incoming) -> Result<Admitted, Failure> {
+        expect_plain(headers)?;
         if !is_json(headers) {
             let message = "Expected request with `Content-Type: application/json`";
             return Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "validation", message));
         }
         // Unknown where the body comes in chunks.
-        let length = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        let length = body.body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
         if length.is_some_and(|length| length > self.max_body) {
             return Err(too_large());
         }
         let Ok(request) = Arc::clone(&self.requests).try_acquire_owned() else {
-            return Err(overloaded("too many requests are being answered"));
+            return Err(overloaded(MANY));
         };
         let mut permits = vec![request];
-        let most = length.unwrap_or(self.max_body);
-        if most > LARGE {
-            permits.push(self.wait(&self.bodies, kilobytes(most)).await?);
-        }
-        let bytes = match timeout(self.body_timeout, self.read(body, length)).await {
-            Ok(bytes) => bytes?,
-            Err(_) => {
-                let message = format!("the body was not sent within {} s", self.body_timeout.as_secs());
-                return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "validation", message));
-            }
+        let mut bytes = Vec::with_capacity(length.unwrap_or(0).min(LARGE));
+        let is_small = match length {
+            Some(length) if length > LARGE => false,
+            _ => self.read(body, &mut bytes, LARGE).await?,
         };
-        if bytes.len() <= LARGE {
-            // One that came in chunks has taken room for the largest.
-            permits.truncate(1);
+        if !is_small {
+            let most = length.unwrap_or(self.max_body);
+            permits.push(self.wait(&self.bodies, kilobytes(most), MANY_LARGE).await?);
+            bytes.reserve_exact(length.unwrap_or(0).min(BODY_BUDGET));
+            self.read(body, &mut bytes, self.max_body).await?;
         }
         Ok(Admitted { body: bytes, permits })
     }
@@ -94,8 +107,8 @@ impl Admission {
     /// Waits until the body's texts may be classified.
     pub(super) async fn turn(&self, admitted: &mut Admitted) -> Result<(), Failure> {
         let turn = match admitted.body.len() {
-            size @ 0..=LARGE => self.wait(&self.small, kilobytes(size)).await?,
-            _ => self.wait(&self.large, 1).await?,
+            size @ 0..=LARGE => self.wait(&self.small, kilobytes(size), MANY).await?,
+            _ => self.wait(&self.large, 1, MANY_LARGE).await?,
         };
         admitted.permits.push(turn);
         Ok(())
@@ -103,9 +116,9 @@ impl Admission {
 
     /// Reads what a client still sends that was refused: where a connection is closed with bytes unread, its answer may
     /// be lost.
-    pub(super) fn discard(&self, headers: &HeaderMap, mut body: Body) {
-        // Whoever expects to be told to go on sends nothing.
-        if body.is_end_stream() || headers.contains_key(header::EXPECT) {
+    pub(super) fn discard(&self, headers: &HeaderMap, mut body: Incoming) {
+        // Whoever expects to be told to go on, and was not, sends nothing.
+        if body.body.is_end_stream() || (headers.contains_key(header::EXPECT) && !body.is_begun) {
             return;
         }
         let limit = self.body_timeout;
@@ -115,31 +128,45 @@ impl Admission {
         });
     }
 
-    async fn wait(&self, semaphore: &Arc<Semaphore>, permits: u32) -> Result<OwnedSemaphorePermit, Failure> {
+    /// `otherwise` says what there is too much of.
+    async fn wait(
+        &self,
+        semaphore: &Arc<Semaphore>,
+        permits: u32,
+        otherwise: &str,
+    ) -> Result<OwnedSemaphorePermit, Failure> {
         let taken = timeout(self.body_timeout, Arc::clone(semaphore).acquire_many_owned(permits)).await;
         // None is ever closed: it took too long.
-        taken.ok().and_then(Result::ok).ok_or_else(|| overloaded("too many large requests are being answered"))
+        taken.ok().and_then(Result::ok).ok_or_else(|| overloaded(otherwise))
     }
 
-    async fn read(&self, body: &mut Body, length: Option<usize>) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::with_capacity(length.unwrap_or(0).min(BODY_BUDGET));
-        while let Some(chunk) = chunk(body).await {
-            let chunk = chunk.map_err(|error| {
-                Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "validation", format!("the body: {error}"))
-            })?;
-            if chunk.len() > self.max_body - bytes.len() {
-                return Err(too_large());
+    /// Reads until there are more than so many bytes. Whether the body has ended.
+    async fn read(&self, body: &mut Incoming, bytes: &mut Vec<u8>, most: usize) -> Result<bool, Failure> {
+        let read = async {
+            while bytes.len() <= most {
+                let Some(chunk) = chunk(body).await else { return Ok(true) };
+                let chunk = chunk.map_err(|error| {
+                    Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "validation", format!("the body: {error}"))
+                })?;
+                if chunk.len() > self.max_body - bytes.len() {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&chunk);
             }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
+            Ok(false)
+        };
+        timeout(self.body_timeout, read).await.unwrap_or_else(|_| {
+            let message = format!("the body was not sent within {} s", self.body_timeout.as_secs());
+            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "validation", message))
+        })
     }
 }
 
 /// The next bytes of a body.
-async fn chunk(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
+async fn chunk(body: &mut Incoming) -> Option<Result<Bytes, axum::Error>> {
+    body.is_begun = true;
     loop {
-        match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await? {
+        match poll_fn(|context| Pin::new(&mut body.body).poll_frame(context)).await? {
             Ok(frame) => {
                 // Trailers say nothing to us.
                 if let Ok(data) = frame.into_data() {
@@ -159,6 +186,27 @@ fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     media_type.strip_prefix("application/").is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
+}
+
+/// That the body's bytes are its text: neither packed nor in another encoding than JSON's.
+fn expect_plain(headers: &HeaderMap) -> Result<(), Failure> {
+    let refused = |name: &str, expected: &str, found: &str| {
+        let message = format!("{name}: expected {expected}, found {found}");
+        Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "validation", message))
+    };
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(encoding) = text(header::CONTENT_ENCODING).filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
+    {
+        return refused("Content-Encoding", "none", encoding);
+    }
+    let parameters = text(header::CONTENT_TYPE).unwrap_or_default().split(';').skip(1);
+    let mut parameters = parameters.filter_map(|parameter| parameter.split_once('='));
+    match parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("charset")) {
+        Some((_, charset)) if !charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") => {
+            refused("Content-Type: charset", "utf-8", charset)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn overloaded(message: &str) -> Failure {

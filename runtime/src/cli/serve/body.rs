@@ -13,8 +13,9 @@ use serde::{
 /// JSON, and ten times as many in memory.
 pub(super) const MOST_TEXTS: usize = 4096;
 
-/// Keys that are not known change nothing, as in text-embeddings-inference; one that comes twice is an error.
+/// A key that is not known, or comes twice, is an error: it might have been meant for one of these.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Body {
     inputs: Inputs,
     /// Logits instead of probabilities (not by default).
@@ -25,6 +26,9 @@ pub(super) struct Body {
     truncation_direction: Option<Direction>,
     /// What Hugging Face's client of hosted models asks for. Its answers are lists of lists.
     parameters: Option<Object<Parameters>>,
+    /// What that client says besides: of caches and of waiting for a model, which are not here.
+    #[serde(rename = "options")]
+    _options: Option<IgnoredAny>,
 }
 
 /// An object: a derived type alone would take a list for its values.
@@ -60,6 +64,7 @@ enum Direction {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Parameters {
     /// The most labels of an answer.
     top_k: Option<usize>,
@@ -109,19 +114,23 @@ impl Body {
     /// Whether logits are asked for.
     ///
     /// # Errors
-    /// If scores are asked for that the classifier's are not.
+    /// If scores are asked for that the classifier's are not, or both scores and logits.
     pub(super) fn raw(&self, problem_type: ProblemType) -> Result<bool, Refusal> {
         let own = match problem_type {
             ProblemType::SingleLabel => Function::Softmax,
             ProblemType::MultiLabel => Function::Sigmoid,
         };
-        match self.parameters.as_ref().and_then(|Object(parameters)| parameters.function_to_apply) {
-            None => Ok(self.raw_scores.unwrap_or(false)),
-            Some(Function::None) => Ok(true),
-            Some(function) if function == own => Ok(self.raw_scores.unwrap_or(false)),
-            Some(function) => {
-                Err(Refusal::Form(format!("function_to_apply: expected {own:?} or None, found {function:?}")))
+        let function = self.parameters.as_ref().and_then(|Object(parameters)| parameters.function_to_apply);
+        if let Some(function) = function.filter(|function| ![own, Function::None].contains(function)) {
+            return Err(Refusal::Form(format!("function_to_apply: expected {own:?} or None, found {function:?}")));
+        }
+        let asked = function.map(|function| function == Function::None);
+        match (asked, self.raw_scores) {
+            (Some(raw), Some(other)) if raw != other => {
+                let message = format!("raw_scores: expected {raw}, as function_to_apply says, found {other}");
+                Err(Refusal::Form(message))
             }
+            (asked, raw_scores) => Ok(asked.or(raw_scores).unwrap_or(false)),
         }
     }
 
@@ -304,6 +313,8 @@ mod tests {
             r#"{"inputs": [["a"], "b"]}"#,
             r#"{"inputs": [[["a"]]]}"#,
             r#"{"inputs": "a", "inputs": "b"}"#,
+            r#"{"inputs": "a", "truncat": false}"#,
+            r#"{"inputs": "a", "parameters": {"topk": 1}}"#,
             r#"{"inputs": "a"} {}"#,
             r#"["a"]"#,
             r#" ["a", true]"#,
@@ -312,6 +323,22 @@ mod tests {
             "",
         ] {
             assert!(matches!(parsed(wrong), Err(Refusal::Form(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn scores_and_logits_are_not_asked_for_at_once() {
+        let raw = |body: &str| parse(body.as_bytes()).unwrap().raw(ProblemType::SingleLabel);
+        for (body, expected) in [
+            (r#"{"inputs": "a"}"#, Some(false)),
+            (r#"{"inputs": "a", "raw_scores": true, "options": {"use_cache": false}}"#, Some(true)),
+            (r#"{"inputs": "a", "parameters": {"function_to_apply": "none"}}"#, Some(true)),
+            (r#"{"inputs": "a", "raw_scores": true, "parameters": {"function_to_apply": "none"}}"#, Some(true)),
+            (r#"{"inputs": "a", "raw_scores": false, "parameters": {"function_to_apply": "none"}}"#, None),
+            (r#"{"inputs": "a", "raw_scores": true, "parameters": {"function_to_apply": "softmax"}}"#, None),
+            (r#"{"inputs": "a", "parameters": {"function_to_apply": "sigmoid"}}"#, None),
+        ] {
+            assert_eq!(raw(body).ok(), expected, "{body}");
         }
     }
 

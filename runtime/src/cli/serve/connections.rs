@@ -1,9 +1,10 @@
 //! Connections, accepted here: `axum::serve` limits neither their number nor how long they take.
 //!
 //! A client that sends half of a head costs little but its open file. When there are as many connections as there may
-//! be, the one that has gone longest without a request makes room for the next; one with a request is left alone.
+//! be, the one that has gone longest without a request makes room for the next; one with a request is left alone until its
+//! client has taken the answer.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
 #[cfg(unix)]
 use anyhow::Context;
@@ -32,7 +33,7 @@ use super::{
 const SPARE: u32 = 256;
 /// Open files that are no connections: the graph, the runtime's own.
 const OTHER_FILES: u32 = 64;
-/// Of what a client sends, no more is buffered before it is asked for; a head may be so long.
+/// Of what a client sends, not many more bytes are buffered before it is asked for; a head may be so long.
 const BUFFER: usize = 64 << 10;
 /// Where nothing can be accepted, as without open files, it is tried again after this.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -42,6 +43,8 @@ pub(super) struct Limits {
     pub(super) connections: u32,
     /// For a request's head, from the connection's start or the last answer on.
     pub(super) header_timeout: Duration,
+    /// For a client to take some of an answer.
+    pub(super) send_timeout: Duration,
 }
 
 /// As many connections as so many requests need, and the limit of open files leaves.
@@ -144,8 +147,9 @@ pub(super) async fn serve<L: Listen>(
         };
         tokio::select! {
             (io, place) = next => {
-                let io = Watched::new(io, unsent.clone());
-                tokio::spawn(converse(io, router.clone(), http.clone(), Arc::clone(&idle), ending.clone(), place));
+                let connection = Arc::new(Connection::new(Arc::clone(&idle)));
+                let io = Watched::new(io, unsent.clone(), Arc::clone(&connection), limits.send_timeout);
+                tokio::spawn(converse(io, connection, router.clone(), http.clone(), ending.clone(), place));
             }
             () = shutdown.as_mut() => break,
         }
@@ -179,6 +183,7 @@ async fn room(places: &Arc<Semaphore>, idle: &Idle) -> OwnedSemaphorePermit {
         tokio::select! {
             place = Arc::clone(places).acquire_owned() => return place.expect("it is never closed"),
             () = idle.grown(), if !is_closing => (),
+            () = idle.called_off(), if is_closing => (),
         }
     }
 }
@@ -186,13 +191,12 @@ async fn room(places: &Arc<Semaphore>, idle: &Idle) -> OwnedSemaphorePermit {
 /// Answers one connection's requests; its place is free afterwards.
 async fn converse<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: Io,
+    connection: Arc<Connection>,
     router: TowerToHyperService<Router>,
     http: http1::Builder,
-    idle: Arc<Idle>,
     mut ending: watch::Receiver<()>,
     _place: OwnedSemaphorePermit,
 ) {
-    let connection = Arc::new(Connection::new(idle));
     let asked = Arc::clone(&connection);
     let service = service_fn(move |request: Request<Incoming>| {
         let busy = asked.work();
@@ -206,11 +210,16 @@ async fn converse<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut conversation = pin!(http.serve_connection(TokioIo::new(io), service));
     let mut is_ending = false;
     loop {
+        let goes_on = poll_fn(|context| {
+            let polled = conversation.as_mut().poll(context);
+            connection.settle();
+            polled
+        });
         tokio::select! {
             biased;
             () = connection.closed() => return,
             // What went wrong is the client's to know: it has hung up, sent no HTTP or taken too long.
-            _ = conversation.as_mut() => return,
+            _ = goes_on => return,
             _ = ending.changed(), if !is_ending => {
                 is_ending = true;
                 conversation.as_mut().graceful_shutdown();

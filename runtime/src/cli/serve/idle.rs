@@ -15,13 +15,22 @@ use tokio::sync::Notify;
 pub(super) struct Idle {
     queue: Mutex<Queue>,
     grown: Notify,
+    called_off: Notify,
 }
 
 #[derive(Default)]
 struct Queue {
     last: u64,
     /// What closes them, the one that has been idle longest first.
-    closers: BTreeMap<u64, Arc<Notify>>,
+    closers: BTreeMap<u64, Arc<Closer>>,
+}
+
+/// Closes a connection.
+#[derive(Default)]
+struct Closer {
+    notify: Notify,
+    /// Changed only while the queue is locked.
+    is_closing: AtomicBool,
 }
 
 impl Idle {
@@ -29,74 +38,95 @@ impl Idle {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the one that has been idle longest. Whether there was one.
+    /// Closes the one that has been idle longest, unless a request comes just then. Whether there was one.
     pub(super) fn close_longest(&self) -> bool {
-        let longest = self.queue().closers.pop_first();
-        longest.inspect(|(_, close)| close.notify_one()).is_some()
+        let mut queue = self.queue();
+        let Some((_, closer)) = queue.closers.pop_first() else { return false };
+        closer.is_closing.store(true, Ordering::Relaxed);
+        closer.notify.notify_one();
+        true
     }
 
     /// Ends when there is one more than there was.
     pub(super) async fn grown(&self) {
         self.grown.notified().await;
     }
+
+    /// Ends when one that was to be closed has got a request, and stays.
+    pub(super) async fn called_off(&self) {
+        self.called_off.notified().await;
+    }
 }
 
 /// A connection; until its first request has come it is idle.
 pub(super) struct Connection {
     idle: Arc<Idle>,
-    close: Arc<Notify>,
-    /// Its key in the queue; of no meaning while there is a request.
+    closer: Arc<Closer>,
+    /// Its key in the queue; 0 while there is a request, or an answer is being sent.
     since: AtomicU64,
-    /// Whether a request has come since it was to be closed.
-    is_called_off: AtomicBool,
+    has_request: AtomicBool,
+    is_sending: AtomicBool,
 }
 
 impl Connection {
     pub(super) fn new(idle: Arc<Idle>) -> Self {
+        let no = || AtomicBool::new(false);
         let connection =
-            Self { idle, close: Arc::default(), since: AtomicU64::new(0), is_called_off: AtomicBool::new(false) };
-        connection.rest();
+            Self { idle, closer: Arc::default(), since: AtomicU64::new(0), has_request: no(), is_sending: no() };
+        connection.settle();
         connection
     }
 
     /// Ends when it has to make room for another.
     pub(super) async fn closed(&self) {
         loop {
-            self.close.notified().await;
-            if !self.is_called_off.swap(false, Ordering::Relaxed) {
+            self.closer.notify.notified().await;
+            if self.closer.is_closing.load(Ordering::Relaxed) {
                 return;
             }
         }
     }
 
-    fn rest(&self) {
+    /// Says whether its client has yet to take what is sent.
+    pub(super) fn set_sending(&self, is_sending: bool) {
+        self.is_sending.store(is_sending, Ordering::Relaxed);
+    }
+
+    /// After something was done with it: where its last answer is sent, it is idle.
+    pub(super) fn settle(&self) {
+        let is_busy = self.has_request.load(Ordering::Relaxed) || self.is_sending.load(Ordering::Relaxed);
+        if is_busy || self.since.load(Ordering::Relaxed) != 0 {
+            return;
+        }
         let mut queue = self.idle.queue();
         queue.last += 1;
         let since = queue.last;
-        queue.closers.insert(since, Arc::clone(&self.close));
-        self.since.store(since, Ordering::Relaxed);
+        queue.closers.insert(since, Arc::clone(&self.closer));
         drop(queue);
+        self.since.store(since, Ordering::Relaxed);
         self.idle.grown.notify_one();
     }
 
-    /// Whether it was still among those without a request: otherwise it is being closed.
-    fn leave(&self) -> bool {
-        self.idle.queue().closers.remove(&self.since.load(Ordering::Relaxed)).is_some()
+    /// Takes it out of the queue. If it was to be closed, that is taken back.
+    fn leave(&self) {
+        let mut queue = self.idle.queue();
+        queue.closers.remove(&self.since.swap(0, Ordering::Relaxed));
+        if self.closer.is_closing.swap(false, Ordering::Relaxed) {
+            self.idle.called_off.notify_one();
+        }
     }
 
     /// Until what is returned is dropped, there is a request. HTTP/1 has one at a time.
     pub(super) fn work(self: &Arc<Self>) -> Busy {
-        if !self.leave() {
-            // It was to be closed just as the request came: that is taken back.
-            self.is_called_off.store(true, Ordering::Relaxed);
-        }
+        self.has_request.store(true, Ordering::Relaxed);
+        self.leave();
         Busy(Arc::clone(self))
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.leave();
+        self.idle.queue().closers.remove(&self.since.load(Ordering::Relaxed));
     }
 }
 
@@ -104,6 +134,31 @@ pub(super) struct Busy(Arc<Connection>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.rest();
+        self.0.has_request.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_gets_a_request_as_it_is_to_be_closed_stays_and_can_be_closed_later() {
+        let idle = Arc::new(Idle::default());
+        let connection = Arc::new(Connection::new(Arc::clone(&idle)));
+        assert!(idle.close_longest() && !idle.close_longest());
+        let busy = connection.work();
+        // Who waits for its place hears of it, and finds none that could be closed.
+        idle.called_off().await;
+        assert!(!idle.close_longest());
+        drop(busy);
+        connection.set_sending(true);
+        connection.settle();
+        assert!(!idle.close_longest());
+        connection.set_sending(false);
+        connection.settle();
+        // The first closing was never looked at: the second must be seen all the same.
+        assert!(idle.close_longest());
+        connection.closed().await;
     }
 }

@@ -83,8 +83,9 @@ pub(super) async fn authorized(
     if [PREDICT, ROOT, CLASSIFY].contains(&request.uri().path()) {
         server.metrics.answered(StatusCode::UNAUTHORIZED.as_u16());
     }
-    server.admission.discard(&headers, request.into_body());
-    Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", "expected Authorization: Bearer KEY").into_response()
+    server.admission.discard(&headers, request.into_body().into());
+    let failure = Failure::new(StatusCode::UNAUTHORIZED, "unauthorized", "expected Authorization: Bearer KEY");
+    ([(header::WWW_AUTHENTICATE, "Bearer")], failure).into_response()
 }
 
 #[cfg(test)]

@@ -145,7 +145,11 @@ impl Metrics {
             answers: Answers::new(classifier),
         };
         let mut registry = Registry::with_prefix("nimbert");
-        registry.register("requests", "Texts to be predicted, by the status of the answer", metrics.requests.clone());
+        registry.register(
+            "requests",
+            "Requests to /predict, / and /classify, by the status of the answer",
+            metrics.requests.clone(),
+        );
         registry.register("texts", "Texts that were classified", metrics.texts.clone());
         registry.register("requests_in_flight", "Requests that are being answered", metrics.in_flight.clone());
         let parts = [

@@ -15,14 +15,14 @@ mod shutdown;
 mod unsent;
 
 use std::{
-    io::Write,
+    io::{self, Write},
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use axum::{
     Json, Router,
     extract::State,
@@ -55,12 +55,12 @@ Examples:
   curl --unix-socket /run/nimbert.sock http://localhost/predict \\
       -H 'Content-Type: application/json' -d '{\"inputs\": [[\"dull\"], [\"a delight\"]]}'
 
-A client that is slow, or sends half of a request, is given up after a time and stops no other. There is no \
-encryption: put a proxy in front of it where it can be reached from elsewhere.")]
+A client that is slow, sends half of a request or does not take its answer is given up after a time; until then it counts as one \
+that is answered. There is no encryption: put a proxy in front of it where it can be reached from elsewhere.")]
 pub(super) struct Args {
     /// The bundle: a folder, or a .nimbert file
     bundle: PathBuf,
-    /// Address and port, or a host's name and port
+    /// Address and port, or a host's name and port: the first of its addresses that this machine has
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: String,
     /// A Unix socket instead
@@ -77,10 +77,11 @@ pub(super) struct Args {
     /// How long a connection may take to send a request's head, or wait between two requests
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = seconds())]
     header_timeout: u32,
-    /// How long a request's body may take, and a large one wait for memory; the first is answered 408, the second 429
+    /// How long a request's body may take, and wait for memory and its turn, and a client take nothing of its answer; the first is
+    /// answered 408, the second 429
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = seconds())]
     body_timeout: u32,
-    /// Texts that may wait; a request that would exceed it is answered 429, unless none waits
+    /// Texts that may wait, of long ones their windows; a request that would exceed it is answered 429, unless none waits
     #[arg(long, default_value_t = 1024, value_name = "N")]
     max_queue: usize,
     /// Texts a request
@@ -93,7 +94,7 @@ pub(super) struct Args {
     /// How long a text waits for others, in microseconds
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(..=86_400_000_000))]
     max_wait: u64,
-    /// Tokens in one run of the graph, padding included [default: 512 on the CPU, 8192 on a GPU]
+    /// Tokens in one run of the graph; padding counts where the graph computes it [default: 512 on the CPU, 8192 on a GPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_batch_tokens: Option<u32>,
     #[command(flatten)]
@@ -113,14 +114,18 @@ impl Args {
         Limits {
             connections: self.max_connections.unwrap_or_else(default),
             header_timeout: Duration::from_secs(self.header_timeout.into()),
+            send_timeout: Duration::from_secs(self.body_timeout.into()),
         }
     }
 
-    fn admission(&self, limits: &Limits) -> Admission {
-        // Connections with requests are not closed for others: some must be left to refuse and to tell of health.
-        let most = (limits.connections - limits.connections / 8) as usize;
+    fn admission(&self, limits: &Limits) -> anyhow::Result<Admission> {
+        // Connections with requests are not closed for others: some must be left to refuse and to tell of health, if there are any.
+        let spare = limits.connections.div_ceil(8);
+        let most = (limits.connections - spare).max(1) as usize;
         let requests = usize::from(self.max_concurrent_requests).min(most);
-        Admission::new(requests, self.max_body.0 as usize, Duration::from_secs(self.body_timeout.into()))
+        let max_body = usize::try_from(self.max_body.0)
+            .map_err(|_| anyhow!("--max-body: expected at most {} bytes, found {}", usize::MAX, self.max_body.0))?;
+        Ok(Admission::new(requests, max_body, Duration::from_secs(self.body_timeout.into())))
     }
 }
 
@@ -143,6 +148,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         ..args.open.options()?
     };
     let limits = args.limits();
+    let admission = args.admission(&limits)?;
     // Before anything is loaded, which may take minutes.
     let addresses: Vec<SocketAddr> =
         args.listen.to_socket_addrs().with_context(|| format!("--listen {}", args.listen))?.collect();
@@ -150,7 +156,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let server = Arc::new(Server {
         metrics: Metrics::new(&classifier),
         classifier: Arc::new(classifier),
-        admission: args.admission(&limits),
+        admission,
         max_client_batch_size: args.max_client_batch_size.into(),
         api_key,
     });
@@ -204,9 +210,21 @@ async fn serve(
         let serving = connections::serve(socket, router, limits, &unsent, shutdown);
         return within_grace(serving, late, metrics, &unsent).await;
     }
-    let listener = TcpListener::bind(addresses).await.with_context(|| args.listen.clone())?;
+    let listener = bind(addresses).await.with_context(|| args.listen.clone())?;
     announce(&format!("http://{}", listener.local_addr()?));
     within_grace(connections::serve(listener, router, limits, &unsent, shutdown), late, metrics, &unsent).await
+}
+
+/// At the first of a name's addresses that this machine has: if another server is there, the next one would be another service.
+async fn bind(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut failed = io::ErrorKind::AddrNotAvailable.into();
+    for address in addresses {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => failed = error,
+            bound => return bound,
+        }
+    }
+    Err(failed)
 }
 
 /// Says where requests are taken, on standard output: whoever started us waits for this line.

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::{
     Failure, Server,
-    admission::Admitted,
+    admission::{Admitted, Incoming},
     body::{self, Input, Refusal},
 };
 
@@ -77,7 +77,8 @@ async fn respond(server: &Arc<Server>, request: Request, form: Form) -> Response
 }
 
 async fn answer(server: &Arc<Server>, request: Request, form: Form) -> Result<Response, Failure> {
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = Incoming::from(body);
     let mut admitted = match server.admission.admit(&parts.headers, &mut body).await {
         Ok(admitted) => admitted,
         Err(failure) => {
@@ -146,7 +147,10 @@ impl Asked {
         let body = body::parse(bytes)?;
         let raw_scores = body.raw(server.classifier.bundle().config.problem_type)?;
         if raw_scores && form == Form::All {
-            return Err(Refusal::Form("raw_scores: expected none here; /predict has them".to_owned()).into());
+            return Err(Refusal::Form(
+                "logits (raw_scores, function_to_apply) are not given here; /predict has them".to_owned(),
+            )
+            .into());
         }
         let (truncation, is_list, top_k) = (body.truncation(), body.is_list(), body.top_k());
         let texts = body.texts(server.max_client_batch_size)?;
