@@ -8,7 +8,7 @@ use nimbert::{Bundle, Classifier, Encoding, Options, ProblemType, Tokenizer};
 use nimbert_tests::{Dir, finish, fit, program, small_csv, workspace};
 use nimbert_trainer::{
     bases::{BASES, Base},
-    compress::with_layers,
+    compress::{trim_vocabulary, with_layers},
     dataloader::PackedBatch,
     loss::Loss,
     model::{EncoderConfig, Gradient, Gradients, SequenceClassifier},
@@ -294,8 +294,28 @@ fn layers_learn_the_slower_the_lower_they_are() {
     assert_eq!(model.depth("bert.pooler.dense.weight"), layers + 1);
     let dir = Dir::default();
     let data = dir.write("data.csv", small_csv(40));
-    let mut command = fit(&workspace(TINY_BERT), &data, &dir.path("bundle"));
-    finish(command.args(["--layer-decay", "0.8", "--epochs", "1"])).success();
+    // After one step, which AdamW makes as long as the rate, whatever the gradient.
+    let after = |name: &str, arguments: &[&str]| {
+        let mut command = fit(&workspace(TINY_BERT), &data, &dir.path(name));
+        command.args(["--epochs", "1", "--batch-size", "40", "--warmup-ratio", "0", "--weight-decay", "0"]);
+        command.args(["--test-size", "0", "--validation-size", "0", "--save-model"]);
+        finish(command.arg(dir.path(&format!("{name}-model"))).args(arguments)).success();
+        let path = dir.path(&format!("{name}-model")).join("model.safetensors");
+        candle_core::safetensors::load(path, &candle_core::Device::Cpu).unwrap()
+    };
+    let (plain, decayed) = (after("plain", &[]), after("decayed", &["--layer-decay", "0.5"]));
+    let before =
+        candle_core::safetensors::load(workspace(TINY_BERT).join("model.safetensors"), &candle_core::Device::Cpu)
+            .unwrap();
+    let moved = |after: &Tensor, before: &Tensor| {
+        values(after).iter().zip(values(before)).map(|(after, before)| f64::from((after - before).abs())).sum::<f64>()
+    };
+    for layer in 0..layers {
+        let name = format!("bert.encoder.layer.{layer}.output.dense.weight");
+        let share = moved(&decayed[&name], &before[&name]) / moved(&plain[&name], &before[&name]);
+        let expected = 0.5f64.powi((layers - layer) as i32);
+        assert!((share / expected - 1.0).abs() < 0.02, "{name}: {share}, expected {expected}");
+    }
     let mut command = fit(&workspace(TINY_BERT), &data, &dir.path("other"));
     finish(command.args(["--layer-decay", "1.5"])).failure(2, &["--layer-decay", "found 1.5"]);
 }
@@ -311,6 +331,27 @@ fn a_model_of_some_layers_computes_what_these_do() {
     let ours = first.encode(&batch, true, None).unwrap().hidden_states;
     let theirs = model.encode(&batch, true, None).unwrap().hidden_states;
     assert_eq!((ours.len(), values(&ours[1])), (2, values(&theirs[1])));
+}
+
+/// Texts whose tokens all stay are answered as before, by other ids.
+#[test]
+fn a_model_of_fewer_words_says_the_same_of_texts_that_have_them() {
+    let (model, tokenizer) = tiny_bert();
+    let path = workspace(TINY_BERT).join("tokenizer.json");
+    let texts = ["great acting", "a thin plot", "one of the films"];
+    let mut counts = vec![0; model.config.vocab_size];
+    let ids = |tokenizer: &Tokenizer| texts.map(|text| tokenizer.encode(text).unwrap());
+    ids(&tokenizer).iter().flat_map(|encoding| &encoding.input_ids).for_each(|&id| counts[id as usize] += 1);
+    let size = model.config.vocab_size - 20;
+    let trimmed = trim_vocabulary(&model, &path, &counts, size).unwrap();
+    assert_eq!(trimmed.model.config.vocab_size, size);
+    let dir = Dir::default();
+    let fewer = Tokenizer::open(&dir.write("tokenizer.json", trimmed.tokenizer.to_string()), 32).unwrap();
+    assert_ne!(ids(&fewer), ids(&tokenizer));
+    let logits = |model: &SequenceClassifier, tokenizer| {
+        values(&model.forward(&PackedBatch::new(&ids(tokenizer)), None).unwrap().logits)
+    };
+    assert_eq!(logits(&trimmed.model, &fewer), logits(&model, &tokenizer));
 }
 
 #[test]

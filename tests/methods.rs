@@ -595,6 +595,20 @@ fn cross_validation_gives_figures_and_an_answer_for_every_row() {
         let mut command = fit_by_any(&base("bert"), &dir.path(&format!("{name}.doubts.csv")), &dir.path(name));
         command.args(["--cross-validate", "3", "--overwrite"]);
         finish(&mut command).failure(2, &["doubts.csv", "another file than those that are read"]);
+        // Folds have learned with all words.
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path(&format!("{name}-trimmed")));
+        command.args([
+            "--method",
+            method,
+            "--cross-validate",
+            "3",
+            "--max-accuracy-drop",
+            "100",
+            "--trim-vocab",
+            "100",
+        ]);
+        let trimmed = finish(command.args(further)).success();
+        assert!(trimmed.contains("of models with the whole vocabulary"), "{trimmed}");
         // Nothing is replaced that was not to be.
         for of_run in [format!("{name}.report.html"), format!("{name}.metrics.jsonl")] {
             fs::remove_file(dir.path(&of_run)).unwrap();

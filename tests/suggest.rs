@@ -133,4 +133,12 @@ fn a_simulation_prints_a_curve_and_draws_it() {
     assert!(page.contains("Accuracy by labelled rows") && !page.contains("<script"), "{page}");
     fs::remove_file(&report).unwrap();
     simulate("30").failure(2, &["at least 318 rows", "a smaller --count"]);
+    let refused = |further: &[&str], expected: &str| {
+        let mut command = program("nimbert-train");
+        command.args(["suggest", "--simulate", "--base"]).arg(base("bert")).arg("--data").arg(&data).args(further);
+        finish(&mut command).failure(2, &[expected]);
+    };
+    refused(&["--ort-lib", "x"], "--ort-lib");
+    refused(&["--overwrite"], "--overwrite");
+    refused(&["--label-separator", ";"], "--label-separator");
 }

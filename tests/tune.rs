@@ -88,11 +88,14 @@ fn a_killed_run_goes_on_and_its_command_gives_the_same_bundle() {
 fn what_was_chosen_when_the_time_was_up_stays_so_in_its_fit() {
     let dir = Dir::default();
     let data = dir.write("data.csv", small_csv(60));
-    let tune = || {
+    let with = |further: &[&str]| {
         let mut command = tune(&dir, &data);
-        command.args(["--budget", "0.2s", "--method", "finetune", "--epochs", "30", "--checkpoint-every", "1"]);
+        command.args(["--method", "finetune", "--epochs", "30", "--checkpoint-every", "1"]).args(further);
         command
     };
+    // Some trials, then no time for any more.
+    finish(&mut with(&["--shard", "1/3"])).success();
+    let tune = || with(&["--budget", "0s"]);
     let mut killed = tune().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while !dir.path("tuned.checkpoint").exists() && killed.try_wait().unwrap().is_none() {
         sleep(Duration::from_millis(1));

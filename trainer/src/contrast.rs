@@ -38,6 +38,9 @@ impl Contrast {
         let scaled = of_texts(scaled(&pooled.to_dtype(DType::F32)?.to_device(&Device::Cpu)?)?, batch)?;
         tasks.sum(|task| {
             let (rows, of_task) = task.targets(targets.iter().copied());
+            // Nothing is learned from a row without a weight: no other is drawn to it or pushed away.
+            let counted = rows.into_iter().zip(of_task).filter(|(_, target)| target.weight > 0.0);
+            let (rows, of_task): (Vec<usize>, Vec<Target>) = counted.unzip();
             if rows.len() < 2 {
                 // A text alone is like no other.
                 return Ok(Tensor::zeros((), DType::F32, &Device::Cpu)?);
@@ -124,6 +127,9 @@ mod tests {
         let of_a = of([0, 1, 2], [[0].into(), [0].into(), [1].into()]);
         let of_b = of([1, 2, 3], [[0].into(), [1].into(), [1].into()]);
         assert!(of_a > 0.0 && of_b > 0.0 && (both - of_a - of_b).abs() < 1e-6, "{both} {of_a} {of_b}");
+        // A row without a weight is as if it were not there.
+        let without = value([[0].into(), [0].into(), [1].into(), Target { weight: 0.0, ..[0].into() }]);
+        assert!((without - of_a).abs() < 1e-6, "{without} {of_a}");
         // Of a task that one text has a label of, or none, nothing is known.
         let one = value([[0].into(), [0].into(), [1].into(), [2].into()]);
         let none = value([[0].into(), [0].into(), [1].into(), [].into()]);

@@ -101,7 +101,8 @@ impl Folds {
             ProblemType::MultiLabel => weighted.count(),
         };
         let is_original = |row: &usize| originals[*row] == *row;
-        let texts = (0..targets.len()).filter(is_original).count();
+        let texts =
+            (0..targets.len()).filter(|&row| counts[row]).map(|row| originals[row]).collect::<BTreeSet<_>>().len();
         let count = count.min(answers / classes.max(1)).min(texts);
         if count < 2 {
             return None;
@@ -245,9 +246,17 @@ impl OutOfFold {
         Figure::of("unknown", &(0..self.folds.count()).filter_map(of_fold).collect::<Vec<_>>())
     }
 
-    /// Whether the shares of [`OutOfFold::unknown`] deviate by more than the one that is asked for.
+    /// Whether the shares of [`OutOfFold::unknown`] deviate by more than the one that is asked for, besides what folds that do not differ
+    /// deviate by chance.
     pub fn differ_by_more_than(&self, rate: f64) -> bool {
-        self.unknown(rate).and_then(|figure| figure.deviation).is_some_and(|deviation| deviation > rate)
+        let rows = self.answerable_rows().count() as f64 / self.folds.count() as f64;
+        let chance = (rate * (1.0 - rate) / rows).sqrt();
+        self.unknown(rate).and_then(|figure| figure.deviation).is_some_and(|deviation| deviation > rate + chance)
+    }
+
+    /// How many rows have a weight, but a label that no other fold has, so that no model can know it.
+    pub fn unanswerable(&self) -> usize {
+        (0..self.logits.len()).filter(|&row| self.folds.counts(row) && !self.folds.is_answerable(row)).count()
     }
 
     /// How scores follow from logits: by the temperature that fits best. Of several labels each holds from a score of 0.5 on: thresholds
@@ -328,6 +337,7 @@ mod tests {
         }
         // Nobody else has the last label.
         assert!((0..10).all(|row| folds.is_answerable(row) == (row < 9)));
+        assert_eq!(folds.unanswered().unanswerable(), 1);
         let learn = |fold: &Fold| -> Result<_, ()> { Ok(fold.unseen.iter().map(|&row| vec![row as f32]).collect()) };
         let answers = folds.answers(|_| true, learn);
         assert_eq!(answers.unwrap().logits, (0..10).map(|row| vec![row as f32]).collect::<Vec<_>>());

@@ -123,8 +123,9 @@ impl Loss {
         }
     }
 
-    /// As in PyTorch, the weighted mean: the sum over the rows divided by the sum of their weights, which are those of the
-    /// rows times those of their labels. Against shares, it is the cross-entropy of two distributions.
+    /// The weighted mean: the sum over the rows divided by the sum of their weights, which are those of the rows times those of their
+    /// labels. Against shares, it is the cross-entropy of two distributions. What smoothing spreads weighs as the row does; in PyTorch
+    /// as the labels that it is spread over, by which every row would be taught the rarest label.
     fn cross_entropy(&self, logits: &Tensor, targets: &[&Target], total: f32) -> Result<Tensor> {
         let (rows, classes) = logits.dims2()?;
         let spread = self.label_smoothing / classes as f32;
@@ -133,38 +134,44 @@ impl Loss {
             .iter()
             .flat_map(|target| (0..classes).map(move |class| (class, target)))
             .map(|(class, target)| {
-                let hit = target.share(class) * (1.0 - self.label_smoothing);
-                target.weight * (self.class_weight(class) * (hit + spread))
+                let hit = self.class_weight(class) * target.share(class) * (1.0 - self.label_smoothing);
+                target.weight * (hit + self.label_weight(target) * spread)
             })
             .collect();
-        // Where nothing counts, neither does what smoothing gives the other labels, and the loss is 0. A scale of 0 would cut the graph.
-        let factors = if total > 0.0 { factors } else { vec![0.0; factors.len()] };
         let mut log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
         if self.focal_gamma > 0.0 {
             let missed = (1.0 - log_p.exp()?)?;
             log_p = (log_p * missed.powf(self.focal_gamma.into())?)?;
         }
         let factors = Tensor::from_vec(factors, (rows, classes), &Device::Cpu)?;
+        // Where nothing counts, the factors are 0 already. A scale of 0 would cut the graph.
         let scale = if total > 0.0 { -1.0 / f64::from(total) } else { -1.0 };
         Ok(((log_p * factors)?.sum_all()? * scale)?)
     }
 
-    /// -log σ(x) where a label holds and -log σ(-x) where it does not, the mean over rows and labels. In the stable form
+    /// -log σ(x) where a label holds and -log σ(-x) where it does not, the mean over rows and labels. A label's weight is that of the
+    /// rows that have it, and of what smoothing takes from them. In the stable form
     /// -log σ(x) = max(-x, 0) + log(1 + e^-|x|), which neither overflows nor loses small values.
     fn binary_cross_entropy(&self, logits: &Tensor, targets: &[&Target], counted: f32) -> Result<Tensor> {
         let (rows, classes) = logits.dims2()?;
         let (high, low) = (1.0 - self.label_smoothing / 2.0, self.label_smoothing / 2.0);
         let row_weights: Vec<f32> = targets.iter().map(|target| target.weight).collect();
-        let mut values = vec![low; rows * classes];
-        for (values, target) in values.chunks_exact_mut(classes).zip(targets) {
+        // How much each of the two counts.
+        let [mut of_holds, mut of_fails] = [low, high].map(|value| vec![value; rows * classes]);
+        let rows_of = of_holds.chunks_exact_mut(classes).zip(of_fails.chunks_exact_mut(classes));
+        for ((of_holds, of_fails), target) in rows_of.zip(targets) {
+            let mut set = |label: usize, share: f32| {
+                let weight = self.class_weight(label);
+                of_holds[label] = weight * share * high + (1.0 - share) * low;
+                of_fails[label] = weight * share * low + (1.0 - share) * high;
+            };
             match &target.shares {
-                None => target.ids.iter().for_each(|&label| values[label as usize] = high),
-                Some(shares) => {
-                    values.iter_mut().zip(shares).for_each(|(value, share)| *value = low + (high - low) * share);
-                }
+                None => target.ids.iter().for_each(|&label| set(label as usize, 1.0)),
+                Some(shares) => shares.iter().enumerate().for_each(|(label, share)| set(label, *share)),
             }
         }
-        let targets = Tensor::from_vec(values, (rows, classes), &Device::Cpu)?;
+        let [of_holds, of_fails] =
+            [of_holds, of_fails].map(|values| Tensor::from_vec(values, (rows, classes), &Device::Cpu));
         let tail = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
         // max(-x, 0) as max(x, 0) - x: at 0 the derivative of the maximum is taken for 1, which with that of the tail, -1/2, is right for
         // both.
@@ -177,10 +184,7 @@ impl Loss {
                 *part = (&*part * missed.powf(self.focal_gamma.into())?)?;
             }
         }
-        if let Some(weights) = &self.class_weights {
-            holds = holds.broadcast_mul(&Tensor::new(weights.as_slice(), &Device::Cpu)?)?;
-        }
-        let losses = ((&targets * holds)? + ((1.0 - &targets)? * fails)?)?;
+        let losses = ((of_holds? * holds)? + (of_fails? * fails)?)?;
         if counted == rows as f32 && row_weights.iter().all(|weight| *weight == 1.0) {
             return Ok(losses.mean_all()?);
         }
@@ -191,23 +195,26 @@ impl Loss {
     }
 }
 
-/// Weights by which every label counts alike, however many rows it has. One label a row: rows / (labels × rows of the
-/// label). Any number: rows without the label / rows with it.
+/// Weights by which every label counts alike, however many rows it has, each of which counts by its own weight. One label a row: rows /
+/// (labels × rows of the label). Any number: rows without the label / rows with it. A label without rows has the weight 1.
 pub fn balanced_weights<'a>(
     problem_type: ProblemType,
-    labels: impl IntoIterator<Item = &'a [u32]>,
+    targets: impl IntoIterator<Item = &'a Target>,
     classes: usize,
 ) -> Vec<f32> {
-    let (mut counts, mut rows) = (vec![0usize; classes], 0);
-    for labels in labels {
-        rows += 1;
-        labels.iter().for_each(|&label| counts[label as usize] += 1);
+    let (mut counts, mut rows) = (vec![0.0f64; classes], 0.0);
+    for Target { ids, weight, .. } in targets {
+        rows += f64::from(*weight);
+        ids.iter().for_each(|&label| counts[label as usize] += f64::from(*weight));
     }
-    let weight = |count: usize| match problem_type {
-        ProblemType::SingleLabel => rows as f32 / (classes * count.max(1)) as f32,
-        ProblemType::MultiLabel => (rows - count).max(1) as f32 / count.max(1) as f32,
+    let weight = |count: f64| match problem_type {
+        _ if count == 0.0 => 1.0,
+        ProblemType::SingleLabel => rows / (classes as f64 * count),
+        ProblemType::MultiLabel if count < rows => (rows - count) / count,
+        // Where all have it, as if one had not.
+        ProblemType::MultiLabel => 1.0 / count,
     };
-    counts.into_iter().map(weight).collect()
+    counts.into_iter().map(|count| weight(count) as f32).collect()
 }
 
 #[cfg(test)]
@@ -268,8 +275,14 @@ mod tests {
     #[test]
     fn balanced_weights_make_every_label_count_alike() {
         let labels = [0, 0, 0, 1];
-        let weights = balanced_weights(ProblemType::SingleLabel, labels.iter().map(std::slice::from_ref), 2);
+        let targets = labels.map(|label| Target::from([label]));
+        let weights = balanced_weights(ProblemType::SingleLabel, &targets, 2);
         assert_eq!(weights, [4.0 / 6.0, 2.0]);
+        // A row counts as much as it weighs; of a label without rows nothing is known.
+        let [mut first, mut none] = [Target::from([0]), Target::from([2])];
+        (first.weight, none.weight) = (3.0, 0.0);
+        let weighted = balanced_weights(ProblemType::SingleLabel, [&first, &targets[3], &none], 3);
+        assert_eq!(weighted, [4.0 / 9.0, 4.0 / 3.0, 1.0]);
         // Three rows of one label at loss a and one row of the other at b: the mean of a and b.
         let setting = Loss { class_weights: Some(weights), ..Loss::default() };
         let mean = loss(setting, &[[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]], &labels);
@@ -326,6 +339,25 @@ mod tests {
     }
 
     #[test]
+    fn smoothing_does_not_teach_a_rare_label_to_all_rows() {
+        // Of 100 rows, one has the second label, and counts as much as all others.
+        let of = |problem_type, labels: [Target; 2]| {
+            let targets: Vec<Target> = (0..100).map(|row| labels[usize::from(row == 99)].clone()).collect();
+            let class_weights = Some(balanced_weights(problem_type, &targets, 2));
+            let setting = Loss { problem_type, class_weights, label_smoothing: 0.1, ..Loss::default() };
+            // A row that has the first label.
+            let logits = candle_core::Var::new(&[[0.0f32, 0.0]], &Device::Cpu).unwrap();
+            let loss = setting.forward(&logits, &[&labels[0]]).unwrap();
+            loss.backward().unwrap().remove(&logits).unwrap().to_vec2::<f32>().unwrap().remove(0)
+        };
+        // It is drawn to the first label and from the second.
+        for problem_type in [ProblemType::SingleLabel, ProblemType::MultiLabel] {
+            let gradient = of(problem_type, [[0].into(), [1].into()]);
+            assert!(gradient[0] < 0.0 && gradient[1] > 0.0, "{problem_type:?}: {gradient:?}");
+        }
+    }
+
+    #[test]
     fn binary_cross_entropy_is_stable_and_so_is_its_gradient() {
         let logits = candle_core::Var::new(&[[1000.0f32, -1000.0]], &Device::Cpu).unwrap();
         let loss = binary(Loss::default()).forward(&logits, &[&[1].into()]).unwrap();
@@ -351,8 +383,8 @@ mod tests {
 
     #[test]
     fn balanced_weights_of_labels_that_overlap() {
-        let labels: [&[u32]; 4] = [&[0, 1], &[0], &[0], &[]];
-        assert_eq!(balanced_weights(ProblemType::MultiLabel, labels, 2), [1.0 / 3.0, 3.0]);
+        let targets: [Target; 4] = [[0, 1].into(), [0].into(), [0].into(), [].into()];
+        assert_eq!(balanced_weights(ProblemType::MultiLabel, &targets, 2), [1.0 / 3.0, 3.0]);
     }
 
     #[test]

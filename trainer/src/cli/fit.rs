@@ -597,6 +597,7 @@ struct Work {
     export_config: ExportConfig,
     /// How many points of accuracy, and what percentage of labels, packed integers may cost.
     packed_bounds: [f64; 2],
+    is_tuned: bool,
     stride: Option<usize>,
     truncation_side: TruncationSide,
     /// Where tokenizers of trimmed models lie.
@@ -640,6 +641,8 @@ struct Settings {
     packed_bounds: [f64; 2],
     compute: Compute,
     target_size: Option<usize>,
+    /// Whether `tune` has chosen what is given.
+    is_tuned: bool,
 }
 
 pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
@@ -684,12 +687,12 @@ fn settings(args: &Args, given: &super::Given) -> anyhow::Result<Settings> {
     args.check_places()?;
     check_save_model(args)?;
     args.check_reports()?;
-    Ok(Settings { stride, export_config, packed_bounds, compute, target_size })
+    Ok(Settings { stride, export_config, packed_bounds, compute, target_size, is_tuned: false })
 }
 
 /// Reads base and rows, and says what they are.
 fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> anyhow::Result<Prepared> {
-    let Settings { stride, export_config, packed_bounds, compute, .. } = settings;
+    let Settings { stride, export_config, packed_bounds, compute, is_tuned, .. } = settings;
     let folder = ModelFolder::open(base)?;
     let methods = args.methods(&folder.config)?;
     let going_on = args.going_on(&folder)?;
@@ -706,6 +709,7 @@ fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>)
         compute,
         export_config,
         packed_bounds,
+        is_tuned,
         stride,
         truncation_side: folder.truncation_side,
         scratch: Scratch::new()?,
@@ -787,6 +791,11 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
             std::cmp::Ordering::Greater => ": special tokens and single characters stay",
         };
         tell(&report::stage("vocabulary", &format!("{before} → {after} tokens{why}")));
+        if candidate.out_of_fold.is_some() {
+            let what = "what folds tell, also of scores and thresholds, is of models with the whole vocabulary";
+            tell(&report::stage("check", what));
+            warnings.push(what.to_owned());
+        }
     }
     if let Some(layers) = args.frozen_layers() {
         candidate.model.freeze(layers)?;
@@ -931,8 +940,7 @@ fn class_weights(text: &str, work: &Work) -> Result<Vec<f32>, Error> {
     if text == "balanced" {
         let of_task = |task: &TaskLabels| {
             let (_, targets) = task.targets(work.sources.train.iter().map(|source| &source.target));
-            let ids = targets.iter().map(|target| target.ids.as_slice());
-            balanced_weights(work.train_config.loss.problem_type, ids, task.ids.len())
+            balanced_weights(work.train_config.loss.problem_type, &targets, task.ids.len())
         };
         return Ok(work.sources.tasks.iter().flat_map(of_task).collect());
     }
@@ -1014,6 +1022,10 @@ impl Work {
         let mut settings = self.args.settings();
         settings.insert("--method in effect".to_owned(), self.method.name().into());
         settings.insert("the weights of --base".to_owned(), folder.weights_sha256()?.into());
+        for (what, file) in [("configuration", &folder.config.path), ("tokenizer", &folder.tokenizer)] {
+            settings.insert(format!("the {what} of --base"), nimbert::sha256_file(file)?.into());
+        }
+        settings.insert("nimbert-train".to_owned(), env!("CARGO_PKG_VERSION").into());
         let files = self.sources.datasets.iter().flat_map(|dataset| &dataset.files);
         for file in files {
             settings.insert(format!("the content of {}", file.display()), nimbert::sha256_file(file)?.into());
@@ -1177,9 +1189,9 @@ impl Work {
         let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
         let data = ExportData {
             // By test rows nothing is to be chosen, not even what of a graph stays in fp32.
-            evidence: match unseen {
-                Some(_) => Evidence::new("train", &examples.train),
-                None => evidence(examples),
+            evidence: match examples.validation.is_empty() {
+                true => Evidence::new("train", &examples.train),
+                false => Evidence::new("validation", &examples.validation),
             },
             unseen: unseen.map(|answers| answers.answerable(&targets, spread)),
             test: (!examples.test.is_empty()).then(|| Evidence::new("test", &examples.test)),
@@ -1271,13 +1283,4 @@ fn json_line(record: &Record) -> String {
 fn rows_per_second(state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write) {
     // A failure to draw is indicatif's to handle.
     let _ = write!(out, "{:.1} rows/s", state.per_sec());
-}
-
-/// The rows by which the graph is judged: validation, else test, else training.
-fn evidence(examples: &Examples) -> Evidence<'_> {
-    match (&examples.validation, &examples.test) {
-        (validation, _) if !validation.is_empty() => Evidence::new("validation", validation),
-        (_, test) if !test.is_empty() => Evidence::new("test", test),
-        _ => Evidence::new("train", &examples.train),
-    }
 }

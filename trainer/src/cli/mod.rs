@@ -137,8 +137,8 @@ struct ExportArgs {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with = "precision")]
     variants: Vec<VariantKind>,
     /// How the ranges of int8 activations are found: min-max, entropy or percentile:P; of several methods, the one whose
-    /// graph is nearest to fp32
-    #[arg(long, value_name = "METHOD,…", value_delimiter = ',', default_values_t = default_calibrations())]
+    /// graph is nearest to fp32 [default: min-max,percentile:99.995,percentile:99.99]
+    #[arg(long, value_name = "METHOD,…", value_delimiter = ',', default_values_t = default_calibrations(), hide_default_value = true)]
     calibration: Vec<Calibration>,
     /// Show what quantizing each activation costs
     #[arg(long)]
@@ -152,7 +152,8 @@ struct ExportArgs {
     /// right or wrong, judged and treated in the same way
     #[arg(long, default_value_t = 5.0, value_name = "PERCENT")]
     max_label_changes: f64,
-    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
+    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, in ../lib/nimbert or ../lib, its Python
+    /// environment, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
 }

@@ -81,7 +81,8 @@ pub(super) struct Args {
     cache: super::CacheArgs,
     #[command(flatten)]
     columns: BundleColumnArgs,
-    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
+    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, in ../lib/nimbert or ../lib, its Python
+    /// environment, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
 }
@@ -93,6 +94,8 @@ const REPETITIONS: u64 = 5;
 pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
     given.refuse(&["--weight-column", "--unknown-label"], !args.data.is_empty(), "--data with it")?;
     args.cache.check("--simulate with it", args.simulate)?;
+    given.refuse(&["--ort-lib"], !args.simulate, "a bundle with it")?;
+    given.refuse(&["--overwrite"], args.out.is_some() || args.report.is_some(), "--out or --report with it")?;
     let inputs: Vec<&PathBuf> = args.unlabelled.iter().chain(&args.data).collect();
     for path in [&args.out, &args.report].into_iter().flatten() {
         check_output(path, "to write into", &inputs, args.base.as_deref().map(Path::new))?;
@@ -102,7 +105,10 @@ pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
     }
     match (&args.bundle, &args.out) {
         (Some(bundle), Some(out)) => suggest(args, given, bundle, out),
-        _ => simulate(args),
+        _ => {
+            args.columns.columns.check_separator(given)?;
+            simulate(args)
+        }
     }
 }
 

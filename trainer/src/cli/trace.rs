@@ -14,7 +14,8 @@ pub(super) struct Args {
     model: PathBuf,
     /// The text
     text: String,
-    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, the setup's folder, the system]
+    /// ONNX Runtime's library [default: $ORT_DYLIB_PATH, else beside this program, in ../lib/nimbert or ../lib, its Python
+    /// environment, the setup's folder, the system]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
 }

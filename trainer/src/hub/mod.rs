@@ -43,8 +43,8 @@ const TURN: Duration = Duration::from_millis(200);
 /// With `progress`, downloads draw a bar on standard error.
 ///
 /// The environment is that of the hub's other programs: `HF_ENDPOINT`, `HF_HOME` (by default in `XDG_CACHE_HOME`),
-/// `HF_HUB_CACHE`, `HF_TOKEN` (else the file `token` in `HF_HOME`), `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE`. If the
-/// hub cannot be reached or refuses, a complete snapshot in the cache will do, which `warn` is told.
+/// `HF_HUB_CACHE`, `HF_TOKEN` (else the file `token` in `HF_HOME`), `HF_HUB_DOWNLOAD_TIMEOUT` (30 seconds if none), `HF_HUB_OFFLINE`
+/// and `TRANSFORMERS_OFFLINE`. If the hub cannot be reached or refuses, a complete snapshot in the cache will do, which `warn` is told.
 ///
 /// # Errors
 /// [`Error::Setting`] if `base` is neither a folder nor a name, or the repository or one of its files can neither be

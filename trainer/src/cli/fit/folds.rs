@@ -1,6 +1,6 @@
 //! Cross-validation: which `--method` is the best for a few rows, and how good a model is that learns from all of them.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use indicatif::ProgressBar;
 use nimbert::{Decision, ProblemType};
@@ -87,7 +87,8 @@ impl Work {
             tell(&report::stage("", &format!("{name}: {count} rows are too few to try others by")));
             return Ok(untried);
         };
-        let judge = Judge::new(&self.sources.tasks, self.train_config.loss.problem_type, &targets, &folds);
+        let originals = self.sources.originals();
+        let judge = Judge::new(&self.sources.tasks, self.train_config.loss.problem_type, &targets, &folds, &originals);
         let trials = self.trials(folder, &compared, examples, &judge)?;
         let (chosen, table) = judge.best(&trials);
         let is_choice = compared.len() > 1;
@@ -99,7 +100,7 @@ impl Work {
         };
         let figures = asked.map(|_| self.figures(&answers, &targets));
         if let Some(figures) = &figures {
-            let by = if is_choice { ", which were also chosen by" } else { "" };
+            let by = if is_choice || self.is_tuned { ", which were also chosen by" } else { "" };
             let holds = match self.train_config.loss.problem_type {
                 ProblemType::SingleLabel => "",
                 ProblemType::MultiLabel => {
@@ -109,6 +110,12 @@ impl Work {
             let how = format!("{}, {} folds of {} rows in all{by}{holds}", method.name(), folds.count(), rows.len());
             tell(&report::stage("folds", &how));
             tell(&report::table(figures));
+        }
+        let left_out = answers.unanswerable();
+        if examples.validation.is_empty() && left_out > 0 {
+            let how =
+                format!("{left_out} rows are not counted for scores and thresholds: no other fold has their label");
+            tell(&report::stage("", &how));
         }
         let is_by_folds = examples.validation.is_empty() && !self.args.is_smaller();
         let rate = self.export_config.certainty.unknown_rate.filter(|_| is_by_folds);
@@ -384,34 +391,47 @@ fn by_task<'a>(tasks: &'a Tasks, answers: &OutOfFold, targets: &[&Target]) -> Ve
     tasks.iter().map(of_task).collect()
 }
 
-/// What methods are compared by: how many right answers each gave to a row. Rows without a weight do not count.
+/// What methods are compared by: how many right answers each gave to a text. Rows without a weight do not count; those with the same
+/// text, which are in one fold, are no evidence of their own.
 struct Judge<'a> {
     tasks: &'a Tasks,
     problem_type: ProblemType,
     targets: &'a [&'a Target],
     folds: &'a Folds,
-    counted: Vec<usize>,
+    /// The rows of each text that count.
+    texts: Vec<Vec<usize>>,
 }
 
 impl<'a> Judge<'a> {
-    fn new(tasks: &'a Tasks, problem_type: ProblemType, targets: &'a [&'a Target], folds: &'a Folds) -> Self {
-        let counted = (0..targets.len()).filter(|&row| folds.counts(row)).collect();
-        Self { tasks, problem_type, targets, folds, counted }
+    /// `originals` has the first row with each row's text.
+    fn new(
+        tasks: &'a Tasks,
+        problem_type: ProblemType,
+        targets: &'a [&'a Target],
+        folds: &'a Folds,
+        originals: &[usize],
+    ) -> Self {
+        let mut texts = BTreeMap::<usize, Vec<usize>>::new();
+        for row in (0..targets.len()).filter(|&row| folds.counts(row)) {
+            texts.entry(originals[row]).or_default().push(row);
+        }
+        Self { tasks, problem_type, targets, folds, texts: texts.into_values().collect() }
     }
 
-    /// Right answers to each row that counts; none where it was not answered.
+    /// Right answers to each text; none where it was not answered.
     fn hits(&self, logits: &[Vec<f32>]) -> Vec<Option<usize>> {
         let decision = undecided(self.problem_type);
         let of_row = |&row: &usize| {
             let logits = std::slice::from_ref(&logits[row]);
             (!logits[0].is_empty()).then(|| self.tasks.hits(&decision, logits, [self.targets[row].ids.as_slice()]))
         };
-        self.counted.iter().map(of_row).collect()
+        self.texts.iter().map(|rows| rows.iter().map(of_row).sum()).collect()
     }
 
-    /// The answers that are asked for to each row that counts.
+    /// The answers that are asked for to each text.
     fn asked(&self) -> Vec<usize> {
-        self.counted.iter().map(|&row| self.tasks.answers([self.targets[row].ids.as_slice()])).collect()
+        let of_row = |&row: &usize| self.tasks.answers([self.targets[row].ids.as_slice()]);
+        self.texts.iter().map(|rows| rows.iter().map(of_row).sum()).collect()
     }
 
     /// Whether a method with these answers could still be chosen over the first of the trials, were it right in all that is left.
@@ -433,7 +453,13 @@ impl<'a> Judge<'a> {
             of_tasks.map(|of_task| of_task.answers.loss(self.problem_type, &of_task.targets())).sum::<f64>()
         };
         let row = |(index, trial): (usize, &Trial)| {
-            let answered = hits[index].iter().flatten().count();
+            let answered: usize = hits[index]
+                .iter()
+                .zip(&self.texts)
+                .filter(|(hits, _)| hits.is_some())
+                .map(|(_, rows)| rows.len())
+                .sum();
+            let all: usize = self.texts.iter().map(Vec::len).sum();
             let asked = hits[index].iter().zip(&asked).filter_map(|(hits, asked)| hits.and(Some(*asked)));
             let share = right(index) as f64 / asked.sum::<usize>().max(1) as f64;
             let shown = |figure: Option<String>| figure.unwrap_or_else(|| "–".to_owned());
@@ -441,7 +467,7 @@ impl<'a> Judge<'a> {
                 trial.method.name().to_owned(),
                 answered.to_string(),
                 shown((answered > 0).then(|| percent(Some(share)))),
-                shown((answered == self.counted.len()).then(|| format!("{:.4}", loss(trial)))),
+                shown((answered == all).then(|| format!("{:.4}", loss(trial)))),
                 shown((index > 0 && answered > 0).then(|| format!("{:+.1}", signs[index]))),
                 format!("{:.1}", trial.seconds),
             ]
@@ -452,23 +478,23 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// By how many standard deviations one has more right answers than another, those to each row that it answered, as far as it is
-/// chance which of them is where they differ (McNemar's test, if there is an answer a row; a row's answers to several tasks go
-/// together).
+/// By how many standard deviations one has more right answers than another, those to each text that it answered, as far as it is
+/// chance which of them is where they differ (McNemar's test, if there is an answer a text; a text's answers to several tasks, and of
+/// several rows, go together).
 fn sign(one: &[Option<usize>], other: &[Option<usize>]) -> f64 {
     in_deviations(differences(one, other))
 }
 
-/// What that can be at most, or else something negative, when the one has answered all rows, which ask for so many answers each. The
+/// What that can be at most, or else something negative, when the one has answered all texts, which ask for so many answers each. The
 /// other has.
 fn best_sign(one: &[Option<usize>], other: &[Option<usize>], asked: &[usize]) -> f64 {
     let left = one.iter().zip(other).zip(asked).filter(|((one, _), _)| one.is_none());
     let gained = left.map(|((_, other), asked)| asked - other.unwrap_or(0)).sum();
-    // That each is in a row of its own counts most.
+    // That each is of a text of its own counts most.
     in_deviations(differences(one, other).chain(std::iter::repeat_n(1.0, gained)))
 }
 
-/// In rows that both have answered.
+/// In texts that both have answered.
 fn differences(one: &[Option<usize>], other: &[Option<usize>]) -> impl Iterator<Item = f64> + Clone {
     one.iter().zip(other).filter_map(|(one, other)| Some((*one)? as f64 - (*other)? as f64))
 }
@@ -492,7 +518,8 @@ mod tests {
         let targets: Vec<&Target> = targets.iter().collect();
         let folds = Folds::new(ProblemType::SingleLabel, &targets, 2, 2, 0).unwrap();
         let tasks = Tasks::single(2);
-        let judge = Judge::new(&tasks, ProblemType::SingleLabel, &targets, &folds);
+        let each: Vec<usize> = (0..40).collect();
+        let judge = Judge::new(&tasks, ProblemType::SingleLabel, &targets, &folds, &each);
         let trial = |method, right: usize| {
             let logits = (0..40).map(|row| if row < right { vec![1.0, 0.0] } else { vec![0.0, 1.0] });
             Trial {
@@ -507,7 +534,14 @@ mod tests {
             judge.best(&trials).0
         };
         assert_eq!([[30, 33, 32], [30, 36, 38], [30, 36, 36], [30, 20, 10]].map(chosen), [0, 2, 1, 0]);
+        // One text that stands eight times is one that the other did not know.
+        let copies: Vec<usize> = each.iter().map(|&row| if (30..38).contains(&row) { 30 } else { row }).collect();
+        let judge = Judge::new(&tasks, ProblemType::SingleLabel, &targets, &folds, &copies);
+        let trials = [trial(Method::Contrastive, 30), trial(Method::Frozen, 38)];
+        let (chosen, table) = judge.best(&trials);
+        assert_eq!((chosen, table.rows[1][1].as_str(), table.rows[1][4].as_str()), (0, "40", "+1.0"));
     }
+
     #[test]
     fn no_row_is_answered_that_can_decide_nothing() {
         let answered = |right: &[usize]| right.iter().map(|right| Some(*right)).collect::<Vec<_>>();

@@ -103,10 +103,10 @@ impl Work {
         Ok(Some(hits(&undecided(self.train_config.loss.problem_type), &logits, self.test_ids())))
     }
 
-    /// What has become of them.
+    /// What has become of them, by the same rule: each label of several from a score of 0.5 on.
     pub(super) fn rehearsed(&self, before: &[bool], judged: &Judged) -> Option<Table> {
         let logits: Vec<Vec<f32>> = judged.test_answers.iter().flatten().cloned().map(Answer::all_logits).collect();
-        let after = hits(judged.decision(), &logits, self.test_ids());
+        let after = hits(&undecided(self.train_config.loss.problem_type), &logits, self.test_ids());
         (after.len() == before.len()).then(|| table(&self.sources, before, &after))
     }
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::{Cli, Command, Given, progress, write_text},
-    Args, Prepared, Work, fit,
+    Args, Prepared, Settings, Work, fit,
     folds::is_of_method,
     method::{Method, MethodArg, PoolingArg},
     prepare, resolve, settings, tell,
@@ -41,13 +41,16 @@ Examples:
   nimbert-train tune --base models/minilm --data reviews.csv --method finetune --epochs 3 \\
       --out reviews-bundle --shard 2/4
 
-What is given (--method, --epochs, --learning-rate, --layer-decay, --pooling) is fixed, and what is not is tried. All of it is tried \
+What is given (--method, --epochs, --learning-rate, --layer-decay, --pooling) is fixed, and what is not is tried. Folds are four unless \
+--cross-validate says how many. All of it is tried \
 on a fold of the training rows, the best third on another one, the best ninth on all; the defaults come along to the end. Test rows \
 take no part. The result is the command line of a fit, which is printed and run.
 
 Trials are kept in OUT.tune until that is done: after Ctrl-C or a crash the same command goes on from them. With --shard, several \
 processes that see the same folder take a part each, and say when they wait for the others; a last one without --shard goes on \
 to the end.")]
+// Refused in any case: folds have no rows to judge epochs by, and a model that goes on has learned from them.
+#[command(mut_args(|arg| if ["from", "rehearsal", "rehearsal_rows", "patience"].contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg }))]
 pub(in crate::cli) struct TuneArgs {
     #[command(flatten)]
     fit: Args,
@@ -170,8 +173,9 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     let began = Instant::now();
     // A run that was stopped in the fit at the end goes on with that.
     let left = [args.fit.checkpoint_path(), args.fit.out_of_fold_path()];
-    let is_in_fit = args.fit.beside_bundle("tune").is_dir() && left.iter().any(|path| path.exists());
-    let resume = args.fit.resume || is_in_fit && !args.fit.no_checkpoint && !args.fit.export.overwrite;
+    let is_in_fit = args.fit.beside_bundle("tune").join(CHOSEN).exists();
+    let is_left = is_in_fit && left.iter().any(|path| path.exists());
+    let resume = args.fit.resume || is_left && !args.fit.no_checkpoint && !args.fit.export.overwrite;
     // All rows that are not tested on are learned from, as they are in the fit at the end.
     let cross_validate = args.fit.cross_validate.or(Some(FOLDS));
     let given = &Args { cross_validate, resume, ..args.fit.clone() };
@@ -202,8 +206,10 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     tell(&report::stage("command", &shown(&command)));
     let folder = tuning.folder.clone();
     drop(tuning);
+    super::super::write_text(&folder.join(CHOSEN), &shown(&command))?;
     let Command::Fit(chosen) = Cli::try_parse_from(&command)?.command else { unreachable!("it is a fit") };
     let chosen = Args { resume, ..*chosen };
+    let settings = Settings { is_tuned: true, ..settings };
     fit(&chosen, settings, &resolve(&chosen)?, &stop)?;
     let (title, subtitle) = ("Tuning".to_owned(), shown(&command));
     let page = Page { title, subtitle, ladder: Some(table), trials, ..Page::default() };
@@ -212,12 +218,18 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     remove_trials(&folder)
 }
 
-/// Whether it is a trial's file, or the hidden folder that a killed run has left of one.
+/// In a folder of trials, the command of the fit that was begun: there is no more to be tried.
+const CHOSEN: &str = "chosen.txt";
+
+/// Whether it is a trial's file, that of the choice, or the hidden folder that a killed run has left of one.
 fn is_trial(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let (digest, rest) = name.trim_start_matches('.').split_once('.').unwrap_or_default();
-    let is_digest = digest.len() == TRIAL_NAME && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_digest && (rest == "json" || name.starts_with('.') && rest.starts_with("json.partial-"))
+    let whole = match name.strip_prefix('.') {
+        Some(hidden) => hidden.split_once(".partial-").map_or("", |(whole, _)| whole),
+        None => &name,
+    };
+    let is_digest = |digest: &str| digest.len() == TRIAL_NAME && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    whole == CHOSEN || whole.strip_suffix(".json").is_some_and(is_digest)
 }
 
 /// What lies in a folder of trials.
