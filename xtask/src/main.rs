@@ -25,7 +25,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   setup            fetch ONNX Runtime, the base model, the demo data and protoc; what is there already is kept
-  demo             setup, build, then train, export, trace and classify on 1,000 movie sentences (minutes)
+  demo             setup, build, then train, export, trace and classify: 1,000 movie sentences, 800 for training (minutes)
   test             setup, build, then all tests
   doors [DOOR]     the tests of c, python, node and examples, as `test` runs them, or those of one
   capi             build the C library into target/capi; its tests under AddressSanitizer and valgrind (minutes)
