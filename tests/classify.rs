@@ -197,6 +197,7 @@ fn verify_runs_every_graph_of_pairs_too_and_says_what_it_cannot_do() {
     verify(&["--device", "auto"]).failure(2, &["--device: expected cpu, cuda or tensorrt, found auto"]);
     verify(&["--device", "cuda"]).failure(2, &["expected a graph for cuda"]);
     verify(&["--verify", "never"]).failure(2, &["every file is compared"]);
+    verify(&["--fast-math", "--device", "cuda"]).failure(2, &["--fast-math: expected --device cpu or auto"]);
     verify(&["--gpu-memory-limit", "1GB"]).failure(2, &["--gpu-memory-limit: expected --device cuda"]);
 }
 

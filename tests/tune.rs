@@ -103,6 +103,10 @@ fn what_was_chosen_when_the_time_was_up_stays_so_in_its_fit() {
     killed.kill().unwrap();
     killed.wait().unwrap();
     assert!(dir.path("tuned.tune").exists() && !dir.path("tuned").exists(), "it had come to its end");
+    // It is not the choice of others.
+    for other in [["--seed", "7"], ["--budget", "1h"]] {
+        finish(&mut with(&other)).failure(2, &["chosen.json: expected the settings, rows and budget", "--overwrite"]);
+    }
     let output = finish(&mut tune()).success();
     // Nothing more is tried, of which something else could follow than what the checkpoint is of.
     assert!(!output.contains("of 6, fold") && output.contains("the time is up"), "{output}");

@@ -569,9 +569,8 @@ fn engine(
     let plain = SessionOptions { ort_lib: options.session.ort_lib.clone(), ..SessionOptions::default() };
     let inputs = Session::of(graph, &plain)?.inputs().into_iter().map(str::to_owned).collect();
     let max_columns = bundle.manifest.max_length;
-    let cache = match &options.cache {
-        Some(cache) => compiled::engine_folder(cache, bundle, variant, &format!("{batch_size}x{max_columns}"))?,
-        None => None,
-    };
+    let folder =
+        |cache: &PathBuf| compiled::engine_folder(cache, bundle, variant, &format!("{batch_size}x{max_columns}"));
+    let cache = options.cache.as_ref().and_then(folder);
     Ok(Engine { cache, max_rows: batch_size, max_columns, precision: variant.precision, inputs })
 }

@@ -208,27 +208,25 @@ impl Entry {
 }
 
 /// The folder in `cache` for TensorRT's engines of a bundle's graph, which ONNX Runtime names by the graph's operators, not by its
-/// weights: it must not find those of another. `shapes` says for which batches they are built. None where others can put engines
-/// into it.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(crate) fn engine_folder(cache: &Path, bundle: &Bundle, variant: &Variant, shapes: &str) -> Result<Option<PathBuf>> {
+/// weights: it must not find those of another. `shapes` says for which batches they are built. None where it cannot be made, or others
+/// can put engines into it.
+pub(crate) fn engine_folder(cache: &Path, bundle: &Bundle, variant: &Variant, shapes: &str) -> Option<PathBuf> {
     let digests: Vec<&str> = bundle.graph_files(variant).map(|(_, entry)| entry.sha256.as_str()).collect();
     let key = format!("{digests:?} {} {} {shapes}", variant.precision, ort::info());
     let folder = cache.join(&sha256(key.as_bytes())[..NAME_LENGTH]);
-    own::create_dir(cache).map_err(|error| Error::io(cache, error))?;
+    if own::create_dir(cache).is_err() || !own::keeps_names(cache) {
+        return None;
+    }
     remove_expired(cache);
-    own::create_dir(&folder).map_err(|error| Error::io(&folder, error))?;
-    if !own::keeps_names(cache) || !own::is_own(&folder) {
-        return Ok(None);
+    if own::create_dir(&folder).is_err() || !own::is_own(&folder) {
+        return None;
     }
     let mark = folder.join(ENGINE_OF);
     match mark.exists() {
         true => own::touch(&mark),
-        false => fs::write(&mark, key).map_err(|error| Error::io(&mark, error))?,
+        false => fs::write(&mark, key).ok()?,
     }
-    Ok(Some(folder))
+    Some(folder)
 }
 
 /// Removes entries, and what a killed process has left of one; nothing else that may lie in the folder.

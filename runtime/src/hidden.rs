@@ -94,7 +94,10 @@ impl Drop for HiddenFolder {
 fn clear(parent: &Path, name: &str) {
     let prefix = format!(".{name}.{PURPOSE}-");
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)) {
+    // A pipe of that name, which somebody else may have put there, would have one wait for ever.
+    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&prefix) && is_folder(entry);
+    for entry in entries.filter(is_ours) {
         let Ok(folder) = fs::File::open(entry.path()) else { continue };
         if folder.try_lock().is_ok() {
             // Still locked, so that one who has just made it does not take it. What cannot be removed is in nobody's way.

@@ -57,13 +57,13 @@ pub(crate) fn user_id() -> u32 {
     geteuid()
 }
 
-/// Makes a folder, if it is not there, into which nobody else may write, whatever the process's mask.
+/// Makes a folder, and those above it, if they are not there, into which nobody else may write, whatever the process's mask.
 pub fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = path.parent().filter(|parent| !parent.is_dir()) {
-        fs::create_dir_all(parent)?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        create_dir(parent)?;
     }
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

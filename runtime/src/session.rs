@@ -62,7 +62,8 @@ pub struct SessionOptions {
     /// nothing to do.
     pub spinning: bool,
     /// Whether products of an fp32 graph may be computed in bfloat16, as processors of ARM with that format do about twice
-    /// as fast: 8 bits of each factor instead of 24. An error where ONNX Runtime cannot: on other processors and systems.
+    /// as fast: 8 bits of each factor instead of 24. An error where ONNX Runtime cannot: on other processors and systems. Where
+    /// [`Device::Auto`] has chosen a GPU, it says nothing.
     /// [`crate::Classifier`] compares logits with and without it first, and refuses what is far off.
     pub fast_math: bool,
     /// What a GPU may use.

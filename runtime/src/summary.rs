@@ -197,14 +197,7 @@ pub struct Drift {
 impl Drift {
     fn new(task: Option<&str>, figure: &str, before: &[u64], after: &[u64]) -> Self {
         let (task, figure) = (task.map(str::to_owned), figure.to_owned());
-        let (psi, bins) = (index(before, after), used(before, after).count());
-        // The index of samples of one distribution is about chi-squared over the harmonic mean of their sizes (Yurdakul, 2018).
-        let sizes = [before, after].map(|counts| counts.iter().sum::<u64>() as f64);
-        let chance = match bins < 2 || sizes.contains(&0.0) {
-            true => 0.0,
-            false => chi_squared(bins - 1, SELDOM) * sizes.iter().map(|size| 1.0 / size).sum::<f64>(),
-        };
-        Self { task, figure, psi, chance }
+        Self { task, figure, psi: index(before, after), chance: chance(before, after) }
     }
 
     /// The largest of several histograms of two bins, and what chance makes of the largest of as many: at least that, if they hang
@@ -253,6 +246,71 @@ pub fn index(before: &[u64], after: &[u64]) -> f64 {
 
 /// How often chance goes beyond what is said of it.
 const SELDOM: f64 = 0.05;
+/// Texts that a bin must have on average, for its index to be about chi-squared.
+const FILLED: f64 = 5.0;
+/// How often histograms are drawn whose bins have fewer.
+const DRAWS: usize = 200;
+
+/// See [`Drift::chance`]: the index of samples of one distribution is about chi-squared over the harmonic mean of their sizes (Yurdakul,
+/// 2018). Where bins have fewer texts than that needs, as those of many labels, the texts of both are dealt out anew, always the same way.
+fn chance(before: &[u64], after: &[u64]) -> f64 {
+    let sizes = [before, after].map(|counts| counts.iter().sum::<u64>());
+    let together: Vec<u64> = before.iter().zip(after).map(|(a, b)| a + b).filter(|count| *count > 0).collect();
+    if together.len() < 2 || sizes.contains(&0) {
+        return 0.0;
+    }
+    let [before, after] = sizes.map(|size| size as f64);
+    let least = together.iter().copied().min().unwrap_or(0) as f64;
+    if least * before.min(after) / (before + after) >= FILLED {
+        return chi_squared(together.len() - 1, SELDOM) * (1.0 / before + 1.0 / after);
+    }
+    let mut random = Random(0);
+    let drawn = (0..DRAWS).map(|_| {
+        let dealt = random.dealt(&together, sizes[0]);
+        let rest: Vec<u64> = together.iter().zip(&dealt).map(|(all, dealt)| all - dealt).collect();
+        index(&dealt, &rest)
+    });
+    let mut drawn: Vec<f64> = drawn.collect();
+    drawn.sort_by(f64::total_cmp);
+    drawn[(DRAWS as f64 * (1.0 - SELDOM)) as usize]
+}
+
+/// Random numbers (SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+struct Random(u64);
+
+impl Random {
+    /// Between 0 and 1, neither of them.
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 12) as f64 / (1u64 << 52) as f64 + f64::EPSILON / 2.0
+    }
+
+    /// How many texts of each bin are among `size` of all, which are at least as many.
+    fn dealt(&mut self, bins: &[u64], size: u64) -> Vec<u64> {
+        /// Of so many the number is about normal.
+        const MANY: u64 = 50;
+        let (mut left, mut all) = (size, bins.iter().sum::<u64>());
+        let mut of_bin = |count: u64| {
+            let dealt = if count < MANY {
+                let is_dealt =
+                    |place: u64, dealt: u64, share: f64| share * ((all - place) as f64) < (left - dealt) as f64;
+                (0..count).fold(0, |dealt, place| dealt + u64::from(is_dealt(place, dealt, self.uniform())))
+            } else {
+                let share = left as f64 / all as f64;
+                let spread = count as f64 * share * (1.0 - share) * (all - count) as f64 / (all as f64 - 1.0);
+                let quantile = self.uniform();
+                let deviations = if quantile < 0.5 { -normal(quantile) } else { normal(1.0 - quantile) };
+                let dealt = (count as f64 * share + spread.sqrt() * deviations).round().max(0.0) as u64;
+                dealt.clamp(count.saturating_sub(all - left), count.min(left))
+            };
+            (left, all) = (left - dealt, all - count);
+            dealt
+        };
+        bins.iter().map(|count| of_bin(*count)).collect()
+    }
+}
 
 /// What a chi-squared variable of so many degrees of freedom is above in so small a share of cases (Wilson and Hilferty, 1931).
 fn chi_squared(degrees: usize, share: f64) -> f64 {
@@ -286,6 +344,27 @@ mod tests {
         // A bin that one side lacks is no infinity.
         assert!(Drift::new(None, "x", &[10, 0], &[0, 10]).psi.is_finite());
         assert_eq!(Drift::new(None, "x", &[0, 0], &[3, 4]).psi, 0.0);
+        // Of many labels beside texts: by as many samples as it takes, 1.104 and 0.886 where all labels are as frequent.
+        for (labels, texts, expected) in [(1000, 500, 1.104), (100, 200, 0.886)] {
+            let [before, after] = [1, 2].map(|seed| {
+                let mut random = Random(seed);
+                let mut counts = vec![0; labels];
+                (0..texts).for_each(|_| counts[(random.uniform() * labels as f64) as usize] += 1);
+                counts
+            });
+            let drift = Drift::new(None, "x", &before, &after);
+            assert!((drift.chance / expected - 1.0).abs() < 0.06 && !drift.is_beyond_chance(), "{drift:?}");
+            // Three quarters of the labels never come again.
+            let fewer: Vec<u64> =
+                (0..labels).map(|label| if label < labels / 4 { texts / (labels as u64 / 4) } else { 0 }).collect();
+            assert!(Drift::new(None, "x", &before, &fewer).is_beyond_chance());
+        }
+        // All are dealt out, also where bins are large.
+        let dealt = Random(3).dealt(&[1_000_000, 3, 70, 400], 600_000);
+        assert!(
+            dealt.iter().sum::<u64>() == 600_000 && dealt[0].abs_diff(600_000) < 2_000 && dealt[1] <= 3,
+            "{dealt:?}"
+        );
         for (degrees, share, expected) in
             [(1, 0.05, 3.841), (4, 0.05, 9.488), (19, 0.05, 30.144), (1, 0.001, 10.828), (4, 0.001, 18.467)]
         {

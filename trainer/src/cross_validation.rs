@@ -108,7 +108,10 @@ impl Folds {
             return None;
         }
         let labels = rarest_labels(targets.iter().copied(), classes);
-        let kind = |row: usize| (counts[row], labels[row]);
+        // A text's first row that has a weight, or else its first.
+        let mut shown: Vec<usize> = (0..labels.len()).collect();
+        (0..labels.len()).rev().filter(|&row| counts[row]).for_each(|row| shown[originals[row]] = row);
+        let kind = |row: usize| (counts[shown[row]], labels[shown[row]]);
         let mut order: Vec<usize> = (0..labels.len()).filter(is_original).collect();
         order.shuffle(&mut generator(seed, Stream::Folds));
         order.sort_by_key(|&row| kind(row));

@@ -45,7 +45,7 @@ pub struct Loss {
     /// One label a row: cross-entropy over the softmax. Any number: the mean of a binary cross-entropy for each label.
     pub problem_type: ProblemType,
     /// A factor for the rows of each label, in the order of the ids; none: all count alike. With any number of labels it
-    /// multiplies the part of the rows that have the label (PyTorch's `pos_weight`).
+    /// multiplies the part of the rows that have the label (PyTorch's `pos_weight`, but for smoothing).
     pub class_weights: Option<Vec<f32>>,
     /// This share of each row's weight is spread evenly over all labels (Szegedy et al., arXiv 1512.00567); with any
     /// number of labels, targets are moved by half of it from 0 and from 1.
@@ -203,16 +203,18 @@ pub fn balanced_weights<'a>(
     classes: usize,
 ) -> Vec<f32> {
     let (mut counts, mut rows) = (vec![0.0f64; classes], 0.0);
-    for Target { ids, weight, .. } in targets {
-        rows += f64::from(*weight);
-        ids.iter().for_each(|&label| counts[label as usize] += f64::from(*weight));
+    let mut weighted = 0.0;
+    for target in targets.into_iter().filter(|target| target.weight > 0.0) {
+        weighted += 1.0;
+        rows += f64::from(target.weight);
+        let count = |(label, count): (usize, &mut f64)| *count += f64::from(target.weight * target.share(label));
+        counts.iter_mut().enumerate().for_each(count);
     }
     let weight = |count: f64| match problem_type {
         _ if count == 0.0 => 1.0,
         ProblemType::SingleLabel => rows / (classes as f64 * count),
-        ProblemType::MultiLabel if count < rows => (rows - count) / count,
         // Where all have it, as if one had not.
-        ProblemType::MultiLabel => 1.0 / count,
+        ProblemType::MultiLabel => (rows - count).max(rows / weighted) / count,
     };
     counts.into_iter().map(|count| weight(count) as f32).collect()
 }
@@ -283,6 +285,15 @@ mod tests {
         (first.weight, none.weight) = (3.0, 0.0);
         let weighted = balanced_weights(ProblemType::SingleLabel, [&first, &targets[3], &none], 3);
         assert_eq!(weighted, [4.0 / 9.0, 4.0 / 3.0, 1.0]);
+        // What is not sure counts as far as it is.
+        let unsure = Target { ids: vec![0], shares: Some(vec![0.75, 0.25]), weight: 1.0 };
+        assert_eq!(balanced_weights(ProblemType::SingleLabel, [&unsure, &targets[3]], 2), [2.0 / 1.5, 2.0 / 2.5]);
+        // A factor of all weights changes nothing.
+        let everywhere = [1.0, 0.01].map(|weight| {
+            let targets = [0; 4].map(|label| Target { weight, ..Target::from([label]) });
+            balanced_weights(ProblemType::MultiLabel, &targets, 1)[0]
+        });
+        assert!((everywhere[0] - 0.25).abs() < 1e-6 && (everywhere[1] - 0.25).abs() < 1e-6, "{everywhere:?}");
         // Three rows of one label at loss a and one row of the other at b: the mean of a and b.
         let setting = Loss { class_weights: Some(weights), ..Loss::default() };
         let mean = loss(setting, &[[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]], &labels);

@@ -110,6 +110,13 @@ pub fn page(run: Run<'_>) -> Page {
     };
     let of_task = |of_task: &OfTask<'_>| confidences(&of_task.decision, &of_task.rows.ids(), &of_task.scores);
     let bins = reliability(&held_out.tasks.iter().flat_map(of_task).collect::<Vec<_>>());
+    let mut warnings = run.warnings.to_vec();
+    if split == "validation" && held_out.tasks.iter().any(|of_task| of_task.decision.label_thresholds.is_some()) {
+        warnings.push(
+            "the thresholds of labels were found by the validation rows that figures are of, which flatters them"
+                .to_owned(),
+        );
+    }
     Page {
         title: "Training report".to_owned(),
         subtitle: format!(
@@ -132,7 +139,7 @@ pub fn page(run: Run<'_>) -> Page {
             .collect(),
         mistakes: mistakes(sources, &held_out),
         doubts: run.doubts.to_vec(),
-        warnings: run.warnings.to_vec(),
+        warnings,
         variants: judged.variants.iter().map(variant_row).collect(),
         trials: Vec::new(),
         methods: run.methods.cloned(),

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, reason = "Arrow's PyCapsule interface hands over C structs")]
 
+use std::ffi::{c_char, c_void};
+
 use arrow_array::{
     Array, ArrayRef,
     cast::AsArray,
@@ -139,6 +141,22 @@ fn texts(array: &dyn Array) -> Vec<&str> {
     }
 }
 
+/// Arrow's struct of a type, as C has it: the crate's does not tell whether it was released.
+#[repr(C)]
+struct Schema {
+    strings: [*const c_char; 3],
+    numbers: [i64; 2],
+    others: [*const c_void; 2],
+    release: Option<unsafe extern "C" fn(*mut Schema)>,
+    private_data: *const c_void,
+}
+
+/// Whether a type is none any more: its strings are gone.
+fn is_released(schema: &FFI_ArrowSchema) -> bool {
+    // SAFETY: it is a struct of C of this layout, and all of its fields are plain values.
+    unsafe { (*std::ptr::from_ref(schema).cast::<Schema>()).release.is_none() }
+}
+
 /// What `__arrow_c_array__` gives.
 fn taken_array(
     schema: &Bound<'_, PyCapsule>,
@@ -149,7 +167,7 @@ fn taken_array(
     // SAFETY: capsules of these names hold these structs. They are taken, which leaves released ones there.
     let (schema, array) =
         unsafe { (FFI_ArrowSchema::from_raw(schema.as_ptr()), FFI_ArrowArray::from_raw(array.as_ptr())) };
-    match array.is_released() {
+    match is_released(&schema) || array.is_released() {
         true => Err(PyTypeError::new_err("expected an Arrow array, found one that was read already")),
         false => Ok((schema, array)),
     }
@@ -176,6 +194,9 @@ fn of_stream(mut stream: FFI_ArrowArrayStream) -> Result<Vec<ArrayRef>, Fault> {
     let (mut schema, mut arrays) = (FFI_ArrowSchema::empty(), Vec::new());
     // SAFETY: the stream's own function, with it and a place for what it gives.
     succeed(unsafe { get_schema(&mut stream, &mut schema) })?;
+    if is_released(&schema) {
+        return Err(Fault::Input(": expected a column of strings, found a stream without a type".to_owned()));
+    }
     // Before all of it is read.
     let data_type = of_type(&schema)?;
     loop {

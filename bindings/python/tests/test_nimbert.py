@@ -561,16 +561,19 @@ class Arrow(TestCase):
 
     def test_what_was_read_already_is_an_error(self):
         class Once:
-            def __init__(self, column):
-                self.capsules = column.__arrow_c_array__()
+            def __init__(self, column, again):
+                self.column, self.again = column, again
+                self.schema, self.array = column.__arrow_c_array__()
 
             def __arrow_c_array__(self, requested_schema=None):
-                return self.capsules
+                array = self.column.__arrow_c_array__()[1] if self.again else self.array
+                return self.schema, array
 
-        once = Once(pyarrow.array(FEW))
-        self.assertSame(self.classifier.classify(once), list(self.classifier.classify(FEW)))
-        with self.assertRaisesRegex(TypeError, "read already"):
-            self.classifier.classify(once)
+        for again in (False, True):
+            once = Once(pyarrow.array(FEW), again)
+            self.assertSame(self.classifier.classify(once), list(self.classifier.classify(FEW)))
+            with self.assertRaisesRegex(TypeError, "read already"):
+                self.classifier.classify(once)
 
     def test_of_a_table_nothing_is_read(self):
         asked = []

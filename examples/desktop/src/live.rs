@@ -26,6 +26,14 @@ pub const QUIET: Duration = Duration::from_millis(50);
 /// Who types on is not explained the half of a word.
 pub const EXPLAIN_QUIET: Duration = Duration::from_millis(250);
 
+/// Texts of more characters are not explained: every word costs a run.
+const EXPLAINED: usize = 2000;
+
+/// Whether a text is too long to be explained.
+pub fn is_long(text: &str) -> bool {
+    text.chars().nth(EXPLAINED).is_some()
+}
+
 /// An answer to the text that was asked about last.
 #[derive(Debug, Clone)]
 pub struct Shown {
@@ -41,7 +49,7 @@ pub struct Shown {
 
 enum Answer {
     Scores(String, nimbert::Result<Vec<Prediction>>),
-    Words(nimbert::Result<Explanation>),
+    Words(Box<nimbert::Result<Explanation>>),
 }
 
 /// The state of typing.
@@ -156,8 +164,12 @@ impl Live {
             }
             if self.is_current() {
                 self.is_explained = true;
+                if is_long(&self.text) {
+                    return None;
+                }
                 let of = OwnedExplained { attribution: Attribution::LeaveOneOut, ..OwnedExplained::default() };
-                let (text, answered) = (self.text.clone().into(), self.answered(Answer::Words));
+                let answered = self.answered(|explanation| Answer::Words(Box::new(explanation)));
+                let text = self.text.clone().into();
                 self.calls.push(model.explain(text, of, BackgroundOptions::default(), answered));
             }
         }
@@ -180,20 +192,19 @@ impl Live {
                 let (revision, prediction) = (self.revision, predictions.remove(0));
                 (self.shown, self.error) = (Some(Shown { revision, text, prediction, explanation: None }), None);
             }
-            Answer::Words(Ok(explanation)) => {
-                if let Some(shown) = &mut self.shown {
-                    shown.explanation = Some(explanation);
-                }
-                return;
-            }
-            Answer::Scores(_, Err(Error::Cancelled)) | Answer::Words(Err(Error::Cancelled)) => return,
+            Answer::Scores(_, Err(Error::Cancelled)) => return,
             Answer::Scores(_, Err(error)) => (self.shown, self.error) = (None, Some(error.to_string())),
-            // The scores are right without it.
-            Answer::Words(Err(error)) => {
-                self.error = Some(format!("The words are not explained: {error}"));
-                return;
-            }
+            Answer::Words(explained) => return self.take_words(*explained),
         }
         self.is_answered = true;
+    }
+
+    fn take_words(&mut self, explained: nimbert::Result<Explanation>) {
+        match (explained, &mut self.shown) {
+            (Ok(explanation), Some(shown)) => shown.explanation = Some(explanation),
+            (Ok(_), None) | (Err(Error::Cancelled), _) => {}
+            // The scores are right without it.
+            (Err(error), _) => self.error = Some(format!("The words are not explained: {error}")),
+        }
     }
 }

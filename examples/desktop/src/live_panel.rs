@@ -9,7 +9,7 @@ use nimbert::{
 };
 
 use crate::{
-    live::{Live, Shown},
+    live::{Live, Shown, is_long},
     theme,
 };
 
@@ -60,8 +60,10 @@ fn answer(ui: &mut Ui, shown: &Shown) {
         }
         scores(ui, prediction);
     }
-    if let Some(explanation) = &shown.explanation {
-        words(ui, &shown.text, explanation);
+    match &shown.explanation {
+        Some(explanation) => words(ui, &shown.text, explanation),
+        None if is_long(&shown.text) => drop(ui.label("The text is too long to be explained word by word.")),
+        None => {}
     }
 }
 

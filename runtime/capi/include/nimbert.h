@@ -199,8 +199,9 @@ typedef struct nimbert_setting {
  *   max_wait_ms        how long a text waits for others to be run with; 0 by default
  *   queue_limit        how many texts may wait
  *   memory_limit       how much memory the process may have: 300MB, 2GB, 64MiB, or bytes
- *   gpu_memory_limit   the same for the GPU
- *   verify             when files are compared with their digests: always, once (the default) or never
+ *   gpu_memory_limit   the same for the GPU; an error where the device is the processor
+ *   verify             when files are compared with their digests: always, once (the default) or never,
+ *                      which is an error with a public_key
  *   public_key         a key that must have signed the bundle: its line of base64, or its file. May be set
  *                      several times: one of them, then.
  *   operators          what a graph may consist of: known (the default) or any
@@ -209,8 +210,9 @@ typedef struct nimbert_setting {
  *   ort_lib            the file of ONNX Runtime's library, see nimbert_set_library_path
  *   spinning           whether threads wait actively: true or false
  *   fast_math          whether fp32 may be multiplied in bfloat16 (aarch64 with that format, Linux; an error
- *                      elsewhere): true or false
- *   allow_cpu          whether a GPU may leave parts of the graph to the processor: true or false
+ *                      elsewhere; of a GPU that auto has chosen it says nothing): true or false
+ *   allow_cpu          whether a GPU may leave parts of the graph to the processor, for which it is an
+ *                      error: true or false
  *   profile            a file that ONNX Runtime's profile is written to: number, time and .json are appended
  */
 typedef struct nimbert_options {

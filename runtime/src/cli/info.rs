@@ -72,7 +72,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         writeln!(out, "signature    {} (not verified here)", super::on_one_line(&comment))?;
     }
     let acceptance = &manifest.acceptance;
-    writeln!(out, "tested on    {} rows ({})", acceptance.rows, escaped(&acceptance.split))?;
+    writeln!(out, "judged by    {} rows ({})", acceptance.rows, escaped(&acceptance.split))?;
     writeln!(
         out,
         "fp32         accuracy {}, logits within {:.1e} of the trained model",

@@ -192,6 +192,14 @@ impl OpenArgs {
         if self.device == Device::Cpu && self.gpu_memory_limit.is_some() {
             bail!("--gpu-memory-limit: expected --device cuda, tensorrt or auto with it, found cpu");
         }
+        if self.fast_math && !matches!(self.device, Device::Cpu | Device::Auto) {
+            bail!("--fast-math: expected --device cpu or auto with it, found {}", self.device);
+        }
+        if self.trust.verify == Verify::Never && !self.trust.require_signature.is_empty() {
+            bail!(
+                "--verify: expected always or once with --require-signature, which vouches for what is compared, found never"
+            );
+        }
         let bytes = |size: Option<Size>| size.map(|Size(bytes)| bytes);
         let gpu = GpuOptions { memory_limit: bytes(self.gpu_memory_limit), ..GpuOptions::default() };
         let session = SessionOptions {

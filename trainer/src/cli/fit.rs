@@ -597,6 +597,7 @@ struct Work {
     export_config: ExportConfig,
     /// How many points of accuracy, and what percentage of labels, packed integers may cost.
     packed_bounds: [f64; 2],
+    /// Whether `tune` has chosen the settings.
     is_tuned: bool,
     stride: Option<usize>,
     truncation_side: TruncationSide,
@@ -633,7 +634,7 @@ struct Prepared {
     warnings: Vec<String>,
 }
 
-/// What follows from the arguments alone.
+/// What follows from the arguments and who gives them.
 #[derive(Clone)]
 struct Settings {
     stride: Option<usize>,
@@ -752,6 +753,10 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     if args.has_linear_head(method) != args.has_linear_head(work.method) {
         (candidate.model, candidate.load_report) = work.load(&folder, method)?;
     }
+    if figures.is_some() && (methods.is_some() || work.is_tuned) {
+        let what = if work.is_tuned { "settings were" } else { "the method was" };
+        warnings.push(format!("{what} chosen by the same folds that the figures of cross-validation are of"));
+    }
     let before = work.before(&folder, &candidate.examples)?;
     candidate.out_of_fold = answers;
     let answerable = candidate.out_of_fold.as_ref().map(|answers| {
@@ -792,9 +797,10 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         };
         tell(&report::stage("vocabulary", &format!("{before} → {after} tokens{why}")));
         if candidate.out_of_fold.is_some() {
-            let what = "what folds tell, also of scores and thresholds, is of models with the whole vocabulary";
-            tell(&report::stage("check", what));
-            warnings.push(what.to_owned());
+            let also = if work.is_by_folds(&candidate.examples) { ", also of scores and thresholds," } else { "" };
+            let what = format!("what folds tell{also} is of models with the whole vocabulary");
+            tell(&report::stage("check", &what));
+            warnings.push(what);
         }
     }
     if let Some(layers) = args.frozen_layers() {
@@ -980,6 +986,11 @@ impl Work {
         TrainConfig { loss: self.train_config.loss.clone(), ..self.args.train_config(method, rows) }
     }
 
+    /// Whether folds say what scores and thresholds are.
+    fn is_by_folds(&self, examples: &Examples) -> bool {
+        examples.validation.is_empty() && !self.args.is_smaller()
+    }
+
     /// Checks that no run is forgotten that was stopped.
     fn check_checkpoint(&self) -> Result<(), Error> {
         let (args, path) = (&self.args, self.args.checkpoint_path());
@@ -1025,6 +1036,7 @@ impl Work {
         for (what, file) in [("configuration", &folder.config.path), ("tokenizer", &folder.tokenizer)] {
             settings.insert(format!("the {what} of --base"), nimbert::sha256_file(file)?.into());
         }
+        settings.insert("the truncation side of --base".to_owned(), format!("{:?}", folder.truncation_side).into());
         settings.insert("nimbert-train".to_owned(), env!("CARGO_PKG_VERSION").into());
         let files = self.sources.datasets.iter().flat_map(|dataset| &dataset.files);
         for file in files {

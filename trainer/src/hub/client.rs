@@ -12,11 +12,6 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
-/// How many seconds a connection may take, and be silent, unless the environment says otherwise. (How long it takes to find an address is
-/// the system's concern.)
-const PATIENCE: u64 = 30;
-/// What says otherwise, as it does to the hub's other programs.
-const PATIENCE_VARIABLE: &str = "HF_HUB_DOWNLOAD_TIMEOUT";
 /// How often the hub may send on.
 const REDIRECTS: usize = 10;
 /// Bytes that are read at once, at most.
@@ -98,22 +93,12 @@ impl Content {
     }
 }
 
-/// How long the hub is waited for.
-fn patience() -> Result<Duration> {
-    let Some(given) = std::env::var_os(PATIENCE_VARIABLE).filter(|given| !given.is_empty()) else {
-        return Ok(Duration::from_secs(PATIENCE));
-    };
-    let seconds = given.to_str().and_then(|given| given.parse().ok()).filter(|seconds| (1..=86_400).contains(seconds));
-    let expected = "a number of seconds from 1 to 86400";
-    seconds.map(Duration::from_secs).ok_or_else(|| Error::setting(PATIENCE_VARIABLE, expected, given.display()))
-}
-
 impl Client {
-    pub(super) fn new(endpoint: &str, token: Option<String>) -> Result<Self> {
+    /// One that waits so long for a connection, and for what comes over it.
+    pub(super) fn new(endpoint: &str, token: Option<String>, patience: Duration) -> Result<Self> {
         let parsed = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let endpoint =
             parsed.ok_or_else(|| Error::setting("HF_ENDPOINT", "an address with http or https", "another one"))?;
-        let patience = patience()?;
         let agent = ureq::builder()
             .try_proxy_from_env(true)
             // They are followed here: what is sent with them depends on where they lead to.

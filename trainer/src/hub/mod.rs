@@ -34,6 +34,11 @@ const SETTINGS: &str = "tokenizer_config.json";
 const OFFLINE: [&str; 2] = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"];
 /// Where the hub is, unless `HF_ENDPOINT` says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
+/// How many seconds a connection to the hub may take, and be silent, unless the environment says otherwise. (How long it takes to find an
+/// address is the system's concern.)
+const PATIENCE: u64 = 30;
+/// What says otherwise, as it does to the hub's other programs.
+const PATIENCE_VARIABLE: &str = "HF_HUB_DOWNLOAD_TIMEOUT";
 /// How often it is looked whether another program has ended its download.
 const TURN: Duration = Duration::from_millis(200);
 
@@ -124,6 +129,14 @@ struct Sibling {
     rfilename: String,
 }
 
+/// How long the hub is waited for.
+fn patience() -> Result<Duration> {
+    let Some(given) = variable(PATIENCE_VARIABLE) else { return Ok(Duration::from_secs(PATIENCE)) };
+    let seconds = given.to_str().and_then(|given| given.parse().ok()).filter(|seconds| (1..=86_400).contains(seconds));
+    let expected = "a number of seconds from 1 to 86400";
+    seconds.map(Duration::from_secs).ok_or_else(|| Error::setting(PATIENCE_VARIABLE, expected, given.display()))
+}
+
 impl<'a> Hub<'a> {
     fn from_env(name: &'a str, revision: &'a str) -> Result<Self> {
         let folder = |name| variable(name).map(PathBuf::from);
@@ -139,7 +152,7 @@ impl<'a> Hub<'a> {
             return Err(Error::setting("HF_TOKEN", "a token of visible ASCII characters", "other characters"));
         }
         let endpoint = variable("HF_ENDPOINT").map(|endpoint| endpoint.to_string_lossy().into_owned());
-        let client = Client::new(endpoint.as_deref().unwrap_or(ENDPOINT), token)?;
+        let client = Client::new(endpoint.as_deref().unwrap_or(ENDPOINT), token, patience()?)?;
         Ok(Self { client, cache, name, revision })
     }
 

@@ -11,7 +11,7 @@ use axum::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::Failure;
@@ -19,7 +19,7 @@ use super::Failure;
 /// Bodies larger than this share [`BODY_BUDGET`], and their texts are classified one after the other.
 const LARGE: usize = 64 << 10;
 /// Bytes of all large bodies at a time; a larger `--max-body` is its own budget. The small ones need none: with the
-/// default number of permits they are 32 MB, and they must not wait behind the large ones.
+/// default number of permits they are 32 MB, in chunks at most twice as much, and they must not wait behind the large ones.
 const BODY_BUDGET: usize = 16 << 20;
 /// Bytes of all small bodies whose texts are classified at a time.
 const SMALL_BUDGET: usize = 2 << 20;
@@ -91,15 +91,18 @@ impl Admission {
         };
         let mut permits = vec![request];
         let mut bytes = Vec::with_capacity(length.unwrap_or(0).min(LARGE));
+        let mut deadline = Instant::now() + self.body_timeout;
         let is_small = match length {
             Some(length) if length > LARGE => false,
-            _ => self.read(body, &mut bytes, LARGE).await?,
+            _ => self.read(body, &mut bytes, LARGE, deadline).await?,
         };
         if !is_small {
             let most = length.unwrap_or(self.max_body);
+            let waits = Instant::now();
             permits.push(self.wait(&self.bodies, kilobytes(most), MANY_LARGE).await?);
+            deadline += waits.elapsed();
             bytes.reserve_exact(length.unwrap_or(0).min(BODY_BUDGET));
-            self.read(body, &mut bytes, self.max_body).await?;
+            self.read(body, &mut bytes, self.max_body, deadline).await?;
         }
         Ok(Admitted { body: bytes, permits })
     }
@@ -141,7 +144,13 @@ impl Admission {
     }
 
     /// Reads until there are more than so many bytes. Whether the body has ended.
-    async fn read(&self, body: &mut Incoming, bytes: &mut Vec<u8>, most: usize) -> Result<bool, Failure> {
+    async fn read(
+        &self,
+        body: &mut Incoming,
+        bytes: &mut Vec<u8>,
+        most: usize,
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
         let read = async {
             while bytes.len() <= most {
                 let Some(chunk) = chunk(body).await else { return Ok(true) };
@@ -155,7 +164,7 @@ impl Admission {
             }
             Ok(false)
         };
-        timeout(self.body_timeout, read).await.unwrap_or_else(|_| {
+        timeout_at(deadline, read).await.unwrap_or_else(|_| {
             let message = format!("the body was not sent within {} s", self.body_timeout.as_secs());
             Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "validation", message))
         })
@@ -202,11 +211,16 @@ fn expect_plain(headers: &HeaderMap) -> Result<(), Failure> {
     let parameters = text(header::CONTENT_TYPE).unwrap_or_default().split(';').skip(1);
     let mut parameters = parameters.filter_map(|parameter| parameter.split_once('='));
     match parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("charset")) {
-        Some((_, charset)) if !charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") => {
+        Some((_, charset)) if !is_utf8(charset.trim().trim_matches('"')) => {
             refused("Content-Type: charset", "utf-8", charset)
         }
         _ => Ok(()),
     }
+}
+
+/// By its name, another of its names, or that of a part of it.
+fn is_utf8(charset: &str) -> bool {
+    ["utf-8", "utf8", "us-ascii"].iter().any(|name| charset.eq_ignore_ascii_case(name))
 }
 
 fn overloaded(message: &str) -> Failure {

@@ -149,7 +149,7 @@ pub(super) async fn serve<L: Listen>(
             (io, place) = next => {
                 let connection = Arc::new(Connection::new(Arc::clone(&idle)));
                 let io = Watched::new(io, unsent.clone(), Arc::clone(&connection), limits.send_timeout);
-                tokio::spawn(converse(io, connection, router.clone(), http.clone(), ending.clone(), place));
+                tokio::spawn(converse(place, io, connection, router.clone(), http.clone(), ending.clone()));
             }
             () = shutdown.as_mut() => break,
         }
@@ -179,23 +179,26 @@ async fn room(places: &Arc<Semaphore>, idle: &Idle) -> OwnedSemaphorePermit {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {
             return place;
         }
+        // From before it could be called off.
+        let called_off = idle.called_off();
         let is_closing = idle.close_longest();
         tokio::select! {
             place = Arc::clone(places).acquire_owned() => return place.expect("it is never closed"),
             () = idle.grown(), if !is_closing => (),
-            () = idle.called_off(), if is_closing => (),
+            () = called_off, if is_closing => (),
         }
     }
 }
 
-/// Answers one connection's requests; its place is free afterwards.
+/// Answers one connection's requests; its place is free afterwards: the first argument is dropped last, when nobody can choose the
+/// connection any more to be closed.
 async fn converse<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    _place: OwnedSemaphorePermit,
     io: Io,
     connection: Arc<Connection>,
     router: TowerToHyperService<Router>,
     http: http1::Builder,
     mut ending: watch::Receiver<()>,
-    _place: OwnedSemaphorePermit,
 ) {
     let asked = Arc::clone(&connection);
     let service = service_fn(move |request: Request<Incoming>| {

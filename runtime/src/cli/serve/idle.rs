@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 /// Connections without a request.
 #[derive(Default)]
@@ -52,17 +52,17 @@ impl Idle {
         self.grown.notified().await;
     }
 
-    /// Ends when one that was to be closed has got a request, and stays.
-    pub(super) async fn called_off(&self) {
-        self.called_off.notified().await;
+    /// Ends when, from now on, one that was to be closed has got a request, and stays.
+    pub(super) fn called_off(&self) -> Notified<'_> {
+        self.called_off.notified()
     }
 }
 
-/// A connection; until its first request has come it is idle.
+/// A connection. It is idle when it has been looked at, until its first request has come.
 pub(super) struct Connection {
     idle: Arc<Idle>,
     closer: Arc<Closer>,
-    /// Its key in the queue; 0 while there is a request, or an answer is being sent.
+    /// Its key in the queue, also when it was taken out to be closed; 0 from a request on until its answer is sent.
     since: AtomicU64,
     has_request: AtomicBool,
     is_sending: AtomicBool,
@@ -71,10 +71,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(idle: Arc<Idle>) -> Self {
         let no = || AtomicBool::new(false);
-        let connection =
-            Self { idle, closer: Arc::default(), since: AtomicU64::new(0), has_request: no(), is_sending: no() };
-        connection.settle();
-        connection
+        Self { idle, closer: Arc::default(), since: AtomicU64::new(0), has_request: no(), is_sending: no() }
     }
 
     /// Ends when it has to make room for another.
@@ -112,7 +109,7 @@ impl Connection {
         let mut queue = self.idle.queue();
         queue.closers.remove(&self.since.swap(0, Ordering::Relaxed));
         if self.closer.is_closing.swap(false, Ordering::Relaxed) {
-            self.idle.called_off.notify_one();
+            self.idle.called_off.notify_waiters();
         }
     }
 
@@ -146,10 +143,14 @@ mod tests {
     async fn one_that_gets_a_request_as_it_is_to_be_closed_stays_and_can_be_closed_later() {
         let idle = Arc::new(Idle::default());
         let connection = Arc::new(Connection::new(Arc::clone(&idle)));
+        // Nobody has looked whether it has sent a request.
+        assert!(!idle.close_longest());
+        connection.settle();
+        let called_off = idle.called_off();
         assert!(idle.close_longest() && !idle.close_longest());
         let busy = connection.work();
         // Who waits for its place hears of it, and finds none that could be closed.
-        idle.called_off().await;
+        called_off.await;
         assert!(!idle.close_longest());
         drop(busy);
         connection.set_sending(true);

@@ -1,6 +1,9 @@
 //! Cross-validation: which `--method` is the best for a few rows, and how good a model is that learns from all of them.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use indicatif::ProgressBar;
 use nimbert::{Decision, ProblemType};
@@ -111,17 +114,15 @@ impl Work {
             tell(&report::stage("folds", &how));
             tell(&report::table(figures));
         }
-        let left_out = answers.unanswerable();
-        if examples.validation.is_empty() && left_out > 0 {
-            let how =
-                format!("{left_out} rows are not counted for scores and thresholds: no other fold has their label");
-            tell(&report::stage("", &how));
+        let (is_by_folds, left_out) = (self.is_by_folds(examples), answers.unanswerable());
+        if is_by_folds && left_out > 0 {
+            let how = format!("for scores and thresholds not counted: {left_out}, whose label no other fold has");
+            tell(&report::stage("rows", &how));
         }
-        let is_by_folds = examples.validation.is_empty() && !self.args.is_smaller();
         let rate = self.export_config.certainty.unknown_rate.filter(|_| is_by_folds);
         if rate.is_some_and(|rate| answers.differ_by_more_than(rate)) {
-            let why =
-                "by folds, which differ by more than the share that is asked for: by --validation-size it is surer";
+            let why = "by folds, which differ by more than the share that is asked for and chance explain: by \
+                       --validation-size it is surer";
             tell(&report::stage("unknown", why));
         }
         Ok(Chosen { method, answers: Some(answers), methods: is_choice.then_some(table), figures })
@@ -138,8 +139,10 @@ impl Work {
         self.folds(targets, count).filter(|folds| folds.count() == count).ok_or_else(|| {
             let classes = self.sources.labels.len();
             let expected = format!("{count} training rows for each of {classes} labels on average, or less folds");
-            let rows = targets.len();
-            let texts = self.sources.originals().iter().enumerate().filter(|(row, original)| row == *original).count();
+            let originals = self.sources.originals();
+            let counted = targets.iter().zip(&originals).filter(|(target, _)| target.weight > 0.0);
+            let rows = counted.clone().count();
+            let texts = counted.map(|(_, original)| original).collect::<BTreeSet<_>>().len();
             let got = match self.sources.tasks.is_single() {
                 _ if texts < count => format!("{rows} rows of {texts} different texts"),
                 true => format!("{rows} rows"),

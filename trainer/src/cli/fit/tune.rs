@@ -169,12 +169,26 @@ struct Tuning<'a> {
     is_in_fit: bool,
 }
 
+/// The fit that a tuning ends in, as it was begun: a run that was stopped in it goes on with that.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Begun {
+    /// Of what the choice follows from: settings, rows, folds and budget.
+    tuning: String,
+    command: String,
+}
+
+impl Begun {
+    fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
+}
+
 pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()> {
     let began = Instant::now();
     // A run that was stopped in the fit at the end goes on with that.
     let left = [args.fit.checkpoint_path(), args.fit.out_of_fold_path()];
-    let is_in_fit = args.fit.beside_bundle("tune").join(CHOSEN).exists();
-    let is_left = is_in_fit && left.iter().any(|path| path.exists());
+    let begun = args.fit.beside_bundle("tune").join(CHOSEN);
+    let is_left = begun.exists() && left.iter().any(|path| path.exists());
     let resume = args.fit.resume || is_left && !args.fit.no_checkpoint && !args.fit.export.overwrite;
     // All rows that are not tested on are learned from, as they are in the fit at the end.
     let cross_validate = args.fit.cross_validate.or(Some(FOLDS));
@@ -198,15 +212,16 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
         let (model, _) = work.load(folder, work.method)?;
         work.check_smaller(&model, &folder.tokenizer, !examples.validation.is_empty(), settings.target_size)?;
     }
-    let mut tuning = Tuning::new(args, prepared, began, is_in_fit)?;
+    let mut tuning = Tuning::new(args, prepared, began)?;
     let Some(best) = tuning.best()? else { return Ok(()) };
     let (table, trials) = (tuning.table(best)?, tuning.trials(best)?);
     tell(&report::table(&table));
     let command = tuning.command_line(best);
     tell(&report::stage("command", &shown(&command)));
     let folder = tuning.folder.clone();
+    let chosen = Begun { tuning: tuning.digest(), command: shown(&command) };
     drop(tuning);
-    super::super::write_text(&folder.join(CHOSEN), &shown(&command))?;
+    write_text(&begun, &serde_json::to_string(&chosen).expect("two strings"))?;
     let Command::Fit(chosen) = Cli::try_parse_from(&command)?.command else { unreachable!("it is a fit") };
     let chosen = Args { resume, ..*chosen };
     let settings = Settings { is_tuned: true, ..settings };
@@ -218,8 +233,8 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     remove_trials(&folder)
 }
 
-/// In a folder of trials, the command of the fit that was begun: there is no more to be tried.
-const CHOSEN: &str = "chosen.txt";
+/// In a folder of trials, the fit that was begun ([`Begun`]): there is no more to be tried.
+const CHOSEN: &str = "chosen.json";
 
 /// Whether it is a trial's file, that of the choice, or the hidden folder that a killed run has left of one.
 fn is_trial(path: &Path) -> bool {
@@ -344,7 +359,7 @@ impl Candidate {
 }
 
 impl<'a> Tuning<'a> {
-    fn new(args: &'a TuneArgs, bases: Vec<Prepared>, began: Instant, is_in_fit: bool) -> anyhow::Result<Self> {
+    fn new(args: &'a TuneArgs, bases: Vec<Prepared>, began: Instant) -> anyhow::Result<Self> {
         let Prepared { work, examples, .. } = &bases[0];
         let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
         let folds = work.asked_folds(&targets, work.args.cross_validate.expect("it was set").into())?;
@@ -382,7 +397,9 @@ impl<'a> Tuning<'a> {
         std::fs::create_dir_all(&folder).map_err(|reason| Error::Io { path: folder.clone(), reason })?;
         trials_in(&folder)?;
         let (folds, features) = (folds.iter().collect(), BTreeMap::new());
-        let tuning = Self { args, bases, identities, candidates, folds, folder, features, began, is_in_fit };
+        let is_in_fit = folder.join(CHOSEN).exists();
+        let mut tuning = Self { args, bases, identities, candidates, folds, folder, features, began, is_in_fit };
+        tuning.expect_begun()?;
         let there = (0..tuning.candidates.len())
             .flat_map(|candidate| (0..tuning.folds.len()).map(move |fold| (candidate, fold)))
             .filter(|&(candidate, fold)| tuning.path(candidate, fold).exists())
@@ -398,6 +415,28 @@ impl<'a> Tuning<'a> {
 
     fn rows(&self) -> usize {
         self.bases[0].examples.train.len()
+    }
+
+    /// Of all that the choice follows from.
+    fn digest(&self) -> String {
+        let Self { identities, candidates, folds, args, .. } = self;
+        nimbert::sha256(format!("{identities:?} {candidates:?} {} {:?}", folds.len(), args.budget).as_bytes())
+    }
+
+    /// Checks that a fit that was begun is this tuning's: with other settings or rows its choice would be taken for theirs.
+    fn expect_begun(&mut self) -> anyhow::Result<()> {
+        let path = self.folder.join(CHOSEN);
+        if !self.is_in_fit || Begun::read(&path).is_some_and(|begun| begun.tuning == self.digest()) {
+            return Ok(());
+        }
+        if !self.args.fit.export.overwrite {
+            let expected = "the settings, rows and budget of the tuning that was stopped in its fit";
+            let got = "others; --overwrite, or removing the file, begins anew".to_owned();
+            return Err(Error::Model { path, expected: expected.to_owned(), got }.into());
+        }
+        std::fs::remove_file(&path).map_err(|reason| Error::Io { path, reason })?;
+        self.is_in_fit = false;
+        Ok(())
     }
 
     /// The settings that are right most often on the folds that all of the last ones were tried on; none while other shards
