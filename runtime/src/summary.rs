@@ -13,6 +13,8 @@ use crate::{
 
 /// Bins of the best label's score, of equal width from 0 to 1.
 pub const SCORE_BINS: usize = 20;
+/// No summary is of more texts: as many as are counted without loss in a number of JSON.
+const MOST_TEXTS: u64 = 1 << 53;
 /// Bins of the texts' lengths: 0 characters, 1, 2 to 3, 4 to 7 and so on, the last of all that are longer.
 pub const LENGTH_BINS: usize = 24;
 
@@ -106,7 +108,7 @@ impl Summary {
         }
     }
 
-    /// Whether counts are as many as they have to be, and none is of more texts than there are.
+    /// Whether counts are as many as they have to be and may be, and none is of more texts than there are.
     pub fn is_sound(&self) -> bool {
         let is_whole =
             |counts: &[u64]| counts.iter().try_fold(0u64, |sum, count| sum.checked_add(*count)) == Some(self.texts);
@@ -116,7 +118,8 @@ impl Summary {
                 && is_whole(&task.scores)
                 && task.labels.values().chain([&task.abstained]).all(is_part)
         };
-        self.lengths.len() == LENGTH_BINS
+        self.texts <= MOST_TEXTS
+            && self.lengths.len() == LENGTH_BINS
             && is_whole(&self.lengths)
             && self.unknown.iter().all(is_part)
             && self.tasks.iter().all(of_task)
@@ -200,15 +203,18 @@ impl Drift {
         Self { task, figure, psi: index(before, after), chance: chance(before, after) }
     }
 
-    /// The largest of several histograms of two bins, and what chance makes of the largest of as many: at least that, if they hang
-    /// together.
+    /// The largest of several histograms of two bins, of as many texts each, and what chance makes of the largest of as many: at least that,
+    /// if they hang together.
     fn of_any(task: Option<&str>, figure: &str, histograms: impl ExactSizeIterator<Item = [Vec<u64>; 2]>) -> Self {
         let each_is_below = (1.0 - SELDOM).powf(1.0 / histograms.len().max(1) as f64);
-        let wider = chi_squared(1, 1.0 - each_is_below) / chi_squared(1, SELDOM);
-        let drifts = histograms.map(|[before, after]| Self::new(task, figure, &before, &after));
-        let largest =
-            drifts.max_by(|a, b| a.psi.total_cmp(&b.psi)).unwrap_or_else(|| Self::new(task, figure, &[], &[]));
-        Self { chance: largest.chance * wider, ..largest }
+        let indices = histograms.map(|[before, after]| (index(&before, &after), [before, after]));
+        let (psi, largest) = indices.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
+        let sizes = largest.map(|counts| counts.iter().sum::<u64>() as f64);
+        let chance = match psi > 0.0 {
+            true => chi_squared(1, 1.0 - each_is_below) * (1.0 / sizes[0] + 1.0 / sizes[1]),
+            false => 0.0,
+        };
+        Self { task: task.map(str::to_owned), figure: figure.to_owned(), psi, chance }
     }
 
     /// The figure, behind its task's name if it has one.
@@ -289,26 +295,52 @@ impl Random {
 
     /// How many texts of each bin are among `size` of all, which are at least as many.
     fn dealt(&mut self, bins: &[u64], size: u64) -> Vec<u64> {
-        /// Of so many the number is about normal.
-        const MANY: u64 = 50;
         let (mut left, mut all) = (size, bins.iter().sum::<u64>());
         let mut of_bin = |count: u64| {
-            let dealt = if count < MANY {
-                let is_dealt =
-                    |place: u64, dealt: u64, share: f64| share * ((all - place) as f64) < (left - dealt) as f64;
-                (0..count).fold(0, |dealt, place| dealt + u64::from(is_dealt(place, dealt, self.uniform())))
-            } else {
-                let share = left as f64 / all as f64;
-                let spread = count as f64 * share * (1.0 - share) * (all - count) as f64 / (all as f64 - 1.0);
-                let quantile = self.uniform();
-                let deviations = if quantile < 0.5 { -normal(quantile) } else { normal(1.0 - quantile) };
-                let dealt = (count as f64 * share + spread.sqrt() * deviations).round().max(0.0) as u64;
-                dealt.clamp(count.saturating_sub(all - left), count.min(left))
-            };
+            let dealt = self.hypergeometric(all, count, left);
             (left, all) = (left - dealt, all - count);
             dealt
         };
         bins.iter().map(|count| of_bin(*count)).collect()
+    }
+
+    /// How many of `count` texts are among `left` ones that are drawn of `all`.
+    fn hypergeometric(&mut self, all: u64, count: u64, left: u64) -> u64 {
+        /// From this variance on the number is about normal.
+        const WIDE: f64 = 10.0;
+        /// So many are drawn one by one.
+        const FEW: u64 = 200;
+        // It is the same the other way round: the fewer are drawn.
+        let (drawn, marked) = (count.min(left), count.max(left));
+        let share = marked as f64 / all as f64;
+        let mean = drawn as f64 * share;
+        let variance = mean * (1.0 - share) * (all - drawn) as f64 / (all as f64 - 1.0).max(1.0);
+        let number = if variance >= WIDE {
+            let quantile = self.uniform();
+            let deviations = if quantile < 0.5 { -normal(quantile) } else { normal(1.0 - quantile) };
+            (mean + variance.sqrt() * deviations).round().max(0.0) as u64
+        } else if drawn <= FEW {
+            let is_marked = |place: u64, found: u64, draw: f64| draw * ((all - place) as f64) < (marked - found) as f64;
+            (0..drawn).fold(0, |found, place| found + u64::from(is_marked(place, found, self.uniform())))
+        } else if share < 0.5 {
+            self.binomial(drawn, share)
+        } else {
+            drawn - self.binomial(drawn, 1.0 - share)
+        };
+        number.clamp((count + left).saturating_sub(all), drawn)
+    }
+
+    /// How many of `trials` succeed, few of which do: it goes from one to the next.
+    fn binomial(&mut self, trials: u64, share: f64) -> u64 {
+        let (mut place, mut found) = (0.0, 0);
+        loop {
+            place += 1.0 + (self.uniform().ln() / (-share).ln_1p()).floor();
+            // Also where none succeeds, of which the next is infinitely far.
+            if place.is_nan() || place > trials as f64 {
+                return found;
+            }
+            found += 1;
+        }
     }
 }
 

@@ -207,8 +207,11 @@ pub fn balanced_weights<'a>(
     for target in targets.into_iter().filter(|target| target.weight > 0.0) {
         weighted += 1.0;
         rows += f64::from(target.weight);
-        let count = |(label, count): (usize, &mut f64)| *count += f64::from(target.weight * target.share(label));
-        counts.iter_mut().enumerate().for_each(count);
+        let mut count = |label: usize, share: f32| counts[label] += f64::from(target.weight * share);
+        match &target.shares {
+            None => target.ids.iter().for_each(|&label| count(label as usize, 1.0)),
+            Some(shares) => shares.iter().enumerate().for_each(|(label, share)| count(label, *share)),
+        }
     }
     let weight = |count: f64| match problem_type {
         _ if count == 0.0 => 1.0,

@@ -211,8 +211,9 @@ async fn converse<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         }
     });
     let mut conversation = pin!(http.serve_connection(TokioIo::new(io), service));
-    let mut is_ending = false;
+    let (mut is_ending, mut is_last) = (false, false);
     loop {
+        is_last &= connection.is_closing();
         let goes_on = poll_fn(|context| {
             let polled = conversation.as_mut().poll(context);
             connection.settle();
@@ -220,9 +221,16 @@ async fn converse<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         });
         tokio::select! {
             biased;
-            () = connection.closed() => return,
             // What went wrong is the client's to know: it has hung up, sent no HTTP or taken too long.
             _ = goes_on => return,
+            () = connection.closed() => {
+                if is_last {
+                    return;
+                }
+                // A request that is there already is answered: the system is asked once more.
+                is_last = true;
+                tokio::task::yield_now().await;
+            }
             _ = ending.changed(), if !is_ending => {
                 is_ending = true;
                 conversation.as_mut().graceful_shutdown();

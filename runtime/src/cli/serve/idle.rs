@@ -4,8 +4,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, futures::Notified};
@@ -18,11 +19,17 @@ pub(super) struct Idle {
     called_off: Notify,
 }
 
+/// A client that has just connected is about to send its request: before so long others go first.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Since when a connection is idle, and its number, by which it differs from those of the same moment.
+type Since = (Instant, u64);
+
 #[derive(Default)]
 struct Queue {
     last: u64,
     /// What closes them, the one that has been idle longest first.
-    closers: BTreeMap<u64, Arc<Closer>>,
+    closers: BTreeMap<Since, Arc<Closer>>,
 }
 
 /// Closes a connection.
@@ -62,8 +69,9 @@ impl Idle {
 pub(super) struct Connection {
     idle: Arc<Idle>,
     closer: Arc<Closer>,
-    /// Its key in the queue, also when it was taken out to be closed; 0 from a request on until its answer is sent.
-    since: AtomicU64,
+    /// Its key in the queue, also when it was taken out to be closed; none from a request on until its answer is sent.
+    since: Mutex<Option<Since>>,
+    has_asked: AtomicBool,
     has_request: AtomicBool,
     is_sending: AtomicBool,
 }
@@ -71,17 +79,30 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(idle: Arc<Idle>) -> Self {
         let no = || AtomicBool::new(false);
-        Self { idle, closer: Arc::default(), since: AtomicU64::new(0), has_request: no(), is_sending: no() }
+        Self {
+            idle,
+            closer: Arc::default(),
+            since: Mutex::default(),
+            has_asked: no(),
+            has_request: no(),
+            is_sending: no(),
+        }
     }
 
     /// Ends when it has to make room for another.
     pub(super) async fn closed(&self) {
-        loop {
+        while !self.is_closing() {
             self.closer.notify.notified().await;
-            if self.closer.is_closing.load(Ordering::Relaxed) {
-                return;
-            }
         }
+    }
+
+    /// Whether it has to.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closer.is_closing.load(Ordering::Relaxed)
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Since>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says whether its client has yet to take what is sent.
@@ -92,22 +113,24 @@ impl Connection {
     /// After something was done with it: where its last answer is sent, it is idle.
     pub(super) fn settle(&self) {
         let is_busy = self.has_request.load(Ordering::Relaxed) || self.is_sending.load(Ordering::Relaxed);
-        if is_busy || self.since.load(Ordering::Relaxed) != 0 {
+        let mut since = self.since();
+        if is_busy || since.is_some() {
             return;
         }
+        let grace = if self.has_asked.load(Ordering::Relaxed) { Duration::ZERO } else { GRACE };
         let mut queue = self.idle.queue();
         queue.last += 1;
-        let since = queue.last;
-        queue.closers.insert(since, Arc::clone(&self.closer));
+        let key = *since.insert((Instant::now() + grace, queue.last));
+        queue.closers.insert(key, Arc::clone(&self.closer));
         drop(queue);
-        self.since.store(since, Ordering::Relaxed);
         self.idle.grown.notify_one();
     }
 
     /// Takes it out of the queue. If it was to be closed, that is taken back.
     fn leave(&self) {
+        let since = self.since().take();
         let mut queue = self.idle.queue();
-        queue.closers.remove(&self.since.swap(0, Ordering::Relaxed));
+        since.map(|since| queue.closers.remove(&since));
         if self.closer.is_closing.swap(false, Ordering::Relaxed) {
             self.idle.called_off.notify_waiters();
         }
@@ -115,6 +138,7 @@ impl Connection {
 
     /// Until what is returned is dropped, there is a request. HTTP/1 has one at a time.
     pub(super) fn work(self: &Arc<Self>) -> Busy {
+        self.has_asked.store(true, Ordering::Relaxed);
         self.has_request.store(true, Ordering::Relaxed);
         self.leave();
         Busy(Arc::clone(self))
@@ -123,7 +147,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.idle.queue().closers.remove(&self.since.load(Ordering::Relaxed));
+        let since = self.since().take();
+        since.map(|since| self.idle.queue().closers.remove(&since));
     }
 }
 
@@ -161,5 +186,13 @@ mod tests {
         // The first closing was never looked at: the second must be seen all the same.
         assert!(idle.close_longest());
         connection.closed().await;
+        // One that has just come goes last.
+        let fresh = Arc::new(Connection::new(Arc::clone(&idle)));
+        fresh.settle();
+        let older = Arc::new(Connection::new(Arc::clone(&idle)));
+        drop(older.work());
+        older.settle();
+        assert!(idle.close_longest() && older.is_closing() && !fresh.is_closing());
+        assert!(idle.close_longest() && fresh.is_closing());
     }
 }

@@ -242,8 +242,11 @@ async fn health(State(server): State<Arc<Server>>) -> Result<(), Failure> {
 }
 
 /// In the text format, by whose name of a version Prometheus knows it.
-async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], server.metrics.text())
+async fn metrics(State(server): State<Arc<Server>>) -> Result<impl IntoResponse, Failure> {
+    // Of many labels it takes a while to say what chance explains.
+    let text = tokio::task::spawn_blocking(move || server.metrics.text()).await;
+    let text = text.map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "backend", error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }
 
 async fn info(State(server): State<Arc<Server>>) -> Json<serde_json::Value> {

@@ -174,6 +174,7 @@ struct Tuning<'a> {
 struct Begun {
     /// Of what the choice follows from: settings, rows, folds and budget.
     tuning: String,
+    /// For people: the same settings are chosen again.
     command: String,
 }
 
@@ -274,7 +275,9 @@ fn remove_trials(folder: &Path) -> anyhow::Result<()> {
         }
         trials => trials?,
     };
-    for path in trials {
+    // First of all: without trials nothing could be chosen again.
+    let (chosen, trials): (Vec<_>, Vec<_>) = trials.into_iter().partition(|path| path.ends_with(CHOSEN));
+    for path in chosen.into_iter().chain(trials) {
         let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         removed.map_err(|reason| Error::Io { path, reason })?;
     }
@@ -426,12 +429,15 @@ impl<'a> Tuning<'a> {
     /// Checks that a fit that was begun is this tuning's: with other settings or rows its choice would be taken for theirs.
     fn expect_begun(&mut self) -> anyhow::Result<()> {
         let path = self.folder.join(CHOSEN);
-        if !self.is_in_fit || Begun::read(&path).is_some_and(|begun| begun.tuning == self.digest()) {
+        if !self.is_in_fit
+            || self.args.shard.is_some()
+            || Begun::read(&path).is_some_and(|begun| begun.tuning == self.digest())
+        {
             return Ok(());
         }
         if !self.args.fit.export.overwrite {
             let expected = "the settings, rows and budget of the tuning that was stopped in its fit";
-            let got = "others; --overwrite, or removing the file, begins anew".to_owned();
+            let got = "others; --overwrite begins anew".to_owned();
             return Err(Error::Model { path, expected: expected.to_owned(), got }.into());
         }
         std::fs::remove_file(&path).map_err(|reason| Error::Io { path, reason })?;
@@ -442,6 +448,10 @@ impl<'a> Tuning<'a> {
     /// The settings that are right most often on the folds that all of the last ones were tried on; none while other shards
     /// are waited for.
     fn best(&mut self) -> anyhow::Result<Option<usize>> {
+        if self.args.shard.is_some() && self.is_in_fit {
+            tell(&report::stage("", "the fit at the end has begun: there is nothing more to be tried"));
+            return Ok(None);
+        }
         let mut left: Vec<usize> = (0..self.candidates.len()).collect();
         let all = self.folds.len();
         for folds in [0..1, 1..2, 2..all].into_iter().filter(|folds| !folds.is_empty()) {
