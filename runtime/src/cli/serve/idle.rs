@@ -69,24 +69,25 @@ impl Idle {
 pub(super) struct Connection {
     idle: Arc<Idle>,
     closer: Arc<Closer>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
     /// Its key in the queue, also when it was taken out to be closed; none from a request on until its answer is sent.
-    since: Mutex<Option<Since>>,
-    has_asked: AtomicBool,
-    has_request: AtomicBool,
-    is_sending: AtomicBool,
+    since: Option<Since>,
+    has_asked: bool,
+    has_request: bool,
+    is_sending: bool,
 }
 
 impl Connection {
     pub(super) fn new(idle: Arc<Idle>) -> Self {
-        let no = || AtomicBool::new(false);
-        Self {
-            idle,
-            closer: Arc::default(),
-            since: Mutex::default(),
-            has_asked: no(),
-            has_request: no(),
-            is_sending: no(),
-        }
+        Self { idle, closer: Arc::default(), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends when it has to make room for another.
@@ -101,54 +102,47 @@ impl Connection {
         self.closer.is_closing.load(Ordering::Relaxed)
     }
 
-    fn since(&self) -> MutexGuard<'_, Option<Since>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Says whether its client has yet to take what is sent.
     pub(super) fn set_sending(&self, is_sending: bool) {
-        self.is_sending.store(is_sending, Ordering::Relaxed);
+        self.state().is_sending = is_sending;
     }
 
     /// After something was done with it: where its last answer is sent, it is idle.
     pub(super) fn settle(&self) {
-        let is_busy = self.has_request.load(Ordering::Relaxed) || self.is_sending.load(Ordering::Relaxed);
-        let mut since = self.since();
-        if is_busy || since.is_some() {
+        let mut state = self.state();
+        if state.has_request || state.is_sending || state.since.is_some() {
             return;
         }
-        let grace = if self.has_asked.load(Ordering::Relaxed) { Duration::ZERO } else { GRACE };
+        let grace = if state.has_asked { Duration::ZERO } else { GRACE };
         let mut queue = self.idle.queue();
         queue.last += 1;
-        let key = *since.insert((Instant::now() + grace, queue.last));
-        queue.closers.insert(key, Arc::clone(&self.closer));
+        let since = *state.since.insert((Instant::now() + grace, queue.last));
+        queue.closers.insert(since, Arc::clone(&self.closer));
         drop(queue);
         self.idle.grown.notify_one();
     }
 
-    /// Takes it out of the queue. If it was to be closed, that is taken back.
-    fn leave(&self) {
-        let since = self.since().take();
+    /// Until what is returned is dropped, there is a request. HTTP/1 has one at a time.
+    pub(super) fn work(self: &Arc<Self>) -> Busy {
+        let mut state = self.state();
+        (state.has_asked, state.has_request) = (true, true);
         let mut queue = self.idle.queue();
-        since.map(|since| queue.closers.remove(&since));
+        if let Some(since) = state.since.take() {
+            queue.closers.remove(&since);
+        }
+        // If it was to be closed, that is taken back.
         if self.closer.is_closing.swap(false, Ordering::Relaxed) {
             self.idle.called_off.notify_waiters();
         }
-    }
-
-    /// Until what is returned is dropped, there is a request. HTTP/1 has one at a time.
-    pub(super) fn work(self: &Arc<Self>) -> Busy {
-        self.has_asked.store(true, Ordering::Relaxed);
-        self.has_request.store(true, Ordering::Relaxed);
-        self.leave();
         Busy(Arc::clone(self))
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let since = self.since().take();
-        since.map(|since| self.idle.queue().closers.remove(&since));
+        if let Some(since) = self.state().since {
+            self.idle.queue().closers.remove(&since);
+        }
     }
 }
 
@@ -156,7 +150,7 @@ pub(super) struct Busy(Arc<Connection>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.has_request.store(false, Ordering::Relaxed);
+        self.0.state().has_request = false;
     }
 }
 
