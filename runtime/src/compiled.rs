@@ -79,12 +79,12 @@ struct Digests {
 impl Entry {
     /// The entry in `cache` of a bundle's graph. ONNX Runtime must have been loaded: its version is part of the name.
     pub(crate) fn of(cache: &Path, bundle: &Bundle, variant: &Variant, options: &SessionOptions) -> Self {
-        let digests: Vec<&str> = bundle.graph_files(variant).map(|(_, entry)| entry.sha256.as_str()).collect();
+        let digests = digests(bundle, variant);
         let SessionOptions { operators, fast_math, .. } = options;
         let fused = options.fuses().then_some(fused::VERSION);
         let key =
             format!("{FORMAT} {operators:?} {fast_math} {fused:?} {digests:?} {} {}", ort::info(), instructions());
-        Self { folder: cache.join(&sha256(key.as_bytes())[..NAME_LENGTH]), key }
+        Self { folder: place(cache, &key), key }
     }
 
     /// The graph's file.
@@ -98,8 +98,7 @@ impl Entry {
 
     /// Whether nobody else can put another entry in its place; the cache is made if it is not there.
     pub(crate) fn is_in_own_place(&self) -> bool {
-        let cache = self.folder.parent().unwrap_or(&self.folder);
-        own::create_dir(cache).is_ok() && own::keeps_names(cache)
+        is_kept(self.folder.parent().unwrap_or(&self.folder))
     }
 
     /// Whether nobody else can have written the entry: it is the user's own, and no other may write to it.
@@ -207,14 +206,28 @@ impl Entry {
     }
 }
 
+/// Those of a graph's files.
+fn digests<'a>(bundle: &'a Bundle, variant: &'a Variant) -> Vec<&'a str> {
+    bundle.graph_files(variant).map(|(_, entry)| entry.sha256.as_str()).collect()
+}
+
+/// Where what depends on all that `key` says lies in `cache`.
+fn place(cache: &Path, key: &str) -> PathBuf {
+    cache.join(&sha256(key.as_bytes())[..NAME_LENGTH])
+}
+
+/// Whether nobody else can exchange what lies in `cache`, which is made if it is not there.
+fn is_kept(cache: &Path) -> bool {
+    own::create_dir(cache).is_ok() && own::keeps_names(cache)
+}
+
 /// The folder in `cache` for TensorRT's engines of a bundle's graph, which ONNX Runtime names by the graph's operators, not by its
 /// weights: it must not find those of another. `shapes` says for which batches they are built. None where it cannot be made, or others
 /// can put engines into it.
 pub(crate) fn engine_folder(cache: &Path, bundle: &Bundle, variant: &Variant, shapes: &str) -> Option<PathBuf> {
-    let digests: Vec<&str> = bundle.graph_files(variant).map(|(_, entry)| entry.sha256.as_str()).collect();
-    let key = format!("{digests:?} {} {} {shapes}", variant.precision, ort::info());
-    let folder = cache.join(&sha256(key.as_bytes())[..NAME_LENGTH]);
-    if own::create_dir(cache).is_err() || !own::keeps_names(cache) {
+    let key = format!("{:?} {} {} {shapes}", digests(bundle, variant), variant.precision, ort::info());
+    let folder = place(cache, &key);
+    if !is_kept(cache) {
         return None;
     }
     remove_expired(cache);

@@ -77,8 +77,7 @@ fn for_owner_to_write(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let mode = fs::metadata(path)?.permissions().mode();
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o022))
+        set_mode(path, fs::metadata(path)?.permissions().mode() & !0o022)
     }
     #[cfg(not(unix))]
     {

@@ -593,32 +593,11 @@ fn a_unix_socket_will_do() {
 }
 
 #[cfg(unix)]
-#[test]
-fn an_answer_that_is_being_sent_is_sent_to_its_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
-    let mut server = Server::at_socket(&path, &["--max-client-batch-size", "4096", "--max-queue", "4096"]);
-    let body = json!({ "inputs": vec![["a great film"]; 4096] }).to_string();
-    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    stream.write_all(post_to("/classify", &body, "").as_bytes()).unwrap();
-    let mut first = [0];
-    stream.read_exact(&mut first).unwrap();
-    server.terminate();
-    // Longer than what is sent by nobody is waited for.
-    std::thread::sleep(Duration::from_secs(3));
-    let mut rest = String::new();
-    stream.read_to_string(&mut rest).unwrap();
-    let (head, body) = rest.split_once("\r\n\r\n").unwrap();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-    // More than the system takes at once.
-    assert!(head.contains("200 OK"), "{rest}");
-    assert!(body.len() > 300_000 && body.len() == length.parse::<usize>().unwrap(), "{} of {length}", body.len());
-    assert!(server.child.wait().unwrap().success());
-}
+const MANY_TEXTS: [&str; 4] = ["--max-client-batch-size", "4096", "--max-queue", "4096"];
 
-/// What a client has of an answer that is larger than the system takes at once: what its head says there is, and what came.
+/// What a client has of an answer that is larger than the system takes at once: its head, what that says there is, and what came.
 #[cfg(unix)]
-fn slowly(path: &std::path::Path, meanwhile: impl FnOnce()) -> (usize, usize) {
+fn slowly(path: &std::path::Path, meanwhile: impl FnOnce()) -> (String, usize, usize) {
     let body = json!({ "inputs": vec![["a great film"]; 4096] }).to_string();
     let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
     stream.write_all(post_to("/classify", &body, "").as_bytes()).unwrap();
@@ -631,11 +610,24 @@ fn slowly(path: &std::path::Path, meanwhile: impl FnOnce()) -> (usize, usize) {
     let rest = String::from_utf8(rest).unwrap();
     let (head, body) = rest.split_once("\r\n\r\n").unwrap();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-    (length.parse().unwrap(), body.len())
+    (head.to_owned(), length.parse().unwrap(), body.len())
 }
 
 #[cfg(unix)]
-const MANY_TEXTS: [&str; 4] = ["--max-client-batch-size", "4096", "--max-queue", "4096"];
+#[test]
+fn an_answer_that_is_being_sent_is_sent_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut server = Server::at_socket(&path, &MANY_TEXTS);
+    let (head, length, got) = slowly(&path, || {
+        server.terminate();
+        // Longer than what is sent by nobody is waited for.
+        std::thread::sleep(Duration::from_secs(3));
+    });
+    assert!(head.contains("200 OK"), "{head}");
+    assert!(got > 300_000 && got == length, "{got} of {length}");
+    assert!(server.child.wait().unwrap().success());
+}
 
 #[cfg(unix)]
 #[test]
@@ -644,7 +636,7 @@ fn an_answer_that_is_being_sent_is_not_cut_for_another_connection() {
     let path = folder.path().join("socket");
     let _server = Server::at_socket(&path, &[&MANY_TEXTS[..], &["--max-connections", "1"]].concat());
     let other = std::cell::OnceCell::new();
-    let (length, got) = slowly(&path, || {
+    let (_, length, got) = slowly(&path, || {
         let asked = path.clone();
         let request = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
         let ask = move || exchange(std::os::unix::net::UnixStream::connect(asked).unwrap(), request);
@@ -661,7 +653,7 @@ fn a_client_that_does_not_take_its_answer_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let _server = Server::at_socket(&path, &[&MANY_TEXTS[..], &["--body-timeout", "1"]].concat());
-    let (length, got) = slowly(&path, || std::thread::sleep(Duration::from_secs(4)));
+    let (_, length, got) = slowly(&path, || std::thread::sleep(Duration::from_secs(4)));
     assert!(got < length, "{got} of {length}");
 }
 

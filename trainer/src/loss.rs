@@ -33,6 +33,14 @@ impl Target {
         }
     }
 
+    /// Calls `of` with each label that it has, or may have, and how sure that is.
+    fn for_each_label(&self, mut of: impl FnMut(usize, f32)) {
+        match &self.shares {
+            None => self.ids.iter().for_each(|&label| of(label as usize, 1.0)),
+            Some(shares) => shares.iter().enumerate().for_each(|(label, share)| of(label, *share)),
+        }
+    }
+
     /// The label where there is one; of several, the first; 0 without any.
     pub fn id(&self) -> u32 {
         self.ids.first().copied().unwrap_or(0)
@@ -132,10 +140,12 @@ impl Loss {
         // How much -log p of each label counts in each row.
         let factors: Vec<f32> = targets
             .iter()
-            .flat_map(|target| (0..classes).map(move |class| (class, target)))
-            .map(|(class, target)| {
-                let hit = self.class_weight(class) * target.share(class) * (1.0 - self.label_smoothing);
-                target.weight * (hit + self.label_weight(target) * spread)
+            .flat_map(|target| {
+                let spread = self.label_weight(target) * spread;
+                (0..classes).map(move |class| {
+                    let hit = self.class_weight(class) * target.share(class) * (1.0 - self.label_smoothing);
+                    target.weight * (hit + spread)
+                })
             })
             .collect();
         let mut log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
@@ -160,15 +170,11 @@ impl Loss {
         let [mut of_holds, mut of_fails] = [low, high].map(|value| vec![value; rows * classes]);
         let rows_of = of_holds.chunks_exact_mut(classes).zip(of_fails.chunks_exact_mut(classes));
         for ((of_holds, of_fails), target) in rows_of.zip(targets) {
-            let mut set = |label: usize, share: f32| {
+            target.for_each_label(|label, share| {
                 let weight = self.class_weight(label);
                 of_holds[label] = weight * share * high + (1.0 - share) * low;
                 of_fails[label] = weight * share * low + (1.0 - share) * high;
-            };
-            match &target.shares {
-                None => target.ids.iter().for_each(|&label| set(label as usize, 1.0)),
-                Some(shares) => shares.iter().enumerate().for_each(|(label, share)| set(label, *share)),
-            }
+            });
         }
         let [of_holds, of_fails] =
             [of_holds, of_fails].map(|values| Tensor::from_vec(values, (rows, classes), &Device::Cpu));
@@ -207,11 +213,7 @@ pub fn balanced_weights<'a>(
     for target in targets.into_iter().filter(|target| target.weight > 0.0) {
         weighted += 1.0;
         rows += f64::from(target.weight);
-        let mut count = |label: usize, share: f32| counts[label] += f64::from(target.weight * share);
-        match &target.shares {
-            None => target.ids.iter().for_each(|&label| count(label as usize, 1.0)),
-            Some(shares) => shares.iter().enumerate().for_each(|(label, share)| count(label, *share)),
-        }
+        target.for_each_label(|label, share| counts[label] += f64::from(target.weight * share));
     }
     let weight = |count: f64| match problem_type {
         _ if count == 0.0 => 1.0,

@@ -57,6 +57,23 @@ fn click(harness: &mut Harness<'_, App>, label: &str) {
     harness.step();
 }
 
+/// A model, and a text in the field.
+fn typed(bundle: PathBuf, text: &str) -> Harness<'static, App> {
+    let mut harness = start(Some(bundle), None);
+    until(&mut harness, "the model", |harness| harness.state().has_model());
+    harness.get_by_label("Text").focus();
+    harness.step();
+    harness.get_by_label("Text").type_text(text);
+    harness
+}
+
+/// A file of this content, which is being opened.
+fn opened(folder: &Path, content: &str) -> Harness<'static, App> {
+    let path = folder.join("rows.csv");
+    fs::write(&path, content).unwrap();
+    start(Some(bundle()), Some(path))
+}
+
 fn write_rows(folder: &Path, rows: usize) -> PathBuf {
     let path = folder.join("rows.csv");
     // Of different lengths, and so of different scores.
@@ -118,11 +135,7 @@ fn a_typed_text_gets_a_bar_for_each_label() {
 
 #[test]
 fn the_words_that_carried_the_decision_are_named() {
-    let mut harness = start(Some(bundle()), None);
-    until(&mut harness, "the model", |harness| harness.state().has_model());
-    harness.get_by_label("Text").focus();
-    harness.step();
-    harness.get_by_label("Text").type_text("the best film");
+    let mut harness = typed(bundle(), "the best film");
     until(&mut harness, "words", sees("For positive: "));
     let shown = harness.state().live.shown.as_ref().unwrap();
     let words = &shown.explanation.as_ref().unwrap().words;
@@ -154,11 +167,7 @@ fn only_the_last_text_is_answered() {
 
 #[test]
 fn a_text_like_nothing_in_training_is_said_to_be_so() {
-    let mut harness = start(Some(bundle_called("bundle-certain")), None);
-    until(&mut harness, "the model", |harness| harness.state().has_model());
-    harness.get_by_label("Text").focus();
-    harness.step();
-    harness.get_by_label("Text").type_text("zzz qqq 12345 %%%");
+    let mut harness = typed(bundle_called("bundle-certain"), "zzz qqq 12345 %%%");
     until(&mut harness, "a sign", sees("like nothing that the model has learned from"));
     assert!(sees("The right label is among")(&harness));
 }
@@ -180,11 +189,7 @@ fn rows_like_nothing_in_training_are_unknown_and_stay_so() {
 
 #[test]
 fn each_task_has_its_bars() {
-    let mut harness = start(Some(bundle_called("bundle-tasks")), None);
-    until(&mut harness, "the model", |harness| harness.state().has_model());
-    harness.get_by_label("Text").focus();
-    harness.step();
-    harness.get_by_label("Text").type_text("a good film");
+    let mut harness = typed(bundle_called("bundle-tasks"), "a good film");
     until(&mut harness, "an answer", |harness| harness.state().live.is_current());
     let prediction = harness.state().live.shown.as_ref().unwrap().prediction.clone();
     assert!(!prediction.further.is_empty());
@@ -239,9 +244,7 @@ fn a_damaged_bundle_shows_the_message_of_the_library() {
 #[test]
 fn a_missing_column_shows_the_message_of_the_library() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.csv");
-    fs::write(&path, "body\nx\n").unwrap();
-    let mut harness = start(Some(bundle()), Some(path));
+    let mut harness = opened(folder.path(), "body\nx\n");
     until(&mut harness, "a message", sees("expected a column \"text\""));
     until(&mut harness, "the end of reading", sees("was not opened"));
 }
@@ -249,9 +252,7 @@ fn a_missing_column_shows_the_message_of_the_library() {
 #[test]
 fn a_row_that_cannot_be_read_is_shown_and_the_others_are_labelled() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.csv");
-    fs::write(&path, "text,n\ngood,1\nbad\nfine,2\n").unwrap();
-    let mut harness = start(Some(bundle()), Some(path));
+    let mut harness = opened(folder.path(), "text,n\ngood,1\nbad\nfine,2\n");
     until(&mut harness, "a message", sees("rows.csv:3: expected 2 fields"));
     until(&mut harness, "the rows", sees("Label all"));
     click(&mut harness, "Label all");
@@ -262,9 +263,7 @@ fn a_row_that_cannot_be_read_is_shown_and_the_others_are_labelled() {
 #[test]
 fn a_file_that_cannot_be_read_to_its_end_is_not_opened() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.csv");
-    fs::write(&path, "text,n\ngood,1\n\"open,2\nx,3\n").unwrap();
-    let mut harness = start(Some(bundle()), Some(path));
+    let mut harness = opened(folder.path(), "text,n\ngood,1\n\"open,2\nx,3\n");
     until(&mut harness, "a message", sees("rows.csv:3: "));
     until(&mut harness, "the end of reading", sees("was not opened"));
 }
@@ -272,9 +271,7 @@ fn a_file_that_cannot_be_read_to_its_end_is_not_opened() {
 #[test]
 fn a_row_that_may_hold_others_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rows.csv");
-    fs::write(&path, "n,text\n1,\"open\n2,x\"\n").unwrap();
-    let mut harness = start(Some(bundle()), Some(path));
+    let mut harness = opened(folder.path(), "n,text\n1,\"open\n2,x\"\n");
     until(&mut harness, "a message", sees("rows.csv:2: a quoted field runs over lines"));
 }
 
