@@ -19,7 +19,11 @@ use serde_json::Value;
 const TINY_BERT: &str = "tests/data/tiny-bert";
 
 fn tiny_bert() -> (SequenceClassifier, Tokenizer) {
-    let folder = workspace(TINY_BERT);
+    tiny(TINY_BERT)
+}
+
+fn tiny(folder: &str) -> (SequenceClassifier, Tokenizer) {
+    let folder = workspace(folder);
     let config = EncoderConfig::open(&folder.join("config.json")).unwrap().without_dropout();
     let labels = ["negative", "positive"].map(String::from);
     let (model, _) = SequenceClassifier::load(&folder.join("model.safetensors"), config, &labels, 0).unwrap();
@@ -292,6 +296,12 @@ fn layers_learn_the_slower_the_lower_they_are() {
     assert_eq!(model.depth("bert.embeddings.word_embeddings.weight"), 0);
     assert_eq!(model.depth("bert.encoder.layer.1.output.dense.weight"), 2);
     assert_eq!(model.depth("bert.pooler.dense.weight"), layers + 1);
+    // What all layers share is as near to the head as the last of them.
+    let (shared, _) = tiny("tests/data/tiny-albert");
+    let all = shared.config.layers.len();
+    let of_layer = "albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight";
+    let depths = ["albert.embeddings.word_embeddings.weight", of_layer, "albert.pooler.weight"];
+    assert_eq!(depths.map(|name| shared.depth(name)), [0, all, all + 1]);
     let dir = Dir::default();
     let data = dir.write("data.csv", small_csv(40));
     // After one step, which AdamW makes as long as the rate, whatever the gradient.

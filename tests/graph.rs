@@ -303,13 +303,18 @@ fn attention_of_ours_computes_what_onnx_runtimes_does() {
 fn operators_of_ours_compute_what_onnx_runtimes_do() {
     let dir = Dir::default();
     // Ranges and channels are those of texts like these.
-    let rows = TEXTS.iter().map(|text| format!("\"{}\",positive\n", text.replace('"', "\"\"")));
+    let words = ["great", "acting", "a", "thin", "plot", "the", "movie", "worse", "of", "film", "!", "it"];
+    let mixed = |row: usize| {
+        (0..2 + row % 17).map(|place| words[(row * 7 + place * place) % words.len()]).collect::<Vec<_>>().join(" ")
+    };
+    let read: Vec<String> = TEXTS.iter().map(|text| (*text).to_owned()).chain((0..60).map(mixed)).collect();
+    let rows = read.iter().map(|text| format!("\"{}\",positive\n", text.replace('"', "\"\"")));
     let data = dir.write("data.csv", small_csv(80) + &rows.collect::<String>().repeat(4));
     let bundle = dir.path("bundle");
     finish(fit(&base("bert"), &data, &bundle).args(["--epochs", "2", "--variants", "cpu-int8,cpu-fp32"])).success();
     let (graph, optimized) = (bundle.join("model.onnx"), dir.path("optimized.onnx"));
     let tokenizer = Tokenizer::open(&bundle.join("tokenizer.json"), 60).unwrap();
-    let encodings: Vec<Encoding> = TEXTS.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
+    let encodings: Vec<Encoding> = read.iter().map(|text| tokenizer.encode(text).unwrap()).collect();
     let texts = || encodings.iter().map(std::slice::from_ref);
     // Channels are scaled before each activation is quantized.
     let stored = onnx::read(&graph).unwrap();

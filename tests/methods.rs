@@ -284,6 +284,10 @@ fn a_trained_model_goes_on() {
     let (new, model, bundle) = (dir.write("new.csv", topics(&["acting"], 30)), dir.path("model"), dir.path("bundle"));
     let mut command = fit_by_any(&base("bert"), &old, &dir.path("first"));
     finish(command.args(["--epochs", "6", "--method", "finetune", "--save-model"]).arg(&model)).success();
+    // Whoever may read the one may read the other.
+    let [configuration, weights] =
+        ["config.json", "model.safetensors"].map(|name| fs::metadata(model.join(name)).unwrap().permissions());
+    assert_eq!(configuration, weights);
 
     let go_on = |new: &Path, out: &str, further: &[&str]| {
         let mut command = program("nimbert-train");
@@ -319,6 +323,13 @@ fn a_trained_model_goes_on() {
     assert!(output.contains("made anew: none") && !output.contains("regression"), "{output}");
     let seen = "64 rows of ";
     assert!(output.contains(seen) && output.contains("80 rows → train 65, validation 7, test 8"), "{output}");
+    // What it was validated by is so again beside a file for that, which had rows of its own; and learned from where nothing is validated.
+    let further_rows = dir.write("further.csv", topics(&["films", "plot"], 3).replace("great", "fine"));
+    let validation = ["--epochs", "1", "--validation-data", further_rows.to_str().unwrap()];
+    let output = finish(&mut go_on(&old, "validated", &validation)).success();
+    assert!(output.contains("80 rows → train 71, validation 12 from "), "{output}");
+    let output = finish(&mut go_on(&old, "unvalidated", &["--epochs", "1", "--validation-size", "0"])).success();
+    assert!(output.contains("80 rows → train 77, validation 0, test 3"), "{output}");
     // Going on twice: what either has learned from is known.
     let mut command = program("nimbert-train");
     command.args(["fit", "--max-accuracy-drop", "20", "--epochs", "1", "--data"]).arg(&new).arg("--from").arg(&again);

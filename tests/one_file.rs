@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use nimbert::{Bundle, Classifier, Error, Options, PublicKey, Verify};
+use nimbert::{Bundle, Classifier, Error, Options, PublicKey, Verify, bundle::BundleWriter};
 use nimbert_tests::{Dir, copy_folder, finish, fit, program, small_csv, tiny_bundle, workspace};
 
 const TEXTS: [&str; 3] = ["a great film", "terrible , a thin plot", "one of the year 's best films , great acting"];
@@ -77,10 +77,51 @@ fn fit_export_and_pack_make_the_same_file() {
     let other = dir.write("other.nimbert", "a letter");
     pack(&dir.path("folder"), &other, &["--overwrite"]).failure(2, &["never replaced"]);
     pack(&dir.path("folder"), &dir.path("reviews.zip"), &[]).failure(2, &[".nimbert"]);
+    // One that is damaged may be replaced.
+    let damaged = dir.path("damaged.nimbert");
+    fs::write(&damaged, &fs::read(dir.path("packed.nimbert")).unwrap()[..5000]).unwrap();
+    pack(&dir.path("folder"), &damaged, &[]).failure(2, &["damaged.nimbert", "--overwrite"]);
+    pack(&dir.path("folder"), &damaged, &["--overwrite"]).success();
+    Bundle::open(&damaged).unwrap().verify().unwrap();
     pack(&dir.path("nowhere"), &dir.path("x.nimbert"), &[]).failure(2, &["nowhere"]);
     assert_eq!(fs::read(&other).unwrap(), b"a letter");
     let hidden = dir.names().into_iter().find(|name| name.starts_with('.'));
     assert_eq!(hidden, None);
+}
+
+#[test]
+fn what_has_come_meanwhile_is_not_replaced() {
+    let dir = Dir::default();
+    let bundle = tiny_bundle(&dir);
+    let manifest = Bundle::open(&bundle).unwrap().manifest;
+    for name in ["other", "other.nimbert"] {
+        let target = dir.path(name);
+        let writer = BundleWriter::create(&target, false).unwrap();
+        for file in manifest.files.keys() {
+            fs::copy(bundle.join(file), writer.staging().join(file)).unwrap();
+        }
+        let letter = if name == "other" { target.join("letter") } else { target.clone() };
+        fs::create_dir_all(letter.parent().unwrap()).unwrap();
+        fs::write(&letter, "dear").unwrap();
+        let error = writer.finish(manifest.clone()).unwrap_err();
+        assert!(matches!(error, Error::OutputExists { .. }), "{error}");
+        assert_eq!(fs::read(&letter).unwrap(), b"dear");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn who_may_not_read_the_folder_may_not_read_the_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = Dir::default();
+    let (bundle, file) = (tiny_bundle(&dir), dir.path("mine.nimbert"));
+    for (mask, mode) in [("077", 0o400), ("022", 0o444)] {
+        let mut pack = Command::new("sh");
+        pack.args(["-c", &format!("umask {mask}; exec \"$@\""), "sh"]).arg(program("nimbert-train").get_program());
+        pack.args(["pack", "--overwrite"]).arg(&bundle).arg("--out").arg(&file);
+        finish(&mut pack).success();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, mode);
+    }
 }
 
 #[test]

@@ -171,6 +171,22 @@ fn lists_weights_and_shares_from_the_file_to_the_figures() {
     let output = finish(&mut command).success();
     assert!(output.contains("largest share") && output.contains("weight is its weight"), "{output}");
 
+    // A weight that is nothing in 32 bits is no weight, and a label of rows without one is never answered.
+    let weighed = |third: &str| {
+        let row = |index: usize| {
+            let (label, weight) = [("a", "1"), ("b", "2"), ("c", third)][index % 3];
+            format!("text {index},{label},{weight}\n")
+        };
+        std::iter::once("text,label,weight\n".to_owned()).chain((0..60).map(row)).collect::<String>()
+    };
+    let weights = ["--weight-column", "weight", "--epochs", "1", "--max-accuracy-drop", "100"];
+    let tiny = dir.write("tiny.csv", weighed("1e-46"));
+    finish(fit(&base(), &tiny, &dir.path("tiny")).args(weights))
+        .failure(2, &["tiny.csv:4:", "expected a weight of 0, or of at least 1e-45, found 1e-46"]);
+    let nothing = dir.write("nothing.csv", weighed("0"));
+    let output = finish(fit(&base(), &nothing, &dir.path("nothing")).args(weights)).success();
+    assert!(output.contains("no training row that counts has c: it is never answered"), "{output}");
+
     let bits = dir.write("bits.csv", "text,toxic,insult\na,1,0\nb,0,1\nc,2,0\n");
     check(&bits, &["--multi-label", "--label-columns", "toxic,insult"])
         .failure(2, &["bits.csv:4: expected 0 or 1, found 2"]);

@@ -6,16 +6,23 @@ use std::{
     pin::pin,
     process::{Command, Stdio},
     sync::{
-        Arc,
+        Arc, Barrier,
         atomic::{AtomicBool, Ordering},
+        mpsc::channel,
     },
     task::{Context, Poll, Wake, Waker},
     thread::Thread,
     time::{Duration, Instant},
 };
 
-use nimbert::{CallOptions, Classifier, Device, Error, Options, Parallelism, SessionOptions, device::GpuOptions};
+use nimbert::{
+    Background, BackgroundOptions, CallOptions, Classifier, Device, Error, Options, Parallelism, Prediction,
+    SessionOptions, device::GpuOptions,
+};
 use nimbert_tests::{Dir, finish, program, tiny_bundle};
+
+/// Longer than anything takes that is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Different texts of 1 to 60 words.
 fn texts(count: usize) -> Vec<String> {
@@ -169,6 +176,46 @@ fn finished<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
+fn a_call_that_waits_for_a_thread_may_be_cancelled_or_be_late() {
+    let dir = Dir::default();
+    let classifier = Arc::new(Classifier::open(tiny_bundle(&dir), &Options::default()).unwrap());
+    let background = Background::new(classifier);
+    let submit = |timeout: Option<Duration>, done: Box<dyn FnOnce(nimbert::Result<Vec<Prediction>>) + Send>| {
+        let options = BackgroundOptions { timeout, ..BackgroundOptions::default() };
+        background.submit(vec!["a great film".to_owned().into()], options, done)
+    };
+    // As many calls as there can be threads, each of which keeps its own until it is let go.
+    let (told, busy) = channel();
+    let let_go = Arc::new(Barrier::new(17));
+    for _ in 0..16 {
+        let (told, let_go) = (told.clone(), Arc::clone(&let_go));
+        submit(
+            None,
+            Box::new(move |result| {
+                told.send(result.is_ok()).unwrap();
+                let_go.wait();
+            }),
+        );
+    }
+    for _ in 0..16 {
+        assert!(busy.recv_timeout(PATIENCE).unwrap());
+    }
+    let answer = |timeout: Option<Duration>| {
+        let (tell, answer) = channel();
+        (submit(timeout, Box::new(move |result| tell.send(result).unwrap())), answer)
+    };
+    let (cancelled, of_cancelled) = answer(None);
+    let (_, of_late) = answer(Some(Duration::from_millis(1)));
+    let (waiting, of_waiting) = answer(None);
+    cancelled.cancel();
+    assert!(matches!(of_cancelled.recv_timeout(PATIENCE).unwrap(), Err(Error::Cancelled)));
+    assert!(matches!(of_late.recv_timeout(PATIENCE).unwrap(), Err(Error::DeadlinePassed)));
+    assert!(cancelled.is_done() && !waiting.is_done());
+    let_go.wait();
+    assert_eq!(of_waiting.recv_timeout(PATIENCE).unwrap().unwrap().len(), 1);
+}
+
+#[test]
 fn queued_calls_of_one_thread_get_the_answers_of_calls_alone() {
     let dir = Dir::default();
     let classifier = Arc::new(Classifier::open(tiny_bundle(&dir), &Options::default()).unwrap());
@@ -212,7 +259,7 @@ fn a_text_that_needs_too_much_memory_is_refused() {
     assert_eq!(enough.classify_batch(&texts(50)).unwrap().len(), 50);
     let little = Classifier::open(&bundle, &options(1 << 20)).unwrap();
     let error = little.classify("film").unwrap_err();
-    assert!(matches!(error, Error::MemoryLimit { .. }) && error.to_string().contains("--memory-limit"), "{error}");
+    assert!(matches!(error, Error::MemoryLimit { .. }) && error.to_string().contains("of the memory limit"), "{error}");
 }
 
 #[test]

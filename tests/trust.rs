@@ -76,6 +76,11 @@ fn signed_verified_rotated_and_tampered_with() {
     let line = fs::read_to_string(&new).unwrap().lines().nth(1).unwrap().to_owned();
     nimbert(&["verify", "--public-key", &line]).success();
     nimbert(&["verify", "--public-key", "nonsense"]).failure(2, &["nonsense"]);
+    // It is one, though a file of its name has another.
+    fs::create_dir_all(dir.path(&line).parent().unwrap()).unwrap();
+    fs::copy(&other, dir.path(&line)).unwrap();
+    let mut there = program("nimbert");
+    finish(there.current_dir(dir.path("")).arg("verify").arg(&bundle).args(["--public-key", &line])).success();
     // A byte anywhere, the signature's own comment line excepted.
     let keys = vec![line.parse().unwrap()];
     let options = Options { require_signature: keys, ..Options::default() };

@@ -327,6 +327,7 @@ class Classifier {
     if (this.#closed) throw new NimbertError('CLOSED', 'the classifier is closed');
     /** @type {any} */
     let call;
+    const began = performance.now();
     const cancel = () => call?.cancel();
     signal?.addEventListener('abort', cancel);
     if (this.#calls++ === 0) busy.add(this);
@@ -337,7 +338,9 @@ class Classifier {
       // Until now there was no call to cancel.
       signal?.throwIfAborted();
       let answer;
-      [call, answer] = begin(texts, { timeoutMs, truncation });
+      // Many texts take their time until they are there.
+      const left = timeoutMs === undefined ? undefined : Math.max(0, timeoutMs - (performance.now() - began));
+      [call, answer] = begin(texts, { timeoutMs: left, truncation });
       return await read(await answer);
     } catch (error) {
       signal?.throwIfAborted();
@@ -455,7 +458,8 @@ function predictionOf(answers, row, { name, labels, blank }, topK) {
  */
 function settings(options) {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  const all = { cache: 'auto', ortLib: installedLibrary(), ...Object.fromEntries(given) };
+  const all = { cache: 'auto', ...Object.fromEntries(given) };
+  if (!('ortLib' in all)) all.ortLib = installedLibrary();
   return Object.entries(all).flatMap(([name, values]) => {
     // No key at all is none that must have signed: it must not open what no key was asked of.
     if (Array.isArray(values) && !values.length && name in options) throw wrongType(`a value for ${name}`, values);
@@ -469,14 +473,17 @@ function settings(options) {
 /** The library of the package onnxruntime-node, unless there is none or the environment names another. */
 function installedLibrary() {
   if (process.env.ORT_DYLIB_PATH) return [];
+  /** @type {string} */
   let folder;
+  /** @type {string[]} */
+  let files;
   try {
     folder = path.join(path.dirname(require.resolve('onnxruntime-node/package.json')), 'bin');
+    // bin/napi-v6/linux/x64/libonnxruntime.so.1
+    files = readdirSync(folder, { recursive: true, encoding: 'utf8' });
   } catch {
     return [];
   }
-  // bin/napi-v6/linux/x64/libonnxruntime.so.1
-  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' });
   const name = new RegExp(`${process.platform}.${process.arch}.(lib)?onnxruntime\\.[^/\\\\]*$`);
   return files.filter((file) => name.test(file)).map((file) => path.join(folder, file)).slice(0, 1);
 }

@@ -22,6 +22,8 @@ use crate::{
 
 /// So many calls run at once; the classifier joins their texts into batches. More wait.
 const MAX_THREADS: usize = 16;
+/// How often those that wait are looked at: one that is cancelled, or late, is answered, though no thread is free.
+const PATIENCE: Duration = Duration::from_millis(25);
 
 /// A text, or a pair of texts, to be kept until it is classified.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -73,6 +75,20 @@ pub struct OwnedExplained {
 /// A call: asks the classifier and tells what came of it, or why there is none to ask.
 type Job = Box<dyn FnOnce(Result<&Classifier>) + Send>;
 
+/// A call that no thread has taken yet.
+struct Waiting {
+    job: Job,
+    pending: Pending,
+    deadline: Option<Instant>,
+}
+
+impl Waiting {
+    /// Whether all that is left to do is to say why it was not answered.
+    fn is_over(&self) -> bool {
+        self.pending.cancel.load(Ordering::Relaxed) || self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
 /// A call that was submitted.
 #[derive(Debug, Clone, Default)]
 pub struct Pending {
@@ -101,15 +117,20 @@ pub struct Background {
 struct Shared {
     classifier: Arc<Classifier>,
     state: Mutex<State>,
+    /// A call waits, or none will come any more.
     changed: Condvar,
+    /// The same for the thread that looks at those that wait: a notice to one of the others must not wake it up instead.
+    overfull: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<Waiting>,
     /// Those that run, or wait.
     calls: Vec<Pending>,
     threads: Vec<JoinHandle<()>>,
+    /// The one that ends calls which are over before one of them takes them; started where all of them are busy.
+    keeper: Option<JoinHandle<()>>,
     idle: usize,
     is_closed: bool,
 }
@@ -123,7 +144,8 @@ impl std::fmt::Debug for Background {
 impl Background {
     /// Calls of `classifier`.
     pub fn new(classifier: Arc<Classifier>) -> Self {
-        Self { shared: Arc::new(Shared { classifier, state: Mutex::default(), changed: Condvar::new() }) }
+        let (changed, overfull) = (Condvar::new(), Condvar::new());
+        Self { shared: Arc::new(Shared { classifier, state: Mutex::default(), changed, overfull }) }
     }
 
     /// The classifier.
@@ -188,28 +210,38 @@ impl Background {
         }
         let mut state = self.shared.lock();
         state.calls.push(pending.clone());
-        state.waiting.push_back(job);
-        if state.idle < state.waiting.len() && state.threads.len() < MAX_THREADS {
-            let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name("nimbert".to_owned()).spawn(move || shared.work());
-            match thread {
+        state.waiting.push_back(Waiting { job, pending: pending.clone(), deadline });
+        let is_overfull = state.idle < state.waiting.len();
+        if is_overfull && state.threads.len() < MAX_THREADS {
+            match self.thread(Shared::work) {
                 Ok(thread) => state.threads.push(thread),
                 Err(error) if state.threads.is_empty() => {
                     let refused = state.waiting.pop_back();
                     state.calls.pop();
                     drop(state);
-                    if let Some(job) = refused {
-                        job(Err(Error::io("a thread".as_ref(), error)));
+                    if let Some(refused) = refused {
+                        (refused.job)(Err(Error::io("a thread".as_ref(), error)));
                     }
                     return pending;
                 }
                 // Those that are there do the work.
                 Err(_) => {}
             }
+        } else if is_overfull && state.keeper.is_none() {
+            // Without it they are told when a thread is free.
+            state.keeper = self.thread(Shared::keep).ok();
         }
         drop(state);
         self.shared.changed.notify_one();
+        if is_overfull {
+            self.shared.overfull.notify_one();
+        }
         pending
+    }
+
+    fn thread(&self, run: fn(&Shared)) -> std::io::Result<JoinHandle<()>> {
+        let shared = Arc::clone(&self.shared);
+        std::thread::Builder::new().name("nimbert".to_owned()).spawn(move || run(&shared))
     }
 }
 
@@ -221,9 +253,10 @@ impl Drop for Background {
         let mut state = self.shared.lock();
         state.is_closed = true;
         state.calls.iter().for_each(Pending::cancel);
-        let threads = std::mem::take(&mut state.threads);
+        let threads = std::mem::take(&mut state.threads).into_iter().chain(state.keeper.take());
         drop(state);
         self.shared.changed.notify_all();
+        self.shared.overfull.notify_all();
         for thread in threads {
             // One that drops us in its `done` ends by itself.
             if thread.thread().id() != std::thread::current().id() {
@@ -242,7 +275,7 @@ impl Shared {
     fn work(&self) {
         let mut state = self.lock();
         loop {
-            let Some(job) = state.waiting.pop_front() else {
+            let Some(next) = state.waiting.pop_front() else {
                 if state.is_closed {
                     return;
                 }
@@ -252,9 +285,28 @@ impl Shared {
                 continue;
             };
             drop(state);
-            job(Ok(&self.classifier));
+            (next.job)(Ok(&self.classifier));
             state = self.lock();
             state.calls.retain(|call| !call.is_done());
+        }
+    }
+
+    /// Ends calls that wait and are over, until none will come.
+    fn keep(&self) {
+        let mut state = self.lock();
+        while !state.is_closed {
+            if let Some(index) = state.waiting.iter().position(Waiting::is_over)
+                && let Some(over) = state.waiting.remove(index)
+            {
+                drop(state);
+                (over.job)(Ok(&self.classifier));
+                state = self.lock();
+                state.calls.retain(|call| !call.is_done());
+            } else if state.waiting.is_empty() {
+                state = self.overfull.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                (state, _) = self.overfull.wait_timeout(state, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+            }
         }
     }
 }

@@ -188,8 +188,8 @@ impl Entry {
     fn seal(&self, staging: &Path) -> Result<()> {
         let mut files = BTreeMap::new();
         let finish = |path: &Path| {
-            own::set_mode(path, 0o444)?;
-            fs::File::open(path)?.sync_all()
+            own::for_nobody_to_write(path)?;
+            own::sync(path)
         };
         for (name, path) in [GRAPH, DATA].map(|name| (name, staging.join(name))) {
             if path.exists() {

@@ -123,7 +123,7 @@ pub enum Error {
     Forked,
     /// A text, or the graph, needs more memory than may be used.
     #[error(
-        "{what} needs about {} of memory, expected at most the {} that the graph and the program leave of --memory-limit",
+        "{what} needs about {} of memory, expected at most the {} that the graph and the program leave of the memory limit",
         megabytes(*needed),
         megabytes(*available)
     )]

@@ -74,16 +74,36 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
 
 /// Takes from all others the right to write.
 fn for_owner_to_write(path: &Path) -> io::Result<()> {
+    take_rights(path, 0o022)
+}
+
+/// Takes from everybody the right to write to a file. Who may read it stays as it is.
+pub(crate) fn for_nobody_to_write(path: &Path) -> io::Result<()> {
+    take_rights(path, 0o222)
+}
+
+fn take_rights(path: &Path, rights: u32) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        set_mode(path, fs::metadata(path)?.permissions().mode() & !0o022)
+        set_mode(path, fs::metadata(path)?.permissions().mode() & !rights)
     }
     #[cfg(not(unix))]
     {
-        let _ = path;
+        let _ = (path, rights);
         Ok(())
     }
+}
+
+/// Sees to it that a file's content is on the disk.
+pub fn sync(path: &Path) -> io::Result<()> {
+    // Windows does that for files alone that are open for writing.
+    fs::File::options().read(true).write(cfg!(windows)).open(path)?.sync_all()
+}
+
+/// The same of the names in a folder, where the system has such.
+pub(crate) fn sync_names(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 /// Sets who may read and write, where there is such.

@@ -147,6 +147,8 @@ def main():
     manifest("stride-of-nearly-all", "Tokenizer", deep(["stride"], MANIFEST["max_length"] - 4))
     manifest("data-of-9-gigabytes", "Format nimbert.json", deep(["files", "model.onnx_data"], {"bytes": 9 << 30, "sha256": "0" * 64}))
     manifest("thresholds-of-one-label", "Format nimbert.json", deep(["label_thresholds"], [0.5]))
+    manifest("thresholds-where-a-text-has-one-label", "Format nimbert.json", deep(["label_thresholds"], [0.3, 0.7]))
+    manifest("execution-provider-unknown", "Format nimbert.json", deep(["variants", 0, "execution_provider"], "CUDA"))
     manifest("truncation-side-unknown", "Format nimbert.json", deep(["truncation_side"], "middle"))
     manifest("graphs-none", "Format nimbert.json", deep(["variants"], []))
     manifest("graphs-of-one-name", "Format nimbert.json",

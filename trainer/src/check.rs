@@ -339,14 +339,18 @@ fn empty_text(input: &CheckInput<'_>) -> Option<Finding> {
 
 /// Labels of very different numbers of training rows.
 fn imbalance(input: &CheckInput<'_>) -> Option<Finding> {
-    if input.tasks.is_empty() {
-        return imbalance_of(input, "");
-    }
-    input.tasks.iter().find_map(|task| imbalance_of(input, task))
+    let found: Vec<_> = match input.tasks.as_slice() {
+        [] => imbalance_of(input, "").into_iter().collect(),
+        tasks => tasks.iter().filter_map(|task| imbalance_of(input, task)).collect(),
+    };
+    let count = found.iter().map(|(count, _)| count).sum();
+    let messages: Vec<String> = found.into_iter().map(|(_, message)| message).collect();
+    let advice = "--class-weights balanced makes every label count alike";
+    Finding::of_labels("imbalance", count, messages.join("; "), advice)
 }
 
-/// The same of labels that begin so.
-fn imbalance_of(input: &CheckInput<'_>, prefix: &str) -> Option<Finding> {
+/// The same of labels that begin so: how many are rare, and what is to be said of them.
+fn imbalance_of(input: &CheckInput<'_>, prefix: &str) -> Option<(usize, String)> {
     let mut counts = input.train_counts();
     counts.retain(|label, _| label.starts_with(prefix));
     let (most, largest) = counts.iter().max_by_key(|(_, count)| **count)?;
@@ -356,7 +360,7 @@ fn imbalance_of(input: &CheckInput<'_>, prefix: &str) -> Option<Finding> {
         "label {most:?} has {largest} training rows, {:.0} times as many as {least:?} with {smallest}",
         *largest as f64 / **smallest as f64
     );
-    Finding::of_labels("imbalance", small.len(), message, "--class-weights balanced makes every label count alike")
+    Some((small.len(), message))
 }
 
 /// Labels of too few training rows to learn from.
@@ -700,6 +704,20 @@ mod tests {
         assert!(find(&found, "rare-label").0.message.ends_with("\"b\" 1"), "{found:?}");
         let (unseen, lines) = find(&found, "unseen-label");
         assert_eq!((lines, unseen.severity), (vec![3], Severity::Error));
+    }
+
+    #[test]
+    fn each_task_may_have_labels_of_few_rows() {
+        let tasks = vec!["tone=".to_owned(), "topic=".to_owned()];
+        let mut train = clean(&["a", "a"]);
+        let other = |row: usize, rare: usize| if row == rare { "other" } else { "usual" };
+        for (index, row) in train.iter_mut().enumerate() {
+            row.labels = vec![format!("tone={}", other(index, 3)), format!("topic={}", other(index, 5))];
+        }
+        let found = check(&CheckInput { train: located(&train, "data.csv"), tasks, ..input() });
+        let (imbalance, _) = find(&found, "imbalance");
+        let parts = ["\"tone=usual\" has 19 training rows", "; label \"topic=usual\" has 19 training rows"];
+        assert!(parts.iter().all(|part| imbalance.message.contains(part)) && imbalance.count == 2, "{imbalance:?}");
     }
 
     #[test]

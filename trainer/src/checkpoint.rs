@@ -1,7 +1,8 @@
 //! The whole state of a training run in one file, so that a run that was stopped goes on as if it had not been: the
 //! weights, the optimizer's moments, the best epoch's weights, and where the run is in its data and its random numbers.
 //!
-//! The file is safetensors, with everything that is no tensor as JSON in its header. It appears by a rename when it is
+//! The file is safetensors, with everything that is no tensor as JSON: where the run is as bytes, since a header has its limit, the
+//! rest in the header. It appears by a rename when it is
 //! complete: whenever a run is killed, a checkpoint is the old one or the new one.
 
 use std::{
@@ -94,8 +95,9 @@ pub(crate) struct State<'a> {
     pub(crate) optimizer: &'a AdamWState,
 }
 
-/// The header's keys.
+/// JSON of [`Progress`], as bytes.
 const PROGRESS: &str = "progress";
+/// The header's keys.
 const SETTINGS: &str = "settings";
 const OPTIMIZER_STEP: &str = "optimizer_step";
 const DIGEST: &str = "sha256";
@@ -132,12 +134,9 @@ pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> 
     for ((name, _), tensor) in state.parameters.iter().zip(state.best.unwrap_or_default()) {
         tensors.push(data(BEST, name, tensor)?);
     }
-    let progress = serde_json::to_string(state.progress).expect("a record has only string keys");
-    let entries = [
-        (PROGRESS, progress),
-        (SETTINGS, config.settings.to_string()),
-        (OPTIMIZER_STEP, state.optimizer.step.to_string()),
-    ];
+    let progress = serde_json::to_vec(state.progress).expect("a record has only string keys");
+    tensors.push((PROGRESS.to_owned(), Data::Bytes { length: [progress.len()], bytes: progress }));
+    let entries = [(SETTINGS, config.settings.to_string()), (OPTIMIZER_STEP, state.optimizer.step.to_string())];
     let mut digest = Digest::default();
     entries.iter().for_each(|(key, value)| digest.add(key, value.as_bytes()));
     tensors.iter().for_each(|(name, tensor)| digest.add(name, &tensor.data()));
@@ -146,7 +145,7 @@ pub(crate) fn write(config: &CheckpointConfig, state: &State<'_>) -> Result<()> 
     write_whole(&config.path, |partial| {
         let written = safetensors::serialize_to_file(tensors, Some(header), partial)
             .map_err(|error| std::io::Error::other(error.to_string()))
-            .and_then(|()| std::fs::File::open(partial)?.sync_all());
+            .and_then(|()| nimbert::own::sync(partial));
         written.map_err(|error| Error::io(&config.path, error))
     })
 }
@@ -168,7 +167,7 @@ pub(crate) fn read(config: &CheckpointConfig, parameters: &Parameters) -> Result
     let header = header.metadata().clone().unwrap_or_default();
     let entry = |key: &str| header.get(key).ok_or_else(|| damaged(format!("no {key}")));
     let mut digest = Digest::default();
-    for key in [PROGRESS, SETTINGS, OPTIMIZER_STEP] {
+    for key in [SETTINGS, OPTIMIZER_STEP] {
         digest.add(key, entry(key)?.as_bytes());
     }
     file.iter().for_each(|(name, view)| digest.add(name, view.data()));
@@ -178,7 +177,8 @@ pub(crate) fn read(config: &CheckpointConfig, parameters: &Parameters) -> Result
     }
     let settings: Value = serde_json::from_str(entry(SETTINGS)?).map_err(|error| damaged(error.to_string()))?;
     expect_same(path, &settings, &config.settings)?;
-    let progress = serde_json::from_str(entry(PROGRESS)?).map_err(|error| damaged(error.to_string()))?;
+    let progress = file.tensor(PROGRESS).map_err(|error| damaged(error.to_string()))?;
+    let progress = serde_json::from_slice(progress.data()).map_err(|error| damaged(error.to_string()))?;
     let step = entry(OPTIMIZER_STEP)?.parse().map_err(|_| damaged("no number of steps".to_owned()))?;
 
     let floats = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
@@ -242,6 +242,7 @@ impl Digest {
 enum Data<'a> {
     Tensor(Tensor),
     Slice { shape: &'a [usize], values: &'a [f32] },
+    Bytes { length: [usize; 1], bytes: Vec<u8> },
 }
 
 impl Data<'_> {
@@ -252,28 +253,33 @@ impl Data<'_> {
 
 impl View for Data<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        match self {
+            Self::Tensor(_) | Self::Slice { .. } => Dtype::F32,
+            Self::Bytes { .. } => Dtype::U8,
+        }
     }
 
     fn shape(&self) -> &[usize] {
         match self {
             Self::Tensor(tensor) => tensor.dims(),
             Self::Slice { shape, .. } => shape,
+            Self::Bytes { length, .. } => length,
         }
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        Cow::Owned(match self {
-            Self::Slice { values, .. } => bytes(values),
-            Self::Tensor(tensor) => {
-                with_elements([tensor], |[values]| Ok(bytes(values))).expect("parameters are contiguous f32 on the CPU")
-            }
-        })
+        match self {
+            Self::Slice { values, .. } => bytes(values).into(),
+            Self::Tensor(tensor) => with_elements([tensor], |[values]| Ok(bytes(values)))
+                .expect("parameters are contiguous f32 on the CPU")
+                .into(),
+            Self::Bytes { bytes, .. } => bytes.into(),
+        }
     }
 
     fn data_len(&self) -> usize {
-        self.shape().iter().product::<usize>() * size_of::<f32>()
+        self.shape().iter().product::<usize>() * self.dtype().bitsize() / 8
     }
 }
 

@@ -150,8 +150,9 @@ pub fn rungs(model: &SequenceClassifier, tokenizer_bytes: u64, smallest_vocabula
     let (mut layer, mut fixed) = (LAYER_NODES, rest);
     for (name, var) in model.parameters().iter() {
         match model.depth(name) {
-            1 => layer += size(var),
-            depth if depth > 1 && depth <= config.layers.len() => {}
+            // What layers share is there once.
+            1 if !config.shares_layers() => layer += size(var),
+            depth if depth > 1 && depth <= config.layers.len() && !config.shares_layers() => {}
             _ if is_words(name) => {}
             _ => fixed += size(var),
         }

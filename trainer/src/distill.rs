@@ -48,16 +48,18 @@ pub struct Teacher<'a> {
 
 impl Teacher<'_> {
     /// What the student minimizes: `loss` (against the labels), the distance to the teacher's labels, and the distance to
-    /// its hidden states.
+    /// its hidden states. Each text counts by the weight of its target.
     ///
     /// # Errors
     /// [`crate::Error::Tensor`].
-    pub fn loss(&self, batch: &PackedBatch, student: &Output, loss: &Tensor) -> Result<Tensor> {
+    pub fn loss(&self, batch: &PackedBatch, targets: &[&Target], student: &Output, loss: &Tensor) -> Result<Tensor> {
         let DistillConfig { temperature, soft_share, hidden_weight } = self.config;
         let teacher = self.model.forward(batch, None)?;
         let [student_logits, teacher_logits] =
             [&student.logits, &teacher.logits.detach()].map(|logits| logits / temperature);
-        let soft = soft_loss(&self.model.tasks, self.problem_type, &student_logits?, &teacher_logits?)?;
+        let weights: Vec<f32> = targets.iter().map(|target| target.weight).collect();
+        let of_texts = parts(weights.iter().copied(), &Device::Cpu)?;
+        let soft = soft_loss(&self.model.tasks, self.problem_type, [&student_logits?, &teacher_logits?], &of_texts)?;
         // The gradients of soft labels shrink with the square of the temperature.
         let soft = (soft * (temperature * temperature))?;
         let mut sum = ((loss * (1.0 - soft_share))? + (soft * soft_share)?)?;
@@ -66,7 +68,9 @@ impl Teacher<'_> {
             // The last layers hold the first tokens only, in both models alike.
             let (ours, theirs) = (&ours[layer + 1], theirs[teacher_layer + 1].detach());
             if ours.dims() == theirs.dims() {
-                let distance = (ours - theirs)?.to_dtype(DType::F32)?.sqr()?.mean_all()?.to_device(&Device::Cpu)?;
+                let distances = (ours - theirs)?.to_dtype(DType::F32)?.sqr()?.mean(D::Minus1)?;
+                let of_rows = parts(weights_of_rows(batch, &weights, distances.dims1()?), distances.device())?;
+                let distance = (distances * of_rows)?.sum_all()?.to_device(&Device::Cpu)?;
                 sum = (sum + (distance * (hidden_weight / self.layers.len() as f64))?)?;
             }
         }
@@ -129,30 +133,52 @@ pub fn softened(
     examples.iter().zip(teacher_logits).map(soften).collect()
 }
 
-/// How far a student's logits are from a teacher's, `[rows, labels]`: the sum of what each task has.
-fn soft_loss(tasks: &Tasks, problem_type: ProblemType, student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
+/// What part of their mean each of these has, by its weight: `[weights]`. Where none has a weight, all have as much.
+fn parts(weights: impl ExactSizeIterator<Item = f32> + Clone, device: &Device) -> Result<Tensor> {
+    let (count, sum) = (weights.len() as f32, weights.clone().sum::<f32>());
+    let share = |weight: f32| if sum > 0.0 { weight / sum } else { 1.0 / count };
+    Ok(Tensor::from_iter(weights.map(share), &Device::Cpu)?.to_device(device)?)
+}
+
+/// The weights of texts as those of what an encoder says of them, which is of so many: of all tokens, or of the first of each row.
+fn weights_of_rows(batch: &PackedBatch, of_texts: &[f32], count: usize) -> std::vec::IntoIter<f32> {
+    let rows =
+        batch.texts.windows(2).zip(of_texts).flat_map(|(rows, weight)| (rows[0]..rows[1]).map(|row| (row, *weight)));
+    let tokens = |row: usize| if count == batch.rows() { 1 } else { batch.offsets[row + 1] - batch.offsets[row] };
+    let weights: Vec<f32> = rows.flat_map(|(row, weight)| std::iter::repeat_n(weight, tokens(row))).collect();
+    weights.into_iter()
+}
+
+/// How far a student's logits are from a teacher's, `[rows, labels]`, by what part of the mean each row has: the sum of what each task
+/// has.
+fn soft_loss(
+    tasks: &Tasks,
+    problem_type: ProblemType,
+    [student, teacher]: [&Tensor; 2],
+    parts: &Tensor,
+) -> Result<Tensor> {
     tasks.sum(|task| {
         let (student, teacher) = (task.logits(student)?, task.logits(teacher)?);
-        match problem_type {
+        let of_rows = match problem_type {
             ProblemType::SingleLabel => soft_cross_entropy(&student, &teacher),
             ProblemType::MultiLabel => soft_binary_cross_entropy(&student, &teacher),
-        }
+        };
+        Ok((of_rows? * parts)?.sum_all()?)
     })
 }
 
-/// -Σ q log p, the mean over the rows.
+/// -Σ q log p of each row.
 fn soft_cross_entropy(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     let q = candle_nn::ops::softmax(teacher, D::Minus1)?;
     let log_p = candle_nn::ops::log_softmax(student, D::Minus1)?;
-    let rows = student.dims2()?.0 as f64;
-    Ok(((q * log_p)?.sum_all()? * (-1.0 / rows))?)
+    Ok((q * log_p)?.sum(D::Minus1)?.neg()?)
 }
 
-/// -q log σ(x) - (1 - q) log σ(-x) = max(x, 0) - q x + log(1 + e^-|x|), the mean over rows and labels.
+/// -q log σ(x) - (1 - q) log σ(-x) = max(x, 0) - q x + log(1 + e^-|x|) of each row, the mean over its labels.
 fn soft_binary_cross_entropy(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     let q = candle_nn::ops::sigmoid(teacher)?;
     let tail = (student.abs()?.neg()?.exp()? + 1.0)?.log()?;
-    Ok(((student.relu()? - (q * student)?)? + tail)?.mean_all()?)
+    Ok(((student.relu()? - (q * student)?)? + tail)?.mean(D::Minus1)?)
 }
 
 #[cfg(test)]
@@ -171,9 +197,10 @@ mod tests {
         let [student, teacher] =
             [tensor(&[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]]), tensor(&[[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])];
         let labels = ["a=x", "a=y", "b=z"].map(str::to_owned);
+        let halves = parts([1.0, 1.0].into_iter(), &Device::Cpu).unwrap();
         let loss = |tasks: &Tasks, from: usize, count: usize| {
             let [student, teacher] = [&student, &teacher].map(|logits| logits.narrow(1, from, count).unwrap());
-            let loss = soft_loss(tasks, ProblemType::SingleLabel, &student, &teacher).unwrap();
+            let loss = soft_loss(tasks, ProblemType::SingleLabel, [&student, &teacher], &halves).unwrap();
             loss.to_scalar::<f32>().unwrap()
         };
         let both = loss(&Tasks::of(&["a", "b"].map(str::to_owned), &labels), 0, 3);

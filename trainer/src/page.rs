@@ -1,6 +1,6 @@
 //! Fills the training report from what a run has left.
 
-use nimbert::{Decision, prediction::Answer};
+use nimbert::{Decision, ProblemType, prediction::Answer};
 
 use crate::{
     calibrate::{Found, Kept},
@@ -216,6 +216,16 @@ fn epochs(records: &[Record]) -> Vec<EpochPoint> {
     records.iter().filter_map(point).collect()
 }
 
+/// How sure the classifier is of what is wrong: of a label that it gave, or, of any number of them, that it withheld.
+fn confidence(problem_type: ProblemType, scores: &[f32], predicted: &[usize], expected: &[usize]) -> f32 {
+    let of_label = |id: usize| if predicted.contains(&id) { scores[id] } else { 1.0 - scores[id] };
+    let is_wrong = |id: &usize| match problem_type {
+        ProblemType::SingleLabel => predicted.contains(id),
+        ProblemType::MultiLabel => predicted.contains(id) != expected.contains(id),
+    };
+    (0..scores.len()).filter(is_wrong).map(of_label).fold(0.0, f32::max)
+}
+
 /// Wrong answers, the most confident first: where the labels of the data may be what is wrong.
 fn mistakes(sources: &Sources, held_out: &HeldOut<'_>) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
@@ -230,17 +240,13 @@ fn mistakes(sources: &Sources, held_out: &HeldOut<'_>) -> Vec<Mistake> {
             if predicted == expected {
                 continue;
             }
-            // How sure the classifier is of what is wrong: of a label that it gave, or that it withheld.
-            let confidence = |id: &usize| if predicted.contains(id) { scores[*id] } else { 1.0 - scores[*id] };
-            let differs = |id: &usize| predicted.contains(id) != expected.contains(id);
-            let score = (0..scores.len()).filter(differs).map(|id| confidence(&id)).fold(0.0, f32::max);
             let source = &held_out.rows[row];
             mistakes.push(Mistake {
                 place: sources.place(source).to_string(),
                 text: sources.row(source).shown(),
                 expected: names(&expected),
                 predicted: names(&predicted),
-                score: f64::from(score),
+                score: f64::from(confidence(decision.problem_type, scores, &predicted, &expected)),
             });
         }
     }
@@ -256,5 +262,20 @@ fn variant_row(figures: &VariantFigures) -> VariantRow {
         accuracy: figures.accuracy,
         max_logit_difference: Some(f64::from(figures.max_logit_difference)),
         milliseconds: Some(figures.milliseconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_as_sure_as_the_label_that_was_given() {
+        let unsure = confidence(ProblemType::SingleLabel, &[0.06, 0.02, 0.92 / 2.0, 0.92 / 2.0], &[0], &[1]);
+        let sure = confidence(ProblemType::SingleLabel, &[0.05, 0.40, 0.55], &[2], &[1]);
+        assert_eq!((unsure, sure), (0.06, 0.55));
+        // Any number of labels: the first is right, the second was given wrongly, the third withheld, and would have had 0.9 to go.
+        let several = confidence(ProblemType::MultiLabel, &[0.99, 0.7, 0.1], &[0, 1], &[0, 2]);
+        assert!((several - 0.9).abs() < 1e-6, "{several}");
     }
 }

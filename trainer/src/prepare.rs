@@ -208,15 +208,16 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         }
     }
     let Strangers { train: teaching, test: testing } = &mut strangers;
-    let further = [(&config.validation_data, &mut validation, teaching), (&config.test_data, &mut test, testing)];
-    for (files, split, strangers) in further {
+    let further =
+        [(false, &config.validation_data, &mut validation, teaching), (true, &config.test_data, &mut test, testing)];
+    for (is_test, files, split, strangers) in further {
         if !files.is_empty() {
             let mut further = Dataset::open(files, &config.columns)?;
             further.write_numbers_as(&labels.iter().cloned().collect());
             strangers.append(&mut further.strangers);
             let [learned, validated, _] = by_role(config.going_on.as_ref(), &further);
             // By validation rows it may be validated again.
-            let validated = if files == &config.test_data { validated } else { Vec::new() };
+            let validated = if is_test { validated } else { Vec::new() };
             for (how, rows) in [("has learned from", learned), ("was validated by", validated)] {
                 if let Some(row) = rows.first() {
                     let (count, first) = (rows.len(), further.place(&further.rows[*row]));
@@ -226,8 +227,7 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
             }
             let targets = further.targets(&labels)?.into_iter().enumerate();
             let rows = targets.map(|(row, target)| Source { dataset: datasets.len(), row, target });
-            // Old rows are tested on besides.
-            split.retain(|source| Some(source.dataset) == rehearsal && files == &config.test_data);
+            // Besides rows that the model was validated by, and old ones to test on.
             split.extend(rows);
             datasets.push(further);
         }
@@ -258,7 +258,13 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         let without = if all > teach { format!(", {} have no weight", all - teach) } else { String::new() };
         notes.push(format!("{label}: {teach} rows teach which texts are like no label{without}, {test} test it"));
     }
-    if !tasks.is_single() {
+    if tasks.is_single() {
+        let is_unseen = |id: &usize| !learned.contains(&(*id as u32));
+        let unseen: Vec<&str> = (known.len()..labels.len()).filter(is_unseen).map(|id| labels[id].as_str()).collect();
+        if !unseen.is_empty() {
+            notes.push(format!("no training row that counts has {}: it is never answered", unseen.join(", ")));
+        }
+    } else {
         for task in tasks.iter() {
             let name = task.name.as_deref().unwrap_or_default();
             let lacking = datasets.iter().map(|dataset| dataset.without_label(name)).sum::<usize>();
@@ -266,7 +272,9 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
                 notes.push(format!("{lacking} rows have no label of the task {name}"));
             }
             let (_, learned) = task.targets(train.iter().map(|source| &source.target));
-            let is_learned = |id: &usize| learned.iter().any(|target| target.id() as usize == id - task.ids.start);
+            let is_learned = |id: &usize| {
+                learned.iter().any(|target| target.weight > 0.0 && target.id() as usize == id - task.ids.start)
+            };
             let unseen: Vec<&str> =
                 task.ids.clone().filter(|id| !is_learned(id)).map(|id| labels[id].as_str()).collect();
             if unseen.len() == task.ids.len() {
@@ -274,7 +282,7 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
                 return Err(Error::setting("--task", expected, "none"));
             }
             if !unseen.is_empty() {
-                notes.push(format!("no training row has {}: it is never answered", unseen.join(", ")));
+                notes.push(format!("no training row that counts has {}: it is never answered", unseen.join(", ")));
             }
         }
     }
@@ -358,6 +366,10 @@ fn divide(
         let name = dataset.name();
         notes.push(format!("{seen} rows of {name} the model has seen before: none of them is tested on"));
     }
+    // What the model was validated by is validated by again, but where nothing is to be: then it is learned from.
+    let is_validated = config.validation_size != Some(0.0) || !config.validation_data.is_empty();
+    let [learned, validated] =
+        if is_validated { [learned, validated] } else { [[learned, validated].concat(), Vec::new()] };
     let rows = [[train, learned].concat(), [validation, validated].concat(), test];
     Ok((rows.map(|rows| sources(index, rows, &targets)), rows_a_label))
 }

@@ -120,7 +120,12 @@ pub(crate) fn create_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
 fn clear(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
-        let lock = File::options().write(true).open(entry.path().join(LOCK));
+        let lock = entry.path().join(LOCK);
+        // A pipe of that name, which anybody may make, would be waited for without end.
+        if !fs::symlink_metadata(&lock).is_ok_and(|lock| lock.is_file()) {
+            continue;
+        }
+        let lock = File::options().write(true).open(lock);
         if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
             // Another user's, or one that another run is clearing.
             let _ = fs::remove_dir_all(entry.path());
@@ -140,6 +145,24 @@ mod tests {
         fs::create_dir(&left).unwrap();
         fs::write(left.join(LOCK), "").unwrap();
         fs::write(left.join("graph.onnx"), "large").unwrap();
+        // What only looks like it is left alone: a pipe, or a link to a file of somebody else.
+        #[cfg(unix)]
+        {
+            let (pipe, link) = (parent.path().join("nimbert-train-2-0"), parent.path().join("nimbert-train-3-0"));
+            for folder in [&pipe, &link] {
+                fs::create_dir(folder).unwrap();
+            }
+            assert!(std::process::Command::new("mkfifo").arg(pipe.join(LOCK)).status().unwrap().success());
+            let file = parent.path().join("file");
+            fs::write(&file, "").unwrap();
+            std::os::unix::fs::symlink(&file, link.join(LOCK)).unwrap();
+            Scratch::in_folder(parent.path()).unwrap();
+            assert!(pipe.exists() && link.exists());
+            for made in [&pipe, &link] {
+                fs::remove_dir_all(made).unwrap();
+            }
+            fs::remove_file(file).unwrap();
+        }
         let next = Scratch::in_folder(parent.path()).unwrap();
         assert!(!left.exists() && living.path().exists() && next.path().exists());
         drop((living, next));

@@ -87,6 +87,21 @@ impl TaskLabels {
         Ok(logits.narrow(1, self.ids.start, self.ids.len())?)
     }
 
+    /// The same of rows of them.
+    pub(crate) fn logits_of(&self, logits: &[Vec<f32>]) -> Vec<Vec<f32>> {
+        logits.iter().map(|logits| logits[self.ids.clone()].to_vec()).collect()
+    }
+
+    /// Whether a row's label of this task is the one that its logits of all tasks give.
+    fn is_hit(&self, decision: &Decision, logits: &[f32], ids: &[u32]) -> bool {
+        self.is_answered(ids) && is_hit(decision, &logits[self.ids.clone()], &self.ids_of(ids))
+    }
+
+    /// For how many rows it is.
+    pub(crate) fn hits(&self, decision: &Decision, logits: &[Vec<f32>], labels: &[&[u32]]) -> usize {
+        logits.iter().zip(labels).filter(|(logits, ids)| self.is_hit(decision, logits, ids)).count()
+    }
+
     /// The ids of the row's labels of this task, counted from its first.
     fn ids_of(&self, ids: &[u32]) -> Vec<u32> {
         let of_task = ids.iter().filter(|id| self.ids.contains(&(**id as usize)));
@@ -206,10 +221,7 @@ impl Tasks {
         labels: impl IntoIterator<Item = &'a [u32]>,
     ) -> usize {
         let of_row = |(logits, ids): (&Vec<f32>, &'a [u32])| {
-            let is_right = |task: &&TaskLabels| {
-                task.is_answered(ids) && is_hit(decision, &logits[task.ids.clone()], &task.ids_of(ids))
-            };
-            self.iter().filter(is_right).count()
+            self.iter().filter(|task| task.is_hit(decision, logits, ids)).count()
         };
         logits.iter().zip(labels).map(of_row).sum()
     }

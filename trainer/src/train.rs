@@ -88,12 +88,12 @@ impl TrainConfig {
 
     /// Optimizer steps that `rows` training rows take in all.
     pub fn total_steps(&self, rows: usize) -> usize {
-        self.epochs * rows.div_ceil(self.step_rows())
+        self.epochs.saturating_mul(rows.div_ceil(self.step_rows()))
     }
 
     /// Rows an optimizer step.
     pub fn step_rows(&self) -> usize {
-        self.batch_size * self.gradient_accumulation
+        self.batch_size.saturating_mul(self.gradient_accumulation)
     }
 
     /// The learning rate by step, for `rows` training rows.
@@ -385,7 +385,7 @@ impl<'a> Run<'a> {
             };
             let loss = match teacher {
                 // What it has of its own is such a mean.
-                Some(teacher) => (teacher.loss(&batch, &output, &(loss / share)?)? * share)?,
+                Some(teacher) => (teacher.loss(&batch, &targets, &output, &(loss / share)?)? * share)?,
                 None => loss,
             };
             let gradients = model.backward(&(&loss * progress.loss_scale.factor)?, &output, &batch)?;
@@ -564,7 +564,7 @@ mod tests {
     use nimbert::Encoding;
 
     use super::*;
-    use crate::model::EncoderConfig;
+    use crate::{distill::DistillConfig, model::EncoderConfig};
 
     /// The label is which of two words a text begins with.
     fn examples(count: u32) -> Vec<Example> {
@@ -654,21 +654,31 @@ mod tests {
         let mut once = examples(9);
         once.iter_mut().for_each(|example| example.target.weight = 2.0);
         once.push(Example { target: Target { weight: 0.0, ..[1].into() }, ..once[0].clone() });
-        let gradient = |rows: &[Example]| -> f64 {
-            let (model, config) = (tiny_bert(), TrainConfig { batch_size: 4, gradient_accumulation: 5, ..config() });
+        let imitated = tiny_bert().for_inference();
+        let distill = DistillConfig { soft_share: 0.5, hidden_weight: 1.0, temperature: 2.0 };
+        // It is no copy of what it teaches: each layer has another one's place.
+        let layers = (0..imitated.config.layers.len()).rev().collect();
+        let teacher = Teacher { model: &imitated, layers, problem_type: ProblemType::SingleLabel, config: distill };
+        let gradient = |rows: &[Example], batch_size: usize, teacher: Option<&Teacher<'_>>| -> f64 {
+            let model = tiny_bert();
+            let config = TrainConfig { batch_size, gradient_accumulation: 5, epochs: 1, ..config() };
+            let compute = Compute::default();
             let mut losses = Vec::new();
-            let one = TrainConfig { epochs: 1, ..config };
             let record = |record: &Record| {
                 if let Record::Step(step) = record {
                     losses.push((f64::from(step.loss), step.grad_norm));
                 }
             };
-            train(&model, job(rows, &one, &Compute::default()), &AtomicBool::new(false), record).unwrap();
+            let job = Job { teacher, ..job(rows, &config, &compute) };
+            train(&model, job, &AtomicBool::new(false), record).unwrap();
             assert_eq!(losses.len(), 1);
             losses[0].0 + 1000.0 * losses[0].1
         };
-        let (once, twice) = (gradient(&once), gradient(&twice));
-        assert!((once / twice - 1.0).abs() < 1e-4, "{once} {twice}");
+        // What is learned of hidden states is a mean over a batch's tokens: it is compared in a batch of all.
+        for (batch_size, teacher) in [(4, None), (20, Some(&teacher))] {
+            let [once, twice] = [&once, &twice].map(|rows| gradient(rows, batch_size, teacher));
+            assert!((once / twice - 1.0).abs() < 1e-4, "{batch_size}: {once} {twice}");
+        }
     }
 
     #[test]

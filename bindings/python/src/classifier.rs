@@ -83,19 +83,23 @@ impl Classifier {
         (tasks, self.inner.device().to_string(), manifest.max_length, manifest.pairs)
     }
 
+    /// `first`: what the first row is called in messages.
+    #[pyo3(signature = (texts, pairs, call, first = 0))]
     fn classify<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         pairs: Option<&Bound<'py, PyAny>>,
         call: Call<'py>,
+        first: usize,
     ) -> PyResult<Rows> {
-        let texts = Column::read("texts", texts)?;
-        let pairs = pairs.map(|pairs| Column::read("pairs", pairs)).transpose()?;
+        let texts = Column::read("texts", texts, first)?;
+        let pairs = pairs.map(|pairs| Column::read("pairs", pairs, first)).transpose()?;
         let mut inputs: Vec<_> = texts.texts().into_iter().map(|text| TextInput { text, pair: None }).collect();
         if let Some(pairs) = pairs.as_ref().map(Column::texts) {
             if pairs.len() != inputs.len() {
-                let message = format!("pairs: expected as many as texts, {}, found {}", inputs.len(), pairs.len());
+                let [texts, pairs] = [inputs.len(), pairs.len()].map(|count| first + count);
+                let message = format!("pairs: expected as many as texts, {texts}, found {pairs}");
                 return Err(error::exception(py, "input", &message, None));
             }
             inputs.iter_mut().zip(pairs).for_each(|(input, pair)| input.pair = Some(pair));
@@ -156,6 +160,9 @@ impl Classifier {
         ask: impl FnOnce(CallOptions<'_>) -> nimbert::Result<T> + Send,
     ) -> PyResult<T> {
         let (timeout, truncation, cancel) = call;
+        if timeout.is_some_and(f64::is_nan) {
+            return Err(error::exception(py, "setting", "timeout: expected seconds, found nan", None));
+        }
         // What is past ends at once; what no clock counts to, never.
         let timeout = timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));

@@ -38,11 +38,12 @@ impl From<String> for Fault {
 }
 
 impl Column {
-    /// Reads the argument `name`: what `__arrow_c_stream__` or `__arrow_c_array__` gave, or an iterable of strings.
+    /// Reads the argument `name`: what `__arrow_c_stream__` or `__arrow_c_array__` gave, or an iterable of strings, of which the first is
+    /// called row `first`.
     ///
     /// # Errors
     /// An exception that names the first row that is no string.
-    pub(crate) fn read(name: &str, object: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn read(name: &str, object: &Bound<'_, PyAny>, first: usize) -> PyResult<Self> {
         let py = object.py();
         let wrong = |message: String| exception(py, "input", &format!("{name}{message}"), None);
         // Without the interpreter's lock: whoever makes the arrays may have threads that wait for it.
@@ -56,7 +57,9 @@ impl Column {
             })
         } else {
             let string = |(row, object): (usize, PyResult<Bound<'_, PyAny>>)| {
-                object?.extract::<PyBackedStr>().map_err(|error| wrong(format!("[{row}]: {}", error.value(py))))
+                object?
+                    .extract::<PyBackedStr>()
+                    .map_err(|error| wrong(format!("[{}]: {}", first + row, error.value(py))))
             };
             return Ok(Self::Strings(object.try_iter()?.enumerate().map(string).collect::<PyResult<_>>()?));
         };

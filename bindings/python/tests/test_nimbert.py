@@ -7,6 +7,7 @@ are made up.
 
 from __future__ import annotations
 
+import errno
 import gc
 import itertools
 import json
@@ -278,6 +279,15 @@ class Answers(TestCase):
         self.assertEqual(len(taken), 48)
         self.assertSame(predictions[:20], list(self.classifier.classify(FEW)))
 
+    def test_a_row_of_a_stream_is_counted_from_its_first(self):
+        texts = [*FEW, None]
+        with self.assertRaisesKind(nimbert.TextError, "input", f"texts[{len(FEW)}]: ", "'str'"):
+            list(self.classifier.stream(texts, batch_size=3))
+
+    def test_a_time_that_is_no_number(self):
+        with self.assertRaisesKind(nimbert.SettingError, "setting", "timeout: expected seconds, found nan"):
+            self.classifier.classify("a", timeout=float("nan"))
+
     def test_what_is_no_text(self):
         for wrong in [None, float("nan"), b"bytes", 5]:
             with self.assertRaisesKind(nimbert.TextError, "input", "texts[1]: ", "'str'"):
@@ -313,8 +323,9 @@ class Opening(TestCase):
     def test_what_is_not_there(self):
         with self.assertRaisesKind(nimbert.FileMissingError, "io", "no-such-bundle"):
             nimbert.Classifier("no-such-bundle")
-        with self.assertRaises(FileNotFoundError):
+        with self.assertRaises(FileNotFoundError) as raised:
             nimbert.Classifier("no-such-bundle")
+        self.assertEqual(raised.exception.errno, errno.ENOENT)
 
     def test_what_is_damaged(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -451,13 +462,15 @@ class Processes(TestCase):
         if child == 0:
             status = 1
             try:
+                kind = None
                 try:
                     self.classifier.classify("a")
                 except nimbert.ForkedError as error:
-                    status = 0 if error.kind == "forked" else 2
-                if nimbert.Classifier(BUNDLE).classify(FEW)[0].label not in self.classifier.labels:
-                    status = 3
+                    kind = error.kind
+                found = nimbert.Classifier(BUNDLE).classify(FEW)[0].label
                 self.classifier.close()
+                # What raises before this leaves it at 1.
+                status = 2 if kind != "forked" else 3 if found not in self.classifier.labels else 0
             finally:
                 os._exit(status)
         for _ in range(600):

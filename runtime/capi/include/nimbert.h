@@ -82,7 +82,8 @@
  * that nimbert_set_library_path or the setting ort_lib names; else the one in the environment variable
  * ORT_DYLIB_PATH; else libonnxruntime.so (onnxruntime.dll, libonnxruntime.dylib) beside the program's
  * executable, in ../lib/nimbert or ../lib from there, on Linux in the folder nimbert beside libnimbert.so.0 or
- * beside it, or where the system looks for libraries.
+ * beside it, in the Python environment that the executable lies in, in .setup/lib beside a folder called target
+ * that it lies in (a checkout of nimbert), or where the system looks for libraries.
  *
  * VERSIONS. Numbers of codes never change and are never used again. Fields of structs are never moved; new
  * ones come behind the last. In all versions of the library with one soname (libnimbert.so.0), what this

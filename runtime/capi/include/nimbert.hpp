@@ -206,17 +206,17 @@ public:
     explicit Call(nimbert_call *call) noexcept : handle_(call) {}
 
     /* Waits for the results. */
-    Results wait() const { return *wait_for(std::nullopt); }
+    Results wait() const { return *waited(std::nullopt); }
 
     /* None if they are not there in this time; 0, or a time that is past, does not wait. */
     std::optional<Results> wait_for(std::chrono::milliseconds timeout) const {
-        return wait_for(std::optional(timeout));
+        return waited(timeout);
     }
 
     void cancel() const { detail::check(nimbert_call_cancel(handle_.get())); }
 
 private:
-    std::optional<Results> wait_for(std::optional<std::chrono::milliseconds> timeout) const {
+    std::optional<Results> waited(std::optional<std::chrono::milliseconds> timeout) const {
         nimbert_results *results;
         std::uint64_t milliseconds = NIMBERT_FOREVER;
         if (timeout) milliseconds = timeout->count() < 0 ? 0 : static_cast<std::uint64_t>(timeout->count());
@@ -323,7 +323,7 @@ public:
         return Call(submitted);
     }
 
-    /* A call whose callback gets its results. */
+    /* A call whose callback gets its results; an empty one gets none. */
     Canceller submit(const std::vector<Input> &inputs, Callback callback,
                      const CallOptions &options = {}) const {
         auto waiting = std::make_unique<Callback>(std::move(callback));
@@ -375,7 +375,7 @@ private:
         nimbert_code code = nimbert_call_wait(call, 0, &results);
         Outcome outcome = code == NIMBERT_OK ? Outcome(Results(results)) : Outcome(Error(code, nimbert_last_error()));
         nimbert_call_free(call);
-        (*callback)(std::move(outcome));
+        if (*callback) (*callback)(std::move(outcome));
     }
 
     detail::Handle<nimbert_classifier, nimbert_close> handle_;

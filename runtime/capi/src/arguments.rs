@@ -178,9 +178,9 @@ impl GivenCallOptions<'_> {
 impl<'a> GivenInputs<'a> {
     pub(crate) fn read(&self, count: usize) -> Result<Vec<TextInput<'a>>> {
         let read = |(index, input): (usize, &RawInput<'a>)| {
-            let what = format_args!("inputs[{index}]");
-            let text = utf8(what, input.text.array(what, input.length)?)?;
-            let pair = utf8(what, input.pair.array(what, input.pair_length)?)?;
+            let (text, pair) = (format_args!("inputs[{index}].text"), format_args!("inputs[{index}].pair"));
+            let text = utf8(text, input.text.array(text, input.length)?)?;
+            let pair = utf8(pair, input.pair.array(pair, input.pair_length)?)?;
             Ok(TextInput { text, pair: (!input.pair.0.is_null()).then_some(pair) })
         };
         self.array("inputs", count)?.iter().enumerate().map(read).collect()

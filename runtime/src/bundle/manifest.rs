@@ -336,6 +336,11 @@ impl Variant {
         self.requires.is_none_or(Requirement::is_met)
     }
 
+    /// Whether it was made for an execution provider that there is.
+    pub(crate) fn is_for_known_provider(&self) -> bool {
+        ["cpu", "cuda", "tensorrt"].contains(&self.execution_provider.as_str())
+    }
+
     /// The name of the file for its large tensors, if it has one.
     pub fn data_file(&self) -> String {
         format!("{}_data", self.file)
@@ -358,7 +363,7 @@ pub struct Acceptance {
     /// Accuracy of the shipped graph; none without labelled rows.
     pub shipped_accuracy: Option<f64>,
     /// Share of the rows that get the same label from the shipped and the fp32 graph: of every task, and where a row may have several,
-    /// all of them at a probability of one half.
+    /// all of them by the bundle's thresholds.
     pub label_agreement: f64,
 }
 

@@ -95,6 +95,11 @@ impl Bundle {
                 format!("no entry for {name}, which is in the file"),
             );
         }
+        if let Some(Variant { execution_provider, .. }) =
+            variants.iter().find(|variant| !variant.is_for_known_provider())
+        {
+            return fail("an execution_provider of cpu, cuda or tensorrt", format!("{execution_provider:?}"));
+        }
         let sizes = variants.iter().filter_map(|variant| files.get(&variant.data_file()));
         if let Some(entry) = sizes.into_iter().find(|entry| entry.bytes > MAX_DATA_BYTES) {
             return fail(&format!("large tensors of at most {MAX_DATA_BYTES} bytes"), entry.bytes.to_string());
@@ -107,6 +112,9 @@ impl Bundle {
             return fail(&format!("a max_length from 3 to the model's {positions} positions"), max_length.to_string());
         }
         let labels = self.config.labels.len();
+        if label_thresholds.is_some() && self.config.problem_type != ProblemType::MultiLabel {
+            return fail("label_thresholds only where a text may have any number of labels", "one label".to_owned());
+        }
         if let Some(thresholds) = label_thresholds.as_ref().filter(|thresholds| thresholds.len() != labels) {
             return fail(&format!("{labels} label_thresholds, one for each label"), thresholds.len().to_string());
         }

@@ -31,8 +31,9 @@ fn is_one_file(target: &Path) -> bool {
 pub struct BundleWriter {
     /// Behind any links.
     target: PathBuf,
-    /// By the name that was given.
-    is_one_file: bool,
+    /// The name that was given, by which it is known whether it is to be one file.
+    given: PathBuf,
+    overwrite: bool,
     /// After [`BundleWriter::finish`] it holds what was replaced, if anything.
     staging: HiddenFolder,
 }
@@ -60,7 +61,7 @@ impl BundleWriter {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             // Or a part of the path before it is a file.
             Err(error) if error.kind() == std::io::ErrorKind::NotADirectory && target.exists() => {
-                match (is_one_file(target) && Store::open(target).is_ok(), overwrite) {
+                match (is_one_file(target) && is_packed(target), overwrite) {
                     (true, true) => {}
                     (true, false) => return occupied("a bundle; --overwrite replaces it"),
                     (false, _) if is_one_file(target) => return occupied("another file, which is never replaced"),
@@ -87,7 +88,7 @@ impl BundleWriter {
         let (parent, name) = split_target(target)?;
         fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
         let staging = HiddenFolder::create(&parent, &name)?;
-        Ok(Self { staging, target: parent.join(name), is_one_file: is_one_file(target) })
+        Ok(Self { staging, target: parent.join(name), given: target.to_owned(), overwrite })
     }
 
     /// The folder in which the bundle's files are being collected.
@@ -107,7 +108,7 @@ impl BundleWriter {
     /// Records every file in `manifest`, writes it, and puts the bundle in its place.
     ///
     /// # Errors
-    /// [`Error::Io`]; the target is then as it was.
+    /// [`Error::Io`], and [`Error::OutputExists`] if something else has come to lie there meanwhile; the target is then as it was.
     pub fn finish(self, mut manifest: Manifest) -> Result<Bundle> {
         let staging = self.staging();
         let entries = fs::read_dir(staging).map_err(|error| Error::io(staging, error))?;
@@ -116,12 +117,18 @@ impl BundleWriter {
             let bytes = fs::metadata(&path).map_err(|error| Error::io(&path, error))?.len();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             manifest.files.insert(name, FileEntry { bytes, sha256: sha256_file(&path)? });
+            own::sync(&path).map_err(|error| Error::io(&path, error))?;
         }
         self.write(MANIFEST, manifest.seal())?;
+        // On the disk before it takes the place of another, which is then removed: whenever power fails, one of them is whole.
+        own::sync(&staging.join(MANIFEST))
+            .and_then(|()| own::sync_names(staging))
+            .map_err(|error| Error::io(staging, error))?;
         // What does not open must not ship.
         let bundle = Bundle::open(staging)?;
         bundle.tokenizer()?;
-        if self.is_one_file {
+        Self::check_target(&self.given, self.overwrite)?;
+        if is_one_file(&self.given) {
             bundle.write_packed(staging, &self.target, None)?;
         } else {
             replace_dir(staging, &self.target)?;
@@ -160,7 +167,7 @@ impl Bundle {
         })?;
         Self::open(&packed)?.verify()?;
         // What nobody may write to may be mapped.
-        own::set_mode(&packed, 0o444).map_err(|error| Error::io(&packed, error))?;
+        own::for_nobody_to_write(&packed).map_err(|error| Error::io(&packed, error))?;
         fs::rename(&packed, target).map_err(|error| Error::io(target, error))
     }
 
@@ -175,7 +182,7 @@ impl Bundle {
             Store::Archive(_) => self.write_packed(staging.path(), &place, Some(signature)),
             Store::Folder(_) => {
                 let (partial, target) = (staging.path().join(SIGNATURE), self.store.path(SIGNATURE));
-                let written = fs::write(&partial, signature).and_then(|()| fs::File::open(&partial)?.sync_all());
+                let written = fs::write(&partial, signature).and_then(|()| own::sync(&partial));
                 let placed = written.and_then(|()| fs::rename(&partial, &target));
                 placed.map_err(|error| Error::io(&target, error))
             }
@@ -193,6 +200,13 @@ impl Bundle {
         }
         Ok(())
     }
+}
+
+/// Whether a file begins as a bundle's do. One that is damaged may be replaced, as a folder may.
+fn is_packed(path: &Path) -> bool {
+    let mut start = [0; 30 + MANIFEST.len()];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start.starts_with(b"PK\x03\x04") && start.ends_with(MANIFEST.as_bytes())
 }
 
 /// Puts the folder `new` in the place of `target`, in one step where the system has such; else what was there is removed

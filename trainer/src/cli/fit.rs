@@ -1123,7 +1123,7 @@ impl Work {
                 Record::Step(step) => {
                     bar.set_message(format!("loss {:.3}", step.loss));
                     let step_of_epoch = step.step - (step.epoch - 1) * rows.div_ceil(config.step_rows());
-                    let rows_of_epoch = (step_of_epoch * config.step_rows()).min(rows);
+                    let rows_of_epoch = step_of_epoch.saturating_mul(config.step_rows()).min(rows);
                     bar.set_position(((step.epoch - 1) * rows + rows_of_epoch) as u64);
                 }
                 Record::Epoch(epoch) => {

@@ -662,6 +662,10 @@ impl FileReader<'_> {
                 if weight > WEIGHT_MAX {
                     return Err(bad(&format!("a weight of at most {WEIGHT_MAX:e}"), weight.to_string()));
                 }
+                if weight > 0.0 && weight as f32 == 0.0 {
+                    let expected = format!("a weight of 0, or of at least {:e}", f32::from_bits(1));
+                    return Err(bad(&expected, format!("{weight:e}")));
+                }
                 weight as f32
             }
         };

@@ -33,7 +33,7 @@ use crate::{
     onnx::{self, Calibration, Comparison, ModelProto, Observations, Storage, compare},
     rehearsal::{LEARNED, Learned},
     scratch::{Scratch, remove_if_there},
-    tasks::TaskLabels,
+    tasks::{TaskLabels, Tasks},
     train::undecided,
 };
 
@@ -238,6 +238,20 @@ struct Tried {
     hits: Option<usize>,
 }
 
+impl Tried {
+    fn said(&self) -> Said<'_> {
+        Said { logits: &self.logits, distances: &self.distances }
+    }
+}
+
+/// What is said of the evidence's texts.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    logits: &'a [Vec<f32>],
+    /// Empty where nothing says any.
+    distances: &'a [f32],
+}
+
 /// Builds the graphs of `model` and judges each by the evidence. Once `stop` is true, the next stage ends it.
 ///
 /// # Errors
@@ -260,7 +274,7 @@ pub fn judge(
     let judge = Judge { model, evidence, calibration_texts, config, scratch: scratch.path(), stop };
     let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
     let mut fp32 = judge.tried(VariantKind::CpuFp32, None, &trained)?;
-    judge.gates(&mut fp32, Some((&trained, None)))?;
+    judge.gates(&mut fp32, Some(Said { logits: &trained, distances: &[] }))?;
 
     let quantizes = config.variants.iter().any(|kind| kind.is_quantized()) && !calibration_texts.is_empty();
     let mut quantization = match quantizes {
@@ -279,7 +293,7 @@ pub fn judge(
             Some(trial) => (trial, None),
             None => {
                 let variant = judge.tried(kind, observations, &tried[0].logits)?;
-                (variant, Some((&tried[0].logits[..], tried[0].hits)))
+                (variant, Some(tried[0].said()))
             }
         };
         judge.gates(&mut variant, reference)?;
@@ -304,17 +318,20 @@ pub fn judge(
     }
     let mut variants = Vec::new();
     let fp32_logits = tried[0].logits.clone();
+    let decision = &calibrated[0].decision;
     for variant in &mut tried {
         // Labels hold from thresholds on that were not there before.
-        let decision = &calibrated[0].decision;
         variant.hits = judge.hits_by(decision, &variant.logits);
+        if decision.label_thresholds.is_some() && variant.kind != VariantKind::CpuFp32 {
+            judge.answer_gates(variant.kind, model.tasks.first(), decision, [&variant.logits, &fp32_logits])?;
+        }
         variant.comparison.label_agreement = model.tasks.agreement(decision, &variant.logits, &fp32_logits);
         variants.push(judge.figures(variant)?);
     }
-    let of_test = |test: &Evidence<'_>| judge.answers(&mut tried[default].session, &test.texts);
+    let of_test = |test: &Evidence<'_>| judge.finite_answers(&mut tried[default], &test.texts, test.split);
     let test_answers = test.as_ref().map(of_test).transpose()?;
     let unseen_answers = unseen.as_ref().map(|unseen| judge.as_shipped(unseen, &temperatures));
-    let stranger_answers = judge.answers(&mut tried[default].session, strangers)?;
+    let stranger_answers = judge.finite_answers(&mut tried[default], strangers, "text with --unknown-label")?;
     let (fp32, shipped) = (&tried[0], &tried[default]);
     let difference = judge.compare(&shipped.logits, &fp32.logits);
     let acceptance = Acceptance {
@@ -393,6 +410,13 @@ impl Judge<'_> {
         self.scratch.join(format!("{name}.onnx"))
     }
 
+    /// The same of a graph that ships, of rows that no gate compares: each must be a number, as they must be for the runtime.
+    fn finite_answers(&self, tried: &mut Tried, texts: &[&[Encoding]], split: &str) -> Result<Vec<Answer>> {
+        let answers = self.answers(&mut tried.session, texts)?;
+        gates::numbers(tried.kind, &answers, split)?;
+        Ok(answers)
+    }
+
     fn logits(&self, session: &mut Session, texts: &[&[Encoding]]) -> Result<Vec<Vec<f32>>> {
         Ok(self.answers(session, texts)?.into_iter().map(Answer::all_logits).collect())
     }
@@ -415,19 +439,19 @@ impl Judge<'_> {
         Ok(Tried { kind, graph, session, logits, distances, comparison, hits })
     }
 
-    /// Everything that a graph must pass. `reference` is what it must be like: logits, and the hits of the fp32 graph, of which there are
-    /// none where this is it; none where it is known to be.
-    fn gates(&self, tried: &mut Tried, reference: Option<(&[Vec<f32>], Option<usize>)>) -> Result<()> {
-        let Tried { kind, graph, logits, hits, .. } = &*tried;
+    /// Everything that a graph must pass. `reference` is what it must be like: what the fp32 graph says, and where this is it the model;
+    /// none where it is known to be.
+    fn gates(&self, tried: &mut Tried, reference: Option<Said<'_>>) -> Result<()> {
+        let Tried { kind, graph, .. } = &*tried;
         gates::operators(*kind, graph, self.model.graph_nodes(kind.operators()))?;
-        if let Some((reference, fp32_hits)) = reference {
-            self.likeness_gates(*kind, logits, *hits, reference, fp32_hits)?;
+        if let Some(reference) = reference {
+            self.likeness_gates(*kind, tried.said(), reference)?;
             let counts = operator_counts(graph);
             if ["MatMulIntegerToFloat", "Attention"].iter().any(|name| counts.contains_key(name)) {
                 // What nimbert runs has operators of ours in it; others run the graph as it is, and round at other places.
                 let logits = self.logits_as_it_lies(*kind)?;
-                let judged = self.likeness_gates(*kind, &logits, self.hits(&logits), reference, fp32_hits);
-                judged.map_err(gates::as_others_run_it)?;
+                let said = Said { logits: &logits, distances: &[] };
+                self.likeness_gates(*kind, said, reference).map_err(gates::as_others_run_it)?;
             }
         }
         self.invariance_gate(tried)?;
@@ -442,30 +466,51 @@ impl Judge<'_> {
         }
     }
 
-    /// What the graph that was tried last of a kind answers to the evidence without operators of ours.
+    /// What the graph that was tried last of a kind answers to the evidence without operators of ours. Of distances no more is asked
+    /// there: what is unknown is told by nimbert.
     fn logits_as_it_lies(&self, kind: VariantKind) -> Result<Vec<Vec<f32>>> {
         self.logits(&mut self.open(kind.name(), true)?, &self.evidence.texts)
     }
 
-    /// That logits are those of the model, as often right, and give the same labels.
-    fn likeness_gates(
+    /// That logits are those of the model, as often right, and give the same labels, those of each task for themselves; and that as many
+    /// texts are unknown.
+    fn likeness_gates(&self, kind: VariantKind, said: Said<'_>, reference: Said<'_>) -> Result<()> {
+        let decision = undecided(self.config.problem_type);
+        for task in self.model.tasks.iter() {
+            let logits = [said.logits, reference.logits].map(|logits| task.logits_of(logits));
+            let pair = gates::Pair { logits: &logits[0], reference: &logits[1], split: self.evidence.split };
+            let judged = gates::logits(kind, &compare(pair.logits, pair.reference), pair);
+            judged.map_err(|error| gates::of_task(error, task.name.as_deref()))?;
+            // The fp32 graph is compared with the model.
+            if kind != VariantKind::CpuFp32 {
+                self.answer_gates(kind, task, &decision, [said.logits, reference.logits])?;
+            }
+        }
+        if self.evidence.labels.is_some() && !said.distances.is_empty() && !reference.distances.is_empty() {
+            gates::unknown(kind, [said.distances, reference.distances], self.evidence.split)?;
+        }
+        Ok(())
+    }
+
+    /// That logits give as many right answers to a task as those of fp32, and the same ones.
+    fn answer_gates(
         &self,
         kind: VariantKind,
-        logits: &[Vec<f32>],
-        hits: Option<usize>,
-        reference: &[Vec<f32>],
-        fp32_hits: Option<usize>,
+        task: &TaskLabels,
+        decision: &Decision,
+        logits: [&[Vec<f32>]; 2],
     ) -> Result<()> {
-        let pair = gates::Pair { logits, reference, split: self.evidence.split };
-        gates::logits(kind, &self.compare(logits, reference), pair)?;
         // Texts without labels are made of random tokens, whose labels mean nothing.
-        let Some((fp32_hits, hits)) = fp32_hits.zip(hits) else { return Ok(()) };
-        let tasks = &self.model.tasks;
-        let changed = tasks.changed(&undecided(self.config.problem_type), logits, reference);
-        let all = logits.len() * tasks.iter().len();
-        let answers = gates::Answers { fp32_hits, hits, expected: self.expected(), changed, all };
-        gates::accuracy(kind, answers, self.config.max_accuracy_drop, pair)?;
-        gates::labels(kind, answers, self.config.max_label_changes, pair)
+        let Some(labels) = &self.evidence.labels else { return Ok(()) };
+        let [hits, fp32_hits] = logits.map(|logits| task.hits(decision, logits, labels));
+        let expected = labels.iter().filter(|ids| task.is_answered(ids)).count();
+        let [logits, reference] = logits.map(|logits| task.logits_of(logits));
+        let changed = Tasks::single(task.ids.len()).changed(decision, &logits, &reference);
+        let answers = gates::Answers { fp32_hits, hits, expected, changed, all: logits.len() };
+        let pair = gates::Pair { logits: &logits, reference: &reference, split: self.evidence.split };
+        gates::accuracy(kind, answers, self.config.max_accuracy_drop, pair)
+            .and_then(|()| gates::labels(kind, answers, self.config.max_label_changes, pair))
+            .map_err(|error| gates::of_task(error, task.name.as_deref()))
     }
 
     /// How many rows are answered rightly, each label from a score of 0.5 on; none where rows have no labels.
@@ -572,15 +617,13 @@ impl Judge<'_> {
     /// The int8 graph with these observations, if it is near enough to fp32, and will be accurate enough.
     fn faithful(&self, observations: &Observations, fp32: &Tried) -> Result<Option<Tried>> {
         let tried = self.tried(VariantKind::CpuInt8, Some(observations), &fp32.logits)?;
-        let is_good = |logits: &[Vec<f32>]| {
-            self.likeness_gates(tried.kind, logits, self.hits(logits), &fp32.logits, fp32.hits).is_ok()
-        };
-        if tried.comparison.relative_error > FAITHFUL || !is_good(&tried.logits) {
+        let is_good = |said: Said<'_>| self.likeness_gates(tried.kind, said, fp32.said()).is_ok();
+        if tried.comparison.relative_error > FAITHFUL || !is_good(tried.said()) {
             return Ok(None);
         }
         // With operators of ours some of the ranges mean nothing: it must pass without them too.
         let logits = self.logits_as_it_lies(tried.kind)?;
-        Ok(is_good(&logits).then_some(tried))
+        Ok(is_good(Said { logits: &logits, distances: &[] }).then_some(tried))
     }
 
     /// How many answers the evidence's labels ask for: one a text and task, but for those that are missing.
@@ -650,6 +693,11 @@ impl Judge<'_> {
     }
 }
 
+fn has_integer_products(graph: &ModelProto) -> bool {
+    let counts = operator_counts(graph);
+    ["MatMulIntegerToFloat", "QAttention"].iter().any(|name| counts.contains_key(name))
+}
+
 /// Logits, and distances, of which there are none where the graph says none.
 fn parts(answers: Vec<Answer>) -> (Vec<Vec<f32>>, Vec<f32>) {
     let (distances, logits): (Vec<_>, Vec<_>) =
@@ -674,11 +722,12 @@ pub fn pack(
         _ => format!("model.{kind}.onnx"),
     };
     let figures = |kind: VariantKind| judged.variants.iter().find(|figures| figures.kind == kind);
-    let variants = judged.graphs.iter().enumerate().map(|(index, (kind, _))| Variant {
+    let variants = judged.graphs.iter().enumerate().map(|(index, (kind, graph))| Variant {
         name: kind.name().to_owned(),
         precision: kind.precision(),
         execution_provider: kind.execution_provider().to_owned(),
-        requires: kind.requires(),
+        // Where nothing is multiplied in bytes, any processor is exact.
+        requires: kind.requires().filter(|_| has_integer_products(graph)),
         file: file(index, *kind),
         max_logit_difference: figures(*kind).map(|figures| figures.max_logit_difference),
         accuracy: figures(*kind).and_then(|figures| figures.accuracy),
@@ -845,7 +894,7 @@ mod tests {
 
     use std::collections::BTreeMap;
 
-    use candle_onnx::onnx::{NodeProto, TensorProto};
+    use candle_onnx::onnx::{NodeProto, TensorProto, tensor_proto::DataType};
     use nimbert::Requirement;
 
     use super::*;
@@ -906,7 +955,7 @@ mod tests {
             let mut graph = kind.build(judge.model, Some(&observations), judge.config, &[]).unwrap();
             plant(&mut graph);
             let mut tried = judge.tried_graph(kind, graph, trained)?;
-            judge.gates(&mut tried, Some((trained, Some(trained.len()))))
+            judge.gates(&mut tried, Some(Said { logits: trained, distances: &[] }))
         })
     }
 
@@ -935,13 +984,52 @@ mod tests {
             logits[..12].iter_mut().for_each(|logits| logits.swap(0, 1));
             let config = ExportConfig { max_label_changes: 5.0, ..judge.config.clone() };
             let judge = Judge { config: &config, ..*judge };
+            let distances = &[];
             let gates = |logits: &[Vec<f32>]| {
-                judge.likeness_gates(VariantKind::CpuInt8, logits, Some(80), &reference, Some(80))
+                let reference = Said { logits: &reference, distances };
+                judge.likeness_gates(VariantKind::CpuInt8, Said { logits, distances }, reference)
             };
             gates(&reference).unwrap();
             let message = gates::as_others_run_it(gates(&logits).unwrap_err()).to_string();
             assert!(message.contains("others for 12 of 80 rows"), "{message}");
             assert!(message.contains("labels of cpu-int8, as programs other than nimbert run it"), "{message}");
+        });
+    }
+
+    #[test]
+    fn each_task_is_compared_for_itself() {
+        judging(vec![Calibration::MinMax], Storage::Bytes, |judge, _| {
+            // Of the second task the logits are small, and all of them are wrong.
+            let row = |index: usize, of_second: f32| vec![(index % 7) as f32, (index % 5) as f32 * of_second];
+            let rows = |of_second: f32| (0..80).map(|index| row(index, of_second)).collect::<Vec<_>>();
+            let (reference, logits) = (rows(0.1), rows(-0.1));
+            let gates = |model: &SequenceClassifier| {
+                let judge = Judge { model, ..*judge };
+                let said = |logits| Said { logits, distances: &[] };
+                judge.likeness_gates(VariantKind::CpuInt8, said(&logits), said(&reference))
+            };
+            gates(judge.model).unwrap();
+            let tasks = Tasks::of(&["first", "second"].map(String::from), &["first=a", "second=b"].map(String::from));
+            let message = gates(&judge.model.clone().with_tasks(tasks)).unwrap_err().to_string();
+            assert!(message.contains("logits of cpu-int8, task second"), "{message}");
+        });
+    }
+
+    #[test]
+    fn any_number_of_labels_is_compared_by_the_thresholds_that_ship() {
+        judging(vec![Calibration::MinMax], Storage::Bytes, |judge, _| {
+            let config =
+                ExportConfig { problem_type: ProblemType::MultiLabel, max_label_changes: 5.0, ..judge.config.clone() };
+            let judge = Judge { config: &config, ..*judge };
+            // Scores of 0.12 and 0.08.
+            let [reference, logits] = [-2.0, -2.4].map(|logit| vec![vec![logit, -4.0]; 80]);
+            let gates = |label_thresholds| {
+                let decision = Decision { label_thresholds, ..undecided(ProblemType::MultiLabel) };
+                judge.answer_gates(VariantKind::CpuInt8, judge.model.tasks.first(), &decision, [&logits, &reference])
+            };
+            gates(None).unwrap();
+            let message = gates(Some(vec![0.1, 0.1])).unwrap_err().to_string();
+            assert!(message.contains("others for 80 of 80 rows"), "{message}");
         });
     }
 
@@ -954,18 +1042,20 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_the_full_range_are_nearer_to_fp32() {
-        if !Requirement::ExactByteProducts.is_met() {
-            return;
-        }
-        let error = |kind| {
-            judging(vec![Calibration::MinMax], Storage::Bytes, |judge, trained| {
+    fn weights_have_the_range_that_sums_of_their_products_allow() {
+        let largest = |kind: VariantKind| {
+            judging(vec![Calibration::MinMax], Storage::Bytes, |judge, _| {
                 let (_, observations) = judge.observe().unwrap();
-                judge.tried(kind, Some(&observations), trained).unwrap().comparison.relative_error
+                let graph = kind.build(judge.model, Some(&observations), judge.config, &[]).unwrap().graph.unwrap();
+                let is_integers = |tensor: &&TensorProto| {
+                    tensor.name.starts_with("layer.") && tensor.data_type == DataType::Int8 as i32
+                };
+                let weights = graph.initializer.iter().filter(is_integers);
+                let integers: Vec<u8> = weights.flat_map(|tensor| tensor.raw_data.clone()).collect();
+                integers.iter().map(|byte| (*byte as i8).unsigned_abs()).max().expect("weights")
             })
         };
-        let [reduced, full] = [VariantKind::CpuInt8, VariantKind::CpuInt8Full].map(error);
-        assert!(full < reduced, "{full}, reduced {reduced}");
+        assert_eq!([VariantKind::CpuInt8, VariantKind::CpuInt8Full].map(largest), [64, 127]);
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub struct Mistake {
     pub expected: String,
     /// The label of the model.
     pub predicted: String,
-    /// Score of the predicted label.
+    /// Score of the predicted label; where a row may have any number, what the wrong one that is surest has, or lacks of 1.
     pub score: f64,
 }
 
@@ -146,9 +146,9 @@ pub struct VariantRow {
     pub bytes: u64,
     /// Accuracy on the held-out rows.
     pub accuracy: Option<f64>,
-    /// Largest difference of a logit from the trained model's.
+    /// Largest difference of a logit from fp32's, and of fp32's from the trained model's.
     pub max_logit_difference: Option<f64>,
-    /// Mean time of a text.
+    /// Median time of a text.
     pub milliseconds: Option<f64>,
 }
 

@@ -238,11 +238,12 @@ impl SequenceClassifier {
     }
 
     /// How far a parameter lies from the input: 0 for the embeddings, i + 1 for layer i, the number of layers plus 1 for
-    /// the head.
+    /// the head. What all layers share lies where the last of them does.
     pub fn depth(&self, name: &str) -> usize {
         let names = &self.config.family.names;
         match names.layer_part(name) {
             Some((index, _)) => index + 1,
+            None if names.is_shared(name) => self.layers.len(),
             None if names.under_layers().iter().any(|prefix| name.starts_with(prefix)) => 0,
             None => self.layers.len() + 1,
         }

@@ -460,6 +460,11 @@ impl Names {
         Some((index.parse().ok()?, part))
     }
 
+    /// Whether it is a parameter of all layers.
+    pub(super) fn is_shared(&self, name: &str) -> bool {
+        matches!(self.layers, Layers::Shared(_)) && name.starts_with(&self.in_layer(0, ""))
+    }
+
     /// How the names of all that lies under the layers begin.
     pub(super) fn under_layers(&self) -> Vec<String> {
         let parts = ["embeddings", self.embeddings_project, self.distances, self.distances_norm];

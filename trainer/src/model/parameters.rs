@@ -97,7 +97,13 @@ impl Parameters {
                     Error::io(path, reason)
                 }
                 error => error.into(),
-            })
+            })?;
+            // It makes files that their owner alone may read; what lies beside this one may be read by whom others may.
+            let failed = |error| Error::io(path, error);
+            let usual = partial.with_extension("usual");
+            std::fs::File::create(&usual).map_err(failed)?;
+            let permissions = std::fs::metadata(&usual).map_err(failed)?.permissions();
+            std::fs::set_permissions(partial, permissions).map_err(failed)
         })
     }
 }

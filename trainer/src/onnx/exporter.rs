@@ -43,7 +43,7 @@ pub struct Range {
 }
 
 /// What was seen of an activation on texts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Observed {
     /// What its channels are multiplied by before it is quantized, and the weights that read it divided by (SmoothQuant): what stands below is
     /// of that product. None: nothing.

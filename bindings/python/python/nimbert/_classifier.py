@@ -216,10 +216,11 @@ class Classifier:
                 raise make("input", f"{name}: expected an iterable of texts, found one text")
 
         def answers() -> Iterator[Prediction]:
-            first, second = iter(texts), None if pairs is None else iter(pairs)
+            first, second, row = iter(texts), None if pairs is None else iter(pairs), 0
             while batch := list(islice(first, batch_size)):
                 paired = None if second is None else list(islice(second, len(batch)))
-                yield from self.classify(batch, paired, timeout=timeout, truncation=truncation, cancel=cancel)
+                yield from Predictions(self._opened().classify(batch, paired, (timeout, truncation, cancel), row))
+                row += len(batch)
             for _ in second or ():
                 raise make("input", "pairs: expected as many as texts, found more")
 
@@ -292,7 +293,7 @@ def _settings(options: Options) -> list[tuple[str, str]]:
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return os.fsdecode(value) if isinstance(value, os.PathLike) else str(value)
+    return os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
 
 
 def _column(texts: Texts) -> object:

@@ -66,4 +66,6 @@ def make(kind: str, message: str, errno: int | None = None) -> Error:
     is_missing = errno == numbers.ENOENT
     error = (FileMissingError if is_missing else _CLASSES.get(kind, Error))(message)
     error.kind = kind
+    if errno is not None and isinstance(error, OSError):
+        error.errno = errno
     return error
