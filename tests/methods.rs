@@ -328,6 +328,7 @@ fn a_trained_model_goes_on() {
     let validation = ["--epochs", "1", "--validation-data", further_rows.to_str().unwrap()];
     let output = finish(&mut go_on(&old, "validated", &validation)).success();
     assert!(output.contains("80 rows → train 71, validation 12 from "), "{output}");
+    assert!(output.contains("6 rows by which the model was validated serve for that again, beside "), "{output}");
     let output = finish(&mut go_on(&old, "unvalidated", &["--epochs", "1", "--validation-size", "0"])).success();
     assert!(output.contains("80 rows → train 77, validation 0, test 3"), "{output}");
     // Going on twice: what either has learned from is known.

@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     process::{Command, Stdio},
     sync::{
-        Arc, Barrier,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc::channel,
     },
@@ -186,14 +186,16 @@ fn a_call_that_waits_for_a_thread_may_be_cancelled_or_be_late() {
     };
     // As many calls as there can be threads, each of which keeps its own until it is let go.
     let (told, busy) = channel();
-    let let_go = Arc::new(Barrier::new(17));
+    let (let_go, held) = channel::<()>();
+    let held = Arc::new(Mutex::new(held));
     for _ in 0..16 {
-        let (told, let_go) = (told.clone(), Arc::clone(&let_go));
+        let (told, held) = (told.clone(), Arc::clone(&held));
         submit(
             None,
             Box::new(move |result| {
                 told.send(result.is_ok()).unwrap();
-                let_go.wait();
+                // Until its sender is gone.
+                let _ = held.lock().map(|held| held.recv());
             }),
         );
     }
@@ -211,7 +213,7 @@ fn a_call_that_waits_for_a_thread_may_be_cancelled_or_be_late() {
     assert!(matches!(of_cancelled.recv_timeout(PATIENCE).unwrap(), Err(Error::Cancelled)));
     assert!(matches!(of_late.recv_timeout(PATIENCE).unwrap(), Err(Error::DeadlinePassed)));
     assert!(cancelled.is_done() && !waiting.is_done());
-    let_go.wait();
+    drop(let_go);
     assert_eq!(of_waiting.recv_timeout(PATIENCE).unwrap().unwrap().len(), 1);
 }
 

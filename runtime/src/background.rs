@@ -97,7 +97,8 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Ends the call with [`Error::Cancelled`], within some 50 ms, unless it is done.
+    /// Ends the call with [`Error::Cancelled`], within some 50 ms, unless it is done. One that no thread has taken yet is told so behind
+    /// others that were cancelled, whose `done` may take its time.
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
     }

@@ -101,9 +101,9 @@ pub fn sync(path: &Path) -> io::Result<()> {
     fs::File::options().read(true).write(cfg!(windows)).open(path)?.sync_all()
 }
 
-/// The same of the names in a folder, where the system has such.
-pub(crate) fn sync_names(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
+/// The same of the names in a folder, where the system can: shares of other machines often cannot.
+pub(crate) fn sync_names(folder: &Path) {
+    let _ = fs::File::open(folder).and_then(|folder| folder.sync_all());
 }
 
 /// Sets who may read and write, where there is such.

@@ -165,6 +165,11 @@ pub(crate) fn read(config: &CheckpointConfig, parameters: &Parameters) -> Result
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let header = header.metadata().clone().unwrap_or_default();
+    if header.contains_key(PROGRESS) {
+        return Err(damaged(
+            "one of an earlier version, which does not go on: without --resume the run begins anew".to_owned(),
+        ));
+    }
     let entry = |key: &str| header.get(key).ok_or_else(|| damaged(format!("no {key}")));
     let mut digest = Digest::default();
     for key in [SETTINGS, OPTIMIZER_STEP] {
@@ -288,6 +293,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn one_of_an_earlier_version_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint");
+        let header = HashMap::from([(PROGRESS.to_owned(), "{}".to_owned())]);
+        safetensors::serialize_to_file(Vec::<(String, Data<'_>)>::new(), Some(header), &path).unwrap();
+        let config = CheckpointConfig { path, every_steps: None, resume: true, settings: json!({}) };
+        let error = read(&config, &Parameters::default()).unwrap_err().to_string();
+        assert!(error.contains("one of an earlier version") && error.contains("without --resume"), "{error}");
+    }
 
     #[test]
     fn the_first_setting_that_differs_is_named() {

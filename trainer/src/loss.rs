@@ -34,7 +34,7 @@ impl Target {
     }
 
     /// Calls `of` with each label that it has, or may have, and how sure that is.
-    fn for_each_label(&self, mut of: impl FnMut(usize, f32)) {
+    pub(crate) fn for_each_label(&self, mut of: impl FnMut(usize, f32)) {
         match &self.shares {
             None => self.ids.iter().for_each(|&label| of(label as usize, 1.0)),
             Some(shares) => shares.iter().enumerate().for_each(|(label, share)| of(label, *share)),

@@ -227,7 +227,13 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
             }
             let targets = further.targets(&labels)?.into_iter().enumerate();
             let rows = targets.map(|(row, target)| Source { dataset: datasets.len(), row, target });
-            // Besides rows that the model was validated by, and old ones to test on.
+            // Old rows are tested on besides, and what the model was validated by validates again, but for what the file has too.
+            if !is_test && !split.is_empty() {
+                let texts: BTreeSet<String> = further.rows.iter().map(digest).collect();
+                split.retain(|source| !texts.contains(&digest(&datasets[source.dataset].rows[source.row])));
+                let (kept, name) = (split.len(), further.name());
+                notes.push(format!("{kept} rows by which the model was validated serve for that again, beside {name}"));
+            }
             split.extend(rows);
             datasets.push(further);
         }
@@ -236,8 +242,14 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         let why = "the model does not say which rows it has learned from: it may have seen those that are tested on";
         notes.push(why.to_owned());
     }
-    let learned: BTreeSet<u32> =
-        train.iter().filter(|source| source.target.weight > 0.0).flat_map(|source| source.target.ids.clone()).collect();
+    let mut learned = BTreeSet::new();
+    for source in train.iter().filter(|source| source.target.weight > 0.0) {
+        source.target.for_each_label(|label, share| {
+            if share > 0.0 {
+                learned.insert(label as u32);
+            }
+        });
+    }
     let unlearned = known.iter().zip(0..).filter(|(_, id)| !learned.contains(id)).map(|(label, _)| label.clone());
     let unlearned: Vec<String> = unlearned.collect();
     if !unlearned.is_empty() {

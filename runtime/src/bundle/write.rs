@@ -121,9 +121,8 @@ impl BundleWriter {
         }
         self.write(MANIFEST, manifest.seal())?;
         // On the disk before it takes the place of another, which is then removed: whenever power fails, one of them is whole.
-        own::sync(&staging.join(MANIFEST))
-            .and_then(|()| own::sync_names(staging))
-            .map_err(|error| Error::io(staging, error))?;
+        own::sync(&staging.join(MANIFEST)).map_err(|error| Error::io(staging, error))?;
+        own::sync_names(staging);
         // What does not open must not ship.
         let bundle = Bundle::open(staging)?;
         bundle.tokenizer()?;

@@ -58,10 +58,6 @@ fn advice(kind: VariantKind) -> &'static str {
     }
 }
 
-/// The share of texts by which it is judged whether distances are those of fp32, and by how much of all texts it may be another.
-const UNKNOWN: f64 = 0.05;
-const UNKNOWN_POINTS: f64 = 2.0;
-
 /// Logits of a row that a message shows: of many labels, those that differ most.
 const LOGITS_SHOWN: usize = 4;
 /// Rows that a message shows.
@@ -238,31 +234,6 @@ pub(super) fn labels(kind: VariantKind, answers: Answers, max_changes: f64, pair
     }
 }
 
-/// As many texts must be like nothing in training as by fp32: by fp32's threshold for a share of [`UNKNOWN`], within
-/// [`UNKNOWN_POINTS`].
-pub(super) fn unknown(kind: VariantKind, [distances, reference]: [&[f32]; 2], split: &str) -> Result<()> {
-    let mut by_distance = reference.to_vec();
-    by_distance.sort_by(|a, b| b.total_cmp(a));
-    let Some(threshold) = by_distance.get((UNKNOWN * by_distance.len() as f64) as usize) else { return Ok(()) };
-    // What is no number is like nothing.
-    let is_unknown = |distance: &f32| distance.is_nan() || distance > threshold;
-    let [found, expected] = [distances, reference].map(|distances| distances.iter().filter(|d| is_unknown(d)).count());
-    let changed = distances.iter().zip(reference).filter(|(a, b)| is_unknown(a) != is_unknown(b)).count();
-    match is_more(found.abs_diff(expected), changed, UNKNOWN_POINTS, distances.len()) {
-        false => Ok(()),
-        true => Err(Error::Gate {
-            check: format!("unknown texts of {kind}"),
-            expected: format!(
-                "{expected} of {} {split}s further than the distance {threshold} from training, as by fp32, but for {UNKNOWN_POINTS} % \
-                 of them and what chance explains",
-                distances.len()
-            ),
-            got: found.to_string(),
-            advice: advice(kind),
-        }),
-    }
-}
-
 /// Logits and distances are numbers.
 pub(super) fn numbers(kind: VariantKind, answers: &[Answer], split: &str) -> Result<()> {
     let is_none = |answer: &&Answer| {
@@ -274,7 +245,7 @@ pub(super) fn numbers(kind: VariantKind, answers: &[Answer], split: &str) -> Res
         Some(row) => Err(Error::Gate {
             check: format!("logits of {kind}"),
             expected: "numbers".to_owned(),
-            got: format!("one that is none, or infinite, for {split} {}", row + 1),
+            got: format!("one that is none, or infinite, for {split} row {}", row + 1),
             advice: advice(kind),
         }),
     }
@@ -403,26 +374,11 @@ mod tests {
     }
 
     #[test]
-    fn as_many_texts_are_unknown_as_by_fp32() {
-        let fp32: Vec<f32> = (0..200).map(|row| row as f32 / 100.0).collect();
-        let gate = |factor: f32| {
-            let distances: Vec<f32> = fp32.iter().map(|distance| distance * factor).collect();
-            unknown(KIND, [&distances, &fp32], "test row")
-        };
-        // 10 of 200 are above 1.89; of 1 % longer ones 11, and of 10 % longer ones 28: more than 4 and what chance makes of 18.
-        assert!(gate(1.0).is_ok() && gate(1.01).is_ok());
-        let message = gate(1.1).unwrap_err().to_string();
-        assert!(message.contains("unknown texts of cpu-int8: expected 10 of 200 test rows further"), "{message}");
-        assert!(message.contains("found 28") && gate(0.8).is_err() && gate(f32::NAN).is_err(), "{message}");
-        assert!(unknown(KIND, [&[], &[]], "test row").is_ok());
-    }
-
-    #[test]
     fn what_is_no_number_is_named() {
         let answer = |logit, distance| Answer { logits: vec![0.0, logit], further: vec![vec![1.0]], distance };
-        assert!(numbers(KIND, &[answer(1.0, None), answer(2.0, Some(0.1))], "test row").is_ok());
+        assert!(numbers(KIND, &[answer(1.0, None), answer(2.0, Some(0.1))], "test").is_ok());
         for wrong in [answer(f32::NAN, None), answer(1.0, Some(f32::INFINITY))] {
-            let message = numbers(KIND, &[answer(1.0, None), wrong], "test row").unwrap_err().to_string();
+            let message = numbers(KIND, &[answer(1.0, None), wrong], "test").unwrap_err().to_string();
             assert!(
                 message.contains("logits of cpu-int8: expected numbers") && message.contains("test row 2"),
                 "{message}"

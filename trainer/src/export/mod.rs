@@ -238,20 +238,6 @@ struct Tried {
     hits: Option<usize>,
 }
 
-impl Tried {
-    fn said(&self) -> Said<'_> {
-        Said { logits: &self.logits, distances: &self.distances }
-    }
-}
-
-/// What is said of the evidence's texts.
-#[derive(Clone, Copy)]
-struct Said<'a> {
-    logits: &'a [Vec<f32>],
-    /// Empty where nothing says any.
-    distances: &'a [f32],
-}
-
 /// Builds the graphs of `model` and judges each by the evidence. Once `stop` is true, the next stage ends it.
 ///
 /// # Errors
@@ -271,10 +257,13 @@ pub fn judge(
     // Graphs are tried outside of the bundle: what has not been judged is not in it.
     let scratch = Scratch::new()?;
     let ExportData { evidence, unseen, test, strangers, calibration_texts } = data;
-    let judge = Judge { model, evidence, calibration_texts, config, scratch: scratch.path(), stop };
+    let decision = &undecided(config.problem_type);
+    let judge = Judge { model, evidence, calibration_texts, config, decision, scratch: scratch.path(), stop };
     let trained = predict(model, evidence.texts.iter().copied(), BATCH_SIZE)?;
     let mut fp32 = judge.tried(VariantKind::CpuFp32, None, &trained)?;
-    judge.gates(&mut fp32, Some(Said { logits: &trained, distances: &[] }))?;
+    judge.gates(&mut fp32, Some(&trained))?;
+    let decision = &judge.thresholds(&fp32, unseen.as_ref());
+    let judge = Judge { decision, ..judge };
 
     let quantizes = config.variants.iter().any(|kind| kind.is_quantized()) && !calibration_texts.is_empty();
     let mut quantization = match quantizes {
@@ -293,7 +282,7 @@ pub fn judge(
             Some(trial) => (trial, None),
             None => {
                 let variant = judge.tried(kind, observations, &tried[0].logits)?;
-                (variant, Some(tried[0].said()))
+                (variant, Some(&tried[0].logits[..]))
             }
         };
         judge.gates(&mut variant, reference)?;
@@ -303,13 +292,7 @@ pub fn judge(
     let kinds: Vec<VariantKind> = tried.iter().map(|tried| tried.kind).collect();
     let place = |kind: VariantKind| kinds.iter().position(|other| *other == kind).expect("every kind was tried");
     let default = place(config.variants[0]);
-    let validated = match (&evidence.labels, evidence.split) {
-        (Some(labels), "validation") => {
-            let Tried { logits, distances, .. } = &tried[default];
-            Some(Unseen { logits: logits.clone(), labels: labels.clone(), distances: distances.clone() })
-        }
-        _ => None,
-    };
+    let validated = judge.validated(&tried[default]);
     let calibrated = judge.calibrated(validated.as_ref().or(unseen.as_ref()));
     let temperatures: Vec<f32> = calibrated.iter().map(|task| task.temperature).collect();
     if temperatures.iter().any(|temperature| *temperature != 1.0) {
@@ -318,20 +301,17 @@ pub fn judge(
     }
     let mut variants = Vec::new();
     let fp32_logits = tried[0].logits.clone();
-    let decision = &calibrated[0].decision;
     for variant in &mut tried {
         // Labels hold from thresholds on that were not there before.
+        let decision = &calibrated[0].decision;
         variant.hits = judge.hits_by(decision, &variant.logits);
-        if decision.label_thresholds.is_some() && variant.kind != VariantKind::CpuFp32 {
-            judge.answer_gates(variant.kind, model.tasks.first(), decision, [&variant.logits, &fp32_logits])?;
-        }
         variant.comparison.label_agreement = model.tasks.agreement(decision, &variant.logits, &fp32_logits);
         variants.push(judge.figures(variant)?);
     }
     let of_test = |test: &Evidence<'_>| judge.finite_answers(&mut tried[default], &test.texts, test.split);
     let test_answers = test.as_ref().map(of_test).transpose()?;
     let unseen_answers = unseen.as_ref().map(|unseen| judge.as_shipped(unseen, &temperatures));
-    let stranger_answers = judge.finite_answers(&mut tried[default], strangers, "text with --unknown-label")?;
+    let stranger_answers = judge.finite_answers(&mut tried[default], strangers, "--unknown-label")?;
     let (fp32, shipped) = (&tried[0], &tried[default]);
     let difference = judge.compare(&shipped.logits, &fp32.logits);
     let acceptance = Acceptance {
@@ -383,6 +363,8 @@ struct Judge<'a> {
     evidence: &'a Evidence<'a>,
     calibration_texts: &'a [&'a [Encoding]],
     config: &'a ExportConfig,
+    /// How answers are read that are compared.
+    decision: &'a Decision,
     scratch: &'a Path,
     stop: &'a AtomicBool,
 }
@@ -439,19 +421,18 @@ impl Judge<'_> {
         Ok(Tried { kind, graph, session, logits, distances, comparison, hits })
     }
 
-    /// Everything that a graph must pass. `reference` is what it must be like: what the fp32 graph says, and where this is it the model;
+    /// Everything that a graph must pass. `reference` is what it must be like: the fp32 graph's logits, and where this is it the model's;
     /// none where it is known to be.
-    fn gates(&self, tried: &mut Tried, reference: Option<Said<'_>>) -> Result<()> {
+    fn gates(&self, tried: &mut Tried, reference: Option<&[Vec<f32>]>) -> Result<()> {
         let Tried { kind, graph, .. } = &*tried;
         gates::operators(*kind, graph, self.model.graph_nodes(kind.operators()))?;
         if let Some(reference) = reference {
-            self.likeness_gates(*kind, tried.said(), reference)?;
+            self.likeness_gates(*kind, &tried.logits, reference)?;
             let counts = operator_counts(graph);
             if ["MatMulIntegerToFloat", "Attention"].iter().any(|name| counts.contains_key(name)) {
                 // What nimbert runs has operators of ours in it; others run the graph as it is, and round at other places.
                 let logits = self.logits_as_it_lies(*kind)?;
-                let said = Said { logits: &logits, distances: &[] };
-                self.likeness_gates(*kind, said, reference).map_err(gates::as_others_run_it)?;
+                self.likeness_gates(*kind, &logits, reference).map_err(gates::as_others_run_it)?;
             }
         }
         self.invariance_gate(tried)?;
@@ -466,30 +447,19 @@ impl Judge<'_> {
         }
     }
 
-    /// What the graph that was tried last of a kind answers to the evidence without operators of ours. Of distances no more is asked
-    /// there: what is unknown is told by nimbert.
+    /// What the graph that was tried last of a kind answers to the evidence without operators of ours.
     fn logits_as_it_lies(&self, kind: VariantKind) -> Result<Vec<Vec<f32>>> {
         self.logits(&mut self.open(kind.name(), true)?, &self.evidence.texts)
     }
 
-    /// That logits are those of the model, as often right, and give the same labels, those of each task for themselves; and that as many
-    /// texts are unknown.
-    fn likeness_gates(&self, kind: VariantKind, said: Said<'_>, reference: Said<'_>) -> Result<()> {
-        let decision = undecided(self.config.problem_type);
-        for task in self.model.tasks.iter() {
-            let logits = [said.logits, reference.logits].map(|logits| task.logits_of(logits));
-            let pair = gates::Pair { logits: &logits[0], reference: &logits[1], split: self.evidence.split };
-            let judged = gates::logits(kind, &compare(pair.logits, pair.reference), pair);
-            judged.map_err(|error| gates::of_task(error, task.name.as_deref()))?;
-            // The fp32 graph is compared with the model.
-            if kind != VariantKind::CpuFp32 {
-                self.answer_gates(kind, task, &decision, [said.logits, reference.logits])?;
-            }
-        }
-        if self.evidence.labels.is_some() && !said.distances.is_empty() && !reference.distances.is_empty() {
-            gates::unknown(kind, [said.distances, reference.distances], self.evidence.split)?;
-        }
-        Ok(())
+    /// That logits are those of the model, and of a graph that is not fp32's, that they are as often right, and give the same labels: those
+    /// of each task for itself.
+    fn likeness_gates(&self, kind: VariantKind, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> Result<()> {
+        let pair = gates::Pair { logits, reference, split: self.evidence.split };
+        gates::logits(kind, &self.compare(logits, reference), pair)?;
+        // Texts without labels are made of random tokens, whose labels mean nothing.
+        let (Some(labels), true) = (&self.evidence.labels, kind != VariantKind::CpuFp32) else { return Ok(()) };
+        self.model.tasks.iter().try_for_each(|task| self.answer_gates(kind, task, labels, [logits, reference]))
     }
 
     /// That logits give as many right answers to a task as those of fp32, and the same ones.
@@ -497,15 +467,13 @@ impl Judge<'_> {
         &self,
         kind: VariantKind,
         task: &TaskLabels,
-        decision: &Decision,
+        labels: &[&[u32]],
         logits: [&[Vec<f32>]; 2],
     ) -> Result<()> {
-        // Texts without labels are made of random tokens, whose labels mean nothing.
-        let Some(labels) = &self.evidence.labels else { return Ok(()) };
-        let [hits, fp32_hits] = logits.map(|logits| task.hits(decision, logits, labels));
+        let [hits, fp32_hits] = logits.map(|logits| task.hits(self.decision, logits, labels));
         let expected = labels.iter().filter(|ids| task.is_answered(ids)).count();
         let [logits, reference] = logits.map(|logits| task.logits_of(logits));
-        let changed = Tasks::single(task.ids.len()).changed(decision, &logits, &reference);
+        let changed = Tasks::single(task.ids.len()).changed(self.decision, &logits, &reference);
         let answers = gates::Answers { fp32_hits, hits, expected, changed, all: logits.len() };
         let pair = gates::Pair { logits: &logits, reference: &reference, split: self.evidence.split };
         gates::accuracy(kind, answers, self.config.max_accuracy_drop, pair)
@@ -617,13 +585,13 @@ impl Judge<'_> {
     /// The int8 graph with these observations, if it is near enough to fp32, and will be accurate enough.
     fn faithful(&self, observations: &Observations, fp32: &Tried) -> Result<Option<Tried>> {
         let tried = self.tried(VariantKind::CpuInt8, Some(observations), &fp32.logits)?;
-        let is_good = |said: Said<'_>| self.likeness_gates(tried.kind, said, fp32.said()).is_ok();
-        if tried.comparison.relative_error > FAITHFUL || !is_good(tried.said()) {
+        let is_good = |logits: &[Vec<f32>]| self.likeness_gates(tried.kind, logits, &fp32.logits).is_ok();
+        if tried.comparison.relative_error > FAITHFUL || !is_good(&tried.logits) {
             return Ok(None);
         }
         // With operators of ours some of the ranges mean nothing: it must pass without them too.
         let logits = self.logits_as_it_lies(tried.kind)?;
-        Ok(is_good(Said { logits: &logits, distances: &[] }).then_some(tried))
+        Ok(is_good(&logits).then_some(tried))
     }
 
     /// How many answers the evidence's labels ask for: one a text and task, but for those that are missing.
@@ -640,6 +608,20 @@ impl Judge<'_> {
         let decision = undecided(self.config.problem_type);
         let label_agreement = self.model.tasks.agreement(&decision, logits, reference);
         Comparison { label_agreement, ..compare(logits, reference) }
+    }
+
+    /// What a graph answers to rows that were not learned from, if the evidence is such.
+    fn validated(&self, tried: &Tried) -> Option<Unseen<'_>> {
+        let labels = self.evidence.labels.clone().filter(|_| self.evidence.split == "validation")?;
+        Some(Unseen { logits: tried.logits.clone(), labels, distances: tried.distances.clone() })
+    }
+
+    /// How answers are read that are compared with fp32's: where a row may have any number of labels, by thresholds as fp32's answers give
+    /// them. With one label each nothing of what is calibrated changes it.
+    fn thresholds(&self, fp32: &Tried, unseen: Option<&Unseen<'_>>) -> Decision {
+        let ProblemType::MultiLabel = self.config.problem_type else { return self.decision.clone() };
+        let Calibrated { temperature, decision } = self.calibrated(self.validated(fp32).as_ref().or(unseen)).remove(0);
+        Decision { temperature, ..decision }
     }
 
     /// What follows from answers to rows that were not learned from, for each task by those that have a label of it.
@@ -942,6 +924,7 @@ mod tests {
             evidence: &evidence,
             calibration_texts: &texts,
             config: &config,
+            decision: &undecided(config.problem_type),
             scratch: scratch.path(),
             stop: &AtomicBool::new(false),
         };
@@ -955,7 +938,7 @@ mod tests {
             let mut graph = kind.build(judge.model, Some(&observations), judge.config, &[]).unwrap();
             plant(&mut graph);
             let mut tried = judge.tried_graph(kind, graph, trained)?;
-            judge.gates(&mut tried, Some(Said { logits: trained, distances: &[] }))
+            judge.gates(&mut tried, Some(trained))
         })
     }
 
@@ -984,11 +967,7 @@ mod tests {
             logits[..12].iter_mut().for_each(|logits| logits.swap(0, 1));
             let config = ExportConfig { max_label_changes: 5.0, ..judge.config.clone() };
             let judge = Judge { config: &config, ..*judge };
-            let distances = &[];
-            let gates = |logits: &[Vec<f32>]| {
-                let reference = Said { logits: &reference, distances };
-                judge.likeness_gates(VariantKind::CpuInt8, Said { logits, distances }, reference)
-            };
+            let gates = |logits: &[Vec<f32>]| judge.likeness_gates(VariantKind::CpuInt8, logits, &reference);
             gates(&reference).unwrap();
             let message = gates::as_others_run_it(gates(&logits).unwrap_err()).to_string();
             assert!(message.contains("others for 12 of 80 rows"), "{message}");
@@ -999,37 +978,59 @@ mod tests {
     #[test]
     fn each_task_is_compared_for_itself() {
         judging(vec![Calibration::MinMax], Storage::Bytes, |judge, _| {
-            // Of the second task the logits are small, and all of them are wrong.
-            let row = |index: usize, of_second: f32| vec![(index % 7) as f32, (index % 5) as f32 * of_second];
-            let rows = |of_second: f32| (0..80).map(|index| row(index, of_second)).collect::<Vec<_>>();
-            let (reference, logits) = (rows(0.1), rows(-0.1));
-            let gates = |model: &SequenceClassifier| {
-                let judge = Judge { model, ..*judge };
-                let said = |logits| Said { logits, distances: &[] };
-                judge.likeness_gates(VariantKind::CpuInt8, said(&logits), said(&reference))
+            // Of the second task the logits are small, and all answers are others.
+            let row = |index: usize, second: [f32; 2]| [[(index % 7) as f32, 3.5], second].concat();
+            let rows = |second: [f32; 2]| (0..80).map(|index| row(index, second)).collect::<Vec<_>>();
+            let (reference, logits) = (rows([0.1, 0.0]), rows([0.0, 0.1]));
+            let config = ExportConfig { max_label_changes: 5.0, ..judge.config.clone() };
+            let gates = |tasks: Tasks| {
+                let model = &judge.model.clone().with_tasks(tasks);
+                let judge = Judge { model, config: &config, ..*judge };
+                judge.likeness_gates(VariantKind::CpuInt8, &logits, &reference)
             };
-            gates(judge.model).unwrap();
-            let tasks = Tasks::of(&["first", "second"].map(String::from), &["first=a", "second=b"].map(String::from));
-            let message = gates(&judge.model.clone().with_tasks(tasks)).unwrap_err().to_string();
-            assert!(message.contains("logits of cpu-int8, task second"), "{message}");
+            gates(Tasks::single(4)).unwrap();
+            let labels = ["first=a", "first=b", "second=a", "second=b"].map(String::from);
+            let message = gates(Tasks::of(&["first", "second"].map(String::from), &labels)).unwrap_err().to_string();
+            assert!(message.contains("labels of cpu-int8, task second"), "{message}");
         });
     }
 
     #[test]
     fn any_number_of_labels_is_compared_by_the_thresholds_that_ship() {
         judging(vec![Calibration::MinMax], Storage::Bytes, |judge, _| {
-            let config =
-                ExportConfig { problem_type: ProblemType::MultiLabel, max_label_changes: 5.0, ..judge.config.clone() };
-            let judge = Judge { config: &config, ..*judge };
-            // Scores of 0.12 and 0.08.
-            let [reference, logits] = [-2.0, -2.4].map(|logit| vec![vec![logit, -4.0]; 80]);
+            let (problem_type, max_label_changes) = (ProblemType::MultiLabel, 5.0);
+            let config = ExportConfig { problem_type, max_label_changes, ..judge.config.clone() };
+            // Scores of 0.12 and 0.08; those of the second label make that a small difference.
+            let row = |logit: f32, index: usize| vec![logit, -5.0 - 20.0 * (index % 2) as f32];
+            let [reference, logits] =
+                [-2.0, -2.4].map(|logit| (0..80).map(|index| row(logit, index)).collect::<Vec<_>>());
             let gates = |label_thresholds| {
-                let decision = Decision { label_thresholds, ..undecided(ProblemType::MultiLabel) };
-                judge.answer_gates(VariantKind::CpuInt8, judge.model.tasks.first(), &decision, [&logits, &reference])
+                let decision = &Decision { label_thresholds, ..undecided(problem_type) };
+                let judge = Judge { config: &config, decision, ..*judge };
+                judge.likeness_gates(VariantKind::CpuInt8, &logits, &reference)
             };
             gates(None).unwrap();
             let message = gates(Some(vec![0.1, 0.1])).unwrap_err().to_string();
             assert!(message.contains("others for 80 of 80 rows"), "{message}");
+        });
+    }
+
+    #[test]
+    fn the_thresholds_by_which_answers_are_compared_are_those_of_fp32() {
+        judging(vec![Calibration::MinMax], Storage::Bytes, |judge, trained| {
+            let config = ExportConfig { problem_type: ProblemType::MultiLabel, ..judge.config.clone() };
+            // The first label has nearly always a low score, and holds in half of the rows.
+            let logits: Vec<Vec<f32>> = (0..80).map(|row| vec![-3.0 + (row % 2) as f32, -1.0]).collect();
+            let (holds, fails): (&[u32], &[u32]) = (&[0], &[]);
+            let labels = (0..80).map(|row| if row % 2 == 1 { holds } else { fails }).collect();
+            let evidence = Evidence { split: "validation", labels: Some(labels), texts: judge.evidence.texts.clone() };
+            let judge = Judge { config: &config, evidence: &evidence, ..*judge };
+            let mut fp32 = judge.tried(VariantKind::CpuFp32, None, trained).unwrap();
+            fp32.logits = logits;
+            let decision = judge.thresholds(&fp32, None);
+            let thresholds = decision.label_thresholds.clone().unwrap();
+            assert!(thresholds[0] < 0.4, "{thresholds:?}");
+            assert_eq!(judge.model.tasks.hits(&decision, &fp32.logits, evidence.labels.iter().flatten().copied()), 80);
         });
     }
 

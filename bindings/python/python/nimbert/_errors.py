@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno as numbers
+import os
 
 
 class Error(Exception):
@@ -66,6 +67,7 @@ def make(kind: str, message: str, errno: int | None = None) -> Error:
     is_missing = errno == numbers.ENOENT
     error = (FileMissingError if is_missing else _CLASSES.get(kind, Error))(message)
     error.kind = kind
-    if errno is not None and isinstance(error, OSError):
+    # Windows numbers its errors otherwise.
+    if errno is not None and isinstance(error, OSError) and os.name == "posix":
         error.errno = errno
     return error
