@@ -458,8 +458,9 @@ function predictionOf(answers, row, { name, labels, blank }, topK) {
  */
 function settings(options) {
   const given = Object.entries(options).filter(([, value]) => value !== undefined);
-  const all = { cache: 'auto', ...Object.fromEntries(given) };
-  if (!('ortLib' in all)) all.ortLib = installedLibrary();
+  const named = Object.fromEntries(given);
+  const found = 'ortLib' in named ? {} : { ortLib: installedLibrary() };
+  const all = { cache: 'auto', ...found, ...named };
   return Object.entries(all).flatMap(([name, values]) => {
     // No key at all is none that must have signed: it must not open what no key was asked of.
     if (Array.isArray(values) && !values.length && name in options) throw wrongType(`a value for ${name}`, values);
