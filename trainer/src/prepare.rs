@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::Range,
     path::PathBuf,
 };
 
@@ -270,9 +271,11 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
         let without = if all > teach { format!(", {} have no weight", all - teach) } else { String::new() };
         notes.push(format!("{label}: {teach} rows teach which texts are like no label{without}, {test} test it"));
     }
+    let unseen_of = |ids: Range<usize>| -> Vec<&str> {
+        ids.filter(|id| !learned.contains(&(*id as u32))).map(|id| labels[id].as_str()).collect()
+    };
     if tasks.is_single() {
-        let is_unseen = |id: &usize| !learned.contains(&(*id as u32));
-        let unseen: Vec<&str> = (known.len()..labels.len()).filter(is_unseen).map(|id| labels[id].as_str()).collect();
+        let unseen = unseen_of(known.len()..labels.len());
         if !unseen.is_empty() {
             notes.push(format!("no training row that counts has {}: it is never answered", unseen.join(", ")));
         }
@@ -283,12 +286,7 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
             if lacking > 0 {
                 notes.push(format!("{lacking} rows have no label of the task {name}"));
             }
-            let (_, learned) = task.targets(train.iter().map(|source| &source.target));
-            let is_learned = |id: &usize| {
-                learned.iter().any(|target| target.weight > 0.0 && target.id() as usize == id - task.ids.start)
-            };
-            let unseen: Vec<&str> =
-                task.ids.clone().filter(|id| !is_learned(id)).map(|id| labels[id].as_str()).collect();
+            let unseen = unseen_of(task.ids.clone());
             if unseen.len() == task.ids.len() {
                 let expected = format!("training rows with a label of the task {name} (--seed picks others)");
                 return Err(Error::setting("--task", expected, "none"));

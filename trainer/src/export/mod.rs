@@ -234,7 +234,9 @@ struct Tried {
     logits: Vec<Vec<f32>>,
     /// Empty where the graph says none.
     distances: Vec<f32>,
+    /// Its share of equal labels is by what ships, once that is known.
     comparison: Comparison,
+    /// Right answers by what ships; none until that is known, and where rows have no labels.
     hits: Option<usize>,
 }
 
@@ -304,7 +306,7 @@ pub fn judge(
     for variant in &mut tried {
         // Labels hold from thresholds on that were not there before.
         let decision = &calibrated[0].decision;
-        variant.hits = judge.hits_by(decision, &variant.logits);
+        variant.hits = judge.hits(decision, &variant.logits);
         variant.comparison.label_agreement = model.tasks.agreement(decision, &variant.logits, &fp32_logits);
         variants.push(judge.figures(variant)?);
     }
@@ -313,7 +315,7 @@ pub fn judge(
     let unseen_answers = unseen.as_ref().map(|unseen| judge.as_shipped(unseen, &temperatures));
     let stranger_answers = judge.finite_answers(&mut tried[default], strangers, "--unknown-label")?;
     let (fp32, shipped) = (&tried[0], &tried[default]);
-    let difference = judge.compare(&shipped.logits, &fp32.logits);
+    let difference = compare(&shipped.logits, &fp32.logits);
     let acceptance = Acceptance {
         split: evidence.split.to_owned(),
         rows: evidence.texts.len(),
@@ -416,9 +418,8 @@ impl Judge<'_> {
     fn tried_graph(&self, kind: VariantKind, mut graph: ModelProto, reference: &[Vec<f32>]) -> Result<Tried> {
         let mut session = self.session(&mut graph, kind.name(), false)?;
         let (logits, distances) = parts(self.answers(&mut session, &self.evidence.texts)?);
-        let comparison = self.compare(&logits, reference);
-        let hits = self.hits(&logits);
-        Ok(Tried { kind, graph, session, logits, distances, comparison, hits })
+        let comparison = compare(&logits, reference);
+        Ok(Tried { kind, graph, session, logits, distances, comparison, hits: None })
     }
 
     /// Everything that a graph must pass. `reference` is what it must be like: the fp32 graph's logits, and where this is it the model's;
@@ -456,7 +457,7 @@ impl Judge<'_> {
     /// of each task for itself.
     fn likeness_gates(&self, kind: VariantKind, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> Result<()> {
         let pair = gates::Pair { logits, reference, split: self.evidence.split };
-        gates::logits(kind, &self.compare(logits, reference), pair)?;
+        gates::logits(kind, &compare(logits, reference), pair)?;
         // Texts without labels are made of random tokens, whose labels mean nothing.
         let (Some(labels), true) = (&self.evidence.labels, kind != VariantKind::CpuFp32) else { return Ok(()) };
         self.model.tasks.iter().try_for_each(|task| self.answer_gates(kind, task, labels, [logits, reference]))
@@ -481,13 +482,8 @@ impl Judge<'_> {
             .map_err(|error| gates::of_task(error, task.name.as_deref()))
     }
 
-    /// How many rows are answered rightly, each label from a score of 0.5 on; none where rows have no labels.
-    fn hits(&self, logits: &[Vec<f32>]) -> Option<usize> {
-        self.hits_by(&undecided(self.config.problem_type), logits)
-    }
-
-    /// The same by a decision. Of several tasks the best label is right or not, whatever else is decided.
-    fn hits_by(&self, decision: &Decision, logits: &[Vec<f32>]) -> Option<usize> {
+    /// How many rows are answered rightly by a decision; none where rows have no labels. Of several tasks the best label is right or not, whatever else is decided.
+    fn hits(&self, decision: &Decision, logits: &[Vec<f32>]) -> Option<usize> {
         let labels = self.evidence.labels.as_ref()?;
         Some(self.model.tasks.hits(decision, logits, labels.iter().copied()))
     }
@@ -602,12 +598,6 @@ impl Judge<'_> {
 
     fn share(&self, hits: Option<usize>) -> Option<f64> {
         hits.map(|hits| hits as f64 / self.expected() as f64)
-    }
-
-    fn compare(&self, logits: &[Vec<f32>], reference: &[Vec<f32>]) -> Comparison {
-        let decision = undecided(self.config.problem_type);
-        let label_agreement = self.model.tasks.agreement(&decision, logits, reference);
-        Comparison { label_agreement, ..compare(logits, reference) }
     }
 
     /// What a graph answers to rows that were not learned from, if the evidence is such.
