@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use nimbert_tests::{Dir, Finished, base, finish, fit, program, small_csv, tiny_bundle, workspace};
+use nimbert_tests::{Dir, Finished, base, finish, fit, fit_by_any, program, small_csv, tiny_bundle, workspace};
 use serde_json::json;
 
 /// Fits the tiny BERT on a data file with this content; nothing but the file may be there afterwards.
@@ -307,6 +307,9 @@ fn options_that_would_change_nothing_are_refused() {
     ] {
         finish(fit(&base("bert"), &data, &dir.path("bundle")).args(arguments)).failure(2, &[option]);
     }
+    let mut frozen = fit_by_any(&base("bert"), &data, &dir.path("bundle"));
+    finish(frozen.args(["--method", "frozen", "--layers", "1", "--tensorboard"]).arg(dir.path("events")))
+        .failure(2, &["--tensorboard: expected a --method by which the encoder learns"]);
     let train = |arguments: &[&str]| finish(program("nimbert-train").args(arguments));
     let (model, bundle, out) = (base("bert"), tiny_bundle(&dir), dir.path("out"));
     let [model, bundle, out] = [&model, &bundle, &out].map(|path| path.to_str().unwrap());
@@ -315,6 +318,8 @@ fn options_that_would_change_nothing_are_refused() {
     }
     train(&["export", model, "--out", out, "--data", path, "--unknown-label", "positive"])
         .failure(2, &["--unknown-label: expected a label that the model does not have"]);
+    train(&["check", "--data", path, "--base", model, "--deep", "--overwrite"])
+        .failure(2, &["--overwrite: expected --doubts or --report with it"]);
     train(&["check", "--data", path, "--label-separator", ";"])
         .failure(2, &["--label-separator: expected --multi-label"]);
     for (further, message) in [

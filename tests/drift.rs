@@ -1,6 +1,6 @@
 //! What texts were answered, counted, and compared with what others were.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Stdio};
 
 use nimbert::{
     Bundle,
@@ -60,6 +60,12 @@ fn other_texts_are_told_from_those_of_the_test() {
     let labels = json["drift"].as_array().unwrap().iter().find(|drift| drift["figure"] == "labels").unwrap();
     assert!(labels["psi"].as_f64().unwrap() > 0.25 && labels["chance"].as_f64().unwrap() < 0.05, "{labels}");
     drift(&same, &other, &["--fail-above", "0.25"]).failure(1, &[]);
+    // Also where nobody reads the table.
+    let mut unread = program("nimbert");
+    unread.arg("drift").arg(&same).arg(&other).args(["--fail-above", "0.25"]).stdout(Stdio::piped());
+    let mut child = unread.spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
     let output = drift(&same, &other, &[]).success();
     assert!(
         output.contains("a large change\n  ") && output.contains("\n  negative: ") && output.contains(" % → "),
@@ -163,7 +169,9 @@ fn what_is_no_summary_is_refused() {
     drift(&broken, &broken, &[]).failure(2, &["broken.json: expected a file of nimbert classify --summary"]);
     drift(&bundle, &broken, &[]).failure(2, &["expected a bundle with a summary of what it was tested on, found none"]);
     drift(&dir.path("none.json"), &broken, &[]).failure(2, &["none.json"]);
-    drift(&broken, &broken, &["--fail-above=-1"]).failure(2, &["--fail-above"]);
+    drift(&broken, &broken, &["--fail-above=-1"]).failure(2, &["--fail-above: expected 0 or more, found -1"]);
+    let cut = dir.write("cut.json", "{\n  \"bundle\": \"");
+    drift(&cut, &cut, &[]).failure(2, &["cut.json: expected a file of nimbert", "found EOF", "line 2 column 13"]);
     seal::change_manifest(&bundle, |manifest| {
         manifest["metadata"] = serde_json::json!({ "nimbert.reference": { "split": "test" } });
     });

@@ -420,6 +420,11 @@ fn the_report_stands_alone() {
     }
     assert!(!report.contains("<script") && !report.contains("http") && !report.contains("src="));
     assert_eq!(fs::read_dir(events).unwrap().count(), 1);
+    // Before anything is learned it is tried whether they can be written.
+    let within = dir.write("file", "").join("events");
+    let mut command = fit(&workspace(TINY_BERT), &dir.path("data.csv"), &dir.path("other"));
+    finish(command.arg("--tensorboard").arg(&within)).failure(2, &["file", "Not a directory"]);
+    assert!(!dir.path("other").exists());
 }
 
 /// The list and the table of bases are the same.

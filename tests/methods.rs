@@ -347,8 +347,68 @@ fn a_trained_model_goes_on() {
     fs::remove_file(again.join("learned.json")).unwrap();
     let mut command = program("nimbert-train");
     command.args(["fit", "--epochs", "1", "--max-accuracy-drop", "20", "--data"]).arg(&old).arg("--from").arg(&again);
-    let output = finish(command.arg("--out").arg(dir.path("unknown"))).success();
+    let unknown = dir.path("unknown-model");
+    let output = finish(command.arg("--out").arg(dir.path("unknown")).arg("--save-model").arg(&unknown)).success();
     assert!(output.contains("the model does not say which rows it has learned from"), "{output}");
+    // What was not known is not known later.
+    let mut command = program("nimbert-train");
+    command.args(["fit", "--epochs", "1", "--max-accuracy-drop", "20", "--data"]).arg(&old).arg("--from").arg(&unknown);
+    let output = finish(command.arg("--out").arg(dir.path("still-unknown"))).success();
+    assert!(output.contains("the model does not say which rows it has learned from"), "{output}");
+    // A model that begins with a trained one has seen its rows too, also where a spreadsheet has saved them anew.
+    let spaced =
+        dir.write("spaced.csv", topics(&["films", "plot"], 40).replace("great films and", " Great  films and"));
+    for data in [&old, &spaced] {
+        let mut command = fit_by_any(&model, data, &dir.path("begun"));
+        let output = finish(command.args(["--method", "frozen", "--overwrite"])).success();
+        assert!(output.contains("--base has learned from 64 of these 80 rows, or was validated by them"), "{output}");
+    }
+    let unseen = dir.write("unseen.csv", topics(&["acting", "music"], 12));
+    let mut command = fit_by_any(&model, &unseen, &dir.path("begun"));
+    assert!(!finish(command.args(["--epochs", "1", "--overwrite"])).success().contains("--base has learned"));
+}
+
+/// What folds say is written before the bundle, which has no folder yet.
+#[test]
+fn folds_come_before_the_folder_of_a_bundle() {
+    let dir = Dir::default();
+    let data = dir.write("data.csv", small_csv(40));
+    let bundle = dir.path("new/runs/bundle");
+    let mut command = fit_by_any(&base("bert"), &data, &bundle);
+    finish(command.args(["--method", "frozen", "--cross-validate", "2"])).success();
+    assert!(bundle.with_added_extension("out-of-fold.jsonl").is_file() && bundle.is_dir());
+}
+
+/// A pipe gives its rows once.
+#[cfg(unix)]
+#[test]
+fn rows_of_a_pipe_are_learned_from() {
+    let dir = Dir::default();
+    let pipe = dir.path("rows.csv");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let fed = pipe.clone();
+    let writer = std::thread::spawn(move || fs::write(fed, small_csv(40)).unwrap());
+    let bundle = dir.path("bundle");
+    let mut command = fit_by_any(&base("bert"), &pipe, &bundle);
+    let output = finish(command.args(["--method", "finetune", "--epochs", "1"])).success();
+    writer.join().unwrap();
+    assert!(output.contains("40 rows"));
+    assert_eq!(Bundle::open(&bundle).unwrap().manifest.provenance.data_sha256, None);
+}
+
+/// A matrix of many labels is nothing to read.
+#[test]
+fn of_many_labels_those_that_are_confused_are_shown() {
+    let dir = Dir::default();
+    let labels: Vec<String> = (0..21).map(|label| format!("label {label}")).collect();
+    let row = |row: usize| format!("great film {},{}\n", row % 2, labels[row % 21]);
+    let data = dir.write("data.csv", "text,label\n".to_owned() + &(0..84).map(row).collect::<String>());
+    let bundle = dir.path("bundle");
+    let mut command = fit_by_any(&base("bert"), &data, &bundle);
+    finish(command.args(["--method", "frozen", "--precision", "fp32"])).success();
+    let output = finish(program("nimbert-train").arg("evaluate").arg(&bundle).arg("--data").arg(&data)).success();
+    assert!(output.contains("most frequent of ") && output.contains(" taken for label "), "{output}");
+    assert!(!output.contains("in the same order"), "{output}");
 }
 
 /// Number of rows, share before and after, of the line about them.

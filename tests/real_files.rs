@@ -241,6 +241,17 @@ fn line_n_of_the_output_belongs_to_row_n() {
     let large = dir.write("large.jsonl", "{\"id\": 12345678901234567890123, \"text\": \"film\"}\n");
     classify(&bundle, &["--input", text(&large), "--json"])
         .failure(2, &["large.jsonl:1: expected a number that is exact"]);
+    // Wherever it stands, and whatever else is wrong: what is not exact is never written.
+    let content = "{\"meta\": {\"id\": [12345678901234567890123]}, \"text\": \"film\"}\n\
+                   {\"meta\": 12345678901234567890123, \"text\": null}\n";
+    let large = dir.write("large.jsonl", content);
+    let skip = ["--input", text(&large), "--json", "--keep", "meta", "--on-error", "skip"];
+    let finished = classify(&bundle, &skip);
+    assert_eq!(finished.status, Some(0));
+    let lines = json_lines(&finished.stdout);
+    let error = |line: &Value| (line.get("meta").cloned(), line["error"].as_str().unwrap().to_owned());
+    assert!(matches!(error(&lines[0]), (None, error) if error.contains("exact in 64 bits as \"meta\"")), "{lines:?}");
+    assert!(matches!(error(&lines[1]), (None, error) if error.contains("expected a string")), "{lines:?}");
 
     // Everything that the input has is carried through, and nothing of it overwrites an answer.
     let input = dir.write("x.csv", "id,label,text,date\n1,old,\"a great film\",today\n2,old,terrible,now\n");
@@ -730,6 +741,16 @@ fn a_name_need_not_be_utf8() {
     let mut tune = program("nimbert-train");
     tune.args(["tune", "--trials", "2", "--method", "frozen", "--cross-validate", "2", "--base"]).arg(base());
     finish(tune.arg("--data").arg(&data).arg("--out").arg(folder.join("tuned"))).success();
+    // Nor that of a bundle itself.
+    let named = |name: &[u8]| folder.join(OsStr::from_bytes(name));
+    let renamed = named(b"b\xe9");
+    finish(fit_by_any(&base(), &data, &renamed).args(["--method", "frozen"])).success();
+    let packed = named(b"p\xe9.nimbert");
+    let mut pack = program("nimbert-train");
+    finish(pack.arg("pack").arg(&renamed).arg("--out").arg(&packed)).success();
+    assert!(renamed.is_dir() && packed.is_file());
+    let is_lossy = |name: std::ffi::OsString| name.to_string_lossy().contains('\u{fffd}') && name.to_str().is_some();
+    assert!(!fs::read_dir(&folder).unwrap().any(|entry| is_lossy(entry.unwrap().file_name())));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use nimbert::{
     Background, BackgroundOptions, CallOptions, Classifier, Device, Error, Options, Parallelism, Prediction,
     SessionOptions, device::GpuOptions,
 };
-use nimbert_tests::{Dir, finish, program, tiny_bundle};
+use nimbert_tests::{Dir, base, finish, fit, program, small_csv, tiny_bundle};
 
 /// Longer than anything takes that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -342,6 +342,49 @@ fn nothing_is_written_below_the_users_folder() {
         let text = if command.get_args().any(|argument| argument == "verify") { None } else { Some("a great film") };
         finish(command.args(text)).success();
         assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "{command:?}");
+    }
+}
+
+#[test]
+fn messages_that_nobody_reads_end_nothing() {
+    let dir = Dir::default();
+    let (input, output) =
+        (dir.write("in.jsonl", "broken\n".repeat(40) + "{\"text\": \"film\"}\n"), dir.path("out.jsonl"));
+    let mut command = classify(&tiny_bundle(&dir), &input, &output, &["--on-error", "skip"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(fs::read_to_string(output).unwrap().lines().count(), 41);
+}
+
+/// As `nohup` starts a program, which goes on when its terminal is closed.
+#[cfg(unix)]
+#[test]
+fn a_hangup_that_is_ignored_stays_so() {
+    let dir = Dir::default();
+    let (bundle, data) = (tiny_bundle(&dir), dir.write("data.csv", small_csv(400)));
+    let rows: String = texts(40_000).iter().map(|text| format!("\"{text}\"\n")).collect();
+    let (input, output) = (dir.write("rows.csv", format!("text\n{rows}")), dir.path("out.jsonl"));
+    let fitted = dir.path("fitted");
+    let mut fit = fit(&base("bert"), &data, &fitted);
+    fit.args(["--epochs", "40"]);
+    let runs = [
+        (classify(&bundle, &input, &output, &[]), dir.path("out.jsonl.partial"), output),
+        (fit, dir.path("fitted.checkpoint"), fitted),
+    ];
+    for (command, begun, made) in runs {
+        let mut nohup = Command::new("nohup");
+        nohup.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+        let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let mut child = nohup.envs(variables).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !fs::metadata(&begun).is_ok_and(|metadata| metadata.len() > 0) && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the hangup");
+        let mut hangup = Command::new("kill");
+        assert!(hangup.arg("-HUP").arg(child.id().to_string()).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{}", made.display());
+        assert!(made.exists());
     }
 }
 

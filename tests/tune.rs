@@ -107,6 +107,11 @@ fn what_was_chosen_when_the_time_was_up_stays_so_in_its_fit() {
     for other in [["--seed", "7"], ["--budget", "1h"]] {
         finish(&mut with(&other)).failure(2, &["chosen.json: expected the settings, rows and budget", "--overwrite"]);
     }
+    // A shard of others does not take it for its own either; one of the same, whatever its time, is told that all is tried.
+    let refused = ["chosen.json: expected the settings, rows and budget", "without --shard, --overwrite begins anew"];
+    finish(&mut with(&["--seed", "7", "--shard", "1/3", "--overwrite"])).failure(2, &refused);
+    let output = finish(&mut with(&["--shard", "1/3"])).success();
+    assert!(output.contains("the fit at the end has begun"), "{output}");
     let output = finish(&mut tune()).success();
     // Nothing more is tried, of which something else could follow than what the checkpoint is of.
     assert!(!output.contains("of 6, fold") && output.contains("the time is up"), "{output}");

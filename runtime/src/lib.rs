@@ -36,6 +36,8 @@ mod file;
 mod fused;
 pub mod graph;
 pub mod guard;
+#[doc(hidden)]
+pub mod hangup;
 mod hidden;
 mod library;
 mod map;

@@ -388,14 +388,18 @@ fn unseen_label(input: &CheckInput<'_>) -> Option<Finding> {
     let counts = input.train_counts();
     let unseen = |row: &CheckRow<'_>| row.row.labels.iter().any(|label| !counts.contains_key(label.as_str()));
     let rows: Vec<_> = input.all().map(|(_, row)| row).filter(|row| unseen(row)).collect();
-    let labels = rows.iter().flat_map(|row| row.labels()).filter(|label| !counts.contains_key(label)).collect();
+    let labels: BTreeSet<&str> =
+        rows.iter().flat_map(|row| row.labels()).filter(|label| !counts.contains_key(label)).collect();
+    // Training knows of such labels, and never answers with them.
+    let is_known = |label: &&str| input.label_columns.iter().any(|known| known == label);
+    let severity = if labels.iter().all(is_known) { Severity::Warning } else { Severity::Error };
     let message = format!(
         "{} a label that no training row has: {}",
         counted(rows.len(), "held-out row has", "held-out rows have"),
         names(&labels)
     );
     let advice = "add training rows with such labels, or remove these rows";
-    Finding::of_rows("unseen-label", Severity::Error, &rows, message, advice)
+    Finding::of_rows("unseen-label", severity, &rows, message, advice)
 }
 
 /// Texts of which the model reads the beginning only.
@@ -704,6 +708,13 @@ mod tests {
         assert!(find(&found, "rare-label").0.message.ends_with("\"b\" 1"), "{found:?}");
         let (unseen, lines) = find(&found, "unseen-label");
         assert_eq!((lines, unseen.severity), (vec![3], Severity::Error));
+        // Training takes rows of a label that has a column of its own.
+        let (learned, tested) = (located(&train, "x.csv"), rows(&[("newer", "c")]));
+        let held_out = vec![("test", located(&tested, "y.csv"))];
+        let label_columns = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let found = check(&CheckInput { train: learned, held_out, label_columns, ..input() });
+        let unseen = found.iter().find(|finding| finding.kind == "unseen-label").unwrap();
+        assert_eq!(unseen.severity, Severity::Warning);
     }
 
     #[test]

@@ -1,7 +1,14 @@
 //! How good predictions are.
 
+use std::cmp::Reverse;
+
 use nimbert::{Decision, ProblemType};
 use serde::Serialize;
+
+/// Labels up to which a confusion matrix is readable.
+pub const MAX_MATRIX_LABELS: usize = 20;
+/// Confused pairs that are listed in place of a larger one.
+pub const MAX_PAIRS: usize = 20;
 
 /// Figures over all rows. Shares lie between 0 and 1. Every row counts once, whatever it weighs in training; one whose
 /// labels have shares, by the label with the largest. A figure that is not defined, such as the precision of a label that
@@ -158,6 +165,17 @@ pub fn calibration_error(bins: &[ReliabilityBin]) -> f64 {
     let total: usize = bins.iter().map(|bin| bin.count).sum();
     let distance = |bin: &ReliabilityBin| bin.count as f64 * (bin.confidence - bin.accuracy).abs();
     bins.iter().map(distance).sum::<f64>() / total.max(1) as f64
+}
+
+/// Which labels were taken for which others, `(rows, expected, predicted)`, the most frequent first.
+pub fn confused_pairs(confusion: &[Vec<usize>]) -> Vec<(usize, usize, usize)> {
+    let mut pairs = Vec::new();
+    for (expected, row) in confusion.iter().enumerate() {
+        let wrong = row.iter().enumerate().filter(|&(predicted, &count)| predicted != expected && count > 0);
+        pairs.extend(wrong.map(|(predicted, &count)| (count, expected, predicted)));
+    }
+    pairs.sort_by_key(|&(count, expected, predicted)| (Reverse(count), expected, predicted));
+    pairs
 }
 
 /// The multi-class form of Matthews' correlation coefficient; none where all rows are expected, or predicted, alike.

@@ -151,17 +151,14 @@ impl Sources {
         std::iter::once(&self.datasets[0]).chain(self.rehearsal.map(|index| &self.datasets[index]))
     }
 
-    /// SHA-256 of the training data's file, or of the list of its files' SHA-256, in hexadecimal.
-    ///
-    /// # Errors
-    /// [`Error::Runtime`] if a file cannot be read any more.
-    pub fn data_sha256(&self) -> Result<String> {
-        let digests = self.learned_from().flat_map(|dataset| &dataset.files).map(|file| nimbert::sha256_file(file));
-        let digests = digests.collect::<nimbert::Result<Vec<_>>>()?;
-        match &digests[..] {
-            [digest] => Ok(digest.clone()),
-            _ => Ok(nimbert::sha256(digests.join("\n").as_bytes())),
-        }
+    /// SHA-256 of the training data's file, or of the list of its files' SHA-256, in hexadecimal; none where one was a pipe.
+    pub fn data_sha256(&self) -> Option<String> {
+        let digests = self.learned_from().flat_map(|dataset| &dataset.digests);
+        let digests: Vec<&str> = digests.map(Option::as_deref).collect::<Option<_>>()?;
+        Some(match digests[..] {
+            [digest] => digest.to_owned(),
+            _ => nimbert::sha256(digests.join("\n").as_bytes()),
+        })
     }
 }
 
@@ -239,7 +236,7 @@ pub fn read(config: &DataConfig) -> Result<Sources> {
             datasets.push(further);
         }
     }
-    if config.going_on.as_ref().is_some_and(|going_on| going_on.learned.is_none()) && !test.is_empty() {
+    if config.going_on.as_ref().is_some_and(GoingOn::is_uncertain) && !test.is_empty() {
         let why = "the model does not say which rows it has learned from: it may have seen those that are tested on";
         notes.push(why.to_owned());
     }
@@ -385,7 +382,7 @@ fn divide(
 }
 
 /// The same of old rows: what the model has not seen is tested on, but for texts that are among the new rows too. Of a model that does not
-/// say what it has seen they are divided as new ones are.
+/// say of all that it has seen, the others are divided as new ones are.
 fn old_rows(
     config: &DataConfig,
     going_on: &GoingOn,
@@ -393,7 +390,7 @@ fn old_rows(
     (labels, tasks): (&[String], &Tasks),
     notes: &mut Vec<String>,
 ) -> Result<Division> {
-    if going_on.learned.is_none() {
+    if going_on.is_uncertain() {
         return Ok(divide(config, 1, old, (labels, tasks), notes)?.0);
     }
     let targets = old.targets(labels)?;

@@ -12,6 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    check::normalized,
     dataset::Row,
     error::{Error, Result},
     html::Table,
@@ -27,7 +28,9 @@ pub const LEARNED: &str = "learned.json";
 pub const OLD_ROWS_A_NEW: usize = 4;
 /// The least old rows a label on average, where nothing is said.
 pub const ROWS_OF_LABEL: usize = 16;
-const FORMAT: u32 = 1;
+/// A text of this one is known again but for case and white space, one of [`EXACT`] by its bytes.
+const FORMAT: u32 = 2;
+const EXACT: u32 = 1;
 /// Hexadecimal digits of a row's digest: of a million rows, one in twenty million is taken for another.
 const DIGITS: usize = 16;
 
@@ -41,6 +44,9 @@ pub struct Learned {
     pub stride: Option<usize>,
     /// Whether texts came in pairs.
     pub pairs: bool,
+    /// Whether a model before it has learned from rows that nobody knows.
+    #[serde(default)]
+    pub lacks_rows: bool,
     learned: BTreeSet<String>,
     validated: BTreeSet<String>,
 }
@@ -71,21 +77,40 @@ pub struct GoingOn {
 }
 
 impl Learned {
-    /// What the rows of a run have become a part of, and those that the model before has learned from.
+    /// What the rows of a run have become a part of, and those that the model before has learned from; `Some(None)`: there is one, which
+    /// does not say its rows.
     pub fn new(
         sources: &Sources,
-        before: Option<&Self>,
+        before: Option<Option<&Self>>,
         max_length: usize,
         stride: Option<usize>,
         pairs: bool,
     ) -> Self {
-        let digests = |rows: &[Source]| rows.iter().map(|source| digest(sources.row(source))).collect::<BTreeSet<_>>();
+        // Of a text's digest nothing else can be made.
+        let format = before.flatten().map_or(FORMAT, |before| before.format);
+        let digests = |rows: &[Source]| -> BTreeSet<String> {
+            rows.iter().map(|source| digest_of(sources.row(source), format)).collect()
+        };
         let (mut learned, mut validated) = (digests(&sources.train), digests(&sources.validation));
-        if let Some(before) = before {
+        let lacks_rows = before.is_some_and(|before| before.is_none_or(|before| before.lacks_rows));
+        if let Some(before) = before.flatten() {
             learned.extend(before.learned.iter().cloned());
             validated.extend(before.validated.iter().cloned());
         }
-        Self { format: FORMAT, max_length, stride, pairs, learned, validated }
+        Self { format, max_length, stride, pairs, lacks_rows, learned, validated }
+    }
+
+    /// What is to be said where a model begins with this one as its base: nothing if none of its rows are known.
+    pub fn note(&self, sources: &Sources) -> Option<String> {
+        let all = [&sources.train, &sources.validation, &sources.test].into_iter().flatten();
+        let known = all.clone().filter(|source| self.role(sources.row(source)) != Role::Unseen).count();
+        (known > 0).then(|| {
+            let all = all.count();
+            format!(
+                "--base has learned from {known} of these {all} rows, or was validated by them: what is measured by them, also by \
+                 folds, is better than it will be; --from goes on with it and tests on others"
+            )
+        })
     }
 
     /// What a folder says; none: nothing.
@@ -102,14 +127,14 @@ impl Learned {
         let found: Self = serde_json::from_slice(&content)
             .map_err(|error| Error::model(&path, "what --save-model writes of the rows", error.to_string()))?;
         match found.format {
-            FORMAT => Ok(Some(found)),
+            EXACT | FORMAT => Ok(Some(found)),
             other => Err(Error::model(&path, format!("the format {FORMAT}"), other.to_string())),
         }
     }
 
     /// What a row was for.
     pub fn role(&self, row: &Row) -> Role {
-        let digest = digest(row);
+        let digest = digest_of(row, self.format);
         match (self.learned.contains(&digest), self.validated.contains(&digest)) {
             (true, _) => Role::Learned,
             (_, true) => Role::Validated,
@@ -120,14 +145,24 @@ impl Learned {
 
 /// By which a row is found again.
 pub(crate) fn digest(row: &Row) -> String {
+    digest_of(row, FORMAT)
+}
+
+fn digest_of(row: &Row, format: u32) -> String {
+    let text = |text: &str| if format == EXACT { text.to_owned() } else { normalized(text) };
+    let [text, pair] = [&row.text, row.pair.as_deref().unwrap_or_default()].map(text);
     // No text has a byte 0xff.
-    let texts = [row.text.as_bytes(), row.pair.as_deref().unwrap_or_default().as_bytes()].join(&0xff);
-    let mut digest = nimbert::sha256(&texts);
+    let mut digest = nimbert::sha256(&[text.as_bytes(), pair.as_bytes()].join(&0xff));
     digest.truncate(DIGITS);
     digest
 }
 
 impl GoingOn {
+    /// Whether there may be rows that it has learned from without saying so.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.learned.as_ref().is_none_or(|learned| learned.lacks_rows)
+    }
+
     /// Leaves of the old rows those that are learned from again, of each of `labels` labels alike.
     pub(crate) fn sample(&self, rows: &mut Vec<Source>, wanted: usize, labels: usize, seed: u64) {
         if wanted >= rows.len() {
@@ -173,6 +208,7 @@ mod tests {
         let different: BTreeSet<String> = digests.iter().map(digest).collect();
         assert_eq!((different.len(), different.first().map(String::len)), (4, Some(DIGITS)));
         assert_eq!(digest(&row("a", None)), digest(&Row { line: 7, ..row("a", None) }));
+        assert_eq!(digest(&row("a b", None)), digest(&row(" A  b", None)));
     }
 
     #[test]
@@ -190,5 +226,18 @@ mod tests {
         let before = rows.clone();
         going_on.sample(&mut rows, 21, 3, 0);
         assert_eq!(rows, before);
+    }
+
+    /// As an earlier nimbert-train has written it.
+    #[test]
+    fn rows_of_the_first_format_are_known_by_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = r#"{"format": 1, "max_length": 128, "stride": null, "pairs": false,
+            "learned": ["fb361c726d409c40"], "validated": []}"#;
+        std::fs::write(folder.path().join(LEARNED), written).unwrap();
+        let learned = Learned::open(folder.path()).unwrap().unwrap();
+        assert_eq!(learned.role(&row("A film", None)), Role::Learned);
+        assert_eq!(learned.role(&row("a film", None)), Role::Unseen);
+        assert!(!learned.lacks_rows);
     }
 }

@@ -2,17 +2,18 @@
 //! are used.
 
 use std::{
-    fs::File,
-    io::Write,
+    fs,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use nimbert::HiddenFolder;
 use prost::Message;
 
 use crate::{
     error::{Error, Result},
     record::Record,
+    scratch::write_whole,
 };
 
 /// `Event` of TensorFlow's event.proto.
@@ -49,7 +50,7 @@ struct Value {
 /// # Errors
 /// [`Error::Io`].
 pub fn write(folder: &Path, records: &[Record]) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+    fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
     let wall_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     // TensorBoard reads every file with this in its name.
     let path = folder.join(format!("events.out.tfevents.{wall_time:.0}.nimbert.{}", std::process::id()));
@@ -61,7 +62,16 @@ pub fn write(folder: &Path, records: &[Record]) -> Result<()> {
         let event = Event { wall_time, step, file_version: None, summary: Some(Summary { value: value.collect() }) };
         content.extend(frame(&event.encode_to_vec()));
     }
-    File::create(&path).and_then(|mut file| file.write_all(&content)).map_err(|error| Error::io(&path, error))
+    write_whole(&path, |partial| fs::write(partial, &content).map_err(|error| Error::io(&path, error)))
+}
+
+/// Checks that something can be written into `folder`, which may not be there yet.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn check(folder: &Path) -> Result<()> {
+    let nearest = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    Ok(HiddenFolder::create(nearest, "tensorboard").map(drop)?)
 }
 
 fn scalars(record: &Record) -> (i64, Vec<(&'static str, f64)>) {

@@ -1,6 +1,7 @@
 //! Writing a bundle: in a hidden folder beside its place, which it takes in one step; as a folder, or packed as one file.
 
 use std::{
+    ffi::OsString,
     fs,
     io::Read,
     path::{Path, PathBuf},
@@ -73,7 +74,7 @@ impl BundleWriter {
         // A trial, in the nearest folder that is there: no other check tells whether one may write.
         let (parent, name) = split_target(target)?;
         let nearest = parent.ancestors().find(|folder| folder.exists()).unwrap_or(&parent);
-        HiddenFolder::create(nearest, &name).map(drop).map_err(|error| match error {
+        HiddenFolder::create(nearest, &name.to_string_lossy()).map(drop).map_err(|error| match error {
             Error::Io { reason, .. } => Error::io(target, reason),
             other => other,
         })
@@ -87,7 +88,7 @@ impl BundleWriter {
         Self::check_target(target, overwrite)?;
         let (parent, name) = split_target(target)?;
         fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
-        let staging = HiddenFolder::create(&parent, &name)?;
+        let staging = HiddenFolder::create(&parent, &name.to_string_lossy())?;
         Ok(Self { staging, target: parent.join(name), given: target.to_owned(), overwrite })
     }
 
@@ -149,7 +150,7 @@ impl Bundle {
         BundleWriter::check_target(target, overwrite)?;
         let (parent, name) = split_target(target)?;
         fs::create_dir_all(&parent).map_err(|error| Error::io(&parent, error))?;
-        self.write_packed(HiddenFolder::create(&parent, &name)?.path(), &parent.join(name), None)?;
+        self.write_packed(HiddenFolder::create(&parent, &name.to_string_lossy())?.path(), &parent.join(name), None)?;
         Self::open(target)
     }
 
@@ -220,7 +221,7 @@ fn replace_dir(new: &Path, target: &Path) -> Result<()> {
     }
     let (parent, name) = split_target(target)?;
     // A fresh empty folder, which a rename may replace: a name that no other run uses.
-    let retired = create_hidden(&parent, &name, "retired")?;
+    let retired = create_hidden(&parent, &name.to_string_lossy(), "retired")?;
     fs::rename(target, &retired).map_err(|error| Error::io(target, error))?;
     if let Err(error) = fs::rename(new, target) {
         fs::rename(&retired, target).map_err(|error| Error::io(&retired, error))?;
@@ -251,11 +252,11 @@ fn foreign(folder: &Path) -> Result<Option<String>> {
 }
 
 /// The folder in which `target` lies, absolute, and its name there; where it is a link, those of what it names, so that the link stays.
-fn split_target(target: &Path) -> Result<(PathBuf, String)> {
+fn split_target(target: &Path) -> Result<(PathBuf, OsString)> {
     // An absolute path has a parent and a name even where `target` is ".".
     let absolute = std::path::absolute(behind_links(target)).map_err(|error| Error::io(target, error))?;
     match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_string_lossy().into_owned())),
+        (Some(parent), Some(name)) => Ok((parent.to_owned(), name.to_owned())),
         _ => Err(Error::OutputExists { path: target.to_owned(), got: "no name for it".to_owned() }),
     }
 }

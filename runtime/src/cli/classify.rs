@@ -20,7 +20,7 @@ use serde_json::Map;
 use super::{
     drift::Counting,
     input::{Columns, KeepColumns, Rows, Skipped, Text},
-    interrupt,
+    interrupt, message,
     output::{Format, Output},
     table::{Answer, Table, TaskColumns},
 };
@@ -148,13 +148,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let (mut output, done) =
         Output::open(&args.output, args.format(&classifier, Some(&rows))?, &args.note(input)?, args.resume)?;
     if done > 0 {
-        eprintln!("nimbert: {done} results are there already");
+        message(&format!("{done} results are there already"));
     }
     let work = Work { done, limits, on_error: args.on_error };
     match classify_rows(&classifier, rows, (&mut output, counting.as_mut()), work, stop) {
         Ok(skipped) => {
             if skipped > 0 {
-                eprintln!("nimbert: {skipped} rows were skipped");
+                message(&format!("{skipped} rows were skipped"));
             }
             output.finish()?;
             counting.map_or(Ok(()), Counting::write)
@@ -163,7 +163,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             if let Some(partial) = output.abandon() {
                 let without = if counting.is_some() { ", without --summary" } else { "" };
                 let how = format!("--resume goes on with the same input and options{without}");
-                eprintln!("nimbert: {} has the results so far; {how}", partial.display());
+                message(&format!("{} has the results so far; {how}", partial.display()));
             }
             match counting {
                 // The counts were asked for too.
@@ -187,10 +187,14 @@ fn run_texts(args: &Args) -> anyhow::Result<()> {
     let predictions = classifier.classify_batch(&texts)?;
     args.check_outside(classifier.bundle())?;
     let (mut output, _) = Output::open(&args.output, args.format(&classifier, None)?, "{}", false)?;
-    for (text, prediction) in texts.iter().zip(&predictions) {
-        output.write(Answer::Classified(text, prediction))?;
+    let mut answers = texts.iter().zip(&predictions).map(|(text, prediction)| Answer::Classified(text, prediction));
+    match answers.try_for_each(|answer| output.write(answer)).and_then(|()| output.flush()) {
+        Ok(()) => Ok(output.finish()?),
+        Err(error) => {
+            output.abandon();
+            Err(error.into())
+        }
     }
-    Ok(output.finish()?)
 }
 
 impl Args {
@@ -419,10 +423,10 @@ impl Progress {
 
     fn skip(&self, row: &BadRow, skipped: u64) {
         if skipped <= SHOWN_BAD_ROWS {
-            self.bar.suspend(|| eprintln!("nimbert: skipped: {row}"));
+            self.bar.suspend(|| message(&format!("skipped: {row}")));
         }
         if skipped == SHOWN_BAD_ROWS {
-            self.bar.suspend(|| eprintln!("nimbert: further rows that are skipped are counted only"));
+            self.bar.suspend(|| message("further rows that are skipped are counted only"));
         }
     }
 }

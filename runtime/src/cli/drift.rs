@@ -17,7 +17,7 @@ use nimbert::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{OutputError, output::is_special};
+use super::{OutputError, message, output::is_special};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -58,8 +58,8 @@ struct SummaryFile {
 const SHOWN: usize = 5;
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if args.fail_above.is_some_and(|bound| bound.is_nan() || bound < 0.0) {
-        bail!("--fail-above: expected 0 or more");
+    if let Some(bound) = args.fail_above.filter(|bound| bound.is_nan() || *bound < 0.0) {
+        bail!("--fail-above: expected 0 or more, found {bound}");
     }
     let ((before_bundle, before), (after_bundle, after)) = (read(&args.before)?, read(&args.after)?);
     if before.tasks.iter().all(|a| after.tasks.iter().all(|b| a.task != b.task)) {
@@ -67,21 +67,24 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("expected answers to the same tasks on both sides, found on one side only: {what}");
     }
     if let Some(only) = before.incomparable(&after) {
-        eprintln!("nimbert: warning: not compared, since it is on one side only: {}", escaped(&only));
+        message(&format!("warning: not compared, since it is on one side only: {}", escaped(&only)));
     }
     if before_bundle != after_bundle {
-        eprintln!("nimbert: warning: the answers are of two bundles: what differs may be these, not the texts");
+        message("warning: the answers are of two bundles: what differs may be these, not the texts");
     }
     if let Some(task) = before.tasks.iter().find(|a| after.tasks.iter().any(|b| a.has_other_labels(b))) {
         let name = task.task.as_ref().map_or(String::new(), |name| format!(" of {}", escaped(name)));
-        eprintln!("nimbert: warning: the labels{name} are not the same on both sides");
+        message(&format!("warning: the labels{name} are not the same on both sides"));
     }
     let drifts = before.drift(&after);
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", json!({ "texts": [before.texts, after.texts], "drift": drifts }))?;
-    } else {
-        write!(out, "{}", table(&before, &after, &drifts))?;
+    let shown = match args.json {
+        true => format!("{}\n", json!({ "texts": [before.texts, after.texts], "drift": drifts })),
+        false => table(&before, &after, &drifts),
+    };
+    match io::stdout().lock().write_all(shown.as_bytes()) {
+        // Who reads no further is told by the status.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => (),
     }
     let is_above = |drift: &Drift| args.fail_above.is_some_and(|bound| drift.psi > bound && drift.is_beyond_chance());
     Ok(if drifts.iter().any(is_above) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -97,9 +100,13 @@ fn read(path: &Path) -> anyhow::Result<(String, Summary)> {
         }
     } else {
         let content = fs::read(path).with_context(|| path.display().to_string())?;
-        let file = serde_json::from_slice::<SummaryFile>(&content).ok().filter(|file| file.summary.is_sound());
-        let file =
-            file.with_context(|| format!("{}: expected a file of nimbert classify --summary", path.display()))?;
+        let wrong = |got: String| {
+            anyhow::anyhow!("{}: expected a file of nimbert classify --summary, found {got}", path.display())
+        };
+        let file: SummaryFile = serde_json::from_slice(&content).map_err(|error| wrong(error.to_string()))?;
+        if !file.summary.is_sound() {
+            return Err(wrong("counts that do not add up".to_owned()));
+        }
         (file.bundle, file.summary)
     };
     // Of none at all nothing is as before.
@@ -175,6 +182,9 @@ pub(super) struct Counting {
 impl Counting {
     /// For the file that `--summary` names.
     pub(super) fn new(path: &Path, classifier: &Classifier) -> anyhow::Result<Self> {
+        if path == Path::new("-") {
+            bail!("--summary: expected a file, found -");
+        }
         let bundle = classifier.bundle();
         let path = behind_links(path);
         let reason = |error| match error {
@@ -212,7 +222,7 @@ impl Counting {
                 Some("train") => "what the bundle was trained on",
                 _ => "what the bundle was tested on",
             };
-            eprintln!("nimbert: {name}: {} from {before}, PSI {psi:.2}", verdict(drift));
+            message(&format!("{name}: {} from {before}, PSI {psi:.2}", verdict(drift)));
         }
         let content = serde_json::to_vec_pretty(&SummaryFile { bundle, summary, reference, drift })?;
         let written = match hidden {

@@ -21,6 +21,8 @@ use nimbert::{
 };
 use serde_json::Map;
 
+use super::message;
+
 /// Rows that are read ahead.
 const READ_AHEAD: usize = 64;
 /// Of which all texts together have about so many bytes.
@@ -196,7 +198,7 @@ impl Rows {
                     if holding == 1 {
                         let what =
                             "a quoted field runs over lines that look like rows of their own; is a quote missing?";
-                        eprintln!("nimbert: {name}:{line}: {what} (--quoting none)");
+                        message(&format!("{name}:{line}: {what} (--quoting none)"));
                     }
                 }
                 let item = match item {
@@ -211,7 +213,7 @@ impl Rows {
                 }
             }
             if let Some(others @ 1..) = holding.checked_sub(1) {
-                eprintln!("nimbert: {name}: {others} further rows have such a field");
+                message(&format!("{name}: {others} further rows have such a field"));
             }
         };
         let thread = std::thread::Builder::new().name("input".to_owned()).spawn(read);
@@ -322,12 +324,11 @@ fn to_text(row: Row, columns: &Columns, keep: &KeepColumns, is_json: bool, name:
     };
     let inexact = kept.iter().find(|(_, value)| is_json && !is_exact(value));
     let inexact = inexact.map(|(column, value)| bad(format!("a number that is exact in 64 bits as {column:?}"), value));
+    if inexact.is_some() {
+        kept.retain(|_, value| is_exact(value));
+    }
     match (content, pair, inexact) {
         (Ok(text), Ok(pair), None) => Ok(Text { text, pair, kept }),
-        (Err(bad), ..) | (_, Err(bad), _) => Err(Box::new(Skipped { bad, kept })),
-        (.., Some(bad)) => {
-            kept.retain(|_, value| is_exact(value));
-            Err(Box::new(Skipped { bad, kept }))
-        }
+        (Err(bad), ..) | (_, Err(bad), _) | (.., Some(bad)) => Err(Box::new(Skipped { bad, kept })),
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn write(folder: &Path) -> ExitCode {
     match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("nimbert: error: {}: {error}", folder.display());
+            super::message(&format!("error: {}: {error}", folder.display()));
             ExitCode::FAILURE
         }
     }

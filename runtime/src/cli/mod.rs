@@ -238,9 +238,9 @@ fn open(bundle: &std::path::Path, options: &Options) -> nimbert::Result<Classifi
     let classifier = classifier?;
     if options.session.device == Device::Auto {
         for error in classifier.fallbacks() {
-            eprintln!("nimbert: not used: {}", escaped_lines(&error.to_string()));
+            message(&format!("not used: {error}"));
         }
-        eprintln!("nimbert: device {}", classifier.device());
+        message(&format!("device {}", classifier.device()));
     }
     Ok(classifier)
 }
@@ -291,11 +291,15 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where standard error is closed, the exit status still tells.
-            let _ = writeln!(io::stderr(), "nimbert: error: {}", escaped_lines(&format!("{error:#}")));
+            message(&format!("error: {error:#}"));
             ExitCode::from(exit_status(&error))
         }
     }
+}
+
+/// Writes a message to standard error. Where that is closed, the exit status still tells.
+fn message(text: &str) {
+    let _ = writeln!(io::stderr(), "nimbert: {}", escaped_lines(text));
 }
 
 /// Everything but a failing run of the graph, or a full disk, is something that the caller gave.

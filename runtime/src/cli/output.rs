@@ -19,6 +19,7 @@ use super::columns::{Columns, FileKind};
 use super::{
     OutputError,
     input::Skipped,
+    message,
     table::{Answer, Table, carried, csv_line},
 };
 
@@ -173,7 +174,8 @@ impl Output {
         }
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(&rows).map_err(cannot_write)?;
-        if file.try_lock().is_err() {
+        // Where a file system has no locks, nobody is told.
+        if matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)) {
             bail!("{}: another nimbert is writing it", rows.display());
         }
         // Between opening and locking, another run may have put it in its place: it is that run's output then.
@@ -182,7 +184,7 @@ impl Output {
         }
         let (done, bytes) = if resume { resumable(&rows, &note_path, note, &format, &file)? } else { (0, 0) };
         if !resume && file.metadata().is_ok_and(|metadata| metadata.len() > 0) {
-            eprintln!("nimbert: {}: what an interrupted run has left is replaced", rows.display());
+            message(&format!("{}: what an interrupted run has left is replaced", rows.display()));
         }
         file.set_len(bytes).map_err(cannot_write)?;
         let mut writer = file.try_clone().map_err(cannot_write)?;
@@ -304,7 +306,7 @@ fn resumable(rows: &Path, note_path: &Path, note: &str, format: &Format, file: &
         Ok(earlier) if earlier.is_empty() => return Ok((0, 0)),
         Ok(earlier) => expect_same(rows, &earlier, note)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("nimbert: {}: no note of an interrupted run to go on from: from the beginning", rows.display());
+            message(&format!("{}: no note of an interrupted run to go on from: from the beginning", rows.display()));
             return Ok((0, 0));
         }
         Err(error) => return Err(error).with_context(|| note_path.display().to_string()),

@@ -133,8 +133,15 @@ impl Delimited {
             }
             size += line.len();
             if size > lines.max_row {
-                let hint = if parser.state == State::Quoted { "; is a quote not closed?" } else { "" };
-                return Some(Err(lines.too_large(name, first, hint)));
+                // The line itself, as far as it was read, may open the field.
+                let is_open =
+                    parser.state == State::Quoted || parser.line(&line).is_ok() && parser.state == State::Quoted;
+                if !is_open {
+                    return Some(Err(lines.too_large(name, first, "").into()));
+                }
+                // Where the field ends nobody knows, so the lines behind it are no rows.
+                let bad = lines.too_large(name, first, "; is a quote not closed?");
+                return Some(Err(BadRow { is_last: true, ..bad }.into()));
             }
             let goes_on = parser.state == State::Quoted;
             if let Err(place) = parser.line(&line) {

@@ -8,6 +8,7 @@ use serde::{
 };
 
 use super::{BadRow, Item, Row, RowsError, Value, bad_row, lines::Lines, source::rows_error, utf8};
+use crate::file::Distinct;
 
 /// Rows of a file of objects.
 pub(super) struct Json {
@@ -159,7 +160,7 @@ impl Json {
             false => bad,
         };
         if content.len() > self.lines.max_row {
-            return Err(self.lines.too_large(name, line, ""));
+            return Err(self.lines.too_large(name, line, "").into());
         }
         let content = utf8(content, name, line).map_err(of_line)?;
         let Object(fields) = serde_json::from_str(&content).map_err(|error| {
@@ -226,7 +227,7 @@ impl<'de> Deserialize<'de> for Object {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
                 let mut fields: Vec<(String, Value)> = Vec::new();
                 let mut many = HashSet::new();
-                while let Some((key, value)) = map.next_entry::<String, Value>()? {
+                while let Some((key, Distinct(value))) = map.next_entry::<String, _>()? {
                     if fields.len() == MANY_KEYS {
                         many.extend(fields.iter().map(|(key, _)| key.clone()));
                     }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Item, MAX_ROW_BYTES, Row, RowsError, Value, bad_row, source::rows_error, utf8};
+use super::{BadRow, Item, MAX_ROW_BYTES, Row, RowsError, Value, bad_row, source::rows_error, utf8};
 
 /// How a line ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +42,9 @@ impl Lines {
     }
 
     /// The row that begins at `line` is larger than any may be.
-    pub(super) fn too_large(&self, name: &str, line: u64, hint: &str) -> RowsError {
+    pub(super) fn too_large(&self, name: &str, line: u64, hint: &str) -> BadRow {
         let why = if self.max_row < MAX_ROW_BYTES { " under this --memory-limit" } else { "" };
-        bad_row(name, line, format!("at most {} bytes a row{why}", self.max_row), format!("more{hint}")).into()
+        bad_row(name, line, format!("at most {} bytes a row{why}", self.max_row), format!("more{hint}"))
     }
 
     /// Appends the next line without its end to `line`; none at the end of the file. Of a line by which `line` would become
@@ -100,7 +100,7 @@ impl Iterator for Texts {
         match read {
             Err(error) => Some(Err(rows_error(error, name, number))),
             Ok(None) => None,
-            Ok(Some(_)) if line.len() > self.lines.max_row => Some(Err(self.lines.too_large(name, number, ""))),
+            Ok(Some(_)) if line.len() > self.lines.max_row => Some(Err(self.lines.too_large(name, number, "").into())),
             Ok(Some(_)) => Some(utf8(line, name, number).map_err(RowsError::from).map(|text| Row {
                 line: number,
                 columns: Arc::clone(&self.columns),

@@ -227,6 +227,11 @@ impl Reader {
                 return Err(BadRow { line: None, is_last: true, ..bad_row(&name, 0, expected, "another one") }.into());
             }
         }
+        if format == Format::Parquet && path == Path::new("-") {
+            // What it has lies at its end.
+            let expected = "a file for --format parquet";
+            return Err(BadRow { line: None, is_last: true, ..bad_row(&name, 0, expected, "a stream") }.into());
+        }
         if format == Format::Parquet {
             return parquet(path, name);
         }
@@ -363,10 +368,14 @@ impl Row {
     }
 }
 
-/// Whether a number is the one that stands in the file: whole numbers beyond 64 bits are read as others near them.
+/// Whether each number is the one that stands in the file: whole numbers beyond 64 bits are read as others near them.
 pub fn is_exact(value: &Value) -> bool {
     let is_beyond = |number: f64| number.fract() == 0.0 && number.abs() >= 9_007_199_254_740_992.0;
-    !value.is_f64() || !value.as_f64().is_some_and(is_beyond)
+    match value {
+        Value::Array(values) => values.iter().all(is_exact),
+        Value::Object(fields) => fields.values().all(is_exact),
+        value => !value.is_f64() || !value.as_f64().is_some_and(is_beyond),
+    }
 }
 
 /// A value as text: strings as they are, numbers and truth values as JSON writes them; none for what is missing, made of

@@ -10,7 +10,7 @@ use std::{
 };
 
 use parquet::{
-    basic::{ConvertedType, LogicalType, TimeUnit, Type as PhysicalType},
+    basic::{ConvertedType, LogicalType, Repetition, TimeUnit, Type as PhysicalType},
     errors::ParquetError,
     file::reader::{FileReader as _, SerializedFileReader},
     record::{Field, reader::RowIter},
@@ -133,7 +133,9 @@ impl Iterator for Records {
 /// What the schema says of a column. Dates, decimals, lists and so on are text, as they are written; times of the kind INT96, which are
 /// obsolete, in milliseconds, to which the library cuts them.
 fn kind(field: &Type) -> Kind {
-    if !field.is_primitive() {
+    // A column that repeats without a group around it is a list too.
+    let info = field.get_basic_info();
+    if !field.is_primitive() || (info.has_repetition() && info.repetition() == Repetition::REPEATED) {
         return Kind::Text;
     }
     let is_integer = |converted| {
@@ -143,9 +145,7 @@ fn kind(field: &Type) -> Kind {
     match field.get_physical_type() {
         _ if Nanoseconds::of(field).is_some() => Kind::Text,
         PhysicalType::BOOLEAN => Kind::Boolean,
-        PhysicalType::INT32 | PhysicalType::INT64 if is_integer(field.get_basic_info().converted_type()) => {
-            Kind::Integer
-        }
+        PhysicalType::INT32 | PhysicalType::INT64 if is_integer(info.converted_type()) => Kind::Integer,
         PhysicalType::FLOAT | PhysicalType::DOUBLE => Kind::Number,
         _ => Kind::Text,
     }

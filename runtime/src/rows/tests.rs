@@ -145,6 +145,7 @@ fn quotes_that_would_swallow_rows_are_errors() {
 fn columns_have_names_of_their_own() {
     assert_error(&read("x.csv", "a,text,a\n1,2,3\n"), 0, &["x.csv:1: expected a name of its own", "\"a\" twice"]);
     assert_error(&read("x.jsonl", "{\"a\": 1, \"a\": 2}\n"), 0, &["x.jsonl:1", "the key \"a\" twice"]);
+    assert_error(&read("x.jsonl", "{\"a\": [{\"b\": 1, \"b\": 2}]}\n"), 0, &["x.jsonl:1", "the key \"b\" twice"]);
     // Many of them, each of which another may be the same as.
     let keys = |count: usize| (0..count).map(|key| format!("\"{key}\": 0, ")).collect::<String>();
     for (count, repeated) in [(1, 0), (31, 30), (32, 0), (32, 31), (33, 32), (100, 0), (100, 99)] {
@@ -287,6 +288,12 @@ fn a_row_that_is_too_large_is_bad_and_the_next_is_read() {
         assert_error(&rows, 1, &["expected at most 16777216 bytes a row, found more"]);
         assert_eq!(rows[2], good(&[&["b"]])[0]);
     }
+    // Of a quoted field nobody knows where it ends, and so what is a row behind it.
+    for content in [format!("text\na\n\"b\n{long}\nc\n"), format!("text\na\n\"{long}\nc\n")] {
+        let rows = read("x.csv", content);
+        assert_eq!(rows.len(), 2);
+        assert_error(&rows, 1, &["x.csv:3: expected at most 16777216 bytes a row, found more; is a quote not closed?"]);
+    }
 }
 
 #[test]
@@ -306,6 +313,7 @@ fn what_cannot_be_opened_says_why() {
     assert!(error("no/such.csv", None).contains("no/such.csv: No such file"));
     assert!(error(".", Some(Format::Csv)).contains("expected a file, found a folder"));
     assert!(error("x.xlsx", None).contains("x.xlsx: expected a name that ends in .csv"));
+    assert!(error("-", Some(Format::Parquet)).contains("standard input: expected a file for --format parquet"));
 }
 
 #[cfg(feature = "parquet-rows")]
@@ -319,7 +327,7 @@ mod of_parquet {
 
     use super::*;
 
-    /// Two rows: a text, bytes, a class, a number that is missing in the second, and a list.
+    /// Two rows: a text, bytes, a class, a number that is missing in the second, and two kinds of lists.
     pub(super) fn write(path: &Path, compression: Compression, bytes: &[u8]) {
         let schema = "message rows {
             required binary text (UTF8);
@@ -327,6 +335,7 @@ mod of_parquet {
             required int64 class;
             required double number;
             optional group tags (LIST) { repeated group list { required binary element (UTF8); } }
+            repeated int64 bare;
         }";
         let schema = Arc::new(parse_message_type(schema).unwrap());
         let features = r#"{"info": {"features": {"class": {"names": ["no", "yes"], "_type": "ClassLabel"},
@@ -356,6 +365,10 @@ mod of_parquet {
             .write_batch(&strings(&[b"a", b"b"]), Some(&[2, 2, 1]), Some(&[0, 1, 0]))
             .unwrap();
         column.close().unwrap();
+        // Likewise two numbers and none.
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&[5, 6], Some(&[1, 1, 0]), Some(&[0, 1, 0])).unwrap();
+        column.close().unwrap();
         group.close().unwrap();
         writer.close().unwrap();
     }
@@ -377,11 +390,12 @@ mod of_parquet {
             let reader = Reader::open_any(&path, &ReadOptions::default()).unwrap();
             assert_eq!(reader.class_names("class").unwrap(), ["no", "yes"]);
             assert_eq!(reader.class_names("text"), None);
-            assert_eq!(reader.kinds(), [Kind::Text, Kind::Text, Kind::Integer, Kind::Number, Kind::Text]);
+            let kinds = [Kind::Text, Kind::Text, Kind::Integer, Kind::Number, Kind::Text, Kind::Text];
+            assert_eq!(reader.kinds(), kinds);
             let rows: Vec<Vec<Value>> = reader.rows(None).map(|row| row.unwrap().values).collect();
             let expected = [
-                serde_json::json!(["one, two", "fine", 1, 0.0, ["a", "b"]]),
-                serde_json::json!(["three", "too", 0, null, []]),
+                serde_json::json!(["one, two", "fine", 1, 0.0, ["a", "b"], [5, 6]]),
+                serde_json::json!(["three", "too", 0, null, [], []]),
             ];
             assert_eq!(rows, expected.map(|row| row.as_array().unwrap().clone()), "{compression}");
         }

@@ -76,6 +76,7 @@ pub(super) fn run(args: &Args, given: &Given) -> anyhow::Result<()> {
     args.columns.check_separator(given)?;
     given.refuse(&["--max-length"], args.base.is_some(), "--base with it")?;
     args.cache.check("--deep with it", args.deep)?;
+    given.refuse(&["--overwrite"], args.writes(), "--doubts or --report with it")?;
     deep::check_targets(args)?;
     let folder = match &args.base {
         None => None,

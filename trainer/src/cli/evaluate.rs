@@ -11,7 +11,7 @@ use nimbert_trainer::{
     Error,
     calibrate::{Found, Kept, kept},
     dataset::{Dataset, left_out},
-    metrics::{Metrics, percent},
+    metrics::{MAX_MATRIX_LABELS, MAX_PAIRS, Metrics, confused_pairs, percent},
     report::{figure, of_found},
     tasks::{TaskRows, Tasks},
 };
@@ -178,10 +178,24 @@ impl<'a> Figures<'a> {
             writeln!(out, "{:<24}{figures}", escaped(&label.label))?;
         }
         if let Some(confusion) = &metrics.confusion {
-            writeln!(out, "\nrows: what the data says; columns: what the bundle says, in the same order")?;
-            for (label, counts) in labels.iter().zip(confusion) {
-                let counts: String = counts.iter().map(|count| format!("{count:>8}")).collect();
-                writeln!(out, "{:<24}{counts}", escaped(label))?;
+            if labels.len() <= MAX_MATRIX_LABELS {
+                writeln!(out, "\nrows: what the data says; columns: what the bundle says, in the same order")?;
+                for (label, counts) in labels.iter().zip(confusion) {
+                    let counts: String = counts.iter().map(|count| format!("{count:>8}")).collect();
+                    writeln!(out, "{:<24}{counts}", escaped(label))?;
+                }
+                return Ok(());
+            }
+            let pairs = confused_pairs(confusion);
+            if pairs.is_empty() {
+                return Ok(writeln!(out, "\nno row was taken for another label")?);
+            }
+            let shown = &pairs[..pairs.len().min(MAX_PAIRS)];
+            let (count, all) = (shown.len(), pairs.len());
+            writeln!(out, "\nthe {count} most frequent of {all} confused pairs of labels (--json has all)")?;
+            for &(count, expected, predicted) in shown {
+                let [expected, predicted] = [expected, predicted].map(|id| escaped(&labels[id]));
+                writeln!(out, "{count:>8}  {expected} taken for {predicted}")?;
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use nimbert::{Encoding, ProblemType, TruncationSide, bundle::Provenance};
+use nimbert::{Encoding, ProblemType, TruncationSide, bundle::Provenance, prediction::escaped_lines};
 use nimbert_trainer::{
     Error,
     dataloader::Example,
@@ -173,7 +173,7 @@ pub(super) fn run(args: &Args, given: &super::Given) -> anyhow::Result<()> {
         return Ok(write!(io::stdout(), "{}", report::stage("repository", &text))?);
     }
     let bundle = pack(&model, judged, &contents, &export_config, &args.export.out, &stop)?;
-    Ok(write!(io::stdout(), "{}", report::bundle_stages(&bundle))?)
+    Ok(write!(io::stdout(), "{}", escaped_lines(&report::bundle_stages(&bundle)))?)
 }
 
 /// Rows of token ids of all lengths, spread over the whole vocabulary: they reach every embedding region and position.

@@ -43,7 +43,7 @@ use nimbert_trainer::{
     page::{Run, page},
     prepare::{DataConfig, Examples, Source, Sources, VALIDATION_SIZE, read, tokenize},
     record::{Record, StepRecord},
-    rehearsal::GoingOn,
+    rehearsal::{GoingOn, Learned},
     report,
     schedule::Curve,
     scratch::{Scratch, remove_if_there},
@@ -273,7 +273,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     report: Option<PathBuf>,
-    /// Also write a TensorBoard event file into this folder
+    /// Also write a TensorBoard event file into this folder, when the run has come to its end
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     tensorboard: Option<PathBuf>,
@@ -503,6 +503,7 @@ impl Args {
             if folder.is_file() {
                 return Err(Error::setting("--tensorboard", "a folder", folder.display()));
             }
+            tensorboard::check(folder)?;
         }
         let of_run = [self.report_path(), self.metrics_path()].map(|path| (path, self.goes_on()));
         // A run that was stopped before its first checkpoint has left them too; what was there is kept beside.
@@ -591,6 +592,8 @@ struct Work {
     sources: Sources,
     /// What is gone on from; none: a model begins.
     going_on: Option<GoingOn>,
+    /// What the base says of rows that it has learned from, where a model begins with it.
+    of_base: Option<Learned>,
     method: Method,
     train_config: TrainConfig,
     compute: Compute,
@@ -699,12 +702,16 @@ fn prepare(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>)
     let going_on = args.going_on(&folder)?;
     let data_config = args.data_config(&methods, going_on.clone());
     let tokenizer = folder.open_tokenizer(args.max_length, stride)?;
-    let sources = read(&data_config)?;
+    let mut sources = read(&data_config)?;
+    // What is gone on from has been asked by then.
+    let of_base = if going_on.is_none() { Learned::open(base)? } else { None };
+    sources.notes.extend(of_base.as_ref().and_then(|learned| learned.note(&sources)));
     let train_config = args.train_config(methods.usable[0], sources.train.len());
     let mut work = Work {
         args: args.clone(),
         sources,
         going_on,
+        of_base,
         method: methods.usable[0],
         train_config,
         compute,
@@ -867,16 +874,13 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
         pairs: Some(args.columns.has_pairs()),
         provenance: Provenance {
             base_model: super::model_name(args.base_path()),
-            data_sha256: Some(work.sources.data_sha256()?),
+            data_sha256: work.sources.data_sha256(),
             seed: Some(args.seed),
             producer: super::producer(),
         },
         reference: work.reference(&candidate, &judged),
     };
     let report = html::render(&page(run));
-    if let Some(folder) = &args.tensorboard {
-        tensorboard::write(folder, &records)?;
-    }
     let bundle = pack(&candidate.model, judged, &contents, &work.export_config, &args.export.out, stop)?;
     tell(&report::bundle_stages(&bundle));
     for (task, kept) in work.sources.tasks.iter().zip(&kept) {
@@ -886,6 +890,10 @@ fn fit(args: &Args, settings: Settings, base: &Path, stop: &Arc<AtomicBool>) -> 
     // Beside the bundle: they hold texts that were trained on, or tell of them, which is not to be shipped.
     for (path, content) in [(args.report_path(), report), (args.metrics_path(), metrics)] {
         write(&path, &content)?;
+    }
+    if let Some(folder) = args.tensorboard.as_ref().filter(|_| training.stopped.is_none()) {
+        // A run that goes on tells of all its steps when it has come to its end.
+        tensorboard::write(folder, &records)?;
     }
     if args.cross_validate.is_none() {
         // They stay: somebody may have corrected them.
@@ -1038,9 +1046,12 @@ impl Work {
         }
         settings.insert("the truncation side of --base".to_owned(), format!("{:?}", folder.truncation_side).into());
         settings.insert("nimbert-train".to_owned(), env!("CARGO_PKG_VERSION").into());
-        let files = self.sources.datasets.iter().flat_map(|dataset| &dataset.files);
-        for file in files {
-            settings.insert(format!("the content of {}", file.display()), nimbert::sha256_file(file)?.into());
+        for dataset in &self.sources.datasets {
+            for (file, digest) in dataset.files.iter().zip(&dataset.digests) {
+                let of_rows = || nimbert::sha256(format!("{:?}", dataset.rows).as_bytes());
+                let content = digest.clone().unwrap_or_else(of_rows);
+                settings.insert(format!("the content of {}", file.display()), content.into());
+            }
         }
         // Such as that a smaller model needs some to be validated by.
         for (what, sources) in [("learned from", &self.sources.train), ("validated by", &self.sources.validation)] {
@@ -1257,6 +1268,10 @@ impl Work {
 
 /// Writes a file beside the bundle, and says so.
 fn write(path: &Path, content: &str) -> Result<(), Error> {
+    // What folds say comes before the bundle, which would make its folder.
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|reason| Error::Io { path: parent.to_owned(), reason })?;
+    }
     super::write_text(path, content)?;
     tell(&report::stage("", &path.display().to_string()));
     Ok(())

@@ -25,7 +25,9 @@ use std::{
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use indicatif::{ProgressBar, ProgressStyle};
-use nimbert::{ProblemType, Tokenizer, behind_links, compiled::default_cache, prediction::escaped_lines};
+use nimbert::{
+    ProblemType, Tokenizer, behind_links, compiled::default_cache, hangup::ignored_as_before, prediction::escaped_lines,
+};
 use nimbert_trainer::{
     Error,
     dataloader::Example,
@@ -226,11 +228,13 @@ impl ExportArgs {
 fn stop_on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        message("stopping at the next step (once more: at once)");
+    ignored_as_before(|| {
+        ctrlc::set_handler(move || {
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            message("stopping at the next step (once more: at once)");
+        })
     })?;
     Ok(stop)
 }

@@ -5,6 +5,8 @@ use std::{
     path::PathBuf,
 };
 
+use nimbert::prediction::escaped_lines;
+
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
@@ -22,5 +24,5 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let trace = nimbert_trainer::trace::trace(&args.model, &args.text, args.ort_lib.clone())?;
-    Ok(write!(io::stdout(), "{trace}")?)
+    Ok(write!(io::stdout(), "{}", escaped_lines(&trace.to_string()))?)
 }

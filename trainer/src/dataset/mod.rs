@@ -53,6 +53,8 @@ pub struct Row {
 pub struct Dataset {
     /// The files.
     pub files: Vec<PathBuf>,
+    /// SHA-256 of each, taken just before it was read, in hexadecimal; none of a pipe.
+    pub digests: Vec<Option<String>>,
     /// Their rows, in order, but those of [`Columns::unknown_label`]; at least one.
     pub rows: Vec<Row>,
     /// The rows of that label, in order.
@@ -215,6 +217,7 @@ impl Dataset {
         }
         let mut dataset = Self {
             files: files.to_vec(),
+            digests: Vec::new(),
             rows: Vec::new(),
             strangers: Vec::new(),
             columns: 0,
@@ -229,6 +232,8 @@ impl Dataset {
         let mut bits = Bits::default();
         for (file, path) in files.iter().enumerate() {
             let before = dataset.rows.len();
+            // A pipe gives its content once.
+            dataset.digests.push(path.is_file().then(|| nimbert::sha256_file(path)).transpose()?);
             let width = FileReader { path, file, columns }.read(&mut dataset, &mut bits)?;
             if dataset.rows.len() == before {
                 return Err(data_error(path, None, "at least one row", "none"));

@@ -6,7 +6,10 @@ mod chart;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use crate::suggest::CurvePoint;
+use crate::{
+    metrics::{self, MAX_MATRIX_LABELS, MAX_PAIRS},
+    suggest::CurvePoint,
+};
 
 /// Everything a report shows. Shares (accuracy, precision, ...) lie between 0 and 1.
 #[derive(Debug, Clone, Default)]
@@ -162,11 +165,6 @@ pub struct Table {
     /// Index of the row to mark.
     pub chosen: Option<usize>,
 }
-
-/// Labels up to which a confusion matrix is readable.
-const MAX_MATRIX_LABELS: usize = 20;
-/// Confused pairs listed in place of a larger matrix.
-const MAX_PAIRS: usize = 20;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -332,12 +330,7 @@ fn confusion_matrix(Confusion { labels, counts }: &Confusion) -> Markup {
 }
 
 fn confused_pairs(Confusion { labels, counts }: &Confusion) -> Markup {
-    let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
-    for (expected, row) in counts.iter().enumerate() {
-        let wrong = row.iter().enumerate().filter(|&(predicted, &count)| predicted != expected && count > 0);
-        pairs.extend(wrong.map(|(predicted, &count)| (count, expected, predicted)));
-    }
-    pairs.sort_by_key(|&(count, expected, predicted)| (std::cmp::Reverse(count), expected, predicted));
+    let pairs = metrics::confused_pairs(counts);
     let shown = &pairs[..pairs.len().min(MAX_PAIRS)];
     let name = |id: usize| labels.get(id).map_or(format!("label {id}"), String::clone);
     html! {

@@ -12,6 +12,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use super::super::message;
+
 /// Upper bounds in seconds: from a tenth of a millisecond to ten seconds.
 const BUCKETS: [f64; 16] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
@@ -56,7 +58,7 @@ impl Answers {
         let tasks = classifier.tasks();
         // What is no summary keeps nobody from serving.
         let reference = classifier.bundle().reference().unwrap_or_else(|error| {
-            eprintln!("nimbert: warning: no drift is shown: {error}");
+            message(&format!("warning: no drift is shown: {error}"));
             None
         });
         let bins = || Histogram::new((1..=SCORE_BINS).map(|bin| bin as f64 / SCORE_BINS as f64));

@@ -165,7 +165,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
         .worker_threads(2)
         .max_blocking_threads(usize::from(args.max_concurrent_requests))
         .enable_all()
-        .build()?;
+        .build()
+        .context("cannot start the server's threads")?;
     runtime.block_on(serve(args, &addresses, &limits, router(Arc::clone(&server)), &server.metrics))?;
     // What is still going on belongs to clients that have sent half of a request.
     runtime.shutdown_timeout(QUIET);
@@ -201,7 +202,8 @@ async fn serve(
     metrics: &Metrics,
 ) -> anyhow::Result<()> {
     // Before anybody is told that we are here: a signal that comes then must not kill us.
-    let (shutdown, late) = (signalled()?, signalled()?);
+    let heard = || signalled().context("cannot listen for signals");
+    let (shutdown, late) = (heard()?, heard()?);
     let unsent = Unsent::default();
     #[cfg(unix)]
     if let Some(path) = &args.unix_socket {
@@ -211,7 +213,7 @@ async fn serve(
         return within_grace(serving, late, metrics, &unsent).await;
     }
     let listener = bind(addresses).await.with_context(|| args.listen.clone())?;
-    announce(&format!("http://{}", listener.local_addr()?));
+    announce(&format!("http://{}", listener.local_addr().with_context(|| args.listen.clone())?));
     within_grace(connections::serve(listener, router, limits, &unsent, shutdown), late, metrics, &unsent).await
 }
 

@@ -122,12 +122,16 @@ impl Args {
             Method::Contrastive if self.batch_size == 1 => {
                 refuse("--batch-size", "2 rows or more, which --method contrastive compares", "1")
             }
+            // Of a smaller model's learning it has nothing.
+            Method::Frozen if self.tensorboard.is_some() => {
+                refuse("--tensorboard", "a --method by which the encoder learns", "--method frozen")
+            }
             // A smaller model learns by them.
             Method::Frozen if self.layers.is_some() || self.target_size.is_some() => Ok(()),
             Method::Frozen => {
                 // What is of no use to one method does not keep --method auto from it.
                 let is_asked_for = self.method == MethodArg::Frozen;
-                let of_training: [(&'static str, bool); 18] = [
+                let of_training: [(&'static str, bool); 17] = [
                     ("--epochs", self.epochs.is_some()),
                     ("--learning-rate", self.learning_rate.is_some()),
                     ("--patience", self.patience.is_some()),
@@ -145,7 +149,6 @@ impl Args {
                     // The files of folds that a run has left which was stopped may be replaced.
                     ("--resume", self.resume && is_asked_for && self.cross_validate.is_none()),
                     ("--checkpoint-every", self.checkpoint_every.is_some() && is_asked_for),
-                    ("--tensorboard", self.tensorboard.is_some()),
                     // On a GPU it is the format in which texts are read.
                     ("--compute-dtype", self.rounds_on_cpu() && is_asked_for),
                 ];

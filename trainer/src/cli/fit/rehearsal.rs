@@ -116,7 +116,8 @@ impl Work {
 
     /// What a saved model says of its rows, those of the model before it too.
     pub(super) fn learned(&self) -> Learned {
-        let before = self.going_on.as_ref().and_then(|going_on| going_on.learned.as_ref());
+        let of_from = self.going_on.as_ref().map(|going_on| going_on.learned.as_ref());
+        let before = of_from.or(self.of_base.as_ref().map(Some));
         Learned::new(&self.sources, before, self.args.max_length, self.stride, self.args.columns.has_pairs())
     }
 }

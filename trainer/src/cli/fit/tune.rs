@@ -70,8 +70,6 @@ pub(in crate::cli) struct TuneArgs {
 
 /// Those of the options that a fit does not have. Each has one value.
 const OWN_OPTIONS: [&str; 4] = ["--trials", "--budget", "--further-bases", "--shard"];
-/// Those that a fit has only where the encoder learns. Each has one value.
-const OF_LEARNING: [&str; 2] = ["--checkpoint-every", "--compute-dtype"];
 /// The folds, unless `--cross-validate` says how many.
 const FOLDS: u16 = 4;
 /// Digits of a trial's name.
@@ -172,8 +170,10 @@ struct Tuning<'a> {
 /// The fit that a tuning ends in, as it was begun: a run that was stopped in it goes on with that.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Begun {
-    /// Of what the choice follows from: settings, rows, folds and budget.
+    /// Of what the choice follows from: settings, rows and folds.
     tuning: String,
+    /// The same: seconds.
+    budget: Option<f64>,
     /// For people: the same settings are chosen again.
     command: String,
 }
@@ -187,14 +187,21 @@ impl Begun {
 pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()> {
     let began = Instant::now();
     // A run that was stopped in the fit at the end goes on with that.
-    let left = [args.fit.checkpoint_path(), args.fit.out_of_fold_path()];
     let begun = args.fit.beside_bundle("tune").join(CHOSEN);
-    let is_left = begun.exists() && left.iter().any(|path| path.exists());
-    let resume = args.fit.resume || is_left && !args.fit.no_checkpoint && !args.fit.export.overwrite;
+    let has_checkpoint = args.fit.checkpoint_path().exists();
+    let is_left = begun.exists() && (has_checkpoint || args.fit.out_of_fold_path().exists());
+    // Without a checkpoint it learns anew, and what folds have said before may be replaced.
+    let is_gone_on_from = is_left && !(args.fit.no_checkpoint && has_checkpoint);
+    let resume = args.fit.resume || is_gone_on_from && !args.fit.export.overwrite;
     // All rows that are not tested on are learned from, as they are in the fit at the end.
     let cross_validate = args.fit.cross_validate.or(Some(FOLDS));
     let given = &Args { cross_validate, resume, ..args.fit.clone() };
     let settings = settings(given, options)?;
+    for path in [&given.data, &given.validation_data, &given.test_data].into_iter().flatten() {
+        if path.exists() && !path.is_file() {
+            return Err(Error::setting("--data", "a file: the fit at the end reads it again", path.display()).into());
+        }
+    }
     if given.from.is_some() {
         let expected = "--base: a model that goes on has learned from the rows of folds";
         return Err(Error::setting("--from", expected, "it").into());
@@ -220,9 +227,9 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     let command = tuning.command_line(best);
     tell(&report::stage("command", &shown(&command)));
     let folder = tuning.folder.clone();
-    let chosen = Begun { tuning: tuning.digest(), command: shown(&command) };
+    let chosen = Begun { tuning: tuning.digest(), budget: tuning.budget(), command: shown(&command) };
     drop(tuning);
-    write_text(&begun, &serde_json::to_string(&chosen).expect("two strings"))?;
+    write_text(&begun, &serde_json::to_string(&chosen).expect("strings and a number"))?;
     let Command::Fit(chosen) = Cli::try_parse_from(&command)?.command else { unreachable!("it is a fit") };
     let chosen = Args { resume, ..*chosen };
     let settings = Settings { is_tuned: true, ..settings };
@@ -420,24 +427,29 @@ impl<'a> Tuning<'a> {
         self.bases[0].examples.train.len()
     }
 
-    /// Of all that the choice follows from.
+    /// Of all that the choice follows from, but for the budget.
     fn digest(&self) -> String {
-        let Self { identities, candidates, folds, args, .. } = self;
-        nimbert::sha256(format!("{identities:?} {candidates:?} {} {:?}", folds.len(), args.budget).as_bytes())
+        let Self { identities, candidates, folds, .. } = self;
+        nimbert::sha256(format!("{identities:?} {candidates:?} {}", folds.len()).as_bytes())
+    }
+
+    fn budget(&self) -> Option<f64> {
+        self.args.budget.map(|Budget(budget)| budget.as_secs_f64())
     }
 
     /// Checks that a fit that was begun is this tuning's: with other settings or rows its choice would be taken for theirs.
     fn expect_begun(&mut self) -> anyhow::Result<()> {
         let path = self.folder.join(CHOSEN);
-        if !self.is_in_fit
-            || self.args.shard.is_some()
-            || Begun::read(&path).is_some_and(|begun| begun.tuning == self.digest())
-        {
+        let is_shard = self.args.shard.is_some();
+        // A shard chooses nothing, whenever its time is up.
+        let is_ours = |begun: Begun| begun.tuning == self.digest() && (is_shard || begun.budget == self.budget());
+        if !self.is_in_fit || Begun::read(&path).is_some_and(is_ours) {
             return Ok(());
         }
-        if !self.args.fit.export.overwrite {
+        if is_shard || !self.args.fit.export.overwrite {
             let expected = "the settings, rows and budget of the tuning that was stopped in its fit";
-            let got = "others; --overwrite begins anew".to_owned();
+            let how = if is_shard { "without --shard, " } else { "" };
+            let got = format!("others; {how}--overwrite begins anew");
             return Err(Error::Model { path, expected: expected.to_owned(), got }.into());
         }
         std::fs::remove_file(&path).map_err(|reason| Error::Io { path, reason })?;
@@ -497,25 +509,26 @@ impl<'a> Tuning<'a> {
         self.first_of(&left).map(Some)
     }
 
-    /// When the time is up: of those that have as many folds as any.
+    /// When the time is up: of those that came to an end on most folds; of failed ones only where all have failed.
     fn best_in_time(&self, left: &[usize], wanted: usize) -> anyhow::Result<usize> {
         let scores = self.scores(left, self.folds.len())?;
-        let most = scores.iter().map(|score| score.folds).max().unwrap_or(0);
-        if most == 0 {
+        let (failed, whole): (Vec<usize>, Vec<usize>) = (0..left.len())
+            .filter(|&place| scores[place].folds > 0)
+            .partition(|&place| scores[place].accuracy.is_nan());
+        let ended = if whole.is_empty() { &failed } else { &whole };
+        let Some(most) = ended.iter().map(|&place| scores[place].folds).max() else {
             let expected = "time for a trial at least".to_owned();
             return Err(Error::Setting { setting: "--budget", expected, got: "less".to_owned() }.into());
+        };
+        let of_most = ended.iter().filter(|&&place| scores[place].folds == most);
+        let tried: Vec<usize> = of_most.map(|&place| left[place]).collect();
+        if !whole.is_empty() {
+            let (count, all) = (tried.len(), left.len());
+            let how = format!(
+                "the time is up: {count} of {all} settings have {most} of {wanted} folds, the best of which is taken"
+            );
+            tell(&report::stage("budget", &how));
         }
-        let tried: Vec<usize> = left
-            .iter()
-            .zip(&scores)
-            .filter(|(_, score)| score.folds == most)
-            .map(|(&candidate, _)| candidate)
-            .collect();
-        let (count, all) = (tried.len(), left.len());
-        let how = format!(
-            "the time is up: {count} of {all} settings have {most} of {wanted} folds, the best of which is taken"
-        );
-        tell(&report::stage("budget", &how));
         self.first_of(&tried)
     }
 
@@ -533,8 +546,9 @@ impl<'a> Tuning<'a> {
         let all = self.folds.len();
         let best = self.order(left, all)?[0];
         if self.score(best, all)?.accuracy.is_nan() {
-            let trial = self.trial(best, 0)?.and_then(|trial| trial.failure).unwrap_or_default();
-            anyhow::bail!("no settings come to an end: {trial}");
+            let failure = |fold| self.trial(best, fold).map(|trial| trial.and_then(|trial| trial.failure)).transpose();
+            let why = (0..all).find_map(failure).transpose()?.unwrap_or_default();
+            anyhow::bail!("no settings come to an end: {why}");
         }
         Ok(best)
     }
@@ -662,8 +676,11 @@ impl<'a> Tuning<'a> {
         order.sort_by_key(|&index| std::cmp::Reverse(scores[index].folds));
         let row = |&index: &usize| {
             let (candidate, Score { folds, accuracy, loss, seconds }) = (&self.candidates[index], scores[index]);
-            let right = if accuracy.is_nan() { "failed".to_owned() } else { percent(Some(accuracy)) };
-            vec![self.shown(candidate), folds.to_string(), right, format!("{loss:.4}"), format!("{seconds:.1}")]
+            let (right, loss) = match accuracy.is_nan() {
+                true => ("failed".to_owned(), "–".to_owned()),
+                false => (percent(Some(accuracy)), format!("{loss:.4}")),
+            };
+            vec![self.shown(candidate), folds.to_string(), right, loss, format!("{seconds:.1}")]
         };
         let header = ["settings", "folds", "right", "log loss", "seconds"].map(str::to_owned).to_vec();
         let chosen = order.iter().position(|&index| index == best);
@@ -697,7 +714,12 @@ impl<'a> Tuning<'a> {
         while let Some(argument) = given.next() {
             let text = argument.to_string_lossy();
             let name = text.split('=').next().unwrap_or_default();
-            let is_of_learning = candidate.method == Method::Frozen && OF_LEARNING.contains(&name);
+            let is_of_learning = match name {
+                "--checkpoint-every" => candidate.method == Method::Frozen,
+                // A GPU also reads texts in that format.
+                "--compute-dtype" => candidate.method == Method::Frozen && self.args.fit.rounds_on_cpu(),
+                _ => false,
+            };
             let is_replaced = name == "--base" || name == "--method" || OWN_OPTIONS.contains(&name) || is_of_learning;
             match is_replaced {
                 // Its value comes behind it.
