@@ -133,15 +133,7 @@ impl Delimited {
             }
             size += line.len();
             if size > lines.max_row {
-                // The line itself, as far as it was read, may open the field.
-                let is_open =
-                    parser.state == State::Quoted || parser.line(&line).is_ok() && parser.state == State::Quoted;
-                if !is_open {
-                    return Some(Err(lines.too_large(name, first, "").into()));
-                }
-                // Where the field ends nobody knows, so the lines behind it are no rows.
-                let bad = lines.too_large(name, first, "; is a quote not closed?");
-                return Some(Err(BadRow { is_last: true, ..bad }.into()));
+                return Some(Err(too_large(lines, parser, line, (name, first))));
             }
             let goes_on = parser.state == State::Quoted;
             if let Err(place) = parser.line(&line) {
@@ -212,6 +204,27 @@ enum State {
     Quoted,
     /// Behind a quote within a quoted field: the first of two, or the closing one.
     Quote,
+}
+
+/// Reads the row to its end that is too large in `line` already, so that no line of it is taken for a row.
+fn too_large(lines: &mut Lines, mut parser: Parser, mut line: Vec<u8>, (name, first): (&str, u64)) -> RowsError {
+    loop {
+        // Where a quote is missing or too many, there is one fault already.
+        let _ = parser.line(&line);
+        if parser.state != State::Quoted || lines.quotes_left_out % 2 == 1 {
+            return lines.too_large(name, first, "").into();
+        }
+        parser.fields = vec![Vec::new()];
+        line.clear();
+        match lines.read(&mut line) {
+            Err(error) => return rows_error(error, name, lines.number),
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let bad = lines.too_large(name, first, "; is a quote not closed?");
+                return BadRow { is_last: true, ..bad }.into();
+            }
+        }
+    }
 }
 
 /// Takes lines apart.

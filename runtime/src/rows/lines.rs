@@ -34,11 +34,13 @@ pub(super) struct Lines {
     pub(super) number: u64,
     /// No row may be larger, in bytes.
     pub(super) max_row: usize,
+    /// Quotes in what was not kept of that line.
+    pub(super) quotes_left_out: usize,
 }
 
 impl Lines {
     pub(super) fn new(source: Box<dyn Read + Send>, max_row: usize) -> Self {
-        Self { reader: BufReader::with_capacity(1 << 16, source), number: 0, max_row }
+        Self { reader: BufReader::with_capacity(1 << 16, source), number: 0, max_row, quotes_left_out: 0 }
     }
 
     /// The row that begins at `line` is larger than any may be.
@@ -51,6 +53,7 @@ impl Lines {
     /// larger than any row may be only so much is kept, and a byte more.
     pub(super) fn read(&mut self, line: &mut Vec<u8>) -> io::Result<Option<End>> {
         self.number += 1;
+        self.quotes_left_out = 0;
         let mut is_empty = true;
         loop {
             let chunk = match self.reader.fill_buf() {
@@ -63,7 +66,9 @@ impl Lines {
             is_empty = false;
             let end = chunk.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
             let content = &chunk[..end.unwrap_or(chunk.len())];
-            line.extend(&content[..content.len().min((self.max_row + 1).saturating_sub(line.len()))]);
+            let (kept, left_out) = content.split_at(content.len().min((self.max_row + 1).saturating_sub(line.len())));
+            line.extend(kept);
+            self.quotes_left_out += left_out.iter().filter(|&&byte| byte == b'"').count();
             let Some(end) = end else {
                 let read = chunk.len();
                 self.reader.consume(read);

@@ -288,9 +288,17 @@ fn a_row_that_is_too_large_is_bad_and_the_next_is_read() {
         assert_error(&rows, 1, &["expected at most 16777216 bytes a row, found more"]);
         assert_eq!(rows[2], good(&[&["b"]])[0]);
     }
-    // Of a quoted field nobody knows where it ends, and so what is a row behind it.
-    for content in [format!("text\na\n\"b\n{long}\nc\n"), format!("text\na\n\"{long}\nc\n")] {
-        let rows = read("x.csv", content);
+    // A quoted field ends with its quote, on whichever line; no line of it is a row.
+    for field in
+        [format!("\"b\n{long}\nc\""), format!("\"{long}, c\""), format!("\"{long}\nc\""), format!("\"b\n{long}\"")]
+    {
+        let rows = read("x.csv", format!("text\na\n{field}\nd\n"));
+        assert_eq!(rows.len(), 3);
+        assert_error(&rows, 1, &["x.csv:3: expected at most 16777216 bytes a row, found more"]);
+        assert_eq!(rows[2], good(&[&["d"]])[0]);
+    }
+    for open in [format!("\"b\n{long}"), format!("\"{long}\nc"), format!("\"{}", "line\n".repeat(MAX_ROW_BYTES / 4))] {
+        let rows = read("x.csv", format!("text\na\n{open}\nd\n"));
         assert_eq!(rows.len(), 2);
         assert_error(&rows, 1, &["x.csv:3: expected at most 16777216 bytes a row, found more; is a quote not closed?"]);
     }
