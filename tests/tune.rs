@@ -210,6 +210,8 @@ fn what_cannot_be_tuned_is_refused() {
     ] {
         finish(tune(&dir, &data).args(arguments)).failure(2, &[expected]);
     }
+    // What gives its rows once.
+    finish(tune(&dir, Path::new("-")).args(["--format", "csv"])).failure(2, &["--data: expected a file: the fit at"]);
     // What folds left is replaced no more than by a fit that is asked for them.
     let doubts = dir.write("tuned.doubts.csv", "text,label\n");
     let mut command = program("nimbert-train");

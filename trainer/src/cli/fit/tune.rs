@@ -198,7 +198,7 @@ pub(in crate::cli) fn run(args: &TuneArgs, options: &Given) -> anyhow::Result<()
     let given = &Args { cross_validate, resume, ..args.fit.clone() };
     let settings = settings(given, options)?;
     for path in [&given.data, &given.validation_data, &given.test_data].into_iter().flatten() {
-        if path.exists() && !path.is_file() {
+        if !path.is_file() && (path.exists() || path == Path::new("-")) {
             return Err(Error::setting("--data", "a file: the fit at the end reads it again", path.display()).into());
         }
     }
