@@ -65,6 +65,8 @@ const UNSAFE: [&str; 24] = [
     "runtime/src/own.rs",
     "trainer/src/main.rs",
     "trainer/src/ops/bf16.rs",
+    "trainer/src/ops/bf16/amx.rs",
+    "trainer/src/ops/bf16/avx512.rs",
     "trainer/src/ops/matmul.rs",
     "trainer/src/ops/parts.rs",
 ];

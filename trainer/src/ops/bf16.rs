@@ -1,11 +1,18 @@
-//! Matrix products of bfloat16, summed in f32, by AVX-512's own instruction for that (avx512_bf16): twice as many a cycle as of
-//! f32.
+//! Matrix products of bfloat16, summed in f32, by the processor's own instructions for them: those of [`amx`], or of AVX-512.
 //!
-//! Both factors are rounded and packed first. The instruction multiplies pairs along the inner dimension: a word has two numbers that
-//! follow each other there. A panel has the words of some rows of the left factor, or columns of the right one, side by side, for
-//! all of the inner dimension: so that every element of the product is summed in one order, however it is shared among threads.
+//! Both factors are rounded and packed first. The instructions multiply pairs along the inner dimension: a word has two numbers that
+//! follow each other there. A panel has the words of some rows of the left factor, or columns of the right one. Every element of the
+//! product is summed in one order, however it is shared among threads.
 
-#![allow(unsafe_code, reason = "the instruction needs to be called by its name")]
+#![allow(
+    unsafe_code,
+    reason = "memory that is not initialized yet, and numbers that are told to lie at lines of memory"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::{mem::MaybeUninit, ops::Range};
 
@@ -14,8 +21,7 @@ use rayon::prelude::*;
 
 use super::{matmul::Matrix, parts::by_uninitialized_parts};
 
-/// Rows and columns of the product that are summed in registers: 24 of the 32 there are, and two for a right panel's words.
-const ROWS: usize = 12;
+/// Columns of a right panel.
 const COLUMNS: usize = 32;
 /// What is packed together: words of so many rows, which then lie side by side, or so many words of a panel, which are whole lines of memory.
 /// Rows and columns of panels are a multiple of it.
@@ -25,10 +31,58 @@ const BLOCK_BYTES: usize = 1 << 19;
 /// Right panels that one task packs.
 const TASK_PANELS: usize = 4;
 
-/// Whether the processor has the instruction.
+/// Numbers that begin where a line of memory does.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Aligned<T>(T);
+
+impl<const LANES: usize> Aligned<[u32; LANES]> {
+    /// The same, wherever they begin.
+    fn arrays(all: &mut [Self]) -> &mut [[u32; LANES]] {
+        const { assert!(size_of::<Self>() == size_of::<[u32; LANES]>()) };
+        // SAFETY: each is of nothing but its numbers.
+        unsafe { &mut *(std::ptr::from_mut(all) as *mut [[u32; LANES]]) }
+    }
+}
+
+/// A word of each column of a right panel.
+type Right = Aligned<[u32; COLUMNS]>;
+/// The sums of a row and the columns of a right panel.
+type Sums = Aligned<[f32; COLUMNS]>;
+
+/// How panels are multiplied. A value of it is what a thread needs for that.
+trait Kernel: Sized {
+    /// Rows of a left panel.
+    const ROWS: usize;
+    /// The words of panels are a multiple of this: behind those of the matrix there are zeros.
+    const WORDS: usize;
+    /// Of more words, so many are multiplied before the others are.
+    const BLOCK_WORDS: usize;
+    /// What left panels consist of.
+    type Left: Copy;
+    /// Words that are 0.
+    const ZERO: Self::Left;
+
+    /// Gets this thread ready.
+    ///
+    /// # Panics
+    /// If the processor does not have the instructions.
+    fn begin() -> Self;
+
+    /// How many of [`Left`](Self::Left) are a panel of so many words.
+    fn lefts(words: usize) -> usize;
+
+    /// Packs some rows of a matrix into panels of so many words, which are zeros before.
+    fn pack(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]);
+
+    /// Adds the products of a left and a right panel to the sums, of which each row of the left one has its own.
+    fn add(&self, left: &[Self::Left], right: &[Right], sums: &mut [Sums]);
+}
+
+/// Whether the processor has such products.
 pub fn has_bf16_products() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+    return amx::is_available() || avx512::is_available();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -38,38 +92,62 @@ pub fn has_bf16_products() -> bool {
 /// # Panics
 /// If the shapes do not fit, or the processor has no such products.
 pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
-    assert!(has_bf16_products());
+    #[cfg(target_arch = "x86_64")]
+    return match amx::is_available() {
+        true => product_by::<amx::Amx>(a, b, bias),
+        false => product_by::<avx512::Avx512>(a, b, bias),
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    panic!("no products of bfloat16 here: {:?} by {:?}, {bias:?}", a.shape(), b.shape());
+}
+
+fn product_by<K: Kernel>(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
     let ((rows, inner), (other, columns)) = (a.shape(), b.shape());
     assert!(inner == other && bias.is_none_or(|bias| bias.len() == columns));
-    // Without an inner dimension, a word of zeros.
-    let words = inner.div_ceil(2).max(1);
-    let mut right = vec![[0u32; COLUMNS]; columns.div_ceil(COLUMNS) * words];
+    // Without an inner dimension, words of zeros.
+    let words = inner.div_ceil(2).max(1).next_multiple_of(K::WORDS);
+    let mut right = vec![Aligned([0u32; COLUMNS]); columns.div_ceil(COLUMNS) * words];
     right.par_chunks_mut(TASK_PANELS * words).enumerate().for_each(|(task, panels)| {
         let first = task * TASK_PANELS * COLUMNS;
-        pack(b.t(), first..(first + TASK_PANELS * COLUMNS).min(columns), panels);
+        pack(b.t(), first..(first + TASK_PANELS * COLUMNS).min(columns), words, Aligned::arrays(panels));
     });
-    let most = (BLOCK_BYTES / (4 * words * ROWS)).max(1);
-    let panels = rows.div_ceil(rayon::current_num_threads()).div_ceil(ROWS);
-    let block = most.min(panels) * ROWS;
+    let block_words = words.min(K::BLOCK_WORDS);
+    let most = (BLOCK_BYTES / (4 * block_words * K::ROWS)).max(1);
+    let panels = rows.div_ceil(rayon::current_num_threads()).div_ceil(K::ROWS);
+    let block = most.min(panels) * K::ROWS;
     let write = |start: usize, out: &mut [MaybeUninit<f32>]| {
+        let kernel = K::begin();
         let (first, count) = (start / columns, out.len() / columns);
-        let mut left = vec![[0u32; ROWS]; count.div_ceil(ROWS) * words];
-        pack(a, first..first + count, &mut left);
-        for (panel, right) in right.chunks(words).enumerate() {
-            let column = panel * COLUMNS;
-            let width = COLUMNS.min(columns - column);
-            for (panel, left) in left.chunks(words).enumerate() {
-                let sums = sums(left, right);
-                for (row, sums) in sums.iter().enumerate().take(count - panel * ROWS) {
-                    let out = &mut out[(panel * ROWS + row) * columns + column..][..width];
-                    match bias {
-                        Some(bias) => {
-                            let bias = &bias[column..];
-                            for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-                                out.write(sum + bias);
+        let mut sums = vec![Aligned([0.0; COLUMNS]); K::ROWS];
+        for start in (0..words).step_by(block_words) {
+            let words_here = start..(start + block_words).min(words);
+            let lefts = K::lefts(words_here.len());
+            let mut left = vec![K::ZERO; count.div_ceil(K::ROWS) * lefts];
+            let part = a.columns((2 * words_here.start).min(inner)..(2 * words_here.end).min(inner));
+            K::pack(part, first..first + count, words_here.len(), &mut left);
+            for (panel, right) in right.chunks(words).enumerate() {
+                let column = panel * COLUMNS;
+                let width = COLUMNS.min(columns - column);
+                let mut begun = Aligned([0.0; COLUMNS]);
+                if let Some(bias) = bias {
+                    begun.0[..width].copy_from_slice(&bias[column..][..width]);
+                }
+                for (left, out) in left.chunks(lefts).zip(out.chunks_mut(K::ROWS * columns)) {
+                    match start {
+                        0 => sums.fill(begun),
+                        _ => {
+                            for (out, sums) in out.chunks(columns).zip(&mut sums) {
+                                let before = std::ptr::from_ref(&out[column..][..width]) as *const [f32];
+                                // SAFETY: the words before these have written it.
+                                copy(unsafe { &*before }, &mut sums.0);
                             }
                         }
-                        None => out.iter_mut().zip(sums).for_each(|(out, sum)| _ = out.write(*sum)),
+                    }
+                    kernel.add(left, &right[words_here.clone()], &mut sums);
+                    for (out, sums) in out.chunks_mut(columns).zip(&sums) {
+                        let from = std::ptr::from_ref(&sums.0) as *const [MaybeUninit<f32>; COLUMNS];
+                        // SAFETY: numbers are numbers that may not be initialized, too.
+                        copy(unsafe { &*from }, &mut out[column..][..width]);
                     }
                 }
             }
@@ -79,10 +157,18 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec
     unsafe { by_uninitialized_parts(rows * columns, block * columns, write) }
 }
 
-/// The words of some rows of a matrix, in panels of `LANES`, with zeros where there are less: `[panels, words]`.
-fn pack<const LANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, panels: &mut [[u32; LANES]]) {
+/// Copies numbers; of a whole array, which is a size that the compiler knows, without a call.
+#[inline(always)]
+fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    match (from.first_chunk::<COLUMNS>(), to.first_chunk_mut::<COLUMNS>()) {
+        (Some(from), Some(to)) => *to = *from,
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+    }
+}
+
+/// The words of some rows of a matrix, in panels of `LANES` rows and so many words, which are zeros before: `[panels, words]`.
+fn pack<const LANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [[u32; LANES]]) {
     let (_, columns) = matrix.shape();
-    let words = columns.div_ceil(2);
     let zeros = vec![0.0; columns.max(rows.len())];
     vectorized(
         #[inline(always)]
@@ -94,14 +180,14 @@ fn pack<const LANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, panels: &mut
                     row.flatten().unwrap_or(&zeros[..columns]).as_chunks::<2>()
                 };
                 let mut tile = vec![[0; TOGETHER]; words];
-                for (panel, words) in panels.chunks_exact_mut(words.max(1)).enumerate() {
+                for (panel, words) in panels.chunks_exact_mut(words).enumerate() {
                     for lane in (0..LANES).step_by(TOGETHER) {
                         let [a, b, c, d] = [0, 1, 2, 3].map(|index| row(panel * LANES + lane + index));
                         // In two steps: of one the compiler makes a store a word.
                         for ((((tile, a), b), c), d) in tile.iter_mut().zip(a.0).zip(b.0).zip(c.0).zip(d.0) {
                             *tile = [word(a[0], a[1]), word(b[0], b[1]), word(c[0], c[1]), word(d[0], d[1])];
                         }
-                        if let ([a], [b], [c], [d], Some(tile)) = (a.1, b.1, c.1, d.1, tile.last_mut()) {
+                        if let ([a], [b], [c], [d], Some(tile)) = (a.1, b.1, c.1, d.1, tile.get_mut(columns / 2)) {
                             *tile = [a, b, c, d].map(|last| word(*last, 0.0));
                         }
                         for (words, tile) in words.iter_mut().zip(&tile) {
@@ -146,43 +232,14 @@ fn pack<const LANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, panels: &mut
 /// none, as processors make it; only with all its bits set it would not.
 #[inline(always)]
 fn word(first: f32, second: f32) -> u32 {
-    let round = |number: f32| {
-        let bits = number.to_bits();
-        bits.wrapping_add(0x7fff + (bits >> 16 & 1))
-    };
-    round(first) >> 16 | round(second) & 0xffff_0000
+    rounded(first) | rounded(second) << 16
 }
 
-/// The sums of all products of a left and a right panel.
-#[cfg(target_arch = "x86_64")]
-fn sums(left: &[[u32; ROWS]], right: &[[u32; COLUMNS]]) -> [[f32; COLUMNS]; ROWS] {
-    // SAFETY: `product` has asserted that the processor has the instructions.
-    unsafe { avx512_sums(left, right) }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn sums(_: &[[u32; ROWS]], _: &[[u32; COLUMNS]]) -> [[f32; COLUMNS]; ROWS] {
-    unreachable!("asserted before")
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn avx512_sums(left: &[[u32; ROWS]], right: &[[u32; COLUMNS]]) -> [[f32; COLUMNS]; ROWS] {
-    use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps, _mm512_set1_epi32, _mm512_setzero_ps};
-    // SAFETY: arrays of as many bits, of which all values are right.
-    let numbers = |words: &[u32; COLUMNS]| unsafe { std::mem::transmute::<[u32; COLUMNS], [__m512bh; 2]>(*words) };
-    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-    for (left, right) in left.iter().zip(right) {
-        let right = numbers(right);
-        for row in 0..ROWS {
-            // SAFETY: as above.
-            let pair = unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(left[row].cast_signed())) };
-            sums[row][0] = _mm512_dpbf16_ps(sums[row][0], pair, right[0]);
-            sums[row][1] = _mm512_dpbf16_ps(sums[row][1], pair, right[1]);
-        }
-    }
-    // SAFETY: as above.
-    unsafe { std::mem::transmute(sums) }
+/// One of them, in the low half.
+#[inline(always)]
+fn rounded(number: f32) -> u32 {
+    let bits = number.to_bits();
+    bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16
 }
 
 #[cfg(test)]
@@ -191,11 +248,20 @@ mod tests {
 
     #[test]
     fn products_of_rounded_factors() {
-        if !has_bf16_products() {
-            return;
+        #[cfg(target_arch = "x86_64")]
+        {
+            if avx512::is_available() {
+                compare(product_by::<avx512::Avx512>);
+            }
+            if amx::is_available() {
+                compare(product_by::<amx::Amx>);
+            }
         }
+    }
+
+    fn compare(product: fn(Matrix<'_>, Matrix<'_>, Option<&[f32]>) -> Vec<f32>) {
         for (rows, inner, columns) in
-            [(1, 1, 1), (13, 7, 33), (40, 64, 70), (100, 130, 40), (3, 0, 5), (0, 2, 3), (2, 3, 0)]
+            [(1, 1, 1), (13, 7, 33), (40, 64, 70), (100, 130, 40), (70, 900, 33), (3, 0, 5), (0, 2, 3), (2, 3, 0)]
         {
             let values = |count: usize, seed: usize| -> Vec<f32> {
                 (0..count).map(|i| ((i * 7919 + seed) % 1009) as f32 / 200.0 - 2.5).collect()

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code, reason = "gemm takes pointers")]
 
-use std::mem::MaybeUninit;
+use std::{mem::MaybeUninit, ops::Range};
 
 use gemm::Parallelism;
 use rayon::prelude::*;
@@ -50,6 +50,11 @@ impl<'a> Matrix<'a> {
         // Rows of no number lie nowhere.
         let start = (start * self.row_stride).min(self.data.len());
         Self { data: &self.data[start..], rows, ..self }
+    }
+
+    /// Some of its columns.
+    pub(crate) fn columns(self, columns: Range<usize>) -> Self {
+        self.t().part(columns.start, columns.len()).t()
     }
 
     /// The transposed matrix; nothing is moved.
