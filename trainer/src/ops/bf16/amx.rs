@@ -115,9 +115,10 @@ impl Kernel for Amx {
         let panels = panels.chunks_exact_mut(Self::lefts(words));
         for (first, panel) in rows.clone().step_by(ROWS).zip(panels) {
             let rows = first..(first + ROWS).min(rows.end);
-            // SAFETY: there are tiles, hence AVX-512.
             match matrix.row(0) {
+                // SAFETY: there are tiles, hence AVX-512.
                 Some(_) => unsafe { pack_rows(matrix, rows, panel) },
+                // SAFETY: as above.
                 None => unsafe { pack_columns(matrix.t(), rows, panel) },
             }
         }
@@ -215,12 +216,10 @@ fn pack_columns(columns: Matrix<'_>, rows: Range<usize>, panel: &mut [Row]) {
             let (mut even, mut odd) = ([0.0; TILE], [0.0; TILE]);
             for (numbers, column) in [&mut even, &mut odd].into_iter().zip(column..count) {
                 // Rows behind the last one of the panel have sums that nobody reads.
-                match columns.row(column).and_then(|column| column.get(first..)) {
-                    Some(column) => match column.first_chunk() {
-                        Some(column) => *numbers = *column,
-                        None => numbers.iter_mut().zip(column).for_each(|(number, column)| *number = *column),
-                    },
-                    None => {}
+                let all = columns.row(column).and_then(|column| column.get(first..)).unwrap_or_default();
+                match all.first_chunk() {
+                    Some(all) => *numbers = *all,
+                    None => numbers.iter_mut().zip(all).for_each(|(number, all)| *number = *all),
                 }
             }
             let mut pairs = [0; TILE];
