@@ -55,7 +55,9 @@ pub(super) fn is_available() -> bool {
 fn has_instructions() -> bool {
     // amx_bf16 and amx_tile.
     const BITS: u32 = 1 << 22 | 1 << 24;
-    is_x86_feature_detected!("avx512f") && __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BITS == BITS
+    // What packing is compiled for, too.
+    let has_vectors = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    has_vectors && __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BITS == BITS
 }
 
 /// Asks Linux, which keeps the tiles only of a process that has done so: arch_prctl(2), ARCH_REQ_XCOMP_PERM. What does not know them
