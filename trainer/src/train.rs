@@ -280,7 +280,7 @@ fn encoder_sums(model: &SequenceClassifier) -> Result<Vec<f64>> {
 
 /// A run that is going on.
 struct Run<'a> {
-    model: &'a SequenceClassifier,
+    model: SequenceClassifier,
     job: Job<'a>,
     optimizer: AdamW,
     shuffle: ChaCha8Rng,
@@ -303,13 +303,13 @@ struct StepResult {
 
 impl<'a> Run<'a> {
     /// From the checkpoint if there is one to resume from, else from the beginning.
-    fn start(model: &'a SequenceClassifier, job: Job<'a>) -> Result<Self> {
+    fn start(model: &SequenceClassifier, job: Job<'a>) -> Result<Self> {
         let config = job.config;
         let top = model.config.layers.len() + 1;
         let factor = |name: &str| config.layer_decay.powi((top - model.depth(name)) as i32);
         let factors = model.parameters().trainable().map(|(name, _)| (name.to_owned(), factor(name)));
         let mut run = Self {
-            model,
+            model: model.with_rounded_products(job.compute.rounds_products()),
             job,
             optimizer: AdamW::new(config.adamw).with_rate_factors(factors.collect()),
             shuffle: generator(config.seed, Stream::Shuffle),
@@ -349,17 +349,8 @@ impl<'a> Run<'a> {
         self.progress.history.push(record);
     }
 
-    /// Loss and gradients of one step's rows, in the format of the job.
+    /// Loss and gradients of one step's rows, in batches.
     fn gradients(&mut self, examples: &[&Example]) -> Result<StepResult> {
-        self.model.round_products(self.job.compute.rounds_products());
-        let gradients = self.gradients_of(examples);
-        // What is measured between steps is measured in f32.
-        self.model.round_products(false);
-        gradients
-    }
-
-    /// The same in batches.
-    fn gradients_of(&mut self, examples: &[&Example]) -> Result<StepResult> {
         let Self { model, job: Job { config, teacher, .. }, dropout, progress, .. } = self;
         let decision = undecided(config.loss.problem_type);
         let all: Vec<&Target> = examples.iter().map(|example| &example.target).collect();
@@ -409,8 +400,8 @@ impl<'a> Run<'a> {
     fn epoch_record(&self, learning_rate: f64) -> Result<EpochRecord> {
         let Job { splits, config, .. } = self.job;
         let problem_type = config.loss.problem_type;
-        let validation = evaluate(self.model, problem_type, splits.validation, config.batch_size)?;
-        let test = evaluate(self.model, problem_type, splits.test, config.batch_size)?;
+        let validation = evaluate(&self.model, problem_type, splits.validation, config.batch_size)?;
+        let test = evaluate(&self.model, problem_type, splits.test, config.batch_size)?;
         // The mean over the tasks.
         let figure = |metrics: &[Metrics], figure: fn(&Metrics) -> Option<f64>| {
             let figures: Option<Vec<f64>> = metrics.iter().map(figure).collect();

@@ -23,7 +23,7 @@ use crate::{
     dataloader::PackedBatch,
     error::{Error, Result},
     logistic::LinearLayer,
-    ops::{Angles, GradientSink},
+    ops::{Angles, Tape},
     random::DropoutKeys,
     tasks::Tasks,
 };
@@ -40,8 +40,8 @@ pub struct SequenceClassifier {
     /// Whether the last layer of the head, or the part of some labels, was made anew when the model was loaded.
     pub head_was_new: bool,
     parameters: Parameters,
-    /// Where linear layers leave their gradients.
-    gradients: GradientSink,
+    /// Whether the factors of products with weights are rounded to bfloat16.
+    rounds_products: bool,
     /// Where it computes; its parameters are there too.
     compute: Compute,
     /// How many layers keep their weights, the embeddings before them too; none: not even those.
@@ -64,6 +64,8 @@ pub struct Encoded {
     /// Output of the embeddings, then of each layer: `[tokens, hidden]`. The last is `[rows, hidden]`, the first token
     /// of each text, if the head reads no more, unless all tokens were asked for.
     pub hidden_states: Vec<Tensor>,
+    /// What led to them, for the way back.
+    tape: Tape,
 }
 
 /// What the model makes of a batch.
@@ -133,7 +135,6 @@ impl SequenceClassifier {
             }
         }
         let head = Head::load(&mut loader, &config, labels.len())?;
-        let gradients = loader.gradients();
         let (parameters, report) = loader.finish();
         let last_layer = format!("{}.weight", names.head_output);
         let head_was_new = is_extended || report.initialized.contains(&last_layer);
@@ -143,7 +144,7 @@ impl SequenceClassifier {
             tasks: Tasks::single(labels.len()),
             head_was_new,
             parameters,
-            gradients,
+            rounds_products: false,
             compute: Compute::default(),
             frozen_layers: None,
             embeddings,
@@ -193,6 +194,7 @@ impl SequenceClassifier {
     /// weights, and follows their changes.
     pub fn for_inference(&self) -> Self {
         let mut model = self.clone();
+        model.rounds_products = false;
         model.cut_graph(self.layers.len());
         model.final_norm.iter_mut().for_each(Norm::freeze);
         model.head.freeze();
@@ -282,15 +284,16 @@ impl SequenceClassifier {
         let keys = dropout.unwrap_or(&mut no_dropout);
         let (rates, dtype) = (&self.config.dropout, self.compute.dtype);
         let embedding_sums = self.embeddings.sums(batch)?;
-        let embedded = self.embeddings.forward(&embedding_sums, dtype, keys.next(rates.embeddings))?;
-        let context = BatchContext::new(batch, self.distances.as_ref(), dtype)?;
+        let tape = Tape::new(self.rounds_products);
+        let embedded = self.embeddings.forward(&embedding_sums, dtype, keys.next(rates.embeddings), Some(&tape))?;
+        let context = BatchContext::new(batch, self.distances.as_ref(), dtype, tape)?;
         let mut hidden_states = vec![embedded];
         for (index, layer) in self.layers.iter().enumerate() {
             let reads_first = index + 1 == self.layers.len() && self.config.pooling == Pooling::First;
             let answers = if reads_first && !all_tokens { Answers::First } else { Answers::All };
             hidden_states.push(layer.forward(&hidden_states[index], &context, answers, rates, keys)?);
         }
-        Ok(Encoded { embedding_sums, hidden_states })
+        Ok(Encoded { embedding_sums, hidden_states, tape: context.tape })
     }
 
     /// Logits of a batch, on the CPU; dropout only where keys for it are given.
@@ -302,7 +305,8 @@ impl SequenceClassifier {
         let keys = dropout.unwrap_or(&mut no_dropout);
         let encoded = self.encode(batch, false, Some(&mut *keys))?;
         let pooled = self.pooled(&encoded, batch)?;
-        let logits = self.head.forward(&pooled, keys)?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let logits =
+            self.head.forward(&pooled, keys, Some(&encoded.tape))?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
         Ok(Output { logits: of_texts(logits, batch)?, encoded, pooled })
     }
 
@@ -312,7 +316,7 @@ impl SequenceClassifier {
     /// [`Error::Tensor`].
     pub fn pooled(&self, encoded: &Encoded, batch: &PackedBatch) -> Result<Tensor> {
         let last = &encoded.hidden_states[self.layers.len()];
-        let last = Norm::forward_if_any(self.final_norm.as_ref(), last)?;
+        let last = Norm::forward_if_any(self.final_norm.as_ref(), last, Some(&encoded.tape))?;
         match self.config.pooling {
             Pooling::First => Ok(last),
             Pooling::Mean => means(&last, &batch.offsets),
@@ -324,12 +328,13 @@ impl SequenceClassifier {
     /// # Errors
     /// [`Error::Tensor`].
     pub fn last_layer_input(&self, pooled: &Tensor) -> Result<Tensor> {
-        self.head.last_layer_input(pooled, &mut DropoutKeys::none())
+        self.head.last_layer_input(pooled, &mut DropoutKeys::none(), None)
     }
 
-    /// From now on rounds the factors of products with weights to bfloat16, or does not: for a processor that has such products.
-    pub(crate) fn round_products(&self, is_bf16: bool) {
-        self.gradients.set_bf16(is_bf16);
+    /// The same model, which in training rounds the factors of products with weights to bfloat16, or does not: for a processor that has
+    /// such products. It shares the weights.
+    pub(crate) fn with_rounded_products(&self, rounds_products: bool) -> Self {
+        Self { rounds_products, ..self.clone() }
     }
 
     /// The gradient of `loss`, computed from `output`, with respect to every parameter that is not frozen.
@@ -337,11 +342,10 @@ impl SequenceClassifier {
     /// # Errors
     /// [`Error::Tensor`], also if a parameter has no gradient: some operation has cut the graph.
     pub fn backward(&self, loss: &Tensor, output: &Output, batch: &PackedBatch) -> Result<Gradients> {
-        self.gradients.clear();
-        let mut store = loss.backward()?;
+        let mut all = output.encoded.tape.backward(loss)?;
         let mut take = |name: &str, tensor: &Tensor| {
             let cut = || Error::Tensor(candle_core::Error::Msg(format!("no gradient reaches {name}")));
-            self.gradients.take(tensor)?.or_else(|| store.remove(tensor)).ok_or_else(cut)
+            all.take(tensor)?.ok_or_else(cut)
         };
         let mut gradients = BTreeMap::new();
         if self.frozen_layers.is_none() {

@@ -14,7 +14,7 @@ use rand_distr::{Distribution, Normal};
 use super::{family::Names, folder};
 use crate::{
     error::{Error, Result, first_line},
-    ops::{GradientSink, tensor_square_sum},
+    ops::tensor_square_sum,
     scratch::write_whole,
 };
 
@@ -201,7 +201,6 @@ pub(super) struct Loader {
     tensors: BTreeMap<String, Tensor>,
     rng: ChaCha8Rng,
     parameters: Parameters,
-    gradients: GradientSink,
     report: LoadReport,
 }
 
@@ -212,14 +211,8 @@ impl Loader {
             tensors,
             rng: ChaCha8Rng::seed_from_u64(seed),
             parameters: Parameters::default(),
-            gradients: GradientSink::default(),
             report: LoadReport { path: path.to_owned(), ..LoadReport::default() },
         }
-    }
-
-    /// Where the linear layers of the model leave their gradients.
-    pub(super) fn gradients(&self) -> GradientSink {
-        self.gradients.clone()
     }
 
     /// Whether the parameter is there.

@@ -8,6 +8,7 @@ use super::{
     TASK_ELEMENTS, composed, elements, is_fused,
     math::normal_distribution,
     parts::{by_parts, changed},
+    tape::{Tape, apply1},
     tensor, with_elements,
 };
 
@@ -101,9 +102,9 @@ fn sigmoid(x: f32) -> f32 {
 ///
 /// # Errors
 /// If `x` is not contiguous.
-pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+pub fn activation(x: &Tensor, activation: Activation, tape: Option<&Tape>) -> Result<Tensor> {
     match is_fused(x) {
-        true => x.apply_op1(activation),
+        true => apply1(tape, x, activation),
         false => composed::activation(x, activation),
     }
 }
@@ -113,12 +114,12 @@ pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
 ///
 /// # Errors
 /// If a row has no halves, or `x` is not contiguous.
-pub fn gated_activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+pub fn gated_activation(x: &Tensor, activation: Activation, tape: Option<&Tape>) -> Result<Tensor> {
     if !x.dim(1)?.is_multiple_of(2) {
         bail!("gated-activation: x {:?} has no halves", x.shape());
     }
     match is_fused(x) {
-        true => x.apply_op1(Gated(activation)),
+        true => apply1(tape, x, Gated(activation)),
         false => composed::gated_activation(x, activation),
     }
 }

@@ -13,6 +13,7 @@ use super::{
     matmul::{Matrix, Threads, matmul},
     parts::zeros,
     relative::{Distances, Relative},
+    tape::{Tape, apply3},
     tensor, with_elements,
 };
 
@@ -43,9 +44,9 @@ const BLOCK_ROWS: usize = 64;
 ///
 /// # Errors
 /// If shapes and offsets disagree, or a tensor is not contiguous.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: Attention) -> Result<Tensor> {
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, attention: Attention, tape: Option<&Tape>) -> Result<Tensor> {
     match is_fused(q) {
-        true => q.apply_op3(k, v, attention),
+        true => apply3(tape, [q, k, v], attention),
         false => composed::attention(q, k, v, &attention),
     }
 }

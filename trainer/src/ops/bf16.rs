@@ -16,10 +16,11 @@ mod avx512;
 
 use std::{mem::MaybeUninit, ops::Range};
 
+use super::{
+    matmul::Matrix,
+    parts::{by_parts_of, by_uninitialized_parts},
+};
 use nimbert::math::vectorized;
-use rayon::prelude::*;
-
-use super::{matmul::Matrix, parts::by_uninitialized_parts};
 
 /// Columns of a right panel.
 const COLUMNS: usize = 32;
@@ -72,11 +73,16 @@ trait Kernel: Sized {
     /// How many of [`Left`](Self::Left) are a panel of so many words.
     fn lefts(words: usize) -> usize;
 
-    /// Packs some rows of a matrix into panels of so many words, which are zeros before.
-    fn pack(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]);
+    /// Packs some rows of a left factor into panels of so many words, and writes all of these.
+    fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]);
 
-    /// Adds the products of a left and a right panel to the sums, of which each row of the left one has its own.
-    fn add(&self, left: &[Self::Left], right: &[Right], sums: &mut [Sums]);
+    /// The same of some columns of a right factor.
+    fn pack_right(matrix: Matrix<'_>, columns: Range<usize>, words: usize, panels: &mut [Right]) {
+        pack(matrix.t(), columns, words, Aligned::arrays(panels));
+    }
+
+    /// The sums of the products of a left and a right panel, of which each row of the left one has its own.
+    fn multiply(&self, left: &[Self::Left], right: &[Right], sums: &mut [Sums]);
 }
 
 /// Whether the processor has such products.
@@ -106,50 +112,51 @@ fn product_by<K: Kernel>(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> 
     assert!(inner == other && bias.is_none_or(|bias| bias.len() == columns));
     // Without an inner dimension, words of zeros.
     let words = inner.div_ceil(2).max(1).next_multiple_of(K::WORDS);
-    let mut right = vec![Aligned([0u32; COLUMNS]); columns.div_ceil(COLUMNS) * words];
-    right.par_chunks_mut(TASK_PANELS * words).enumerate().for_each(|(task, panels)| {
-        let first = task * TASK_PANELS * COLUMNS;
-        pack(b.t(), first..(first + TASK_PANELS * COLUMNS).min(columns), words, Aligned::arrays(panels));
+    let zeros: Right = Aligned([0; COLUMNS]);
+    let right = by_parts_of(zeros, columns.div_ceil(COLUMNS) * words, TASK_PANELS * words, |start, panels| {
+        let first = start / words * COLUMNS;
+        K::pack_right(b, first..(first + TASK_PANELS * COLUMNS).min(columns), words, panels);
     });
     let block_words = words.min(K::BLOCK_WORDS);
     let most = (BLOCK_BYTES / (4 * block_words * K::ROWS)).max(1);
+    // All threads get as many blocks, of as many rows each.
     let panels = rows.div_ceil(rayon::current_num_threads()).div_ceil(K::ROWS);
-    let block = most.min(panels) * K::ROWS;
+    let block = panels.div_ceil(panels.div_ceil(most).max(1)) * K::ROWS;
     let write = |start: usize, out: &mut [MaybeUninit<f32>]| {
         let kernel = K::begin();
         let (first, count) = (start / columns, out.len() / columns);
         let mut sums = vec![Aligned([0.0; COLUMNS]); K::ROWS];
+        let left_panels = count.div_ceil(K::ROWS);
+        let mut left = vec![K::ZERO; left_panels * K::lefts(block_words)];
         for start in (0..words).step_by(block_words) {
             let words_here = start..(start + block_words).min(words);
             let lefts = K::lefts(words_here.len());
-            let mut left = vec![K::ZERO; count.div_ceil(K::ROWS) * lefts];
+            let left = &mut left[..left_panels * lefts];
             let part = a.columns((2 * words_here.start).min(inner)..(2 * words_here.end).min(inner));
-            K::pack(part, first..first + count, words_here.len(), &mut left);
+            K::pack_left(part, first..first + count, words_here.len(), left);
             for (panel, right) in right.chunks(words).enumerate() {
                 let column = panel * COLUMNS;
                 let width = COLUMNS.min(columns - column);
-                let mut begun = Aligned([0.0; COLUMNS]);
+                let mut begun = [0.0; COLUMNS];
                 if let Some(bias) = bias {
-                    begun.0[..width].copy_from_slice(&bias[column..][..width]);
+                    begun[..width].copy_from_slice(&bias[column..][..width]);
                 }
-                for (left, out) in left.chunks(lefts).zip(out.chunks_mut(K::ROWS * columns)) {
-                    match start {
-                        0 => sums.fill(begun),
-                        _ => {
-                            for (out, sums) in out.chunks(columns).zip(&mut sums) {
-                                let before = std::ptr::from_ref(&out[column..][..width]) as *const [f32];
-                                // SAFETY: the words before these have written it.
-                                copy(unsafe { &*before }, &mut sums.0);
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for (left, out) in left.chunks(lefts).zip(out.chunks_mut(K::ROWS * columns)) {
+                            kernel.multiply(left, &right[words_here.clone()], &mut sums);
+                            for (out, sums) in out.chunks_mut(columns).zip(&sums) {
+                                let out = &mut out[column..][..width];
+                                match start {
+                                    0 => put(out, &sums.0, |_, column| begun[column]),
+                                    // SAFETY: the words before these have written it.
+                                    _ => put(out, &sums.0, |out, _| unsafe { out.assume_init() }),
+                                }
                             }
                         }
-                    }
-                    kernel.add(left, &right[words_here.clone()], &mut sums);
-                    for (out, sums) in out.chunks_mut(columns).zip(&sums) {
-                        let from = std::ptr::from_ref(&sums.0) as *const [MaybeUninit<f32>; COLUMNS];
-                        // SAFETY: numbers are numbers that may not be initialized, too.
-                        copy(unsafe { &*from }, &mut out[column..][..width]);
-                    }
-                }
+                    },
+                );
             }
         }
     };
@@ -157,18 +164,27 @@ fn product_by<K: Kernel>(a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> 
     unsafe { by_uninitialized_parts(rows * columns, block * columns, write) }
 }
 
-/// Copies numbers; of a whole array, which is a size that the compiler knows, without a call.
+/// Writes sums, each plus what `before` is of its place and column; a whole row as an array, whose size the compiler knows.
 #[inline(always)]
-fn copy<T: Copy>(from: &[T], to: &mut [T]) {
-    match (from.first_chunk::<COLUMNS>(), to.first_chunk_mut::<COLUMNS>()) {
-        (Some(from), Some(to)) => *to = *from,
-        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+fn put(out: &mut [MaybeUninit<f32>], sums: &[f32; COLUMNS], before: impl Fn(&MaybeUninit<f32>, usize) -> f32) {
+    match out.first_chunk_mut::<COLUMNS>() {
+        Some(out) => {
+            for column in 0..COLUMNS {
+                out[column].write(before(&out[column], column) + sums[column]);
+            }
+        }
+        None => {
+            for (column, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
+                out.write(before(out, column) + sum);
+            }
+        }
     }
 }
 
-/// The words of some rows of a matrix, in panels of `LANES` rows and so many words, which are zeros before: `[panels, words]`.
+/// The words of some rows of a matrix, in panels of `LANES` rows and so many words, all of which it writes: `[panels, words]`.
 fn pack<const LANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [[u32; LANES]]) {
     let (_, columns) = matrix.shape();
+    panels.as_flattened_mut().fill(0);
     let zeros = vec![0.0; columns.max(rows.len())];
     vectorized(
         #[inline(always)]

@@ -3,7 +3,12 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use nimbert::math::vectorized;
 
-use super::{TASK_ELEMENTS, composed, elements, is_fused, math::random_bits, parts::by_parts};
+use super::{
+    TASK_ELEMENTS, composed, elements, is_fused,
+    math::random_bits,
+    parts::{by_parts, changed},
+    tape::{Tape, apply1, apply2},
+};
 
 /// One use of dropout: which elements are dropped follows from the key and the element's index.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +49,9 @@ impl Dropout {
 ///
 /// # Errors
 /// If `x` is not contiguous.
-pub fn dropout(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+pub fn dropout(x: &Tensor, dropout: Option<Dropout>, tape: Option<&Tape>) -> Result<Tensor> {
     match dropout {
-        Some(dropout) if is_fused(x) => x.apply_op1(dropout),
+        Some(dropout) if is_fused(x) => apply1(tape, x, dropout),
         Some(dropout) => composed::dropout(x, dropout),
         None => Ok(x.clone()),
     }
@@ -56,9 +61,10 @@ pub fn dropout(x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
 ///
 /// # Errors
 /// If the shapes differ, or a tensor is not contiguous.
-pub fn dropout_add(x: &Tensor, residual: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+pub fn dropout_add(x: &Tensor, residual: &Tensor, dropout: Option<Dropout>, tape: Option<&Tape>) -> Result<Tensor> {
     match dropout {
-        Some(dropout) if is_fused(x) => x.apply_op2(residual, dropout),
+        Some(dropout) if is_fused(x) => apply2(tape, [x, residual], dropout),
+        None if is_fused(x) => apply2(tape, [x, residual], Sum),
         Some(dropout) => composed::dropout(x, dropout)? + residual,
         None => x + residual,
     }
@@ -103,6 +109,35 @@ impl CustomOp2 for Dropout {
     }
 }
 
+/// The sum of two tensors of one shape.
+struct Sum;
+
+impl CustomOp2 for Sum {
+    fn name(&self) -> &'static str {
+        "sum"
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        if a_layout.shape() != b_layout.shape() {
+            bail!("sum: {:?} and {:?} differ", a_layout.shape(), b_layout.shape());
+        }
+        let (a, b) = (elements(a, a_layout)?, elements(b, b_layout)?);
+        let sum =
+            changed(a, TASK_ELEMENTS, |start, sum| sum.iter_mut().zip(&b[start..]).for_each(|(sum, b)| *sum += b));
+        Ok((CpuStorage::F32(sum), a_layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.clone()), Some(grad.clone())))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Var};
@@ -114,7 +149,7 @@ mod tests {
     fn backward_drops_the_same_elements_and_the_mean_is_kept() {
         let x = Var::from_tensor(&Tensor::ones((200, 100), candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap();
         let setting = Some(Dropout { p: 0.1, key: 42 });
-        let y = dropout(&x, setting).unwrap();
+        let y = dropout(&x, setting, None).unwrap();
         let kept: f32 = y.mean_all().unwrap().to_scalar().unwrap();
         assert!((kept - 1.0).abs() < 0.01, "mean {kept}");
         let grad = y.sum_all().unwrap().backward().unwrap().remove(&x).unwrap();
@@ -123,7 +158,7 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        let sum = dropout_add(&x, &tensor(vec![2.0; 20_000], x.shape()).unwrap(), setting).unwrap();
+        let sum = dropout_add(&x, &tensor(vec![2.0; 20_000], x.shape()).unwrap(), setting, None).unwrap();
         assert_eq!((sum - y).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap(), vec![2.0; 20_000]);
     }
 }

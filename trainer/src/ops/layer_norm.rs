@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{
     TASK_ELEMENTS, composed, elements, is_fused,
     parts::{by_parts, zeros},
+    tape::{Tape, apply3},
     tensor, with_elements,
 };
 
@@ -15,9 +16,9 @@ use super::{
 ///
 /// # Errors
 /// If the shapes disagree, or a tensor is not contiguous.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Result<Tensor> {
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32, tape: Option<&Tape>) -> Result<Tensor> {
     match is_fused(x) {
-        true => x.apply_op3(weight, bias, LayerNorm { eps }),
+        true => apply3(tape, [x, weight, bias], LayerNorm { eps }),
         false => composed::layer_norm(x, weight, bias, eps),
     }
 }

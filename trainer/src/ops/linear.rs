@@ -1,91 +1,24 @@
 //! Linear layer: y = x Wᵀ + b.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{borrow::Cow, ops::Range};
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, TensorId, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
     Activation, bf16, composed, elements, is_fused,
     matmul::{Matrix, product},
+    tape::{GradientSink, Tape, apply2, apply3},
     tensor, with_elements,
 };
 
-/// Where linear layers leave the gradients of their weights and biases.
-///
-/// candle's own store would add each to a tensor of zeros: two more allocations and passes over all of the model's
-/// matrices in every step.
-#[derive(Debug, Clone, Default)]
-pub struct GradientSink(Arc<Sink>);
-
-#[derive(Debug, Default)]
-struct Sink {
-    gradients: Mutex<HashMap<TensorId, Parts>>,
-    /// Whether the factors of products are rounded to bfloat16.
-    is_bf16: AtomicBool,
-}
-
-/// A gradient in parts, by their first rows.
-type Parts = BTreeMap<usize, Tensor>;
-
-impl GradientSink {
-    /// From now on rounds the factors of products of the layers that leave their gradients here to bfloat16, or does not.
-    /// [`has_bf16_products`] must be true for that.
-    pub(crate) fn set_bf16(&self, is_bf16: bool) {
-        self.0.is_bf16.store(is_bf16, Ordering::Relaxed);
-    }
-
-    fn gradients(&self) -> MutexGuard<'_, HashMap<TensorId, Parts>> {
-        self.0.gradients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Forgets what a backward pass before has left.
-    pub(crate) fn clear(&self) {
-        self.gradients().clear();
-    }
-
-    /// Takes the gradient of `parameter` out.
-    ///
-    /// # Errors
-    /// If memory runs out.
-    pub(crate) fn take(&self, parameter: &Tensor) -> Result<Option<Tensor>> {
-        let parts = self.gradients().remove(&parameter.id());
-        let parts: Vec<Tensor> = parts.into_iter().flat_map(Parts::into_values).collect();
-        match parts.len() {
-            0 | 1 => Ok(parts.into_iter().next()),
-            _ => Ok(Some(Tensor::cat(&parts, 0)?)),
-        }
-    }
-
-    /// Adds to the gradient of the rows of `parameter` from `first` on. All of a parameter's rows must get theirs, always in
-    /// the same parts.
-    pub(super) fn add(&self, parameter: &Tensor, first: usize, gradient: Tensor) -> Result<()> {
-        let mut gradients = self.gradients();
-        let parts = gradients.entry(parameter.id()).or_default();
-        let sum = match parts.remove(&first) {
-            Some(before) => (before + gradient)?,
-            None => gradient,
-        };
-        parts.insert(first, sum);
-        Ok(())
-    }
-}
-
 /// x `[rows, in]` times weight `[out, in]` (Hugging Face's and PyTorch's layout) transposed, plus bias `[out]` where there is
-/// one: `[rows, out]`. With a sink, the fused form leaves the gradients of weight and bias there instead of in candle's store.
+/// one: `[rows, out]`.
 ///
 /// # Errors
 /// If the shapes disagree, or a tensor is not contiguous.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, sink: Option<&GradientSink>) -> Result<Tensor> {
-    linear_of_rows(x, weight, bias, 0..weight.dim(0)?, sink)
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tape: Option<&Tape>) -> Result<Tensor> {
+    linear_of_rows(x, weight, bias, 0..weight.dim(0)?, tape)
 }
 
 /// The same by some rows of weight and bias, where several layers lie in one: `[rows, some]`.
@@ -97,9 +30,9 @@ pub fn linear_of_rows(
     weight: &Tensor,
     bias: Option<&Tensor>,
     rows: Range<usize>,
-    sink: Option<&GradientSink>,
+    tape: Option<&Tape>,
 ) -> Result<Tensor> {
-    apply(x, weight, bias, Linear { function: None, rows, sink: sink.cloned() })
+    apply(x, weight, bias, Linear { function: None, rows, sink: tape.map(Tape::sink) }, tape)
 }
 
 /// The same of the activation of x, which is computed again for the gradients instead of being kept.
@@ -112,12 +45,12 @@ pub fn linear_of_activated(
     weight: &Tensor,
     bias: Option<&Tensor>,
     rows: Range<usize>,
-    sink: Option<&GradientSink>,
+    tape: Option<&Tape>,
 ) -> Result<Tensor> {
-    apply(x, weight, bias, Linear { function: Some(function), rows, sink: sink.cloned() })
+    apply(x, weight, bias, Linear { function: Some(function), rows, sink: tape.map(Tape::sink) }, tape)
 }
 
-fn apply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, linear: Linear) -> Result<Tensor> {
+fn apply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, linear: Linear, tape: Option<&Tape>) -> Result<Tensor> {
     let rows = linear.rows.clone();
     if rows.end > weight.dim(0)? {
         bail!("linear: weight {:?} has no rows {rows:?}", weight.shape());
@@ -128,8 +61,8 @@ fn apply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, linear: Linear) -> 
         return composed::linear(&x, &part(weight)?, bias.map(part).transpose()?.as_ref());
     }
     match bias {
-        Some(bias) => x.apply_op3(weight, bias, linear),
-        None => x.apply_op2(weight, linear),
+        Some(bias) => apply3(tape, [x, weight, bias], linear),
+        None => apply2(tape, [x, weight], linear),
     }
 }
 
@@ -138,14 +71,15 @@ struct Linear {
     function: Option<Activation>,
     /// Of weight and bias.
     rows: Range<usize>,
+    /// Where the gradients of these rows go; none: to candle's store, with zeros for all others.
     sink: Option<GradientSink>,
 }
 
 impl Linear {
-    /// `a b`, plus the bias in each row, in the format that the sink asks for.
+    /// `a b`, plus the bias in each row, in the format that the tape asks for.
     fn multiply(&self, a: Matrix<'_>, b: Matrix<'_>, bias: Option<&[f32]>) -> Vec<f32> {
         match &self.sink {
-            Some(sink) if sink.0.is_bf16.load(Ordering::Relaxed) => bf16::product(a, b, bias),
+            Some(sink) if sink.rounds_products() => bf16::product(a, b, bias),
             _ => product(a, b, bias),
         }
     }

@@ -19,6 +19,7 @@ pub(crate) mod matmul;
 mod parts;
 mod relative;
 mod rotary;
+mod tape;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 use nimbert::math::{dot, vectorized};
@@ -30,9 +31,10 @@ pub use attention::{Attention, attention};
 pub use bf16::has_bf16_products;
 pub use dropout::{Dropout, dropout, dropout_add};
 pub use layer_norm::layer_norm;
-pub use linear::{GradientSink, linear, linear_of_activated, linear_of_rows};
+pub use linear::{linear, linear_of_activated, linear_of_rows};
 pub use relative::{Distances, Relative};
 pub use rotary::{Angles, Rotary, rotary};
+pub use tape::{GradientSink, Tape, TapeGradients};
 
 /// Elements that one task of a parallel loop handles: some microseconds of work, and a multiple of every vector width.
 const TASK_ELEMENTS: usize = 1 << 14;
@@ -53,13 +55,28 @@ pub(crate) fn with_elements<const N: usize, T>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> Result<T>,
 ) -> Result<T> {
+    with_storages(tensors, |storages| {
+        let mut slices = [&[] as &[f32]; N];
+        for (slice, (storage, layout)) in slices.iter_mut().zip(storages) {
+            *slice = elements(storage, layout)?;
+        }
+        f(slices)
+    })
+}
+
+/// Calls `f` with what lies under each tensor, which must be on the CPU.
+fn with_storages<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([(&CpuStorage, &Layout); N]) -> Result<T>,
+) -> Result<T> {
     let guards = tensors.map(Tensor::storage_and_layout);
-    let mut slices = [&[] as &[f32]; N];
-    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+    let mut storages = Vec::with_capacity(N);
+    for (storage, layout) in &guards {
         let Storage::Cpu(storage) = &**storage else { bail!("expected a tensor on the CPU") };
-        *slice = elements(storage, layout)?;
+        storages.push((storage, *layout));
     }
-    f(slices)
+    let Ok(storages) = storages.try_into() else { unreachable!("as many as there are tensors") };
+    f(storages)
 }
 
 /// The sum of all squares, in 64 bits over tasks of 32-bit sums; the order is fixed.
@@ -104,11 +121,13 @@ mod tests {
         Var::from_tensor(&Tensor::randn(0f32, 1.0, len, &Device::Cpu).unwrap()).unwrap()
     }
 
+    /// The largest difference of two numbers at one place.
+    fn largest(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
     /// Values and all gradients agree, under a random gradient of the result.
     fn assert_same(fused: &Tensor, composed: &Tensor, inputs: &[&Var]) {
-        let largest = |a: &Tensor, b: &Tensor| -> f32 {
-            (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
-        };
         assert!(largest(fused, composed) < 2e-5, "value differs by {}", largest(fused, composed));
         let weights = Tensor::randn(0f32, 1.0, fused.shape(), &Device::Cpu).unwrap();
         let gradients = |y: &Tensor| (y * &weights).unwrap().sum_all().unwrap().backward().unwrap();
@@ -181,39 +200,53 @@ mod tests {
     fn linear_of_some_rows_is_that_part() {
         let (x, weight, bias) = (random((37, 24)), random((19, 24)), random_vector(19));
         let all = composed::linear(&x, &weight, Some(&bias)).unwrap();
-        let part = |rows, sink| linear_of_rows(&x, &weight, Some(&bias), rows, sink).unwrap();
+        let part = |rows, tape| linear_of_rows(&x, &weight, Some(&bias), rows, tape).unwrap();
         assert_same(&part(5..12, None), &all.narrow(1, 5, 7).unwrap(), &[&x, &weight, &bias]);
-        // In parts, the sink has the whole.
-        let sink = GradientSink::default();
-        let parts = [12..19, 0..5, 5..12].map(|rows| part(rows, Some(&sink)).sqr().unwrap().sum_all().unwrap());
+        // In parts, the tape has the whole.
+        let tape = Tape::default();
+        let [a, b, c] = [12..19, 0..5, 5..12].map(|rows| part(rows, Some(&tape)).sqr().unwrap().sum_all().unwrap());
+        let mut gradients = tape.backward(&((a + b).unwrap() + c).unwrap()).unwrap();
         let expected = all.sqr().unwrap().sum_all().unwrap().backward().unwrap();
-        parts
-            .iter()
-            .fold(None, |sum: Option<Tensor>, part| sum.map_or(Some(part.clone()), |sum| (sum + part).ok()))
-            .unwrap()
-            .backward()
-            .unwrap();
-        for parameter in [&weight, &bias] {
-            let difference = (sink.take(parameter).unwrap().unwrap() - expected.get(parameter).unwrap()).unwrap();
-            assert!(difference.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-3);
+        for tensor in [&x, &weight, &bias] {
+            let gradient = gradients.take(tensor).unwrap().unwrap();
+            assert!(largest(&gradient, expected.get(tensor).unwrap()) < 1e-3);
         }
         assert!(linear_of_rows(&x, &weight, None, 10..20, None).is_err());
     }
 
     #[test]
-    fn a_sink_gets_the_gradients_that_the_store_would() {
-        let (x, weight, bias) = (random((300, 24)), random((19, 24)), random_vector(19));
-        let sink = GradientSink::default();
-        let gradients = |sink: Option<&GradientSink>| {
-            linear(&x, &weight, Some(&bias), sink).unwrap().sqr().unwrap().sum_all().unwrap().backward().unwrap()
+    fn a_tape_has_the_gradients_that_candle_would() {
+        let [x, weight, norm, rows] = [random((20, 24)), random((24, 24)), random((2, 24)), random((6, 24))];
+        let bias = random_vector(24);
+        // What is read several times; what candle makes of a fused operation's result, and a fused operation of that in turn; a tensor
+        // that leads to nothing; rows of which no gradient is asked.
+        let loss = |tape: Option<&Tape>| -> Tensor {
+            let linear = |x: &Tensor| linear(x, &weight, Some(&bias), tape).unwrap();
+            let row = |index| norm.get(index).unwrap();
+            let a = linear(&x);
+            let first = a.narrow(0, 3, 6).unwrap().contiguous().unwrap();
+            linear(&a);
+            let b = layer_norm(&linear(&first), &row(0), &row(1), 1e-5, tape).unwrap();
+            let c = dropout_add(&b, &activation(&first, Activation::Gelu, tape).unwrap(), None, tape).unwrap();
+            let d = dropout_add(&c, &b, Some(Dropout { p: 0.3, key: 7 }), tape).unwrap();
+            let e = linear(&dropout_add(&d, &rows.detach(), None, tape).unwrap());
+            (e.sqr().unwrap().sum_all().unwrap() + a.sqr().unwrap().sum_all().unwrap()).unwrap()
         };
-        let (plain, sunk) = (gradients(None), gradients(Some(&sink)));
-        let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(values(plain.get(&x).unwrap()), values(sunk.get(&x).unwrap()));
-        for parameter in [&weight, &bias] {
-            assert!(sunk.get(parameter).is_none());
-            assert_eq!(values(plain.get(parameter).unwrap()), values(&sink.take(parameter).unwrap().unwrap()));
+        let tape = Tape::default();
+        let (expected, mut taped) = (loss(None).backward().unwrap(), tape.backward(&loss(Some(&tape))).unwrap());
+        for tensor in [&x, &weight, &bias, &norm] {
+            let (expected, taped) = (expected.get(tensor).unwrap(), taped.take(tensor).unwrap().unwrap());
+            assert!(largest(&taped, expected) < 1e-5 * largest(expected, &expected.zeros_like().unwrap()));
         }
+        assert!(taped.take(&rows).unwrap().is_none());
+    }
+
+    #[test]
+    fn of_what_nobody_asks_the_gradient_nothing_is_kept() {
+        let (x, weight, tape) = (random((5, 24)), random((19, 24)), Tape::default());
+        let y = linear(&x.detach(), &weight.detach(), None, Some(&tape)).unwrap();
+        assert!(!y.track_op());
+        assert!(linear(&x.detach(), &weight, None, Some(&tape)).unwrap().is_variable());
     }
 
     #[test]
@@ -221,7 +254,7 @@ mod tests {
         let x = random((50, 401));
         for function in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
             let composed = composed::activation(&x, function).unwrap();
-            assert_same(&activation(&x, function).unwrap(), &composed, &[&x]);
+            assert_same(&activation(&x, function, None).unwrap(), &composed, &[&x]);
             assert_differences([(4, 9)], |[x]| composed::activation(x, function));
         }
     }
@@ -231,7 +264,7 @@ mod tests {
         let x = random((50, 402));
         for function in [Activation::Gelu, Activation::GeluTanh] {
             let composed = composed::gated_activation(&x, function).unwrap();
-            assert_same(&gated_activation(&x, function).unwrap(), &composed, &[&x]);
+            assert_same(&gated_activation(&x, function, None).unwrap(), &composed, &[&x]);
             assert_differences([(4, 10)], |[x]| composed::gated_activation(x, function));
         }
     }
@@ -241,7 +274,7 @@ mod tests {
         let places: std::sync::Arc<[u32]> = [0, 1, 2, 0, 1, 300].into();
         let setting = Rotary { angles: Angles::new(8, 1e4, 301).into(), places };
         let x = random((6, 24));
-        let fused = rotary(&x, &setting).unwrap();
+        let fused = rotary(&x, &setting, None).unwrap();
         assert_same(&fused, &composed::rotary(&x, &setting).unwrap(), &[&x]);
         assert_differences([(6, 24)], |[x]| composed::rotary(x, &setting));
         // The first token is not turned; of another, the second pair of the last head by 300 / 10,000 ^ (2 / 8).
@@ -250,14 +283,14 @@ mod tests {
         let (sine, cosine) = (300.0f32 / 10.0).sin_cos();
         let (a, b) = (x[5][17], x[5][21]);
         assert!((y[5][17] - (a * cosine - b * sine)).abs() < 1e-5 && (y[5][21] - (b * cosine + a * sine)).abs() < 1e-5);
-        assert!(rotary(&random((5, 24)), &setting).is_err());
+        assert!(rotary(&random((5, 24)), &setting, None).is_err());
     }
 
     #[test]
     fn layer_norm_agrees() {
         let (x, weight, bias) = (random((67, 384)), random_vector(384), random_vector(384));
         let composed = composed::layer_norm(&x, &weight, &bias, 1e-5).unwrap();
-        assert_same(&layer_norm(&x, &weight, &bias, 1e-5).unwrap(), &composed, &[&x, &weight, &bias]);
+        assert_same(&layer_norm(&x, &weight, &bias, 1e-5, None).unwrap(), &composed, &[&x, &weight, &bias]);
         assert_differences([(3, 6), (1, 6), (1, 6)], |[x, weight, bias]| {
             composed::layer_norm(x, &weight.squeeze(0)?, &bias.squeeze(0)?, 1e-5)
         });
@@ -290,7 +323,7 @@ mod tests {
         let rows: usize = query_lengths.iter().sum();
         let (q, k, v) = (random((rows, hidden)), random((tokens, hidden)), random((tokens, hidden)));
         let composed = composed::attention(&q, &k, &v, &setting).unwrap();
-        assert_same(&attention(&q, &k, &v, setting.clone()).unwrap(), &composed, &[&q, &k, &v]);
+        assert_same(&attention(&q, &k, &v, setting.clone(), None).unwrap(), &composed, &[&q, &k, &v]);
         // Not all of a text so long: that would take a minute.
         let lengths = [5usize, 1, 17];
         let query_lengths = lengths.map(|length| queries.unwrap_or(length));
@@ -350,24 +383,22 @@ mod tests {
         let hidden = 24;
         for queries in [None, Some(1)] {
             let table = random((13, 3));
-            let sink = GradientSink::default();
-            let bias =
-                |table: &Tensor| Relative::Bias { table: table.clone(), distances: distances(), sink: sink.clone() };
-            let setting = of_texts(queries, bias(&table));
-            let rows = setting.queries[3];
+            let setting = |table: &Tensor, tape: &Tape| {
+                let (table, distances) = (table.clone(), distances());
+                of_texts(queries, Relative::Bias { table, distances, sink: tape.sink() })
+            };
+            let [other, tape] = [Tape::default(), Tape::default()];
+            let rows = setting(&table, &other).queries[3];
             let (q, k, v) = (random((rows, hidden)), random((23, hidden)), random((23, hidden)));
-            let composed = composed::attention(&q, &k, &v, &setting).unwrap();
-            let fused = attention(&q, &k, &v, setting).unwrap();
-            assert_same(&fused, &composed, &[&q, &k, &v]);
-            // The fused form has left the table's gradient in the sink, for the loss that is the sum.
-            sink.clear();
+            let composed = composed::attention(&q, &k, &v, &setting(&table, &other)).unwrap();
+            assert_same(&attention(&q, &k, &v, setting(&table, &other), None).unwrap(), &composed, &[&q, &k, &v]);
+            // The fused form leaves the table's gradient beside the tape, for the loss that is the sum.
+            let fused = attention(&q, &k, &v, setting(&table, &tape), Some(&tape)).unwrap();
             let expected = composed.sum_all().unwrap().backward().unwrap();
-            fused.sum_all().unwrap().backward().unwrap();
-            let difference =
-                (expected.get(&table).unwrap() - sink.take(&table).unwrap().unwrap()).unwrap().abs().unwrap();
-            assert!(difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-4);
+            let taped = tape.backward(&fused.sum_all().unwrap()).unwrap().take(&table).unwrap().unwrap();
+            assert!(largest(expected.get(&table).unwrap(), &taped) < 1e-4);
             assert_differences([(rows, hidden), (23, hidden), (23, hidden), (13, 3)], |[q, k, v, table]| {
-                composed::attention(q, k, v, &of_texts(queries, bias(table)))
+                composed::attention(q, k, v, &setting(table, &other))
             });
         }
     }
@@ -380,11 +411,11 @@ mod tests {
             let rows = setting.queries[3];
             let (q, k, v) = (random((rows + 13, hidden)), random((23 + 13, hidden)), random((23, hidden)));
             let composed = composed::attention(&q, &k, &v, &setting).unwrap();
-            assert_same(&attention(&q, &k, &v, setting.clone()).unwrap(), &composed, &[&q, &k, &v]);
+            assert_same(&attention(&q, &k, &v, setting.clone(), None).unwrap(), &composed, &[&q, &k, &v]);
             assert_differences([(rows + 13, hidden), (23 + 13, hidden), (23, hidden)], |[q, k, v]| {
                 composed::attention(q, k, v, &setting)
             });
-            assert!(attention(&q, &v, &v, setting).is_err());
+            assert!(attention(&q, &v, &v, setting, None).is_err());
         }
     }
 
@@ -399,6 +430,6 @@ mod tests {
             window: None,
             relative: None,
         };
-        assert!(attention(&x, &x, &x, setting).is_err());
+        assert!(attention(&x, &x, &x, setting, None).is_err());
     }
 }

@@ -11,19 +11,34 @@ use super::TASK_ELEMENTS;
 /// A vector of `len` numbers, of which `write` is given parts of `size` that begin as zeros, each with its first place. Of `vec![0.0; len]`
 /// one thread would write all, and by the time that the others write their parts these would have left the cache.
 pub(super) fn by_parts(len: usize, size: usize, write: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    // SAFETY: `zeroed` writes all of a part.
-    unsafe { by_uninitialized_parts(len, size, |start, part| write(start, zeroed(part))) }
+    by_parts_of(0.0, len, size, write)
+}
+
+/// The same of what begins as `first`.
+pub(super) fn by_parts_of<T: Copy + Send + Sync>(
+    first: T,
+    len: usize,
+    size: usize,
+    write: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let begun = |start: usize, part: &mut [MaybeUninit<T>]| {
+        part.fill(MaybeUninit::new(first));
+        // SAFETY: all of them have just been written, and the memory lies as that of what is in it does.
+        write(start, unsafe { &mut *(std::ptr::from_mut(part) as *mut [T]) });
+    };
+    // SAFETY: `begun` writes all of a part.
+    unsafe { by_uninitialized_parts(len, size, begun) }
 }
 
 /// The same of parts that are not initialized, where zeros would be a pass over memory in vain.
 ///
 /// # Safety
 /// `write` must write all of the part that it is given, unless it panics.
-pub(super) unsafe fn by_uninitialized_parts(
+pub(super) unsafe fn by_uninitialized_parts<T: Send>(
     len: usize,
     size: usize,
-    write: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync,
-) -> Vec<f32> {
+    write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     let size = size.max(1);
     let parts = values.spare_capacity_mut()[..len].par_chunks_mut(size);
@@ -44,12 +59,6 @@ pub(super) fn changed(values: &[f32], size: usize, change: impl Fn(usize, &mut [
 /// Zeros that all threads write.
 pub(super) fn zeros(len: usize) -> Vec<f32> {
     by_parts(len, TASK_ELEMENTS, |_, _| {})
-}
-
-fn zeroed(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {
-    part.fill(MaybeUninit::new(0.0));
-    // SAFETY: all of them have just been written, and the memory lies as that of numbers does.
-    unsafe { &mut *(std::ptr::from_mut(part) as *mut [f32]) }
 }
 
 #[cfg(test)]

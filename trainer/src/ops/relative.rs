@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::linear::GradientSink;
+use super::tape::GradientSink;
 
 /// What is added to a score before the softmax.
 #[derive(Debug, Clone)]

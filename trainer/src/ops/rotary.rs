@@ -6,7 +6,12 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use nimbert::math::vectorized;
 
-use super::{TASK_ELEMENTS, composed, elements, is_fused, parts::changed, tensor, with_elements};
+use super::{
+    TASK_ELEMENTS, composed, elements, is_fused,
+    parts::changed,
+    tape::{Tape, apply1},
+    tensor, with_elements,
+};
 
 /// Cosines and sines of the angles by place and frequency, as transformers computes them in 32 bits.
 #[derive(Debug)]
@@ -65,7 +70,7 @@ pub struct Rotary {
 ///
 /// # Errors
 /// If the shapes disagree, a place has no angles, or `x` is not contiguous.
-pub fn rotary(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
+pub fn rotary(x: &Tensor, rotary: &Rotary, tape: Option<&Tape>) -> Result<Tensor> {
     let (rows, hidden) = x.dims2()?;
     let Rotary { angles, places } = rotary;
     let longest = places.iter().max().map_or(0, |place| *place as usize + 1);
@@ -74,7 +79,7 @@ pub fn rotary(x: &Tensor, rotary: &Rotary) -> Result<Tensor> {
         bail!("rotary: x {:?}, {} places up to {longest}, {} pairs do not fit", x.shape(), places.len(), angles.pairs);
     }
     match is_fused(x) {
-        true => x.apply_op1(rotary.clone()),
+        true => apply1(tape, x, rotary.clone()),
         false => composed::rotary(x, rotary),
     }
 }

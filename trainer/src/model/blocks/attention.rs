@@ -74,18 +74,19 @@ impl SelfAttention {
         answers: Answers,
         [probabilities, distances]: [Option<Dropout>; 2],
     ) -> Result<Tensor> {
-        let mut q = self.query.forward(&batch.answered(x, answers)?)?;
-        let (mut k, v) = (self.key.forward(x)?, self.value.forward(x)?);
+        let tape = Some(&batch.tape);
+        let mut q = self.query.forward(&batch.answered(x, answers)?, tape)?;
+        let (mut k, v) = (self.key.forward(x, tape)?, self.value.forward(x, tape)?);
         if let Some(angles) = &self.angles {
             let turned = Rotary { angles: angles.clone(), places: batch.places.clone() };
             // The first token's place is 0, which turns nothing.
-            q = if answers == Answers::All { ops::rotary(&q, &turned)? } else { q };
-            k = ops::rotary(&k, &turned)?;
+            q = if answers == Answers::All { ops::rotary(&q, &turned, tape)? } else { q };
+            k = ops::rotary(&k, &turned, tape)?;
         }
         let mut relative = None;
         if let Some(table) = &batch.distances {
             let added;
-            ([q, k], added) = table.apply([q, k], [&self.query, &self.key], distances)?;
+            ([q, k], added) = table.apply([q, k], [&self.query, &self.key], distances, &batch.tape)?;
             relative = Some(added);
         }
         let attention = Attention {
@@ -96,7 +97,7 @@ impl SelfAttention {
             window: self.window,
             relative,
         };
-        self.output.forward(&ops::attention(&q, &k, &v, attention)?)
+        self.output.forward(&ops::attention(&q, &k, &v, attention, tape)?, tape)
     }
 
     /// The constants of the last projection, which reads `context`.

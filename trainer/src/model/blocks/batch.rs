@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::distances::{BatchDistances, DistanceTable};
-use crate::{dataloader::PackedBatch, error::Result};
+use crate::{dataloader::PackedBatch, error::Result, ops::Tape};
 
 /// The tokens that a layer computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,16 +25,23 @@ pub(in crate::model) struct BatchContext {
     /// Each token's place in its text.
     pub(super) places: Arc<[u32]>,
     pub(super) distances: Option<BatchDistances>,
+    pub(in crate::model) tape: Tape,
 }
 
 impl BatchContext {
-    pub(in crate::model) fn new(batch: &PackedBatch, distances: Option<&DistanceTable>, dtype: DType) -> Result<Self> {
+    pub(in crate::model) fn new(
+        batch: &PackedBatch,
+        distances: Option<&DistanceTable>,
+        dtype: DType,
+        tape: Tape,
+    ) -> Result<Self> {
         let longest = batch.offsets.windows(2).map(|text| text[1] - text[0]).max().unwrap_or(0);
         Ok(Self {
             all: batch.offsets.clone().into(),
             first: (0..=batch.rows()).collect(),
             places: batch.position_ids.clone().into(),
-            distances: distances.map(|table| table.in_batch(longest.max(1), dtype)).transpose()?,
+            distances: distances.map(|table| table.in_batch(longest.max(1), dtype, &tape)).transpose()?,
+            tape,
         })
     }
 

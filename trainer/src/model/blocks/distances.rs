@@ -9,7 +9,7 @@ use crate::{
         config::{DistanceConfig, EncoderConfig},
         parameters::Loader,
     },
-    ops::{self, Distances, Dropout, GradientSink, Relative},
+    ops::{self, Distances, Dropout, Relative, Tape},
 };
 
 /// The table.
@@ -19,7 +19,6 @@ pub(in crate::model) struct DistanceTable {
     /// `[buckets, heads]`, or vectors `[distances, hidden]`
     table: Tensor,
     norm: Option<Norm>,
-    gradients: GradientSink,
 }
 
 /// Its part that a batch needs.
@@ -32,7 +31,7 @@ pub(super) struct BatchDistances {
 #[derive(Debug, Clone)]
 enum Kind {
     /// `[buckets, heads]`
-    Biases(Tensor, GradientSink),
+    Biases(Tensor),
     /// `[distances, hidden]`
     Vectors(Tensor),
 }
@@ -49,7 +48,7 @@ impl DistanceTable {
         let table = loader.read(&format!("{}.weight", names.whole(names.distances)), &[kind.rows(), width])?;
         let norm = || Norm::load(loader, &names.whole(names.distances_norm), width, true, config.layer_norm_eps);
         let norm = has_norm.then(norm).transpose()?;
-        Ok(Some(Self { config: kind, table, norm, gradients: loader.gradients() }))
+        Ok(Some(Self { config: kind, table, norm }))
     }
 
     pub(in crate::model) fn freeze(&mut self) {
@@ -58,26 +57,26 @@ impl DistanceTable {
     }
 
     /// What texts of at most `longest` tokens need, computed in `dtype`.
-    pub(super) fn in_batch(&self, longest: usize, dtype: DType) -> Result<BatchDistances> {
+    pub(super) fn in_batch(&self, longest: usize, dtype: DType, tape: &Tape) -> Result<BatchDistances> {
         let row = |distance: isize| self.config.row(distance);
         match self.config {
             DistanceConfig::Bias { .. } => {
                 let rows = Distances::new(longest, |distance| row(distance) as u32);
-                Ok(BatchDistances { rows, kind: Kind::Biases(self.table.clone(), self.gradients.clone()) })
+                Ok(BatchDistances { rows, kind: Kind::Biases(self.table.clone()) })
             }
             DistanceConfig::Vectors { .. } => {
                 let last = longest as isize - 1;
                 let first = row(-last);
                 let rows = Distances::new(longest, |distance| (row(distance) - first) as u32);
-                let vectors = self.vectors(first, rows.count())?.to_dtype(dtype)?;
+                let vectors = self.vectors(first, rows.count(), Some(tape))?.to_dtype(dtype)?;
                 Ok(BatchDistances { rows, kind: Kind::Vectors(vectors) })
             }
         }
     }
 
     /// Some vectors, normalized: `[count, hidden]`
-    fn vectors(&self, first: usize, count: usize) -> Result<Tensor> {
-        Norm::forward_if_any(self.norm.as_ref(), &self.table.narrow(0, first, count)?)
+    fn vectors(&self, first: usize, count: usize, tape: Option<&Tape>) -> Result<Tensor> {
+        Norm::forward_if_any(self.norm.as_ref(), &self.table.narrow(0, first, count)?, tape)
     }
 
     /// How scores depend on distances, for a graph.
@@ -87,7 +86,7 @@ impl DistanceTable {
 
     /// The whole table, normalized, outside of any graph of gradients.
     pub(super) fn values(&self) -> Result<Tensor> {
-        Ok(self.vectors(0, self.config.rows())?.detach())
+        Ok(self.vectors(0, self.config.rows(), None)?.detach())
     }
 }
 
@@ -98,16 +97,16 @@ impl BatchDistances {
         [q, k]: [Tensor; 2],
         [query, key]: [&Linear; 2],
         dropout: Option<Dropout>,
+        tape: &Tape,
     ) -> Result<([Tensor; 2], Relative)> {
         let distances = self.rows.clone();
         match &self.kind {
-            Kind::Biases(table, sink) => {
-                Ok(([q, k], Relative::Bias { table: table.clone(), distances, sink: sink.clone() }))
-            }
+            Kind::Biases(table) => Ok(([q, k], Relative::Bias { table: table.clone(), distances, sink: tape.sink() })),
             Kind::Vectors(vectors) => {
-                let vectors = ops::dropout(vectors, dropout)?;
-                let q = Tensor::cat(&[&q, &query.forward(&vectors)?], 0)?;
-                let k = Tensor::cat(&[&k, &key.forward(&vectors)?], 0)?;
+                let tape = Some(tape);
+                let vectors = ops::dropout(vectors, dropout, tape)?;
+                let q = Tensor::cat(&[&q, &query.forward(&vectors, tape)?], 0)?;
+                let k = Tensor::cat(&[&k, &key.forward(&vectors, tape)?], 0)?;
                 Ok(([q, k], Relative::Disentangled { distances }))
             }
         }

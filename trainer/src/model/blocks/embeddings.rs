@@ -15,7 +15,7 @@ use crate::{
         parameters::Loader,
     },
     onnx::{Affine, Exporter, TokenInputs},
-    ops::{self, Dropout},
+    ops::{self, Dropout, Tape},
 };
 
 /// The embeddings of an encoder.
@@ -109,9 +109,16 @@ impl Embeddings {
     }
 
     /// Of the sums, what the first layer reads: `[tokens, hidden]`
-    pub(in crate::model) fn forward(&self, sums: &Tensor, dtype: DType, dropout: Option<Dropout>) -> Result<Tensor> {
-        let embedded = ops::dropout(&Norm::forward_if_any(self.norm.as_ref(), sums)?.to_dtype(dtype)?, dropout)?;
-        self.project.as_ref().map_or(Ok(embedded.clone()), |project| project.forward(&embedded))
+    pub(in crate::model) fn forward(
+        &self,
+        sums: &Tensor,
+        dtype: DType,
+        dropout: Option<Dropout>,
+        tape: Option<&Tape>,
+    ) -> Result<Tensor> {
+        let normalized = Norm::forward_if_any(self.norm.as_ref(), sums, tape)?.to_dtype(dtype)?;
+        let embedded = ops::dropout(&normalized, dropout, tape)?;
+        self.project.as_ref().map_or(Ok(embedded.clone()), |project| project.forward(&embedded, tape))
     }
 
     /// The tables' gradients, by name, from that of the sums.

@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     model::{config::EncoderConfig, parameters::Loader},
     onnx::{Affine, Exporter},
-    ops::{self, Activation, Dropout},
+    ops::{self, Activation, Dropout, Tape},
 };
 
 #[derive(Debug, Clone)]
@@ -45,13 +45,15 @@ impl FeedForward {
     }
 
     /// `[n, hidden]` → `[n, hidden]`
-    pub(super) fn forward(&self, x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, dropout: Option<Dropout>, tape: Option<&Tape>) -> Result<Tensor> {
         let activated = match (&self.first, dropout) {
-            (First::Plain(first), None) => return self.output.forward_activated(&first.forward(x)?, self.activation),
-            (First::Plain(first), Some(_)) => ops::activation(&first.forward(x)?, self.activation)?,
-            (First::Gated(first), _) => ops::gated_activation(&first.forward(x)?, self.activation)?,
+            (First::Plain(first), None) => {
+                return self.output.forward_activated(&first.forward(x, tape)?, self.activation, tape);
+            }
+            (First::Plain(first), Some(_)) => ops::activation(&first.forward(x, tape)?, self.activation, tape)?,
+            (First::Gated(first), _) => ops::gated_activation(&first.forward(x, tape)?, self.activation, tape)?,
         };
-        self.output.forward(&ops::dropout(&activated, dropout)?)
+        self.output.forward(&ops::dropout(&activated, dropout, tape)?, tape)
     }
 
     /// The constants of the last layer, which reads `activated`.

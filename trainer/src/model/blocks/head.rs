@@ -12,7 +12,7 @@ use crate::{
         parameters::Loader,
     },
     onnx::{Affine, Exporter},
-    ops::{self, Activation},
+    ops::{self, Activation, Tape},
     random::DropoutKeys,
     tasks::Tasks,
 };
@@ -63,19 +63,24 @@ impl Head {
     }
 
     /// `[rows, hidden]` → logits `[rows, labels]`
-    pub(in crate::model) fn forward(&self, x: &Tensor, keys: &mut DropoutKeys) -> Result<Tensor> {
-        let x = self.last_layer_input(x, keys)?;
-        self.output.forward(&ops::dropout(&x, keys.next(self.dropout[1]))?)
+    pub(in crate::model) fn forward(&self, x: &Tensor, keys: &mut DropoutKeys, tape: Option<&Tape>) -> Result<Tensor> {
+        let x = self.last_layer_input(x, keys, tape)?;
+        self.output.forward(&ops::dropout(&x, keys.next(self.dropout[1]), tape)?, tape)
     }
 
     /// What the last layer reads, before its dropout: `[rows, hidden]`
-    pub(in crate::model) fn last_layer_input(&self, x: &Tensor, keys: &mut DropoutKeys) -> Result<Tensor> {
+    pub(in crate::model) fn last_layer_input(
+        &self,
+        x: &Tensor,
+        keys: &mut DropoutKeys,
+        tape: Option<&Tape>,
+    ) -> Result<Tensor> {
         match &self.dense {
             None => scaled(x),
             Some(Dense { linear, activation, norm }) => {
-                let x = ops::dropout(x, keys.next(self.dropout[0]))?;
-                let dense = ops::activation(&linear.forward(&x)?, *activation)?;
-                Norm::forward_if_any(norm.as_ref(), &dense)
+                let x = ops::dropout(x, keys.next(self.dropout[0]), tape)?;
+                let dense = ops::activation(&linear.forward(&x, tape)?, *activation, tape)?;
+                Norm::forward_if_any(norm.as_ref(), &dense, tape)
             }
         }
     }

@@ -77,20 +77,21 @@ impl Layer {
         let attended = keys.next(rates.attention_output);
         let (activated, output) = (keys.next(rates.activated), keys.next(rates.output));
         let residual = batch.answered(x, answers)?;
+        let tape = Some(&batch.tape);
         match self.norms {
             Norms::Behind => {
                 let sum = self.attention.forward(x, batch, answers, inner)?;
-                let sum = ops::dropout_add(&sum, &residual, attended)?;
-                let x = Norm::forward_if_any(self.attention_norm.as_ref(), &sum)?;
-                let sum = self.feed_forward.forward(&x, activated)?;
-                self.output_norm.forward(&ops::dropout_add(&sum, &x, output)?)
+                let sum = ops::dropout_add(&sum, &residual, attended, tape)?;
+                let x = Norm::forward_if_any(self.attention_norm.as_ref(), &sum, tape)?;
+                let sum = self.feed_forward.forward(&x, activated, tape)?;
+                self.output_norm.forward(&ops::dropout_add(&sum, &x, output, tape)?, tape)
             }
             Norms::Before => {
-                let x = Norm::forward_if_any(self.attention_norm.as_ref(), x)?;
+                let x = Norm::forward_if_any(self.attention_norm.as_ref(), x, tape)?;
                 let sum = self.attention.forward(&x, batch, answers, inner)?;
-                let x = ops::dropout_add(&sum, &residual, attended)?;
-                let sum = self.feed_forward.forward(&self.output_norm.forward(&x)?, activated)?;
-                Ok(ops::dropout_add(&sum, &x, output)?)
+                let x = ops::dropout_add(&sum, &residual, attended, tape)?;
+                let sum = self.feed_forward.forward(&self.output_norm.forward(&x, tape)?, activated, tape)?;
+                Ok(ops::dropout_add(&sum, &x, output, tape)?)
             }
         }
     }

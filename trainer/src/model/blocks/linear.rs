@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     model::parameters::Loader,
     onnx::Affine,
-    ops::{self, Activation, GradientSink},
+    ops::{self, Activation, Tape},
 };
 
 /// A linear layer, with a bias or without; it may be some rows of a matrix that several share.
@@ -17,14 +17,13 @@ pub(super) struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     rows: Range<usize>,
-    gradients: GradientSink,
 }
 
 impl Linear {
     pub(super) fn load(loader: &mut Loader, name: &str, [inputs, outputs]: [usize; 2], has_bias: bool) -> Result<Self> {
         let weight = loader.read(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = has_bias.then(|| loader.read(&format!("{name}.bias"), &[outputs])).transpose()?;
-        Ok(Self { weight, bias, rows: 0..outputs, gradients: loader.gradients() })
+        Ok(Self { weight, bias, rows: 0..outputs })
     }
 
     /// Layers of as many outputs each that lie in one matrix, one under the other.
@@ -48,7 +47,7 @@ impl Linear {
     ) -> Result<Self> {
         let weight = loader.read_or_normal(&format!("{name}.weight"), &[outputs, inputs], deviation)?;
         let bias = has_bias.then(|| loader.read_or_normal(&format!("{name}.bias"), &[outputs], 0.0)).transpose()?;
-        Ok(Self { weight, bias, rows: 0..outputs, gradients: loader.gradients() })
+        Ok(Self { weight, bias, rows: 0..outputs })
     }
 
     pub(super) fn freeze(&mut self) {
@@ -62,15 +61,15 @@ impl Linear {
     }
 
     /// `[n, inputs]` → `[n, outputs]`
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
         let bias = self.bias.as_ref();
-        Ok(ops::linear_of_rows(x, &self.weight, bias, self.rows.clone(), Some(&self.gradients))?)
+        Ok(ops::linear_of_rows(x, &self.weight, bias, self.rows.clone(), tape)?)
     }
 
     /// The same of the activation of `x`.
-    pub(super) fn forward_activated(&self, x: &Tensor, function: Activation) -> Result<Tensor> {
+    pub(super) fn forward_activated(&self, x: &Tensor, function: Activation, tape: Option<&Tape>) -> Result<Tensor> {
         let bias = self.bias.as_ref();
-        Ok(ops::linear_of_activated(x, function, &self.weight, bias, self.rows.clone(), Some(&self.gradients))?)
+        Ok(ops::linear_of_activated(x, function, &self.weight, bias, self.rows.clone(), tape)?)
     }
 
     /// The same as constants of a graph.

@@ -2,7 +2,12 @@
 
 use candle_core::Tensor;
 
-use crate::{error::Result, model::parameters::Loader, onnx::Exporter, ops};
+use crate::{
+    error::Result,
+    model::parameters::Loader,
+    onnx::Exporter,
+    ops::{self, Tape},
+};
 
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Norm {
@@ -42,13 +47,13 @@ impl Norm {
     }
 
     /// `[n, width]` → `[n, width]`
-    pub(in crate::model) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(ops::layer_norm(x, &self.weight, &self.bias, self.eps)?)
+    pub(in crate::model) fn forward(&self, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
+        Ok(ops::layer_norm(x, &self.weight, &self.bias, self.eps, tape)?)
     }
 
     /// The same where there is one, else `x`.
-    pub(in crate::model) fn forward_if_any(norm: Option<&Self>, x: &Tensor) -> Result<Tensor> {
-        norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
+    pub(in crate::model) fn forward_if_any(norm: Option<&Self>, x: &Tensor, tape: Option<&Tape>) -> Result<Tensor> {
+        norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x, tape))
     }
 
     /// The node that normalizes `x`; `shift` is added to its result, which is called `output`.

@@ -11,8 +11,9 @@ use std::{
     arch::{
         asm,
         x86_64::{
-            __cpuid, __cpuid_count, __m512i, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
-            _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+            __cpuid, __cpuid_count, __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_permutexvar_epi16,
+            _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64,
+            _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
         },
     },
     array::from_fn,
@@ -22,7 +23,7 @@ use std::{
     sync::LazyLock,
 };
 
-use super::{Aligned, Kernel, Right, Sums, rounded, word};
+use super::{Aligned, COLUMNS, Kernel, Right, Sums};
 use crate::ops::matmul::Matrix;
 
 /// Rows of a tile, and words of a row.
@@ -56,7 +57,9 @@ fn has_instructions() -> bool {
     // amx_bf16 and amx_tile.
     const BITS: u32 = 1 << 22 | 1 << 24;
     // What packing is compiled for, too.
-    let has_vectors = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    let has_vectors = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16");
     has_vectors && __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & BITS == BITS
 }
 
@@ -113,31 +116,31 @@ impl Kernel for Amx {
         words / TILE * ROWS
     }
 
-    fn pack(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]) {
-        let panels = panels.chunks_exact_mut(Self::lefts(words));
-        for (first, panel) in rows.clone().step_by(ROWS).zip(panels) {
-            let rows = first..(first + ROWS).min(rows.end);
-            match matrix.row(0) {
-                // SAFETY: there are tiles, hence AVX-512.
-                Some(_) => unsafe { pack_rows(matrix, rows, panel) },
-                // SAFETY: as above.
-                None => unsafe { pack_columns(matrix.t(), rows, panel) },
-            }
-        }
+    fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]) {
+        assert!(is_available());
+        // SAFETY: there are tiles, with which come these instructions.
+        unsafe { pack_left(matrix, rows, words, panels) };
+    }
+
+    fn pack_right(matrix: Matrix<'_>, columns: Range<usize>, words: usize, panels: &mut [Right]) {
+        assert!(is_available());
+        // SAFETY: as above.
+        unsafe { pack_right(matrix.t(), columns, words, panels) };
     }
 
     #[inline]
-    fn add(&self, left: &[Self::Left], right: &[Right], sums: &mut [Sums]) {
+    fn multiply(&self, left: &[Self::Left], right: &[Right], sums: &mut [Sums]) {
         let turns = right.len() / TILE;
         assert!(turns > 0 && right.len() == turns * TILE && left.len() == turns * ROWS && sums.len() == ROWS);
         // SAFETY: `begin` has made the tiles. Of `left` a turn reads 32 rows, of `right` 16, and there are as many for each turn; `sums`
-        // has 32 rows, which are read and written.
+        // has 32 rows, which are written.
         unsafe {
             asm!(
-                "tileloadd tmm0, [{sums} + {wide}]",
-                "tileloadd tmm1, [{sums} + {wide} + 64]",
-                "tileloadd tmm2, [{sums} + {wide} + 2048]",
-                "tileloadd tmm3, [{sums} + {wide} + 2112]",
+                // To load what was there would wait until it has been stored.
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
                 "2:",
                 "tileloadd tmm4, [{left} + {narrow}]",
                 "tileloadd tmm6, [{right} + {wide}]",
@@ -182,66 +185,145 @@ impl Drop for Amx {
     }
 }
 
-/// Rows whose numbers are neighbours.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pack_rows(matrix: Matrix<'_>, rows: Range<usize>, panel: &mut [Row]) {
-    for (place, row) in rows.enumerate() {
-        let (whole, rest) = matrix.row(row).unwrap_or_default().as_chunks::<{ 2 * TILE }>();
-        let mut lines = panel[place..].iter_mut().step_by(ROWS);
-        for (numbers, line) in whole.iter().zip(&mut lines) {
-            *line = line_of(numbers);
-        }
-        if let (false, Some(line)) = (rest.is_empty(), lines.next()) {
-            let mut numbers = [0.0; 2 * TILE];
-            numbers[..rest.len()].copy_from_slice(rest);
-            *line = line_of(&numbers);
-        }
-    }
-}
+/// 16 words of each of 16 rows, or of each of 16 pairs of columns.
+type Block = [__m512i; TILE];
 
-/// Numbers that follow each other as words that do.
-#[inline(always)]
-fn line_of(numbers: &[f32; 2 * TILE]) -> Row {
-    let halves: [u16; 2 * TILE] = from_fn(|index| rounded(numbers[index]) as u16);
-    // SAFETY: as many bits, and on this processor the first half of a word is the low one.
-    Aligned(unsafe { transmute::<[u16; 2 * TILE], [u32; TILE]>(halves) })
-}
-
-/// Rows of which each number is in a row of `columns`.
-#[target_feature(enable = "avx512f,avx512bw")]
-fn pack_columns(columns: Matrix<'_>, rows: Range<usize>, panel: &mut [Row]) {
-    let (count, _) = columns.shape();
-    for (turn, lines) in panel.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-        let (column, first) = (turn / 2 * 2 * TILE, rows.start + turn % 2 * TILE);
-        let mut words = [_mm512_setzero_si512(); TILE];
-        for (words, column) in words.iter_mut().zip((column..count).step_by(2)) {
-            let (mut even, mut odd) = ([0.0; TILE], [0.0; TILE]);
-            for (numbers, column) in [&mut even, &mut odd].into_iter().zip(column..count) {
-                // Rows behind the last one of the panel have sums that nobody reads.
-                let all = columns.row(column).and_then(|column| column.get(first..)).unwrap_or_default();
-                match all.first_chunk() {
-                    Some(all) => *numbers = *all,
-                    None => numbers.iter_mut().zip(all).for_each(|(number, all)| *number = *all),
+/// [`Kernel::pack_left`]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Row]) {
+    for (first, panel) in rows.step_by(ROWS).zip(panels.chunks_exact_mut(Amx::lefts(words))) {
+        if matrix.row(0).is_some() {
+            // Row by row, as they lie in memory.
+            for place in 0..ROWS {
+                let row = row_from(matrix, first + place, 0);
+                for (turn, line) in panel[place..].iter_mut().step_by(ROWS).enumerate() {
+                    *line = as_row(words_of_neighbours(from(row, 2 * TILE * turn)));
                 }
             }
-            let mut pairs = [0; TILE];
-            for lane in 0..TILE {
-                pairs[lane] = word(even[lane], odd[lane]);
+        } else {
+            for (part, lines) in panel.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
+                let (first, column) = (first + part % 2 * TILE, part / 2 * 2 * TILE);
+                for (line, words) in lines.iter_mut().zip(transposed(by_pairs(matrix.t(), first, column))) {
+                    *line = as_row(words);
+                }
             }
-            // SAFETY: as many bits, of which all values are right.
-            *words = unsafe { transmute::<[u32; TILE], __m512i>(pairs) };
-        }
-        for (line, words) in lines.iter_mut().zip(transposed(words)) {
-            // SAFETY: as above.
-            *line = unsafe { transmute::<__m512i, Row>(words) };
         }
     }
+}
+
+/// [`Kernel::pack_right`] of the transposed matrix, whose rows are the columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pack_right(matrix: Matrix<'_>, columns: Range<usize>, words: usize, panels: &mut [Right]) {
+    // Some words of a panel, and then of the next: what follows each other in memory.
+    for word in (0..words).step_by(TILE) {
+        for (first, panel) in columns.clone().step_by(COLUMNS).zip(panels.chunks_exact_mut(words)) {
+            for (half, first) in [first, first + TILE].into_iter().enumerate() {
+                let block = match matrix.row(0) {
+                    Some(_) => transposed(by_rows(matrix, first, 2 * word)),
+                    None => by_pairs(matrix.t(), first, 2 * word),
+                };
+                for (words, pairs) in panel[word..].iter_mut().zip(block) {
+                    words.0.as_chunks_mut::<TILE>().0[half] = as_row(pairs).0;
+                }
+            }
+        }
+    }
+}
+
+/// The words of the row `first` and those behind it from `column` on, where numbers of a row are neighbours; zeros behind the last.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn by_rows(matrix: Matrix<'_>, first: usize, column: usize) -> Block {
+    let mut block = [_mm512_setzero_si512(); TILE];
+    for (place, words) in block.iter_mut().enumerate() {
+        *words = words_of_neighbours(row_from(matrix, first + place, column));
+    }
+    block
+}
+
+/// The words of pairs of rows of `columns`, from the row `column` on, and of each those of the number `first` and what is behind it; zeros
+/// behind the last.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn by_pairs(columns: Matrix<'_>, first: usize, column: usize) -> Block {
+    let mut block = [_mm512_setzero_si512(); TILE];
+    for (pair, words) in block.iter_mut().enumerate() {
+        let column = column + 2 * pair;
+        // Not by `map`, of which the compiler makes a function without the instructions of this one.
+        let (even, odd) = (row_from(columns, column, first), row_from(columns, column + 1, first));
+        *words = words_of_pair(numbers(even), numbers(odd));
+    }
+    block
+}
+
+/// What a row has from `column` on; nothing behind the last row.
+#[inline(always)]
+fn row_from(matrix: Matrix<'_>, row: usize, column: usize) -> &[f32] {
+    let (rows, _) = matrix.shape();
+    if row < rows { from(matrix.row(row).unwrap_or_default(), column) } else { &[] }
+}
+
+#[inline(always)]
+fn from(numbers: &[f32], first: usize) -> &[f32] {
+    numbers.get(first..).unwrap_or_default()
+}
+
+/// The first numbers; zeros where there are no more.
+#[inline(always)]
+fn numbers<const N: usize>(all: &[f32]) -> [f32; N] {
+    match all.first_chunk() {
+        Some(numbers) => *numbers,
+        None => {
+            let mut numbers = [0.0; N];
+            numbers[..all.len()].copy_from_slice(all);
+            numbers
+        }
+    }
+}
+
+/// The first 32 numbers, of which two that follow each other are a word; zeros where there are no more.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn words_of_neighbours(all: &[f32]) -> __m512i {
+    let numbers: [f32; 2 * TILE] = numbers(all);
+    // SAFETY: as many bits, of which all values are right.
+    let [low, high] = unsafe { transmute::<[f32; 2 * TILE], [__m512; 2]>(numbers) };
+    // SAFETY: as above.
+    unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+/// Words of two numbers at the same place each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn words_of_pair(even: [f32; TILE], odd: [f32; TILE]) -> __m512i {
+    const ORDER: [u16; 2 * TILE] = {
+        let mut order = [0; 2 * TILE];
+        let mut place = 0;
+        while place < order.len() {
+            order[place] = (place / 2 + place % 2 * TILE) as u16;
+            place += 1;
+        }
+        order
+    };
+    // SAFETY: as many bits, of which all values are right.
+    let (even, odd) = unsafe { (transmute::<[f32; TILE], __m512>(even), transmute::<[f32; TILE], __m512>(odd)) };
+    // SAFETY: as above.
+    let (order, halves) = unsafe {
+        (transmute::<[u16; 2 * TILE], __m512i>(ORDER), transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(odd, even)))
+    };
+    _mm512_permutexvar_epi16(order, halves)
+}
+
+#[inline(always)]
+fn as_row(words: __m512i) -> Row {
+    // SAFETY: as many bits, of which all values are right.
+    unsafe { transmute::<__m512i, Row>(words) }
 }
 
 /// Rows become columns: first where four rows and the columns of a lane of 128 bits meet, then by lanes.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512i; TILE]) -> [__m512i; TILE] {
+fn transposed(rows: Block) -> Block {
     let mut columns = rows;
     for group in 0..TILE / 4 {
         let [a, b, c, d] = from_fn(|row| rows[4 * group + row]);

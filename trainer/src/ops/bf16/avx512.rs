@@ -6,7 +6,7 @@
 )]
 
 use std::{
-    arch::x86_64::{__m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_set1_epi32},
+    arch::x86_64::{__m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_set1_epi32, _mm512_setzero_ps},
     mem::transmute,
     ops::Range,
 };
@@ -41,23 +41,22 @@ impl Kernel for Avx512 {
         words
     }
 
-    fn pack(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]) {
+    fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]) {
         pack(matrix, rows, words, panels);
     }
 
-    fn add(&self, left: &[Self::Left], right: &[Right], sums: &mut [Sums]) {
+    fn multiply(&self, left: &[Self::Left], right: &[Right], sums: &mut [Sums]) {
         // SAFETY: `begin` has asserted that the processor has the instructions.
-        unsafe { add(left, right, sums) };
+        unsafe { multiply(left, right, sums) };
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn add(left: &[[u32; ROWS]], right: &[Right], all: &mut [Sums]) {
+fn multiply(left: &[[u32; ROWS]], right: &[Right], all: &mut [Sums]) {
     let all: &mut [Sums; ROWS] = all.try_into().expect("a row of sums for each of the panel's");
-    // SAFETY: arrays of as many bits, of which all values are right.
-    let mut sums = unsafe { transmute::<[Sums; ROWS], [[__m512; 2]; ROWS]>(*all) };
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
     for (left, right) in left.iter().zip(right) {
-        // SAFETY: as above.
+        // SAFETY: arrays of as many bits, of which all values are right.
         let right = unsafe { transmute::<Right, [__m512bh; 2]>(*right) };
         for row in 0..ROWS {
             // SAFETY: as above.
