@@ -77,7 +77,8 @@ impl Tape {
     pub fn backward(&self, loss: &Tensor) -> Result<TapeGradients> {
         let mut store = loss.backward()?;
         let mut steps = std::mem::take(&mut *self.steps());
-        // What candle has made of outputs: back there, once all is known that was made of it in turn.
+        // Inputs that candle has made of outputs, by the first step that reads each: behind that one, on the way back, a gradient is whole,
+        // and goes on through candle's graph to outputs of steps before.
         let mut first_read = HashMap::new();
         for (index, step) in steps.iter().enumerate() {
             for input in step.inputs.iter().filter(|input| input.track_op() && !input.is_variable()) {
@@ -95,8 +96,9 @@ impl Tape {
             }
             for input in inputs.iter().filter(|input| first_read.get(&input.id()) == Some(&steps.len())) {
                 if let Some(gradient) = store.remove(input) {
-                    let further = (input * gradient)?.sum_all()?.backward()?;
-                    for id in further.get_ids() {
+                    let further = (input * &gradient)?.sum_all()?.backward()?;
+                    // The product's other factor has a gradient that nobody asks for.
+                    for id in further.get_ids().filter(|id| **id != gradient.id()) {
                         let gradient = further.get_id(*id).expect("an id of it").clone();
                         add(&mut store, *id, gradient)?;
                     }

@@ -134,19 +134,19 @@ impl<'a> Training<'a> {
         let [seed, epochs, batch_size, max_length] = self.numbers();
         let fit = ["fit", "--base", self.base, "--data", self.train, "--out", &bundle, "--overwrite"];
         let fit = [&fit[..], &["--method", "finetune"]].concat();
-        let settings = ["--validation-size", "0", "--test-size", "0", "--seed", &seed, "--epochs", &epochs];
+        let settings = ["--validation-size", "0", "--seed", &seed, "--epochs", &epochs];
         let mut program = command(release_program("nimbert-train"), &fit);
         program.args(settings).args(["--batch-size", &batch_size, "--max-length", &max_length]).args(further);
-        program.args(self.test.iter().flat_map(|test| ["--test-data", test]));
-        program.args(self.separator.iter().flat_map(|separator| ["--multi-label", "--label-separator", separator]));
-        program.args(self.pair.iter().flat_map(|pair| ["--text-pair-column", pair]));
-        let (_, peak_memory) = measured(&mut program)?;
-        let manifest: Value = serde_json::from_slice(&fs::read(workspace(&bundle).join("nimbert.json"))?)?;
+        program.args(self.test.map_or(["--test-size", "0"], |test| ["--test-data", test]));
+        let separator = self.separator.iter().flat_map(|separator| ["--multi-label", "--label-separator", separator]);
+        let columns: Vec<&str> =
+            separator.chain(self.pair.iter().flat_map(|pair| ["--text-pair-column", pair])).collect();
+        let (_, peak_memory) = measured(program.args(&columns))?;
         let metrics = fs::read_to_string(workspace(&format!("{bundle}.metrics.jsonl")))?;
         let lines = metrics.lines().map(serde_json::from_str).collect::<serde_json::Result<Vec<Value>>>()?;
         let epochs: Vec<Value> = lines.into_iter().filter(|record| record["rows_per_second"].is_number()).collect();
         let last = epochs.last().context("no epoch in metrics.jsonl")?;
-        let int8_accuracy = self.test.and_then(|_| manifest["acceptance"]["shipped_accuracy"].as_f64());
+        let int8_accuracy = self.test.map(|test| accuracy(&evaluated(&bundle, test, &columns)?)).transpose()?;
         Ok(Outcome {
             accuracy: last["test_accuracy"].as_f64(),
             macro_f1: last["test_macro_f1"].as_f64(),

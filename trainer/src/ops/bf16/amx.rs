@@ -281,7 +281,8 @@ fn numbers<const N: usize>(all: &[f32]) -> [f32; N] {
     }
 }
 
-/// The first 32 numbers, of which two that follow each other are a word; zeros where there are no more.
+/// The first 32 numbers, of which two that follow each other are a word; zeros where there are no more. The processor's rounding makes zeros
+/// of what is below 2^-126, too.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn words_of_neighbours(all: &[f32]) -> __m512i {
