@@ -61,8 +61,7 @@ impl Compute {
         match dtype {
             _ if !compute.device.is_cpu() || compute.is_fused() => Ok(compute),
             DType::BF16 => {
-                let expected =
-                    "fp32 on this processor, which has no products of bf16 (avx512_bf16, or under Linux amx_bf16)";
+                let expected = "fp32 on this processor, which has no products of bf16 (avx512_bf16)";
                 Err(Error::setting("--compute-dtype", expected, "bf16"))
             }
             _ => Err(Error::setting("--compute-dtype", "fp32 or bf16 on the CPU", "fp16")),

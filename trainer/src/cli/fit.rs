@@ -224,8 +224,8 @@ pub(super) struct Args {
     /// Where training computes: cpu, cuda, cuda:N or metal; the latter need a build with that cargo feature
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: String,
-    /// Number format of the activations on CUDA or Metal; weights and gradients stay fp32. On a CPU with avx512_bf16 or, under
-    /// Linux, amx_bf16: bf16 for products with weights in the steps of training, which is faster; what is measured or read besides is in fp32
+    /// Number format of the activations on CUDA or Metal; weights and gradients stay fp32. On a CPU with avx512_bf16 (under Linux by
+    /// AMX, where it has that): bf16 for products with weights in the steps of training, which is faster; what is measured or read besides is in fp32
     #[arg(long, value_enum, default_value_t = ComputeDtype::Fp32)]
     compute_dtype: ComputeDtype,
     /// Everything random follows from it

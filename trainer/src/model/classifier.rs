@@ -337,7 +337,8 @@ impl SequenceClassifier {
         Self { rounds_products, ..self.clone() }
     }
 
-    /// The gradient of `loss`, computed from `output`, with respect to every parameter that is not frozen.
+    /// The gradient of `loss`, computed from `output`, with respect to every parameter that is not frozen. Once for each output; what the
+    /// loss has of other outputs counts as constant.
     ///
     /// # Errors
     /// [`Error::Tensor`], also if a parameter has no gradient: some operation has cut the graph.

@@ -73,10 +73,10 @@ trait Kernel: Sized {
     /// How many of [`Left`](Self::Left) are a panel of so many words.
     fn lefts(words: usize) -> usize;
 
-    /// Packs some rows of a left factor into panels of so many words, and writes all of these.
+    /// Packs some rows of a left factor into panels of so many words, whatever was in them.
     fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]);
 
-    /// The same of some columns of a right factor.
+    /// The same of some columns of a right factor, into panels that are zeros.
     fn pack_right(matrix: Matrix<'_>, columns: Range<usize>, words: usize, panels: &mut [Right]) {
         pack(matrix.t(), columns, words, Aligned::arrays(panels));
     }
@@ -88,7 +88,7 @@ trait Kernel: Sized {
 /// Whether the processor has such products.
 pub fn has_bf16_products() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return amx::is_available() || avx512::is_available();
+    return avx512::is_available();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -181,10 +181,9 @@ fn put(out: &mut [MaybeUninit<f32>], sums: &[f32; COLUMNS], before: impl Fn(&May
     }
 }
 
-/// The words of some rows of a matrix, in panels of `LANES` rows and so many words, all of which it writes: `[panels, words]`.
+/// The words of some rows of a matrix, in panels of `LANES` rows and so many words, which are zeros before: `[panels, words]`.
 fn pack<const LANES: usize>(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [[u32; LANES]]) {
     let (_, columns) = matrix.shape();
-    panels.as_flattened_mut().fill(0);
     let zeros = vec![0.0; columns.max(rows.len())];
     vectorized(
         #[inline(always)]

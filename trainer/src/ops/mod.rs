@@ -230,7 +230,10 @@ mod tests {
             let c = dropout_add(&b, &activation(&first, Activation::Gelu, tape).unwrap(), None, tape).unwrap();
             let d = dropout_add(&c, &b, Some(Dropout { p: 0.3, key: 7 }), tape).unwrap();
             let e = linear(&dropout_add(&d, &rows.detach(), None, tape).unwrap());
-            (e.sqr().unwrap().sum_all().unwrap() + a.sqr().unwrap().sum_all().unwrap()).unwrap()
+            let sum = |x: &Tensor| x.sum_all().unwrap();
+            // A gradient that depends on another output goes back through what candle has made.
+            let f = dropout_add(&b, &a.narrow(0, 9, 6).unwrap().contiguous().unwrap(), None, tape).unwrap();
+            ((sum(&e.sqr().unwrap()) + sum(&a.sqr().unwrap())).unwrap() + sum(&(f * &c).unwrap())).unwrap()
         };
         let tape = Tape::default();
         let (expected, mut taped) = (loss(None).backward().unwrap(), tape.backward(&loss(Some(&tape))).unwrap());

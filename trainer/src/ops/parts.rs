@@ -14,15 +14,15 @@ pub(super) fn by_parts(len: usize, size: usize, write: impl Fn(usize, &mut [f32]
     by_parts_of(0.0, len, size, write)
 }
 
-/// The same of what begins as `first`.
+/// The same of what begins as `value`.
 pub(super) fn by_parts_of<T: Copy + Send + Sync>(
-    first: T,
+    value: T,
     len: usize,
     size: usize,
     write: impl Fn(usize, &mut [T]) + Sync,
 ) -> Vec<T> {
     let begun = |start: usize, part: &mut [MaybeUninit<T>]| {
-        part.fill(MaybeUninit::new(first));
+        part.fill(MaybeUninit::new(value));
         // SAFETY: all of them have just been written, and the memory lies as that of what is in it does.
         write(start, unsafe { &mut *(std::ptr::from_mut(part) as *mut [T]) });
     };

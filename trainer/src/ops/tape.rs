@@ -8,8 +8,8 @@ use std::{
 };
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Result, Shape, Tensor, TensorId, Var, backprop::GradStore,
-    bail,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Tensor, TensorId, Var,
+    backprop::GradStore, bail,
 };
 
 use super::with_storages;
@@ -22,15 +22,6 @@ pub struct Tape {
     steps: Mutex<Vec<Step>>,
     sink: GradientSink,
 }
-
-struct Step {
-    inputs: Vec<Tensor>,
-    output: Tensor,
-    backward: Backward,
-}
-
-/// Of inputs, output and the output's gradient the gradients of the inputs.
-type Backward = Box<dyn FnOnce(&[Tensor], &Tensor, &Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 
 /// Where operations leave the gradients of parameters that are not to go through candle: those of which they see some rows, and of what is
 /// no input.
@@ -48,6 +39,15 @@ pub struct TapeGradients {
     store: GradStore,
     sink: GradientSink,
 }
+
+struct Step {
+    inputs: Vec<Tensor>,
+    output: Tensor,
+    backward: Backward,
+}
+
+/// Of inputs, output and the output's gradient the gradients of the inputs.
+type Backward = Box<dyn FnOnce(&[Tensor], &Tensor, &Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 
 impl fmt::Debug for Tape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,10 +70,10 @@ impl Tape {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The gradients of `loss`. The tape is empty afterwards.
+    /// The gradients of `loss`. The tape is empty afterwards; what the loss has of other tapes counts as constant.
     ///
     /// # Errors
-    /// If memory runs out.
+    /// If what candle computed in between has no way back, or memory runs out.
     pub fn backward(&self, loss: &Tensor) -> Result<TapeGradients> {
         let mut store = loss.backward()?;
         let mut steps = std::mem::take(&mut *self.steps());
@@ -96,9 +96,8 @@ impl Tape {
             }
             for input in inputs.iter().filter(|input| first_read.get(&input.id()) == Some(&steps.len())) {
                 if let Some(gradient) = store.remove(input) {
-                    let further = (input * &gradient)?.sum_all()?.backward()?;
-                    // The product's other factor has a gradient that nobody asks for.
-                    for id in further.get_ids().filter(|id| **id != gradient.id()) {
+                    let further = input.apply_op1(Seed(gradient))?.backward()?;
+                    for id in further.get_ids() {
                         let gradient = further.get_id(*id).expect("an id of it").clone();
                         add(&mut store, *id, gradient)?;
                     }
@@ -153,9 +152,12 @@ impl GradientSink {
         self.rounds_products
     }
 
-    /// Adds to the gradient of the rows of `parameter` from `first` on. All of a parameter's rows must get theirs, always in
+    /// Adds to the gradient of the rows of `parameter` from `first` on, unless it is frozen. All of a parameter's rows must get theirs, always in
     /// the same parts.
     pub(super) fn add(&self, parameter: &Tensor, first: usize, gradient: Tensor) -> Result<()> {
+        if !parameter.track_op() {
+            return Ok(());
+        }
         let mut gradients = self.gradients();
         let parts = gradients.entry(parameter.id()).or_default();
         let sum = match parts.remove(&first) {
@@ -164,6 +166,23 @@ impl GradientSink {
         };
         parts.insert(first, sum);
         Ok(())
+    }
+}
+
+/// A loss whose gradient is this: where candle's way back begins with a tensor that is no number.
+struct Seed(Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), ().into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
     }
 }
 

@@ -314,7 +314,7 @@ fn last_json(printed: &str) -> Result<Value> {
 
 /// Whether the processor multiplies bfloat16.
 fn has_bf16() -> bool {
-    machine().contains("bf16")
+    machine().contains("avx512_bf16")
 }
 
 /// The machine, as a table of results names it.

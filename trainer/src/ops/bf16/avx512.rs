@@ -42,6 +42,7 @@ impl Kernel for Avx512 {
     }
 
     fn pack_left(matrix: Matrix<'_>, rows: Range<usize>, words: usize, panels: &mut [Self::Left]) {
+        panels.as_flattened_mut().fill(0);
         pack(matrix, rows, words, panels);
     }
 
