@@ -63,8 +63,7 @@ pub fn dropout(x: &Tensor, dropout: Option<Dropout>, tape: Option<&Tape>) -> Res
 /// If the shapes differ, or a tensor is not contiguous.
 pub fn dropout_add(x: &Tensor, residual: &Tensor, dropout: Option<Dropout>, tape: Option<&Tape>) -> Result<Tensor> {
     match dropout {
-        Some(dropout) if is_fused(x) => apply2(tape, [x, residual], dropout),
-        None if is_fused(x) => apply2(tape, [x, residual], Sum),
+        _ if is_fused(x) => apply2(tape, [x, residual], DropoutAdd(dropout)),
         Some(dropout) => composed::dropout(x, dropout)? + residual,
         None => x + residual,
     }
@@ -85,7 +84,9 @@ impl CustomOp1 for Dropout {
     }
 }
 
-impl CustomOp2 for Dropout {
+struct DropoutAdd(Option<Dropout>);
+
+impl CustomOp2 for DropoutAdd {
     fn name(&self) -> &'static str {
         "dropout-add"
     }
@@ -100,41 +101,19 @@ impl CustomOp2 for Dropout {
         if x_layout.shape() != residual_layout.shape() {
             bail!("dropout-add: {:?} and {:?} differ", x_layout.shape(), residual_layout.shape());
         }
-        let y = self.forward(elements(x, x_layout)?, Some(elements(residual, residual_layout)?));
+        let (x, residual) = (elements(x, x_layout)?, elements(residual, residual_layout)?);
+        let y = match self.0 {
+            Some(dropout) => dropout.forward(x, Some(residual)),
+            None => {
+                changed(x, TASK_ELEMENTS, |start, y| y.iter_mut().zip(&residual[start..]).for_each(|(y, r)| *y += r))
+            }
+        };
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(grad.apply_op1_no_bwd(self)?), Some(grad.clone())))
-    }
-}
-
-/// The sum of two tensors of one shape.
-struct Sum;
-
-impl CustomOp2 for Sum {
-    fn name(&self) -> &'static str {
-        "sum"
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        if a_layout.shape() != b_layout.shape() {
-            bail!("sum: {:?} and {:?} differ", a_layout.shape(), b_layout.shape());
-        }
-        let (a, b) = (elements(a, a_layout)?, elements(b, b_layout)?);
-        let sum =
-            changed(a, TASK_ELEMENTS, |start, sum| sum.iter_mut().zip(&b[start..]).for_each(|(sum, b)| *sum += b));
-        Ok((CpuStorage::F32(sum), a_layout.shape().clone()))
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(grad.clone()), Some(grad.clone())))
+        let dx = self.0.map_or(Ok(grad.clone()), |dropout| grad.apply_op1_no_bwd(&dropout))?;
+        Ok((Some(dx), Some(grad.clone())))
     }
 }
 
