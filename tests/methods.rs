@@ -520,6 +520,38 @@ fn a_smaller_model_learns_from_any() {
     finish(program("nimbert").arg("verify").arg(dir.path("frozen-static"))).success();
 }
 
+#[test]
+fn contrastive_learning_ends_with_a_regression() {
+    let dir = Dir::default();
+    // A third of the rows has the one label, and of those some have texts like the other one's.
+    let rows: Vec<(String, &str)> = (0..48)
+        .map(|row| match (row % 3, row % 4) {
+            (0, 0) => (format!("terrible , a thin plot and worse acting {row}"), "positive"),
+            (0, _) => (format!("one of the year's best films , great acting {row}"), "positive"),
+            _ => (format!("terrible , a thin plot {row}"), "negative"),
+        })
+        .collect();
+    let lines = rows.iter().map(|(text, label)| format!("\"{text}\",{label}\n"));
+    let data = dir.write("data.csv", std::iter::once("text,label\n".to_owned()).chain(lines).collect::<String>());
+    let learned = |name: &str, further: &[&str]| {
+        let mut command = fit_by_any(&base("bert"), &data, &dir.path(name));
+        command.args(["--method", "contrastive", "--epochs", "2", "--test-size", "0", "--validation-size", "0"]);
+        let output = finish(command.args(["--variants", "cpu-fp32"]).args(further)).success();
+        let classifier = Classifier::open(dir.path(name), &Options::default()).unwrap();
+        let said = |(text, _): &(String, &str)| {
+            let logits = classifier.classify(text).unwrap().logits;
+            1.0 / (1.0 + f64::from(logits[0] - logits[1]).exp())
+        };
+        (output.contains("the head anew"), rows.iter().map(said).sum::<f64>())
+    };
+    // Its bias is free: where the loss is least, scores say of the rows in all as often as labels do.
+    let (is_anew, positive) = learned("usual", &[]);
+    assert!(is_anew && (positive - 16.0).abs() < 1e-3, "{positive}");
+    // Of another loss that is not known.
+    let (is_anew, positive) = learned("smoothed", &["--label-smoothing", "0.1"]);
+    assert!(!is_anew && (positive - 16.0).abs() > 1e-2, "{positive}");
+}
+
 /// The lines of a table that the program printed under a stage, each as its words.
 fn table<'a>(output: &'a str, stage: &str) -> Vec<Vec<&'a str>> {
     let lines = output.lines().skip_while(|line| !line.starts_with(stage)).skip(1);

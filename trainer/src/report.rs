@@ -171,6 +171,12 @@ pub fn probing_stage(strength: f64, rows: usize, seconds: f64) -> String {
     stage("regression", &format!("logistic, C {strength}: {of} {rows} rows, in {seconds:.1} s; then all of it learns"))
 }
 
+/// How the head was found when the encoder had learned.
+pub fn settling_stage(strength: f64, rows: usize, seconds: f64) -> String {
+    let of = "the head anew, on what the encoder says by now of";
+    stage("regression", &format!("logistic, C {strength}: {of} {rows} rows, in {seconds:.1} s"))
+}
+
 /// What training is about to do.
 pub fn training_stage(config: &TrainConfig, rows: usize) -> String {
     let schedule = config.schedule(rows);

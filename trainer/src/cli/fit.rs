@@ -137,9 +137,9 @@ pub(super) struct Args {
     cross_validate: Option<u16>,
     /// How to learn. finetune: the encoder learns with its head. frozen: the encoder stays as it is, and the head is logistic
     /// regression on what it says of each text. contrastive, for few labelled rows: begins as frozen does, then the encoder
-    /// learns, and what it says of texts of one label is drawn together. Of these two the model that --save-model keeps is for
-    /// nimbert: transformers has no class for its head. auto: with few rows a label what cross-validation finds best, which
-    /// is printed; finetune with more
+    /// learns, and what it says of texts of one label is drawn together; then, unless rows have any number of labels or the loss
+    /// is another one, the head is solved anew. Of these two the model that --save-model keeps is for nimbert: transformers has
+    /// no class for its head. auto: with few rows a label what cross-validation finds best, which is printed; finetune with more
     #[arg(long, value_enum, default_value_t = MethodArg::Auto)]
     method: MethodArg,
     /// What the head of --method frozen or contrastive reads, and with several tasks of finetune: the mean of a text's tokens, or its first one [default: mean]

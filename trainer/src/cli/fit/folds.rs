@@ -335,6 +335,10 @@ impl Work {
         if let Some(reason) = training.stopped {
             return Err(reason.into());
         }
+        if self.is_settled(method) {
+            // It has a bar of its own.
+            bar.suspend(|| self.settle_head(model, &seen, || self.check_stop("the encoder's reading of a fold")))?;
+        }
         let elsewhere = if self.compute.is_fused() { None } else { Some(model.on(&self.compute)?) };
         let unseen = fold.unseen.iter().map(|&row| rows[row].windows.as_slice());
         Ok(predict(elsewhere.as_ref().unwrap_or(model), unseen, config.batch_size)?)

@@ -70,6 +70,13 @@ const PROBE_STRENGTH: f64 = 100.0;
 /// The most rows of a label that it sees.
 const PROBED_ROWS_OF_LABEL: usize = 256;
 
+/// scikit-learn's C of the head that is solved behind contrastive learning. Rows that were learned from cannot choose one: an encoder
+/// that has drawn them together tells them apart by any (benches/runs/2026-12-01-heads.md).
+const SETTLED_STRENGTH: f64 = 10.0;
+
+/// What an interrupt ends.
+const READING: &str = "the encoder's reading of the training rows";
+
 impl Method {
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -235,9 +242,47 @@ impl Work {
         }
         tell(&report::training_stage(&self.train_config, examples.train.len()));
         let splits = super::splits(examples);
-        let trained = self.train((model, splits), &self.train_config, None, self.checkpoints.as_ref())?;
+        let mut trained = self.train((model, splits), &self.train_config, None, self.checkpoints.as_ref())?;
         tell(&report::stage("observed", &report::observation(&trained.training.epochs)));
+        if trained.training.stopped.is_none() && self.is_settled(self.method) {
+            let began = Instant::now();
+            match self.settle_head(model, &examples.train, || self.unless_stopped(READING)) {
+                Ok(()) => {
+                    let (rows, seconds) = (examples.train.len(), began.elapsed().as_secs_f64());
+                    tell(&report::settling_stage(SETTLED_STRENGTH, rows, seconds));
+                }
+                // The head that was trained is left.
+                Err(reason @ Error::Interrupted { .. }) => trained.training.stopped = Some(reason),
+                Err(reason) => return Err(reason.into()),
+            }
+        }
         Ok(trained)
+    }
+
+    /// Whether the head is solved anew when the encoder has learned. It began as a regression on what the encoder said before, and in so
+    /// few steps hardly follows it: texts that are told apart by now are answered by a bias of then. The regression's loss is the usual
+    /// one; where another is asked for the head stays as it was trained.
+    pub(super) fn is_settled(&self, method: Method) -> bool {
+        let loss = &self.train_config.loss;
+        let is_usual = loss.label_smoothing == 0.0 && loss.focal_gamma == 0.0;
+        method == Method::Contrastive && loss.problem_type == ProblemType::SingleLabel && is_usual
+    }
+
+    /// Makes the head of an encoder that has learned a logistic regression on what it says of the rows. An error of `check_stop`, which
+    /// is called between batches and solutions, ends the work, and leaves the head as it was.
+    pub(super) fn settle_head(
+        &self,
+        model: &SequenceClassifier,
+        rows: &[Example],
+        check_stop: impl Fn() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let features = self.read(None, model, rows, Read::Direction, &check_stop)?;
+        let targets: Vec<&Target> = rows.iter().map(|row| &row.target).collect();
+        let head = self.head(&features, &targets, |task, features, targets| {
+            check_stop()?;
+            self.task_regression(task).solve(features, targets, SETTLED_STRENGTH)
+        })?;
+        model.set_last_layer(&head)
     }
 
     /// Makes the head a logistic regression on what the encoder says of the training rows, for each task by those that have a label
@@ -246,22 +291,24 @@ impl Work {
         let mut began = Instant::now();
         let features = self.features_of_base(model, &examples.train, Read::Direction)?;
         let targets: Vec<&Target> = examples.train.iter().map(|example| &example.target).collect();
-        let head = self.head(&features, &targets, |task, solved, targets| {
+        let head = self.head(&features, &targets, |task, features, targets| {
+            let solved = self.regression(features, targets, task)?;
             let problem_type = self.train_config.loss.problem_type;
             let right = |answers: &OutOfFold| (answers.folds.count(), answers.accuracy(problem_type, targets));
             let (right, seconds) = (solved.out_of_fold.as_ref().map(right), began.elapsed().as_secs_f64());
             tell(&report::head_stage(task.name.as_deref(), solved.strength, right, targets.len(), seconds));
             began = Instant::now();
+            Ok(solved.linear)
         })?;
         Ok(model.set_last_layer(&head)?)
     }
 
-    /// The regressions of all tasks, one behind the other. `on_task` is told of each, and what its rows have.
+    /// The layers of all tasks, one behind the other, as `solve` finds each by the rows that have a label of it.
     fn head(
         &self,
         features: &Features,
         targets: &[&Target],
-        mut on_task: impl FnMut(&TaskLabels, &CrossValidated, &[&Target]),
+        mut solve: impl FnMut(&TaskLabels, &Features, &[&Target]) -> Result<LinearLayer, Error>,
     ) -> Result<LinearLayer, Error> {
         let mut head = LinearLayer { weight: Vec::new(), bias: Vec::new() };
         for task in self.sources.tasks.iter() {
@@ -273,10 +320,9 @@ impl Work {
                 continue;
             }
             let targets: Vec<&Target> = targets.iter().collect();
-            let solved = self.regression(&features.select(&rows), &targets, task)?;
-            on_task(task, &solved, &targets);
-            head.weight.extend(solved.linear.weight);
-            head.bias.extend(solved.linear.bias);
+            let solved = solve(task, &features.select(&rows), &targets)?;
+            head.weight.extend(solved.weight);
+            head.bias.extend(solved.bias);
         }
         Ok(head)
     }
@@ -324,7 +370,9 @@ impl Work {
             self.probe(model, &features.select(&seen), &targets(&seen))?;
             return Ok(None);
         }
-        let solved = self.head(&features.select(seen), &targets(seen), |_, _, _| ())?;
+        let solved = self.head(&features.select(seen), &targets(seen), |task, features, targets| {
+            Ok(self.regression(features, targets, task)?.linear)
+        })?;
         if method == Method::Frozen {
             return Ok(Some(solved));
         }
@@ -334,12 +382,12 @@ impl Work {
 
     /// What the encoder says of the rows, with a progress bar.
     pub(super) fn features(&self, model: &SequenceClassifier, rows: &[Example]) -> Result<Features, Error> {
-        self.read(None, model, rows, Read::Direction)
+        self.read(None, model, rows, Read::Direction, || self.check_stop(READING))
     }
 
     /// The same of a model that has not learned, which another run has too.
     fn features_of_base(&self, model: &SequenceClassifier, rows: &[Example], read: Read) -> Result<Features, Error> {
-        self.read(self.args.cache.cache(), model, rows, read)
+        self.read(self.args.cache.cache(), model, rows, read, || self.check_stop(READING))
     }
 
     fn read(
@@ -348,8 +396,8 @@ impl Work {
         model: &SequenceClassifier,
         rows: &[Example],
         read: Read,
+        check_stop: impl Fn() -> Result<(), Error>,
     ) -> Result<Features, Error> {
-        let check_stop = || self.check_stop("the encoder's reading of the training rows");
         match self.compute.is_fused() {
             true => read_features(cache, model, rows, read, check_stop),
             // Half precision is not the same twice.

@@ -262,14 +262,17 @@ impl Work {
         Ok(Candidate { model, load_report, tokenizer, examples, out_of_fold: None })
     }
 
-    /// An error once the user has asked to stop.
+    /// An error once the user has asked to stop, who is told how to go on.
     pub(super) fn check_stop(&self, during: &str) -> Result<(), Error> {
-        if !self.stop.load(Ordering::Relaxed) {
-            return Ok(());
+        self.unless_stopped(during).inspect_err(|reason| self.tell_of_resume(reason))
+    }
+
+    /// An error once the user has asked to stop.
+    pub(super) fn unless_stopped(&self, during: &str) -> Result<(), Error> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted { during: during.to_owned() }),
+            false => Ok(()),
         }
-        let reason = Error::Interrupted { during: during.to_owned() };
-        self.tell_of_resume(&reason);
-        Err(reason)
     }
 
     /// An error if a student was not trained to its end.
