@@ -1,4 +1,4 @@
-//! Logistic regression on features: the head of an encoder that stays as it is, or begins with it.
+//! Logistic regression on features: the head of an encoder that stays as it is, begins with it or ends with it.
 //!
 //! It minimizes what scikit-learn's `LogisticRegression` does, `C · Σ loss + ½ ‖W‖²` with free biases; the loss is that of
 //! [`crate::loss::Loss`], with weights of rows and labels, shares, and any number of labels a row.
@@ -133,6 +133,18 @@ impl LogisticRegression {
     /// [`crate::Error::Tensor`].
     pub fn solve(&self, features: &Features, targets: &[&Target], strength: f64) -> Result<LinearLayer> {
         self.solve_from(None, &self.rows(features, targets)?, strength, FINE)
+    }
+
+    /// The same where all weights of rows and labels may be multiplied by anything: `strength` is that of rows that weigh 1 on average.
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`].
+    pub fn solve_by_mean_weight(&self, features: &Features, targets: &[&Target], strength: f64) -> Result<LinearLayer> {
+        let rows = self.rows(features, targets)?;
+        let weights = &rows.wanted.weights;
+        let (counted, total) = (weights.iter().filter(|weight| **weight > 0.0).count(), weights.iter().sum::<f64>());
+        let scale = if total > 0.0 { counted as f64 / total } else { 1.0 };
+        self.solve_from(None, &rows, strength * scale, FINE)
     }
 
     /// One that is good enough to learn on from.
@@ -477,6 +489,21 @@ mod tests {
 
     fn task(problem_type: ProblemType, classes: usize) -> LogisticRegression {
         LogisticRegression { problem_type, classes, class_weights: None }
+    }
+
+    #[test]
+    fn a_factor_of_all_weights_changes_nothing() {
+        let values = vec![1.0, 0.0, 0.8, 0.6, 0.0, 1.0, 0.6, 0.8];
+        let (features, labels) = (Features { values, width: 2 }, [0, 0, 1, 1]);
+        let regression = LogisticRegression { problem_type: ProblemType::SingleLabel, classes: 2, class_weights: None };
+        let solved = |weight: f32| {
+            let targets: Vec<Target> = labels.iter().map(|&label| Target { weight, ..[label].into() }).collect();
+            regression.solve_by_mean_weight(&features, &targets.iter().collect::<Vec<_>>(), 10.0).unwrap()
+        };
+        let (usual, light) = (solved(1.0), solved(1e-4));
+        for (usual, light) in usual.weight.iter().zip(&light.weight) {
+            assert!(usual.abs() > 0.1 && (usual - light).abs() < 1e-3, "{usual} {light}");
+        }
     }
 
     #[test]

@@ -174,7 +174,8 @@ pub fn probing_stage(strength: f64, rows: usize, seconds: f64) -> String {
 /// How the head was found when the encoder had learned.
 pub fn settling_stage(strength: f64, rows: usize, seconds: f64) -> String {
     let of = "the head anew, on what the encoder says by now of";
-    stage("regression", &format!("logistic, C {strength}: {of} {rows} rows, in {seconds:.1} s"))
+    let before = "figures by epoch are of the head before";
+    stage("regression", &format!("logistic, C {strength}: {of} {rows} rows, in {seconds:.1} s; {before}"))
 }
 
 /// What training is about to do.

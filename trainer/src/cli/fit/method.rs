@@ -244,7 +244,8 @@ impl Work {
         let splits = super::splits(examples);
         let mut trained = self.train((model, splits), &self.train_config, None, self.checkpoints.as_ref())?;
         tell(&report::stage("observed", &report::observation(&trained.training.epochs)));
-        if trained.training.stopped.is_none() && self.is_settled(self.method) {
+        let is_interrupted = matches!(trained.training.stopped, Some(Error::Interrupted { .. }));
+        if !is_interrupted && self.is_settled(self.method) {
             let began = Instant::now();
             match self.settle_head(model, &examples.train, || self.unless_stopped(READING)) {
                 Ok(()) => {
@@ -252,7 +253,9 @@ impl Work {
                     tell(&report::settling_stage(SETTLED_STRENGTH, rows, seconds));
                 }
                 // The head that was trained is left.
-                Err(reason @ Error::Interrupted { .. }) => trained.training.stopped = Some(reason),
+                Err(reason @ Error::Interrupted { .. }) => {
+                    trained.training.stopped.get_or_insert(reason);
+                }
                 Err(reason) => return Err(reason.into()),
             }
         }
@@ -280,7 +283,7 @@ impl Work {
         let targets: Vec<&Target> = rows.iter().map(|row| &row.target).collect();
         let head = self.head(&features, &targets, |task, features, targets| {
             check_stop()?;
-            self.task_regression(task).solve(features, targets, SETTLED_STRENGTH)
+            self.task_regression(task).solve_by_mean_weight(features, targets, SETTLED_STRENGTH)
         })?;
         model.set_last_layer(&head)
     }
