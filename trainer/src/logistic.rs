@@ -495,7 +495,7 @@ mod tests {
     fn a_factor_of_all_weights_changes_nothing() {
         let values = vec![1.0, 0.0, 0.8, 0.6, 0.0, 1.0, 0.6, 0.8];
         let (features, labels) = (Features { values, width: 2 }, [0, 0, 1, 1]);
-        let regression = LogisticRegression { problem_type: ProblemType::SingleLabel, classes: 2, class_weights: None };
+        let regression = task(ProblemType::SingleLabel, 2);
         let solved = |weight: f32| {
             let targets: Vec<Target> = labels.iter().map(|&label| Target { weight, ..[label].into() }).collect();
             regression.solve_by_mean_weight(&features, &targets.iter().collect::<Vec<_>>(), 10.0).unwrap()

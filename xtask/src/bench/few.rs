@@ -256,7 +256,7 @@ fn nimbert(train: &str, rows: usize, test: &str, method: &str) -> Result<(f64, f
     // Of the head that is solved before the encoder learns, and of that behind it.
     let mut seconds = 0.0;
     for line in said.lines().filter(|line| line.starts_with("regression")) {
-        let of_head = line.split(" s").find_map(|line| line.rsplit_once(" in ")?.1.parse::<f64>().ok());
+        let of_head = line.split_once(" s;").and_then(|(line, _)| line.rsplit(' ').next()?.parse::<f64>().ok());
         seconds += of_head.with_context(|| format!("no seconds in {line}"))?;
     }
     // Where methods were compared, the table's last column is how long each took.
